@@ -1,0 +1,47 @@
+"""A functional model zoo: Flax Linen architectures for image classification, and the weights that fit them.
+
+    import jax, zoo
+    model = zoo.create_model("sam_alexnet", num_classes=4, dropout_rate=0.2)
+    variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 256, 256, 3)))
+    logits = model.apply(variables, images)                   # images: float NHWC; logits: float32 [N, 4]
+    codes = zoo.features(model, variables, images)            # what enters the head: [N, 1024]
+
+Importing this package is cheap: JAX is loaded when the first model is created.
+"""
+
+from zoo.preprocessing import Preprocessing
+from zoo.registry import (
+    InputError,
+    ModelEntry,
+    ModelInfo,
+    create_model,
+    get_entry,
+    list_models,
+    model_info,
+    register_model,
+)
+
+__all__ = [
+    "InputError",
+    "ModelEntry",
+    "ModelInfo",
+    "Preprocessing",
+    "create_model",
+    "features",
+    "get_entry",
+    "layer_table",
+    "list_models",
+    "model_info",
+    "register_model",
+]
+
+_LAZY = {"features": "zoo.inspect", "layer_table": "zoo.inspect"}
+
+
+def __getattr__(name: str):
+    """Load the parts that need JAX on first use, so that `import zoo` stays instant."""
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -1,0 +1,162 @@
+"""AlexNet, in the three forms in which the source documents use it.
+
+`alexnet` is the Keras form of document 5 (cats_dogs: "Alexnet and image classification", after Krizhevsky
+et al. 2012): one tower, 227x227 input, no local response normalisation, 62,378,344 parameters with 1000
+classes. Every layer's printed shape and count is met.
+
+`pig_alexnet` and `sam_alexnet` are the base net and the Attention-AlexNet of document 1 (pig_faces): 256x256
+input, valid padding ("effective filling"), which alone gives every size that the document prints; the second
+adds a spatial attention module after each of its two 384-channel convolutions and a narrower top.
+
+What document 1 leaves open, and our reading:
+- Figure 2 tells "conv" from "conv + bn" without saying which is which: batch normalisation follows every
+  convolution of both nets; `norm=False` switches it off.
+- "9 weight layers, 4 fully connected" in the text, but only 4096 and 10 in the figure: the base net's top is
+  AlexNet's own, 4096-4096-10; `head_widths` changes it.
+- Dropout 0.4 follows each hidden fully connected layer.
+- Convolutions keep their bias under batch normalisation, which is Keras's default.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zoo.layers import (
+    KERAS_NORM_MOMENTUM,
+    Classifier,
+    ConvNormAct,
+    MaxPool,
+    SpatialAttention,
+    head,
+)
+from zoo.registry import register_model
+
+
+class AlexNet(nn.Module):
+    """Document 5's Keras AlexNet: images [B, 227, 227, 3] to float32 logits [B, num_classes]."""
+
+    num_classes: int
+    widths: Sequence[int] = (96, 256, 384, 384, 256)
+    head_widths: Sequence[int] = (4096, 4096)
+    dropout_rate: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        def conv(index: int, kernel: int, stride: int = 1, padding: str = "SAME") -> ConvNormAct:
+            return ConvNormAct(
+                self.widths[index - 1],
+                (kernel, kernel),
+                stride,
+                padding,
+                norm=False,
+                dtype=self.dtype,
+                name=f"conv{index}",
+            )
+
+        x = x.astype(self.dtype)
+        x = conv(1, 11, stride=4, padding="VALID")(x)  # [B, 55, 55, 96]
+        x = MaxPool(name="pool1")(x)  # [B, 27, 27, 96]
+        x = conv(2, 5)(x)  # [B, 27, 27, 256]
+        x = MaxPool(name="pool2")(x)  # [B, 13, 13, 256]
+        x = conv(3, 3)(x)  # [B, 13, 13, 384]
+        x = conv(4, 3)(x)  # [B, 13, 13, 384]
+        x = conv(5, 3)(x)  # [B, 13, 13, 256]
+        x = MaxPool(name="pool5")(x)  # [B, 6, 6, 256]
+        x = Classifier(self.head_widths, self.dropout_rate, self.dtype, name="top")(x, train=train)
+        return head(self.num_classes, x)
+
+
+class PigAlexNet(nn.Module):
+    """Document 1's nets: images [B, 256, 256, 3] to float32 logits [B, num_classes]."""
+
+    num_classes: int
+    attention: bool = False  # a SAM after each of the two wide convolutions (Figure 4)
+    widths: Sequence[int] = (96, 256, 384, 384, 256)
+    head_widths: Sequence[int] = (4096, 4096)
+    stem: tuple[int, int] = (11, 4)  # kernel and stride of the first convolution
+    dropout_rate: float = 0.4
+    norm: bool = True
+    norm_momentum: float = KERAS_NORM_MOMENTUM
+    axis_name: str | None = None  # averages batch statistics over a mapped axis
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        norm = {
+            "norm": self.norm,
+            "norm_momentum": self.norm_momentum,
+            "axis_name": self.axis_name,
+            "dtype": self.dtype,
+        }
+
+        def conv(x: jax.Array, index: int, kernel: int, stride: int = 1) -> jax.Array:
+            width = self.widths[index - 1]
+            block = ConvNormAct(width, (kernel, kernel), stride, **norm, name=f"conv{index}")
+            return block(x, train=train)
+
+        def attend(x: jax.Array, index: int) -> jax.Array:
+            if not self.attention:
+                return x
+            return SpatialAttention(**norm, name=f"sam{index}")(x, train=train)
+
+        x = x.astype(self.dtype)
+        x = conv(x, 1, *self.stem)  # [B, 62, 62, 96]
+        x = MaxPool(name="pool1")(x)  # [B, 30, 30, 96]
+        x = conv(x, 2, kernel=5)  # [B, 26, 26, 256]
+        x = MaxPool(name="pool2")(x)  # [B, 12, 12, 256]
+        x = attend(conv(x, 3, kernel=3), 3)  # [B, 10, 10, 384]
+        x = attend(conv(x, 4, kernel=3), 4)  # [B, 8, 8, 384]
+        x = conv(x, 5, kernel=3)  # [B, 6, 6, 256]
+        x = MaxPool(name="pool5")(x)  # [B, 2, 2, 256]
+        x = Classifier(self.head_widths, self.dropout_rate, self.dtype, name="top")(x, train=train)
+        return head(self.num_classes, x)
+
+
+@register_model(input_shape=(227, 227, 3), num_classes=1000, source="cats_dogs, model summaries")
+def alexnet(num_classes: int) -> AlexNet:
+    """AlexNet as Keras code writes it: one tower, no LRN (Krizhevsky et al. 2012)."""
+    return AlexNet(num_classes)
+
+
+@register_model(
+    input_shape=(256, 256, 3),
+    num_classes=10,
+    source="pig_faces, Figure 2",
+    notes="batch-norm after every convolution and a 4096-4096-10 top are our reading",
+)
+def pig_alexnet(num_classes: int) -> PigAlexNet:
+    """AlexNet with valid padding and batch-norm: the pig-face paper's baseline."""
+    return PigAlexNet(num_classes)
+
+
+@register_model(
+    input_shape=(256, 256, 3),
+    num_classes=10,
+    source="pig_faces, Figures 3 and 4",
+    notes="batch-norm after every convolution, and SAM's operation 2 on its input, are our reading",
+)
+def sam_alexnet(num_classes: int) -> PigAlexNet:
+    """Attention-AlexNet: two spatial attention modules and a 1024-1024-10 top."""
+    return PigAlexNet(num_classes, attention=True, head_widths=(1024, 1024))
+
+
+@register_model(input_shape=(67, 67, 3), num_classes=10, source="ours, for small images and tests")
+def alexnet_tiny(num_classes: int) -> AlexNet:
+    """alexnet for 67x67 images: narrow layers."""
+    return AlexNet(num_classes, widths=(16, 24, 32, 32, 24), head_widths=(64, 64))
+
+
+@register_model(input_shape=(64, 64, 3), num_classes=10, source="ours, for small images and tests")
+def sam_alexnet_tiny(num_classes: int) -> PigAlexNet:
+    """sam_alexnet for 64x64 images: a small stem, narrow layers."""
+    return PigAlexNet(
+        num_classes,
+        attention=True,
+        widths=(16, 24, 32, 32, 24),
+        head_widths=(64, 64),
+        stem=(5, 1),
+    )

@@ -1,0 +1,119 @@
+"""Looking into models: features of any stage, layer tables, parameter counts."""
+
+import dataclasses
+import difflib
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zoo.registry import InputError
+
+
+def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None = None) -> jax.Array:
+    """What a model computes inside, in evaluation mode (dropout off, moving statistics).
+
+    Args:
+      model: a Linen module of this zoo.
+      variables: its variables.
+      x: images, float [B, H, W, C].
+      layer: None for what enters `head`, after its activation; or a module's path, such as "conv3",
+        "sam3" or "top/fc1", for that module's output.
+
+    Raises InputError when no module has that path.
+    """
+    if layer is None:
+        return model.clone(num_classes=0).apply(variables, x, train=False)
+    wanted = tuple(layer.split("/"))
+    _, state = model.apply(
+        variables,
+        x,
+        train=False,
+        capture_intermediates=lambda module, method: module.path == wanted and method == "__call__",
+        mutable=["intermediates"],
+    )
+    captured = jax.tree.leaves(state)
+    if not captured:
+        paths = [row.path for row in layer_table(model, x.shape[1:], leaves_only=False)]
+        near = difflib.get_close_matches(layer, paths, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"stages: {', '.join(paths)}"
+        raise InputError(f"no layer {layer!r} in this model: {hint}")
+    return captured[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """One layer for a batch of one image."""
+
+    path: str
+    kind: str  # class of the module
+    output_shape: tuple[int, ...]  # without the batch axis
+    parameters: int  # trainable, its own
+    statistics: int  # batch-norm moving statistics, its own
+    flops: (
+        int  # 2 x multiply-adds of convolutions and dense layers; other operations are not counted
+    )
+
+
+def layer_table(
+    model: nn.Module, input_shape: tuple[int, int, int], *, leaves_only: bool = True
+) -> list[LayerRow]:
+    """The layers of a model in the order in which they run, computed from shapes alone.
+
+    With `leaves_only=False` the modules that contain others appear too, with what they own themselves.
+    """
+    rows: list[LayerRow] = []
+
+    def record(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__" and module.path and hasattr(output, "shape"):
+            rows.append(
+                LayerRow(
+                    "/".join(module.path),
+                    type(module).__name__,
+                    tuple(output.shape[1:]),
+                    _own_size(module, "params"),
+                    _own_size(module, "batch_stats"),
+                    _flops(module, args[0].shape, output.shape) if args else 0,
+                )
+            )
+        return output
+
+    with nn.intercept_methods(record):
+        _abstract_variables(model, input_shape)
+    if leaves_only:
+        parents = {row.path.rpartition("/")[0] for row in rows}
+        rows = [r for r in rows if r.path not in parents or r.parameters or r.statistics]
+    return rows
+
+
+def count_parameters(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(trainable, with batch-norm moving statistics as Keras counts), without computing anything."""
+    variables = _abstract_variables(model, input_shape)
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in variables.items()
+    }
+    trainable = sizes.get("params", 0)
+    return trainable, trainable + sizes.get("batch_stats", 0)
+
+
+def _abstract_variables(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def _own_size(module: nn.Module, collection: str) -> int:
+    own = module.variables.get(collection, {})
+    return sum(math.prod(leaf.shape) for leaf in own.values() if hasattr(leaf, "shape"))
+
+
+def _flops(module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+    if isinstance(module, nn.Dense):
+        return 2 * input_shape[-1] * math.prod(output_shape[1:])
+    if isinstance(module, nn.Conv):
+        kernel = module.variables["params"]["kernel"].shape  # (kh, kw, in / groups, out)
+        return 2 * math.prod(kernel[:-1]) * math.prod(output_shape[1:])
+    return 0

@@ -1,0 +1,190 @@
+"""Names of models, and what each name stands for. Imports the standard library only."""
+
+import dataclasses
+import difflib
+import fnmatch
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+# Where each registered name is defined. A name's module, and JAX with it, is imported only when the
+# model is asked for; tests/zoo/test_registry.py checks this table against what the modules register.
+BUILTIN_MODULES = {
+    "alexnet": "zoo.alexnet",
+    "pig_alexnet": "zoo.alexnet",
+    "sam_alexnet": "zoo.alexnet",
+    "alexnet_tiny": "zoo.alexnet",
+    "sam_alexnet_tiny": "zoo.alexnet",
+}
+
+
+class InputError(ValueError):
+    """Something that the caller gave cannot be used; the message is one line that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelEntry:
+    """One registered model: a factory `(num_classes) -> nn.Module` and what is known about it."""
+
+    name: str
+    module: str  # where it is defined
+    factory: Callable[[int], Any]
+    input_shape: tuple[int, int, int]  # height, width, channels of one image
+    num_classes: int  # default
+    source: str  # document, table or figure
+    notes: str  # where the source is silent or contradicts itself, and our reading
+    pretrained: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        """First line of the factory's docstring."""
+        return (self.factory.__doc__ or "").strip().split("\n")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What `model_info` answers."""
+
+    name: str
+    description: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    parameters: int  # trainable
+    total_parameters: int  # with batch-norm moving statistics, as Keras counts
+    source: str
+    notes: str
+    pretrained: tuple[str, ...]
+    options: dict[str, Any]  # module fields that create_model accepts, with their defaults
+
+
+_ENTRIES: dict[str, ModelEntry] = {}
+
+
+def register_model(
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    source: str,
+    notes: str = "",
+    pretrained: tuple[str, ...] = (),
+) -> Callable[[Callable[[int], Any]], Callable[[int], Any]]:
+    """Register the decorated factory under its own name.
+
+    The factory takes `num_classes` alone and returns a Linen module; every field of that module is an
+    option of `create_model`. Raises ValueError when another module already uses the name.
+    """
+
+    def decorate(factory: Callable[[int], Any]) -> Callable[[int], Any]:
+        name = factory.__name__
+        owner = _ENTRIES[name].module if name in _ENTRIES else BUILTIN_MODULES.get(name)
+        if owner not in (None, factory.__module__):
+            raise ValueError(
+                f"model {name!r} is already registered by {owner}: give yours another name"
+            )
+        _ENTRIES[name] = ModelEntry(
+            name, factory.__module__, factory, input_shape, num_classes, source, notes, pretrained
+        )
+        return factory
+
+    return decorate
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Registered names that match a shell pattern such as `"*alexnet*"`, sorted. Does not import JAX."""
+    return sorted(fnmatch.filter({*BUILTIN_MODULES, *_ENTRIES}, pattern))
+
+
+def get_entry(name: str) -> ModelEntry:
+    """The entry of a registered name, or of `package.module:name` in a file of the caller's own."""
+    module_name, colon, model = name.rpartition(":")
+    if colon:
+        _import_user_module(module_name)
+        entry = _ENTRIES.get(model)
+        if entry is None or entry.module != module_name:
+            ours = sorted(e.name for e in _ENTRIES.values() if e.module == module_name)
+            raise InputError(
+                f"module {module_name} registers no model {model!r}"
+                f" (it registers: {', '.join(ours) or 'none'}); decorate a factory of that name with @zoo.register_model"
+            )
+        return entry
+    if name not in _ENTRIES and name in BUILTIN_MODULES:
+        importlib.import_module(BUILTIN_MODULES[name])
+    if name not in _ENTRIES:
+        near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "see `python -m train.run --list-models`"
+        )
+        raise InputError(f"unknown model {name!r}: {hint}")
+    return _ENTRIES[name]
+
+
+def _import_user_module(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        missing = error.name is not None and (
+            name == error.name or name.startswith(error.name + ".")
+        )
+        reason = (
+            "no such module on the Python path (run from its folder, or set PYTHONPATH)"
+            if missing
+            else error
+        )
+        raise InputError(f"cannot import {name!r} to find a model: {reason}") from error
+
+
+def create_model(name: str, num_classes: int | None = None, **options: Any) -> Any:
+    """Build a Linen module.
+
+    Args:
+      name: a registered name, or `package.module:name`.
+      num_classes: classes of the head; None for the registered default; 0 for no head (features out).
+      options: fields of the module, for example `dropout_rate=0.2` or `dtype="bfloat16"`.
+
+    Raises InputError for an unknown model or option, naming the nearest ones.
+    """
+    entry = get_entry(name)
+    if num_classes is not None and num_classes < 0:
+        raise InputError(f"num_classes is {num_classes}: give 0 (no head) or the number of classes")
+    module = entry.factory(entry.num_classes if num_classes is None else num_classes)
+    known = module_options(module)
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
+            raise InputError(f"model {name!r} has no option {option!r}: {hint}")
+    return module.clone(**options)
+
+
+def module_options(module: Any) -> dict[str, Any]:
+    """The fields of a Linen module that a caller may set by name, with their values."""
+    reserved = {"name", "parent", "num_classes"}
+    return {
+        f.name: getattr(module, f.name)
+        for f in dataclasses.fields(module)
+        if f.name not in reserved
+    }
+
+
+def model_info(name: str) -> ModelInfo:
+    """Everything known about a model; parameters are counted from shapes, without initialising weights."""
+    from zoo.inspect import count_parameters
+
+    entry = get_entry(name)
+    module = create_model(name)
+    trainable, total = count_parameters(module, entry.input_shape)
+    return ModelInfo(
+        name=name,
+        description=entry.description,
+        input_shape=entry.input_shape,
+        num_classes=entry.num_classes,
+        parameters=trainable,
+        total_parameters=total,
+        source=entry.source,
+        notes=entry.notes,
+        pretrained=entry.pretrained,
+        options=module_options(module),
+    )
