@@ -31,11 +31,18 @@ __all__ = [
     "get_entry",
     "layer_table",
     "list_models",
+    "load_variables",
     "model_info",
     "register_model",
+    "save_variables",
 ]
 
-_LAZY = {"features": "zoo.inspect", "layer_table": "zoo.inspect"}
+_LAZY = {
+    "features": "zoo.inspect",
+    "layer_table": "zoo.inspect",
+    "load_variables": "zoo.weights",
+    "save_variables": "zoo.weights",
+}
 
 
 def __getattr__(name: str):

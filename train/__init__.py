@@ -1,0 +1,15 @@
+"""Recipes, the training loop, and the commands: `python -m train.run --help`.
+
+    import train
+    predictor = train.load_run("runs/sam_alexnet-synthetic_pigs")   # or a best/ folder moved elsewhere
+    predictor.probabilities(images)                                 # uint8 [H, W, 3] each -> [N, classes]
+"""
+
+
+def __getattr__(name: str):
+    """Load the parts that need JAX on first use, so that commands answer `--help` at once."""
+    if name in ("load_run", "Predictor"):
+        from train import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(f"module 'train' has no attribute {name!r}")

@@ -1,0 +1,212 @@
+"""What every command shares: start-up environment, one-line errors, exit codes, progress.
+
+Imports the standard library only; JAX starts after `prepare_environment`.
+
+Exit status: 0 done; 1 failed while running; 2 wrong usage or bad input; 130 interrupted (state saved).
+"""
+
+import errno
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from train.recipe import InputError
+
+YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+
+
+class RunError(Exception):
+    """A run failed while it was at work; the message is one line that says what to do."""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the message says what was saved and how to go on."""
+
+
+def main(command: Callable[[list[str]], None]) -> None:
+    """Run a command with the process's arguments, and exit with the status that its outcome has."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        command([a for a in arguments if a != "--debug"])
+        sys.stdout.flush()
+    except (Interrupted, KeyboardInterrupt) as error:
+        _fail(str(error) or "interrupted", 130)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _fail(*_explain(error))
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"{'' if status == 130 else 'error: '}{' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line and an exit status for anything that can go wrong."""
+    text = f"{error}"
+    # The rooms' own InputErrors; named rather than imported, so that this module stays light.
+    if isinstance(error, InputError) or type(error).__name__ == "InputError":
+        return text, 2
+    if isinstance(error, RunError):
+        return text, 1
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
+        "No space left on device" in text
+    ):
+        return (
+            "no space left on the disk: what was saved before is kept;"
+            " free some space, then run the same command again to go on",
+            1,
+        )
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return (
+            "out of memory on the device: give a smaller --batch-size, such as half of this one;"
+            " what was saved before is kept",
+            1,
+        )
+    first = (text.strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {first} (add --debug for the traceback)", 1
+
+
+def prepare_environment() -> None:
+    """Settings that JAX reads when it starts. What the user has set is left as it is."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if YNN_FLAG not in flags:
+        # jaxlib 0.10.2 fuses CPU code through YNNPACK: wrong results in a known case, and our nets two to
+        # three times slower (SAM-AlexNet, batch 16, two cores: 1309 instead of 802 ms a training step).
+        os.environ["XLA_FLAGS"] = f"{flags} {YNN_FLAG}=".strip()
+    # Cold compilation takes 5 to 35 s on two cores; later runs read it from here.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def cache_dir() -> Path:
+    """Where derived files are kept between runs: $JAX_ZOO_CACHE, else the user's cache directory."""
+    if os.environ.get("JAX_ZOO_CACHE"):
+        return Path(os.environ["JAX_ZOO_CACHE"])
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("jax-zoo"))
+
+
+def report_devices() -> list[Any]:
+    """Name backend and devices on stderr, and warn when NVIDIA hardware is there but unused."""
+    import jax
+
+    devices = jax.local_devices()
+    backend, kind = devices[0].platform, devices[0].device_kind
+    cores = f", {os.cpu_count()} cores" if backend == "cpu" else ""
+    say(f"JAX {jax.__version__} on {backend}: {len(devices)} x {kind}{cores}")
+    asked_for_cpu = "cpu" in os.environ.get("JAX_PLATFORMS", "")
+    if backend == "cpu" and not asked_for_cpu and has_nvidia_hardware():
+        say(
+            "warning: there is an NVIDIA GPU here that JAX does not use:"
+            " install with `pip install -e '.[cuda]'` (or set JAX_PLATFORMS=cpu to hide this line)"
+        )
+    return devices
+
+
+def has_nvidia_hardware() -> bool:
+    """Whether this machine shows an NVIDIA device or its driver."""
+    return (
+        Path("/proc/driver/nvidia/version").exists()
+        or Path("/dev/nvidia0").exists()
+        or shutil.which("nvidia-smi") is not None
+    )
+
+
+def say(text: str) -> None:
+    """A line for the person who watches: on stderr, so that stdout holds results only."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class StopRequest:
+    """Turns the first Ctrl-C (or SIGTERM) into a wish that the loop grants after the step at hand; a second
+    one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "StopRequest":
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._handle) for number in signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        say("\nstopping after this step, then saving (once more to stop at once)")
+
+
+class Progress:
+    """A live line with the time left on a terminal; elsewhere a plain line every half minute."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._bar: Any = None
+        self._live = self._stream.isatty()
+        self._last_line = time.monotonic()
+
+    def start(self, text: str, total: int, done: int = 0) -> None:
+        """Begin a task of `total` units."""
+        self.stop()
+        self._text, self._total = text, total
+        self._begin, self._begin_done = time.monotonic(), done
+        if self._live:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(file=self._stream),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(text, total=total, completed=done, note="")
+
+    def update(self, done: int, note: str = "", units_left: int | None = None) -> None:
+        """So far `done`; `units_left` counts what remains beyond this task too, for the time left."""
+        now = time.monotonic()
+        rate = (done - self._begin_done) / max(now - self._begin, 1e-9)
+        left = (self._total - done if units_left is None else units_left) / rate if rate else 0
+        note = f"{note}  {duration(left)} left".strip()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif now - self._last_line >= 30:
+            self._last_line = now
+            print(f"{self._text} {done}/{self._total}  {note}", file=self._stream, flush=True)
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42 s", "3:05" or "1:02:03"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

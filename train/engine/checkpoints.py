@@ -1,0 +1,98 @@
+"""Checkpoints (Orbax): the state, and plain data about where training stands.
+
+Orbax writes in the background and makes a checkpoint visible only when it is whole, but does not notice
+when bytes of it change later: a digest of the state is kept beside it and compared on restore.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.recipe import InputError
+
+# Orbax reports each save and restore at level INFO and below through absl.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Checkpoints:
+    """The checkpoints of one run; the latest two are kept."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory.absolute()
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            ),
+            item_names=("state", "meta"),
+        )
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Write in the background; waits for the save before it, and raises what that one met."""
+        if step in self._manager.all_steps():
+            return
+        # Host copies: the device buffers are donated to the next step, and numbers without a sharding
+        # can be restored on any number of devices.
+        state = jax.tree.map(np.asarray, jax.device_get(state))
+        meta = {"position": meta, "digest": digest(state)}
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        )
+
+    def restore(
+        self, like: Callable[[dict[str, Any]], Any], warn: Callable[[str], None]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """(state as NumPy arrays, meta) of the newest whole checkpoint; None when there are none.
+
+        `like` makes a state of the structure that belongs to a checkpoint's meta. A damaged checkpoint is named through `warn`, set aside and the next older one used; InputError
+        when all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
+                position = meta["position"]
+                target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like(position))
+                state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
+                if digest(state) != meta["digest"]:
+                    raise ValueError("its numbers changed after it was written")
+                return state, position
+            except Exception as error:  # whatever damage makes Orbax, tensorstore or json say
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                warn(f"checkpoint {self._directory / str(step)} is damaged ({reason}): trying an older one")
+                damaged = self._directory / f"damaged-{step}"
+                if not damaged.exists():
+                    (self._directory / str(step)).rename(damaged)
+                self._manager.reload()
+        if steps:
+            raise InputError(
+                f"every checkpoint in {self._directory} is damaged: start again with another --workdir"
+            )
+        return None
+
+    def _read(self, step: int, **items: Any) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    def wait(self) -> None:
+        """Until everything is on disk; raises what the last save met."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait and let go of the directory."""
+        self._manager.close()
+
+
+def digest(tree: Any) -> str:
+    """A hash of the structure, types and bytes of a tree of arrays."""
+    found = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        found.update(array.data.cast("B") if array.size else b"")
+    return found.hexdigest()

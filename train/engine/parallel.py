@@ -1,0 +1,80 @@
+"""One way onto the devices: `jax.pmap`, over one device or many.
+
+Since JAX 0.8 pmap is jit of shard_map and costs nothing over jit on one device. The state is replicated by a
+`NamedSharding` without a leading device axis (`in_axes=None`, `out_axes=None`), donated, and stays on the
+devices between steps; batches are cut along a leading device axis.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from train.engine.steps import AXIS
+from train.recipe import InputError
+
+
+class Devices:
+    """The local devices that share every batch."""
+
+    def __init__(self, devices: list[jax.Device] | None = None):
+        self.devices = devices or jax.local_devices()
+        self._mesh = Mesh(np.array(self.devices), (AXIS,))
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._split = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        # Simulated CPU devices share a few threads: with several steps in the queue, those of one step can
+        # all wait for a partner that never gets a thread, and XLA aborts after 40 s.
+        self._must_block = len(self.devices) > 1 and self.devices[0].platform == "cpu"
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def replicate(self, tree: Any) -> Any:
+        """The tree on every device."""
+        return jax.device_put(tree, self._replicated)
+
+    def split(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch [B, ...] as [devices, B / devices, ...], each part on its device; transfers are
+        asynchronous. Raises InputError when the devices do not divide the batch."""
+        size = len(next(iter(batch.values())))
+        if size % len(self):
+            raise InputError(
+                f"a batch of {size} cannot be shared by {len(self)} devices:"
+                f" give a --batch-size that is a multiple of {len(self)}"
+            )
+        parts = {k: np.reshape(v, (len(self), size // len(self), *v.shape[1:])) for k, v in batch.items()}
+        return jax.device_put(parts, self._split)
+
+    def compile_train_step(self, step: Callable) -> Callable:
+        """`(state, split batch, clock) -> (state, metrics)`; the state that goes in is used up."""
+        mapped = jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(None, 0, None),
+            out_axes=(None, None),
+            donate_argnums=(0,),
+            devices=self.devices,
+        )
+
+        def run(state, batch, clock):
+            state, metrics = mapped(state, batch, clock)
+            if self._must_block:
+                jax.block_until_ready(metrics)
+            return state, metrics
+
+        run.lower = mapped.lower
+        return run
+
+    def compile_eval_step(self, step: Callable) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+        """`(variables, host batch [B, ...]) -> per-example host arrays [B, ...]`, for any B."""
+        mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices)
+
+        def run(variables, batch):
+            outputs = mapped(variables, self.split(batch))
+            if self._must_block:
+                jax.block_until_ready(outputs)
+            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(outputs))
+
+        return run

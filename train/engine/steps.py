@@ -1,0 +1,119 @@
+"""The training and the evaluation step of one device: pure functions, testable without data or devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+import zoo
+from datasets.augment import random_affine
+from train import recipe
+from train.engine.objectives import Batch, Objective
+from train.engine.optimizers import learning_rate
+
+AXIS = "batch"  # the mapped axis over devices
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that training changes."""
+
+    step: jax.Array  # int32: updates so far
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Clock(flax.struct.PyTreeNode):
+    """What randomness depends on besides the step: arguments rather than constants of the compiled step,
+    so that another seed does not compile anew."""
+
+    seed: jax.Array  # uint32
+    epoch: jax.Array  # int32
+
+
+def init_variables(model: nn.Module, input_shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
+    """Fresh `params` and `batch_stats` (empty where the model has none) for images of `input_shape`."""
+    image = jnp.zeros((1, *input_shape), jnp.float32)
+    # Under jit: eagerly, one compilation an initialiser takes seconds.
+    variables = jax.jit(model.init)(jax.random.key(seed), image)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    params = variables["params"]
+    # An int32 array from the start: a Python int would be weakly typed and compile the step twice.
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, variables["batch_stats"], optimizer.init(params))
+
+
+def normalise(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
+    """The arithmetic that belongs to the weights: [B, H, W, 3] in 0..255 to what the model expects."""
+    if preprocessing.channel_order == "bgr":
+        images = images[..., ::-1]
+    mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, 3)
+    std = jnp.asarray(preprocessing.std, jnp.float32).reshape(1, 1, 1, 3)
+    return (images * preprocessing.scale - mean) / std
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    preprocessing: zoo.Preprocessing,
+    augmentation: recipe.Augmentation,
+) -> Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]]:
+    """The step of one device under a mapped axis `AXIS`, over which gradients and metrics are averaged.
+
+    The batch holds `image` uint8 [B, H, W, 3], `label` int32 [B] and `index` int32 [B], the example's place
+    in its split. An example is augmented by (seed, epoch, index), so alike on any number of devices;
+    dropout masks come from (seed, step, device).
+    """
+
+    def train_step(state: TrainState, batch: Batch, clock: Clock):
+        augment_key, dropout_key = jax.random.split(jax.random.key(clock.seed))
+        augment_key = jax.random.fold_in(augment_key, clock.epoch)
+        example_keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(batch["index"])
+        images = random_affine(
+            batch["image"].astype(jnp.float32),
+            example_keys,
+            rotation=augmentation.rotation,
+            shift_x=augmentation.shift_x,
+            shift_y=augmentation.shift_y,
+            flip=augmentation.flip,
+        )
+        inputs = {"image": normalise(images, preprocessing), "label": batch["label"]}
+        dropout_key = jax.random.fold_in(dropout_key, state.step)
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
+
+        gradient = jax.value_and_grad(objective.loss, has_aux=True)
+        (_, (batch_stats, metrics)), grads = gradient(
+            state.params, state.batch_stats, inputs, dropout_key
+        )
+        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= {
+            "learning_rate": learning_rate(opt_state),
+            "grad_norm": optax.global_norm(grads),
+            "param_norm": optax.global_norm(params),
+            "update_norm": optax.global_norm(updates),
+        }
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return train_step
+
+
+def make_eval_step(
+    objective: Objective, preprocessing: zoo.Preprocessing
+) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
+    """Per-example outputs of one device for `image` uint8 [B, H, W, 3]."""
+
+    def eval_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        images = normalise(batch["image"].astype(jnp.float32), preprocessing)
+        return objective.outputs(variables, {"image": images})
+
+    return eval_step

@@ -1,0 +1,173 @@
+"""Trained weights put to use: predictions for images of any size."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import zoo
+from datasets.images import resize
+from train.engine import steps
+from train.engine.evaluation import array_batches, run_outputs
+from train.engine.objectives import OBJECTIVES
+from train.engine.parallel import Devices
+from train.recipe import InputError, Recipe
+from train.rundir import FORMAT, write_json
+
+WEIGHTS = "weights.safetensors"
+MODEL = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model with its weights, its classes, and what it wants done to an image."""
+
+    module: Any  # Linen module
+    variables: dict[str, Any]
+    class_names: tuple[str, ...]
+    preprocessing: zoo.Preprocessing
+    info: dict[str, Any]  # all of model.json
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """A uint8 image [H, W, 3] in the size of the model."""
+        geometry = self.preprocessing
+        return resize(image, geometry.input_size, geometry.resize, geometry.interpolation)
+
+    def logits(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB."""
+        if not len(images):
+            return np.zeros((0, len(self.class_names)), np.float32)
+        batch_size = -(-batch_size // len(self._devices)) * len(self._devices)
+        batches = (
+            np.stack([self.resize(image) for image in images[start : start + batch_size]])
+            for start in range(0, len(images), batch_size)
+        )
+        return np.concatenate([self.outputs(batch, batch_size)["logits"] for batch in batches])
+
+    def probabilities(
+        self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32
+    ) -> np.ndarray:
+        """Float32 [N, classes], each row of sum 1, for uint8 images [H, W, 3] of any sizes, RGB."""
+        from train.analysis.metrics import softmax
+
+        return softmax(self.logits(images, batch_size)).astype(np.float32)
+
+    def outputs(
+        self, images: np.ndarray, batch_size: int, labels: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """What evaluation yields an example, for images uint8 [N, H, W, 3] of the model's own size."""
+        return run_outputs(
+            self._eval_step, self._on_devices, array_batches(images, batch_size, labels)
+        )
+
+    @functools.cached_property
+    def _devices(self) -> Devices:
+        return Devices()
+
+    @functools.cached_property
+    def _on_devices(self) -> Any:
+        return self._devices.replicate(self.variables)
+
+    @functools.cached_property
+    def _eval_step(self) -> Any:
+        objective = OBJECTIVES[self.info["objective"]](self.module)
+        return self._devices.compile_eval_step(steps.make_eval_step(objective, self.preprocessing))
+
+
+def save_best(
+    directory: Path,
+    variables: dict[str, Any],
+    recipe: Recipe,
+    preprocessing: zoo.Preprocessing,
+    class_names: Sequence[str],
+    facts: dict[str, Any],
+) -> None:
+    """Write weights and everything needed to use them again anywhere: a folder of two files.
+
+    `model.json` is written last and names the digest of the weights: it is the record that they are whole.
+    """
+    digest = zoo.save_variables(directory / WEIGHTS, variables)
+    description = {
+        "format": FORMAT,
+        "model": recipe.model,
+        "options": recipe.options(),
+        "dtype": recipe.dtype,
+        "num_classes": len(class_names),
+        "class_names": list(class_names),
+        "objective": recipe.stages[-1].objective,
+        "preprocessing": preprocessing.to_json(),
+        **{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in facts.items()},
+        "weights_sha256": digest,
+        "versions": versions(),
+    }
+    write_json(directory / MODEL, description)
+
+
+def load_run(path: str | os.PathLike) -> Predictor:
+    """A predictor from a run directory, or from a `best/` folder that was moved elsewhere.
+
+    Raises InputError when there is none, when it is damaged, or when its model cannot be built.
+    """
+    root = Path(path)
+    directory = root / "best" if (root / "best").is_dir() else root
+    try:
+        info = json.loads((directory / MODEL).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not root.exists():
+            raise InputError(f"nothing at {root}: give a run directory or its best/ folder") from None
+        unfinished = " yet: its first epoch has not ended" if (root / "config.json").exists() else ""
+        raise InputError(
+            f"{root} holds no trained model (no best/{MODEL}){unfinished};"
+            " give a run directory or its best/ folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory / MODEL} cannot be read ({error}): copy it again") from None
+    try:
+        preprocessing = zoo.Preprocessing.from_json(info["preprocessing"])
+        class_names = tuple(info["class_names"])
+        module = build_model(info["model"], len(class_names), info["dtype"], info["options"])
+        digest = info["weights_sha256"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{directory / MODEL} is not complete ({error}): copy it again") from None
+    weights = directory / WEIGHTS
+    if weights.is_file() and hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+        raise InputError(
+            f"{weights} is not the file that {MODEL} describes: copy the folder again,"
+            " or go on with the run so that it is written anew"
+        )
+    shape = (1, *preprocessing.input_size, 3)
+    image = jax.ShapeDtypeStruct(shape, np.float32)
+    like = {"params": {}, "batch_stats": {}, **jax.eval_shape(module.init, jax.random.key(0), image)}
+    return Predictor(module, zoo.load_variables(weights, like), class_names, preprocessing, info)
+
+
+def build_model(name: str, num_classes: int, dtype: str, options: dict[str, Any]) -> Any:
+    """`zoo.create_model`, computing in `dtype`; models without that field compute in float32."""
+    module = zoo.create_model(name, num_classes, **options)
+    if hasattr(module, "dtype"):
+        return module.clone(dtype=dtype)
+    if dtype != "float32":
+        raise InputError(f"model {name} has no dtype field: it cannot compute in {dtype}")
+    return module
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    import flax
+    import optax
+
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+    }
