@@ -1,0 +1,102 @@
+import importlib
+import sys
+import textwrap
+
+import pytest
+
+import zoo
+from zoo import registry
+
+
+def test_index_of_builtin_models_equals_what_their_modules_register():
+    for module in set(registry.BUILTIN_MODULES.values()):
+        importlib.import_module(module)
+    registered = {n: e.module for n, e in registry._ENTRIES.items() if e.module.startswith("zoo.")}
+    assert registered == registry.BUILTIN_MODULES
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_model_says_what_it_is_and_where_it_comes_from(name):
+    entry = zoo.get_entry(name)
+    assert entry.description.endswith(".")
+    assert entry.source
+
+
+def test_list_models_takes_a_pattern():
+    assert zoo.list_models("sam_*") == ["sam_alexnet", "sam_alexnet_tiny"]
+    assert zoo.list_models("no_such*") == []
+
+
+def test_unknown_model_offers_the_nearest():
+    with pytest.raises(zoo.InputError, match=r"unknown model 'sam_alexnt': did you mean sam_alexnet"):
+        zoo.create_model("sam_alexnt")
+
+
+def test_unknown_option_offers_the_nearest():
+    with pytest.raises(zoo.InputError, match="no option 'droput_rate': did you mean 'dropout_rate'"):
+        zoo.create_model("alexnet", droput_rate=0.1)
+
+
+def test_options_reach_the_module():
+    module = zoo.create_model("sam_alexnet", 7, dropout_rate=0.25)
+    assert (module.num_classes, module.dropout_rate, module.attention) == (7, 0.25, True)
+
+
+def test_negative_number_of_classes_is_refused():
+    with pytest.raises(zoo.InputError, match="num_classes is -1"):
+        zoo.create_model("alexnet", -1)
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """A researcher's file, outside the repository."""
+    (tmp_path / "my_variants.py").write_text(
+        textwrap.dedent(
+            """
+            import zoo
+            from zoo.alexnet import PigAlexNet
+
+            @zoo.register_model(input_shape=(64, 64, 3), num_classes=5, source="my thesis")
+            def narrow_sam(num_classes: int) -> PigAlexNet:
+                '''A narrow SAM-AlexNet.'''
+                return PigAlexNet(num_classes, attention=True, stem=(5, 1), widths=(4, 4, 4, 4, 4))
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "my_variants"
+    sys.modules.pop("my_variants", None)
+    registry._ENTRIES.pop("narrow_sam", None)
+
+
+def test_model_of_the_users_own(user_module):
+    assert zoo.create_model(f"{user_module}:narrow_sam").widths == (4, 4, 4, 4, 4)
+    assert zoo.model_info(f"{user_module}:narrow_sam").num_classes == 5
+    assert "narrow_sam" in zoo.list_models()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_variants:narow_sam", "registers no model 'narow_sam' .it registers: narrow_sam"),
+        ("my_variant:narrow_sam", "cannot import 'my_variant' .*no such module"),
+    ],
+)
+def test_mistyped_model_of_the_users_own(user_module, name, message):
+    with pytest.raises(zoo.InputError, match=message):
+        zoo.create_model(name)
+
+
+def test_taken_name_is_refused():
+    def alexnet(num_classes):
+        """A usurper."""
+
+    with pytest.raises(ValueError, match="'alexnet' is already registered by zoo.alexnet"):
+        zoo.register_model(input_shape=(8, 8, 3), num_classes=2, source="test")(alexnet)
+
+
+def test_preprocessing_round_trips_through_json():
+    import json
+
+    given = zoo.Preprocessing((224, 200), "crop", "bicubic", "bgr", 1.0, (1.0, 2.0, 3.0))
+    assert zoo.Preprocessing.from_json(json.loads(json.dumps(given.to_json()))) == given
