@@ -23,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     config.addinivalue_line("filterwarnings", "error")
+    # Keras 3.15's variables predate NumPy 2's copy keyword.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+    )
     config.addinivalue_line("markers", "slow: takes more than ten seconds; CI runs these too")
 
 

@@ -1,8 +1,8 @@
 """Recipes, the training loop, and the commands: `python -m train.run --help`.
 
-    import train
-    predictor = train.load_run("runs/sam_alexnet-synthetic_pigs")   # or a best/ folder moved elsewhere
-    predictor.probabilities(images)                                 # uint8 [H, W, 3] each -> [N, classes]
+import train
+predictor = train.load_run("runs/sam_alexnet-synthetic_pigs")   # or a best/ folder moved elsewhere
+predictor.probabilities(images)                                 # uint8 [H, W, 3] each -> [N, classes]
 """
 
 

@@ -122,8 +122,12 @@ def load_run(path: str | os.PathLike) -> Predictor:
         info = json.loads((directory / MODEL).read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not root.exists():
-            raise InputError(f"nothing at {root}: give a run directory or its best/ folder") from None
-        unfinished = " yet: its first epoch has not ended" if (root / "config.json").exists() else ""
+            raise InputError(
+                f"nothing at {root}: give a run directory or its best/ folder"
+            ) from None
+        unfinished = (
+            " yet: its first epoch has not ended" if (root / "config.json").exists() else ""
+        )
         raise InputError(
             f"{root} holds no trained model (no best/{MODEL}){unfinished};"
             " give a run directory or its best/ folder"
@@ -145,7 +149,11 @@ def load_run(path: str | os.PathLike) -> Predictor:
         )
     shape = (1, *preprocessing.input_size, 3)
     image = jax.ShapeDtypeStruct(shape, np.float32)
-    like = {"params": {}, "batch_stats": {}, **jax.eval_shape(module.init, jax.random.key(0), image)}
+    like = {
+        "params": {},
+        "batch_stats": {},
+        **jax.eval_shape(module.init, jax.random.key(0), image),
+    }
     return Predictor(module, zoo.load_variables(weights, like), class_names, preprocessing, info)
 
 

@@ -123,7 +123,9 @@ class Recipe:
         for text in self.model_options:
             name, equals, value = text.partition("=")
             if not equals or not name.strip():
-                raise InputError(f"model option {text!r} is not of the form name=value, such as dropout_rate=0.3")
+                raise InputError(
+                    f"model option {text!r} is not of the form name=value, such as dropout_rate=0.3"
+                )
             try:
                 options[name.strip()] = ast.literal_eval(value.strip())
             except (ValueError, SyntaxError):
@@ -141,14 +143,20 @@ class Recipe:
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 flag = name.replace("_", "-")
-                raise InputError(f"--{flag} is {getattr(self, name)}: give a share between 0 and 1, such as 0.1")
+                raise InputError(
+                    f"--{flag} is {getattr(self, name)}: give a share between 0 and 1, such as 0.1"
+                )
         if self.validation_fraction + self.test_fraction >= 1:
-            raise InputError("--validation-fraction and --test-fraction leave nothing to train on: lower them")
+            raise InputError(
+                "--validation-fraction and --test-fraction leave nothing to train on: lower them"
+            )
         if not self.stages:
             raise InputError(f"recipe {self.name!r} has no stages: nothing to train")
         for index, stage in enumerate(self.stages):
             if stage.epochs < 1:
-                raise InputError(f"stage {index} ({stage.name}) has {stage.epochs} epochs: give at least 1")
+                raise InputError(
+                    f"stage {index} ({stage.name}) has {stage.epochs} epochs: give at least 1"
+                )
             if not 0 < stage.optimizer.learning_rate < float("inf"):
                 raise InputError(
                     f"stage {index} ({stage.name}) has learning rate {stage.optimizer.learning_rate}: give one above 0"
@@ -172,11 +180,20 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
         hints = typing.get_type_hints(kind)
         for name in value:
             if name not in hints:
-                raise InputError(f"{where} has an unknown field {name!r}: written by another version?")
-        return kind(**{name: _from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+                raise InputError(
+                    f"{where} has an unknown field {name!r}: written by another version?"
+                )
+        return kind(
+            **{
+                name: _from_plain(hints[name], item, f"{where}.{name}")
+                for name, item in value.items()
+            }
+        )
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_from_plain(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(
+            _from_plain(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)
+        )
     if origin is types.UnionType:
         accepted = value is None or isinstance(value, arguments)
     elif origin is Literal:

@@ -75,7 +75,10 @@ def finish(
     title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
     figures.learning_curves(run.read_summary(), run.figures / "curves.png", title)
     figures.confusion_matrix(
-        results["confusion_matrix"], dataset.class_names, run.figures / "confusion_matrix.png", title
+        results["confusion_matrix"],
+        dataset.class_names,
+        run.figures / "confusion_matrix.png",
+        title,
     )
     shown = _spread(len(predictions["labels"]), 20)
     figures.prediction_grid(

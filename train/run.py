@@ -150,16 +150,31 @@ def run(
 
         def save(weights: dict[str, Any], facts: dict[str, Any]) -> None:
             save_best(
-                directory.best, weights, recipe, preprocessing, dataset.class_names, provenance | facts
+                directory.best,
+                weights,
+                recipe,
+                preprocessing,
+                dataset.class_names,
+                provenance | facts,
             )
 
         end = fit(
-            recipe, model, variables, preprocessing, dataset, directory, devices, save_best=save, stop=stop
+            recipe,
+            model,
+            variables,
+            preprocessing,
+            dataset,
+            directory,
+            devices,
+            save_best=save,
+            stop=stop,
         )
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         results = finish(directory, load_run(directory.path), dataset, recipe, facts)
     synthetic = " (synthetic images)" if dataset.info.synthetic else ""
-    cli.say(f"done in {cli.duration(time.time() - began)}; report: {directory.path / 'report.html'}")
+    cli.say(
+        f"done in {cli.duration(time.time() - began)}; report: {directory.path / 'report.html'}"
+    )
     print(
         f"{recipe.model} on {dataset.name}{synthetic}: test accuracy {results['accuracy']:.2%},"
         f" macro-F1 {results['f1']:.2%}, {results['num_examples']} images,"
@@ -251,7 +266,9 @@ def check_data(directory: RunDir, dataset: Any) -> None:
         )
 
 
-def _say_what(recipe: Recipe, dataset: Any, directory: RunDir, quick: bool, *, on_cpu: bool) -> None:
+def _say_what(
+    recipe: Recipe, dataset: Any, directory: RunDir, quick: bool, *, on_cpu: bool
+) -> None:
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     synthetic = " SYNTHETIC images," if dataset.info.synthetic else ""
     cli.say(
@@ -297,7 +314,9 @@ def environment() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         root = Path(__file__).parent
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=False
+        )
         return done.stdout.strip()
 
     try:

@@ -71,7 +71,9 @@ class RunDir:
                 " give the --workdir of a training run"
             ) from None
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}): restore it or start a new run") from None
+            raise InputError(
+                f"{path} cannot be read ({error}): restore it or start a new run"
+            ) from None
         if not isinstance(data, dict):
             raise InputError(f"{path} does not hold a JSON object: restore it or start a new run")
         return data
@@ -113,7 +115,9 @@ class RunDir:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise InputError(f"another process is training in {self.path}: wait, or give another --workdir")
+                raise InputError(
+                    f"another process is training in {self.path}: wait, or give another --workdir"
+                )
             yield
 
     # Logs.

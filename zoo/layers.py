@@ -58,6 +58,9 @@ class ConvNormAct(nn.Module):
                 momentum=self.norm_momentum,
                 epsilon=KERAS_NORM_EPSILON,
                 axis_name=self.axis_name,
+                # E[x^2] - E[x]^2 cancels where a channel hardly varies, as in a SAM: losses of one and of
+                # four devices then differ by 1e-3 after ten steps instead of 1e-6.
+                use_fast_variance=False,
                 dtype=self.dtype,
                 name="norm",
             )(x)

@@ -21,7 +21,9 @@ def save_variables(path: str | os.PathLike, variables: Mapping[str, Any]) -> str
     The file appears whole or not at all. Returns the sha256 of its content, in hex.
     """
     flat = flax.traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
-    content = safetensors.numpy.save({name: np.ascontiguousarray(leaf) for name, leaf in flat.items()})
+    content = safetensors.numpy.save(
+        {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
+    )
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -35,9 +37,13 @@ def load_variables(path: str | os.PathLike, like: Mapping[str, Any]) -> dict[str
     try:
         found = safetensors.numpy.load_file(path)
     except FileNotFoundError:
-        raise InputError(f"no weights at {path}: give a run directory or a best/ folder of one") from None
+        raise InputError(
+            f"no weights at {path}: give a run directory or a best/ folder of one"
+        ) from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}): copy it again") from None
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}): copy it again"
+        ) from None
     wanted = flax.traverse_util.flatten_dict(dict(like), sep="/")
     wrong = [
         *(f"{name} is missing" for name in wanted if name not in found),
@@ -53,6 +59,8 @@ def load_variables(path: str | os.PathLike, like: Mapping[str, Any]) -> dict[str
         raise InputError(f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}")
     for name, array in found.items():
         if not np.all(np.isfinite(array)):
-            raise InputError(f"{path} holds numbers that are not finite, first in {name}: take other weights")
+            raise InputError(
+                f"{path} holds numbers that are not finite, first in {name}: take other weights"
+            )
     tree = flax.traverse_util.unflatten_dict(found, sep="/")
     return {collection: tree.get(collection, {}) for collection in like}

@@ -146,6 +146,4 @@ def test_features_are_what_enters_the_head(name):
 def test_batch_order_does_not_matter_in_evaluation(name):
     model, variables, images = prepared(name)
     forward = jax.jit(lambda x: model.apply(variables, x))
-    np.testing.assert_allclose(
-        forward(images)[::-1], forward(images[::-1]), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(forward(images)[::-1], forward(images[::-1]), rtol=1e-5, atol=1e-6)

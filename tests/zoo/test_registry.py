@@ -28,12 +28,16 @@ def test_list_models_takes_a_pattern():
 
 
 def test_unknown_model_offers_the_nearest():
-    with pytest.raises(zoo.InputError, match=r"unknown model 'sam_alexnt': did you mean sam_alexnet"):
+    with pytest.raises(
+        zoo.InputError, match=r"unknown model 'sam_alexnt': did you mean sam_alexnet"
+    ):
         zoo.create_model("sam_alexnt")
 
 
 def test_unknown_option_offers_the_nearest():
-    with pytest.raises(zoo.InputError, match="no option 'droput_rate': did you mean 'dropout_rate'"):
+    with pytest.raises(
+        zoo.InputError, match="no option 'droput_rate': did you mean 'dropout_rate'"
+    ):
         zoo.create_model("alexnet", droput_rate=0.1)
 
 

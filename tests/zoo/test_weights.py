@@ -43,7 +43,9 @@ def test_weights_of_another_model_name_the_first_mismatches(tmp_path, variables)
     assert "params/conv1/conv/kernel is [3, 3, 3, 4], the model's is [5, 5, 3, 4]" in text
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "not ours", "empty", "huge header", "nan"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "not ours", "empty", "huge header", "nan"]
+)
 def test_damaged_files_meet_one_line(tmp_path, variables, damage):
     path = tmp_path / "w.safetensors"
     if damage == "nan":

@@ -42,7 +42,10 @@ class Checkpoints:
         state = jax.tree.map(np.asarray, jax.device_get(state))
         meta = {"position": meta, "digest": digest(state)}
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            ),
         )
 
     def restore(
@@ -65,7 +68,9 @@ class Checkpoints:
                 return state, position
             except Exception as error:  # whatever damage makes Orbax, tensorstore or json say
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                warn(f"checkpoint {self._directory / str(step)} is damaged ({reason}): trying an older one")
+                warn(
+                    f"checkpoint {self._directory / str(step)} is damaged ({reason}): trying an older one"
+                )
                 damaged = self._directory / f"damaged-{step}"
                 if not damaged.exists():
                     (self._directory / str(step)).rename(damaged)

@@ -164,7 +164,9 @@ class _Fit:
         self.position = Position(**position)
         self.run.cut_logs(self.position.step, self.position.epoch)
         self._adopt_best()
-        cli.say(f"resuming {self.run.path} after epoch {self.position.epoch}, step {self.position.step}")
+        cli.say(
+            f"resuming {self.run.path} after epoch {self.position.epoch}, step {self.position.step}"
+        )
         return state
 
     def _adopt_best(self) -> None:
@@ -174,7 +176,10 @@ class _Fit:
             info = self.run.read_json(self.run.best / "model.json")
         except InputError:
             return
-        if info.get("step", 0) > self.position.step and info["val_accuracy"] > self.position.best_accuracy:
+        if (
+            info.get("step", 0) > self.position.step
+            and info["val_accuracy"] > self.position.best_accuracy
+        ):
             self.position.best_accuracy = info["val_accuracy"]
             self.position.best_epoch = info["epoch"]
 
@@ -209,9 +214,14 @@ class _Fit:
             multiple_of=len(self.devices),
         )
         plateau = ReduceOnPlateau(
-            stage.plateau, _or_infinity(position.plateau_best), position.plateau_wait, position.plateau_scale
+            stage.plateau,
+            _or_infinity(position.plateau_best),
+            position.plateau_wait,
+            position.plateau_scale,
         )
-        early = EarlyStopping(stage.early_stop, _or_infinity(position.stop_best), position.stop_wait)
+        early = EarlyStopping(
+            stage.early_stop, _or_infinity(position.stop_best), position.stop_wait
+        )
 
         if position.stopped or position.stage_epoch >= stage.epochs:
             return  # this stage had ended when the run was resumed
@@ -226,7 +236,9 @@ class _Fit:
             is_best = validation["accuracy"] > position.best_accuracy
             if is_best:
                 position.best_accuracy, position.best_epoch = validation["accuracy"], position.epoch
-                host = jax.device_get({"params": self.state.params, "batch_stats": self.state.batch_stats})
+                host = jax.device_get(
+                    {"params": self.state.params, "batch_stats": self.state.batch_stats}
+                )
                 facts = {"epoch": position.epoch, "step": position.step}
                 facts |= {f"val_{name}": value for name, value in validation.items()}
                 self.save_best(host, facts)
@@ -273,7 +285,8 @@ class _Fit:
             # Fills the cache that the call looks into (seen on JAX 0.10 and 0.12): the first step is warm.
             self.train_step.lower(self.state, self.devices.split(batch), self._clock()).compile()
         self.eval_step(
-            self._variables(), {"image": np.zeros((self.recipe.batch_size, height, width, 3), np.uint8)}
+            self._variables(),
+            {"image": np.zeros((self.recipe.batch_size, height, width, 3), np.uint8)},
         )
         cli.say(f"compiled in {time.monotonic() - began:.1f} s")
 
@@ -293,7 +306,9 @@ class _Fit:
         remaining = (stage.epochs - position.stage_epoch) * self.steps_per_epoch - in_epoch
         self.progress.start(f"epoch {position.epoch + 1}", self.steps_per_epoch, in_epoch)
         last_save = time.monotonic()
-        pending: tuple[int, int, Any] | None = None  # read one step late, so that the devices never wait
+        pending: tuple[int, int, Any] | None = (
+            None  # read one step late, so that the devices never wait
+        )
         clock = self._clock()
         for done in range(in_epoch, self.steps_per_epoch):
             began = time.monotonic()

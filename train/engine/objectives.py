@@ -23,7 +23,9 @@ class Objective:
     `outputs(variables, batch) -> per-example arrays`, in evaluation mode. Metrics are scalars: means over
     the batch."""
 
-    loss: Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]]
+    loss: Callable[
+        [Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]
+    ]
     outputs: Callable[[Tree, Batch], dict[str, jax.Array]]
 
 

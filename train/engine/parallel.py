@@ -44,7 +44,9 @@ class Devices:
                 f"a batch of {size} cannot be shared by {len(self)} devices:"
                 f" give a --batch-size that is a multiple of {len(self)}"
             )
-        parts = {k: np.reshape(v, (len(self), size // len(self), *v.shape[1:])) for k, v in batch.items()}
+        parts = {
+            k: np.reshape(v, (len(self), size // len(self), *v.shape[1:])) for k, v in batch.items()
+        }
         return jax.device_put(parts, self._split)
 
     def compile_train_step(self, step: Callable) -> Callable:
@@ -75,6 +77,8 @@ class Devices:
             outputs = mapped(variables, self.split(batch))
             if self._must_block:
                 jax.block_until_ready(outputs)
-            return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(outputs))
+            return jax.tree.map(
+                lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(outputs)
+            )
 
         return run

@@ -35,7 +35,9 @@ class Clock(flax.struct.PyTreeNode):
     epoch: jax.Array  # int32
 
 
-def init_variables(model: nn.Module, input_shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
+def init_variables(
+    model: nn.Module, input_shape: tuple[int, int, int], seed: int
+) -> dict[str, Any]:
     """Fresh `params` and `batch_stats` (empty where the model has none) for images of `input_shape`."""
     image = jnp.zeros((1, *input_shape), jnp.float32)
     # Under jit: eagerly, one compilation an initialiser takes seconds.
@@ -76,7 +78,9 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, clock: Clock):
         augment_key, dropout_key = jax.random.split(jax.random.key(clock.seed))
         augment_key = jax.random.fold_in(augment_key, clock.epoch)
-        example_keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(batch["index"])
+        example_keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(
+            batch["index"]
+        )
         images = random_affine(
             batch["image"].astype(jnp.float32),
             example_keys,
@@ -98,9 +102,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics |= {
             "learning_rate": learning_rate(opt_state),
-            "grad_norm": optax.global_norm(grads),
-            "param_norm": optax.global_norm(params),
-            "update_norm": optax.global_norm(updates),
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+            "update_norm": optax.tree.norm(updates),
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 

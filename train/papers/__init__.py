@@ -19,7 +19,13 @@ DEFAULT = dataclasses.replace(DIGITS, name="default", model_options=())
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (pig_faces.PIG_FACES, pig_faces.PIG_FACES_QUICK, cats_dogs.CATS_DOGS, DIGITS, DEFAULT)
+    for recipe in (
+        pig_faces.PIG_FACES,
+        pig_faces.PIG_FACES_QUICK,
+        cats_dogs.CATS_DOGS,
+        DIGITS,
+        DEFAULT,
+    )
 }
 
 _RECIPE_OF_MODEL = {

@@ -1,0 +1,117 @@
+import dataclasses
+import json
+
+import pytest
+
+import zoo
+from train import papers
+from train.recipe import InputError, Optimizer, Recipe, Stage, differences
+
+
+@pytest.mark.parametrize("name", papers.RECIPES)
+def test_recipes_are_valid_and_survive_json(name):
+    recipe = papers.RECIPES[name]
+    recipe.validate()
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_model_has_a_recipe_whose_options_it_knows(name):
+    recipe = papers.recipe_for(name)
+    assert recipe.model == name
+    zoo.create_model(name, **recipe.options())
+
+
+def test_document_1_is_stated_in_full():
+    """pig_faces: Adam 1e-4, batch 16, at most 100 epochs, rate x 0.9 after 5 epochs; patience 15 is ours."""
+    recipe = papers.recipe_for("sam_alexnet")
+    (stage,) = recipe.stages
+    assert (recipe.batch_size, recipe.keep_tail, stage.epochs) == (16, True, 100)
+    assert stage.optimizer == Optimizer("adam", 1e-4, 0.9, 0.999, 1e-7)
+    assert (stage.plateau.factor, stage.plateau.patience, stage.plateau.min_delta) == (0.9, 5, 1e-4)
+    assert stage.early_stop.patience == 15
+    model = zoo.create_model("sam_alexnet", **recipe.options())
+    assert (model.dropout_rate, model.norm_momentum) == (0.4, 0.99)
+
+
+def test_quick_form_differs_in_epochs_and_momentum_only():
+    changed = differences(
+        papers.recipe_for("sam_alexnet", quick=True), papers.recipe_for("sam_alexnet")
+    )
+    assert [text.split(":")[0] for text in changed] == ["name", "model_options", "stages.0.epochs"]
+
+
+def test_document_5_is_stated_in_full():
+    """cats_dogs: SGD 0.1, batch 128, rotation 5 degrees, shifts 10 %, horizontal flip, 100 epochs."""
+    recipe = papers.recipe_for("alexnet")
+    (stage,) = recipe.stages
+    assert (recipe.batch_size, recipe.keep_tail, stage.epochs) == (128, False, 100)
+    assert (stage.optimizer.name, stage.optimizer.learning_rate) == ("sgd", 0.1)
+    assert dataclasses.astuple(stage.augment) == (5.0, 0.1, 0.1, True)
+
+
+def test_models_of_ones_own_get_the_default_recipe():
+    recipe = papers.recipe_for("my_package.my_file:my_variant")
+    assert (recipe.name, recipe.model_options) == ("default", ())
+
+
+def test_options_are_parsed():
+    recipe = Recipe(model_options=("a=0.9", "b=(1, 2)", "c=bfloat16", "d = True"))
+    assert recipe.options() == {"a": 0.9, "b": (1, 2), "c": "bfloat16", "d": True}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(batch_size=0), "--batch-size is 0: give at least 1"),
+        (Recipe(seed=-1), "--seed is -1"),
+        (Recipe(image_size=0), "--image-size is 0"),
+        (Recipe(validation_fraction=0.0), "--validation-fraction is 0.0"),
+        (Recipe(test_fraction=0.6, validation_fraction=0.5), "leave nothing to train on"),
+        (Recipe(stages=()), "has no stages"),
+        (Recipe(stages=(Stage(epochs=0),)), "has 0 epochs"),
+        (Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=0.0)),)), "learning rate 0.0"),
+        (
+            Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=float("nan"))),)),
+            "learning rate nan",
+        ),
+        (Recipe(model_options=("dropout",)), "'dropout' is not of the form name=value"),
+    ],
+)
+def test_values_that_no_run_can_use(recipe, message):
+    with pytest.raises(InputError, match=message):
+        recipe.validate()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"modl": "x"},
+        {"seed": "1"},
+        {"seed": True},
+        {"dtype": "float16"},
+        {"stages": [{"epochs": 1.5}]},
+        [],
+    ],
+)
+def test_damaged_config_meets_one_line(data):
+    with pytest.raises(InputError, match="recipe"):
+        Recipe.from_json(data)
+
+
+def test_differences_name_nested_fields():
+    ours = Recipe(seed=1)
+    stage = dataclasses.replace(ours.stages[0], optimizer=Optimizer(learning_rate=0.5))
+    theirs = dataclasses.replace(ours, seed=2, stages=(stage,))
+    assert differences(ours, ours) == []
+    assert differences(ours, theirs) == [
+        "seed: 1, not 2",
+        "stages.0.optimizer.learning_rate: 0.001, not 0.5",
+    ]
+
+
+def test_unknown_recipe_offers_the_nearest():
+    with pytest.raises(InputError, match="did you mean pig_faces"):
+        papers.get_recipe("pig_face")
+    with pytest.raises(InputError, match="alexnet has no quick form"):
+        papers.recipe_for("alexnet", quick=True)

@@ -1,0 +1,153 @@
+"""The step, on one device and on several simulated ones."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zoo
+from train import recipe
+from train.engine import steps
+from train.engine.evaluation import array_batches, run_outputs
+from train.engine.objectives import classification
+from train.engine.optimizers import build_optimizer
+from train.engine.parallel import Devices
+from train.recipe import InputError
+
+SHAPE = (64, 64, 3)
+PREPROCESSING = zoo.Preprocessing((64, 64))
+AUGMENTATION = recipe.Augmentation(rotation=5.0, shift_x=0.1, shift_y=0.1, flip=True)
+
+
+def batches(count, size=8):
+    rng = np.random.default_rng(0)
+    for step in range(count):
+        yield {
+            "image": rng.integers(0, 256, (size, *SHAPE), np.uint8),
+            "label": rng.integers(0, 4, size, np.int32),
+            "index": np.arange(step * size, (step + 1) * size, dtype=np.int32),
+        }
+
+
+@functools.cache
+def train(num_devices, num_steps=10, seed=0, dropout=0.0, augmentation=AUGMENTATION):
+    """Losses and final state."""
+    model = zoo.create_model("sam_alexnet_tiny", 4, dropout_rate=dropout, axis_name=steps.AXIS)
+    optimizer = build_optimizer(recipe.Optimizer("sgd", 1e-3))
+    devices = Devices(jax.local_devices()[:num_devices])
+    variables = steps.init_variables(model, SHAPE, seed=0)
+    state = devices.replicate(steps.init_state(variables, optimizer))
+    step = devices.compile_train_step(
+        steps.make_train_step(classification(model), optimizer, PREPROCESSING, augmentation)
+    )
+    clock = steps.Clock(np.uint32(seed), np.int32(0))
+    losses = []
+    for batch in batches(num_steps):
+        state, metrics = step(state, devices.split(batch), clock)
+        losses.append(float(metrics["loss"]))
+    return losses, jax.device_get(state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_without_dropout_several_devices_equal_one(num_devices):
+    """Augmentation included: it depends on the example, not on the device."""
+    losses, state = train(1)
+    several, other = train(num_devices)
+    np.testing.assert_allclose(several, losses, rtol=1e-5)
+    assert max(losses) > 1.01 * min(losses)  # they differ from step to step by far more
+    # Statistics are of the whole batch; the difference is in the order of sums.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        other.batch_stats,
+        state.batch_stats,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        other.params,
+        state.params,
+    )
+
+
+@pytest.mark.slow
+def test_dropout_masks_differ_by_device_and_repeat():
+    one, _ = train(1, num_steps=2, dropout=0.4)
+    two, _ = train(2, num_steps=2, dropout=0.4)
+    again, _ = train.__wrapped__(2, num_steps=2, dropout=0.4)
+    assert two == again
+    assert np.all(np.abs(np.subtract(one, two)) > 1e-6)
+
+
+def test_masks_of_two_devices_are_not_the_same():
+    """A batch whose halves are equal would get equal masks if the device were not part of the key."""
+    import flax.linen as nn
+
+    class Dropped(nn.Module):
+        num_classes: int = 4
+
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            x = nn.Dropout(0.5, deterministic=not train)(x.reshape(x.shape[0], -1))
+            self.sow("batch_stats", "seen", x, reduce_fn=lambda _, new: new, init_fn=lambda: 0)
+            return nn.Dense(4, name="head")(x)
+
+    objective = classification(Dropped())
+    devices = Devices(jax.local_devices()[:2])
+
+    def seen(batch, rng):
+        rng = jax.random.fold_in(rng, jax.lax.axis_index(steps.AXIS))
+        image = jnp.ones((2, 4, 4, 3))
+        params = {"head": {"kernel": jnp.ones((48, 4)), "bias": jnp.zeros(4)}}
+        _, (stats, _) = objective.loss(
+            params, {}, {"image": image, "label": jnp.zeros(2, int)}, rng
+        )
+        return stats["seen"]
+
+    mapped = jax.pmap(seen, axis_name=steps.AXIS, in_axes=(0, None), devices=devices.devices)
+    first, second = jax.device_get(mapped(np.zeros(2), jax.random.key(0)))
+    assert np.any(first != second)
+
+
+@pytest.mark.slow
+def test_seed_decides_the_augmentation():
+    losses = [train.__wrapped__(1, num_steps=1, seed=seed)[0][0] for seed in (0, 1, 0)]
+    assert losses[0] == losses[2]
+    assert losses[0] != losses[1]
+
+
+def test_batch_that_the_devices_do_not_divide():
+    with pytest.raises(
+        InputError, match="a batch of 6 cannot be shared by 4 devices.*multiple of 4"
+    ):
+        Devices(jax.local_devices()).split({"image": np.zeros((6, 2, 2, 3), np.uint8)})
+
+
+def test_normalise_is_the_documented_arithmetic():
+    given = zoo.Preprocessing(
+        (2, 2), channel_order="bgr", scale=0.5, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0)
+    )
+    image = np.array([10.0, 20.0, 30.0], np.float32).reshape(1, 1, 1, 3)
+    expected = [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 8]
+    np.testing.assert_allclose(steps.normalise(image, given).ravel(), expected)
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("total", [1, 8, 13])
+def test_every_example_is_evaluated_once(num_devices, total):
+    """Whatever the batch leaves over; the padding does not show."""
+    devices = Devices(jax.local_devices()[:num_devices])
+    eval_step = devices.compile_eval_step(
+        lambda variables, batch: {"mean": variables + jnp.mean(batch["image"], axis=(1, 2, 3))}
+    )
+    images = np.arange(total, dtype=np.uint8)[:, None, None, None] * np.ones((2, 2, 3), np.uint8)
+    outputs = run_outputs(eval_step, np.float32(1), array_batches(images, 8, np.arange(total)))
+    np.testing.assert_array_equal(outputs["mean"], np.arange(total) + 1)
+    np.testing.assert_array_equal(outputs["label"], np.arange(total))
+
+
+def test_training_reduces_the_loss_on_one_batch():
+    losses, state = train(1, num_steps=1, augmentation=recipe.Augmentation())
+    assert np.isfinite(losses[0])
+    assert state.step == 1
