@@ -1,0 +1,25 @@
+"""Images and labels for classification: named data sets, folders and zips of images, and their way to a device.
+
+    from datasets import load_dataset, list_datasets, dataset_info
+    data = load_dataset("photos.zip", seed=0)           # a name, a folder or a .zip
+    image, label = data.splits["train"][0]              # uint8 [H, W, 3] in its own size, int
+    data.class_names, data.bad_images, data.fingerprint, data.manifest()
+
+`datasets.images` decodes and resizes, `datasets.pipeline` shuffles, shards, batches and prefetches,
+`datasets.augment` changes images on the device. What cannot be used raises `InputError`, one line that says
+what to do. Importing this package is cheap: NumPy is loaded with the first data set.
+"""
+
+from datasets.catalogue import dataset_info, list_datasets, load_dataset
+from datasets.dataset import BadImage, Dataset, DatasetInfo, InputError, Split
+
+__all__ = [
+    "BadImage",
+    "Dataset",
+    "DatasetInfo",
+    "InputError",
+    "Split",
+    "dataset_info",
+    "list_datasets",
+    "load_dataset",
+]

@@ -1,0 +1,126 @@
+"""Data sets by name or path. Imports the standard library only.
+
+A named data set is a module with
+
+    INFO: DatasetInfo
+    def build(*, data_dir, seed, validation_fraction, test_fraction, image_size, on_bad_image, progress) -> Dataset
+
+where a builder takes the options that it does not use as `**_`. Such a module imports the standard library only at
+its top (NumPy inside its functions), so that `dataset_info` and listings stay instant; a test looks.
+"""
+
+import difflib
+import fnmatch
+import importlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets.dataset import Dataset, DatasetInfo, InputError, Progress
+
+BUILTIN_MODULES = {
+    "cats_dogs": "datasets.cats_dogs",
+    "digits": "datasets.digits",
+    "synthetic_pigs": "datasets.synthetic_pigs",
+}
+
+
+def list_datasets(pattern: str = "*") -> list[str]:
+    """Names that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(BUILTIN_MODULES, pattern))
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known about a named data set; raises InputError for an unknown name, with the nearest ones."""
+    return _module(name).INFO
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    image_size: int | None = None,
+    on_bad_image: Literal["skip", "error"] = "skip",
+    progress: Progress | None = None,
+) -> Dataset:
+    """Find a data set, check all its images, and split it.
+
+    Args:
+      name_or_path: a name of `list_datasets()`, or the path of a folder or .zip of images, with or without
+        published parts (see `datasets.folder`). A name wins over a folder so called: write `./digits`
+        for that one.
+      data_dir: where the files of a named data set lie; others do without.
+      seed: of the split, where the data come unsplit; of the generator, where they are drawn.
+      validation_fraction, test_fraction: shares of the parts that have to be made; both between 0 and 1.
+      image_size: height and width in pixels, for data sets that come in any size (digits).
+      on_bad_image: leave out images that cannot be decoded, or raise InputError.
+      progress: called as `progress(text, done, total)` while images are checked.
+
+    Raises InputError, one line, for anything that cannot be used.
+    """
+    _check_options(seed, validation_fraction, test_fraction, image_size, on_bad_image)
+    options: dict[str, Any] = {
+        "seed": seed,
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+        "on_bad_image": on_bad_image,
+        "progress": progress,
+    }
+    if isinstance(name_or_path, str) and name_or_path in BUILTIN_MODULES:
+        return _module(name_or_path).build(data_dir=data_dir, image_size=image_size, **options)
+    path = Path(name_or_path).expanduser()
+    if not os.path.lexists(path) and not _looks_like_path(name_or_path):
+        _module(str(name_or_path))  # raises
+    from datasets.folder import load_folder
+
+    return load_folder(path, **options)
+
+
+def _module(name: str) -> Any:
+    if name in BUILTIN_MODULES:
+        return importlib.import_module(BUILTIN_MODULES[name])
+    near = difflib.get_close_matches(name, BUILTIN_MODULES, n=3, cutoff=0.5)
+    known = (
+        f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(list_datasets())}"
+    )
+    raise InputError(
+        f"unknown data set {name!r}: {known} (or give the path of a folder or .zip of images)"
+    )
+
+
+def _looks_like_path(text: str | os.PathLike[str]) -> bool:
+    separators = {os.sep, os.altsep, "/"} - {None}
+    return (
+        not isinstance(text, str)
+        or any(s in text for s in separators if s)
+        or text.startswith((".", "~"))
+        or text.lower().endswith(".zip")
+    )
+
+
+def _check_options(
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    image_size: int | None,
+    on_bad_image: str,
+) -> None:
+    if seed < 0:
+        raise InputError(f"the seed of the split is {seed}: give 0 or more")
+    for name, share in (("validation", validation_fraction), ("test", test_fraction)):
+        if not 0 < share < 1:
+            raise InputError(
+                f"the {name} fraction is {share}: give a share between 0 and 1, such as 0.1"
+            )
+    if validation_fraction + test_fraction >= 1:
+        raise InputError(
+            f"validation and test fractions ({validation_fraction} and {test_fraction}) leave nothing to"
+            " train on: give shares whose sum is below 1"
+        )
+    if image_size is not None and image_size < 1:
+        raise InputError(f"the image size is {image_size}: give at least 1 pixel")
+    if on_bad_image not in ("skip", "error"):
+        raise InputError(f"on_bad_image is {on_bad_image!r}: give 'skip' or 'error'")

@@ -1,0 +1,123 @@
+"""What a data set is to the rest of the program. Imports the standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Called as `progress(text, done, total)` while something takes long.
+Progress = Callable[[str, int, int], None]
+
+SPLITS = ("train", "validation", "test")
+
+
+class InputError(ValueError):
+    """Something that the caller gave cannot be used; the message is one line that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about a data set without loading it."""
+
+    name: str
+    description: str
+    source: str  # who made the images; for a document's data also which document
+    homepage: str = ""
+    synthetic: bool = False
+    num_classes: int | None = None
+    image_shape: tuple[int, int, int] | None = None  # height, width, channels where all are alike
+    split_sizes: dict[str, int] | None = None  # with default options; as published for paper data
+
+
+@dataclasses.dataclass(frozen=True)
+class BadImage:
+    """A file that looks like an image and cannot be decoded."""
+
+    id: str
+    reason: str
+
+
+class Split:
+    """One part of a data set, read by position.
+
+    `split[i]` is `(image, label)`: uint8 [H, W, 3] in the image's own size, and the class's position in
+    `Dataset.class_names`. Safe to read from several threads.
+    """
+
+    def __init__(
+        self, ids: Sequence[str], labels: Sequence[int], load: Callable[[int], np.ndarray]
+    ) -> None:
+        """Examples named `ids`, of classes `labels`; `load(i)` gives image i, anew or shared."""
+        import numpy as np
+
+        if len(ids) != len(labels):
+            raise ValueError(f"{len(ids)} ids, but {len(labels)} labels")
+        self.ids = tuple(ids)
+        self.labels = np.asarray(labels, np.int32)  # [N]
+        self._load = load
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"position {index} in a split of {len(self)}")
+        index = int(index) % len(self)
+        return self._load(index), int(self.labels[index])
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclasses.dataclass
+class Dataset:
+    """Images with labels, in three parts that share no example."""
+
+    name: str
+    splits: dict[str, Split]  # exactly "train", "validation", "test"
+    class_names: tuple[str, ...]  # a label is a position in it
+    info: DatasetInfo
+    fingerprint: str  # of ids, class names and contents: see `fingerprint`
+    bad_images: tuple[BadImage, ...] = ()  # left out
+    seed: int = 0  # of the split, or of the generator
+    provenance: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # JSON-able: from where, how
+    notes: tuple[str, ...] = ()  # remarks for the user about what was found, a line each
+
+    def __post_init__(self) -> None:
+        if tuple(self.splits) != SPLITS:
+            raise ValueError(f"splits are {list(self.splits)} instead of {list(SPLITS)}")
+
+    def manifest(self) -> dict[str, Any]:
+        """Which example is in which part, and where all come from, as JSON-able data.
+
+        `splits` maps each part to `{id: label}`, in the order of the part.
+        """
+        return {
+            "dataset": self.name,
+            "synthetic": self.info.synthetic,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "class_names": list(self.class_names),
+            "provenance": self.provenance,
+            "notes": list(self.notes),
+            "splits": {
+                name: dict(zip(split.ids, split.labels.tolist(), strict=True))
+                for name, split in self.splits.items()
+            },
+        }
+
+
+def fingerprint(examples: Iterable[tuple[str, str, str]]) -> str:
+    """Name data by their content: sha256 (hex) over `(id, class name, sha256 of the content)` of every
+    example of every part, in the order of the ids."""
+    digest = hashlib.sha256()
+    for example in sorted(examples):
+        digest.update("\0".join(example).encode() + b"\n")
+    return digest.hexdigest()
