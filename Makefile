@@ -1,0 +1,96 @@
+# make run    install into .venv and train SAM-AlexNet on the embedded data (minutes on a CPU)
+# make test   install with the test tools; lint, format, types, tests
+#
+# An existing environment keeps its Python: `make clean`, or say VENV=elsewhere, to change it.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+SHELL = /bin/bash
+python = $(VENV)/bin/python
+needs = pyproject.toml $(wildcard constraints/*.txt)
+
+.PHONY: help run test test-all bench constraints clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make run          train SAM-AlexNet on the embedded synthetic images, in its quick form"
+	@echo "make test         lint, format, types and tests, as CI runs them"
+	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
+	@echo "make bench        time sam_alexnet on this machine, beside torch where it is installed"
+	@echo "make constraints  renew the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
+	@echo "make clean        remove the environments and caches that make created"
+
+run: $(VENV)/.installed
+	@$(python) -m train.run --model sam_alexnet --quick
+
+test: $(VENV)/.installed-test
+	@$(python) -m ruff check --quiet .
+	@$(python) -m ruff format --quiet --check . || \
+	  { echo "error: not formatted: run $(python) -m ruff format ." >&2; exit 1; }
+	@$(python) -m mypy
+	@$(python) -m pytest
+
+# One environment a version: .venv where it has that Python already (or is still to be made and python3 has
+# it), else .venv-3.x.
+test-all:
+	@set -e; for version in 3.11 3.13; do \
+	  python=$$($(find_python)); \
+	  venv=.venv-$$version; \
+	  has=$$(.venv/bin/python $(print_version) 2>/dev/null || $(PYTHON) $(print_version) 2>/dev/null || true); \
+	  if [ "$$has" = $$version ]; then venv=.venv; fi; \
+	  echo "== Python $$version in $$venv"; \
+	  $(MAKE) --no-print-directory test PYTHON="$$python" VENV="$$venv"; \
+	done
+
+bench: $(VENV)/.installed
+	@$(python) -m benchmarks.throughput --models sam_alexnet --batch-sizes 16 --peers torch --rounds 5
+
+# The versions that a plain install of the tests gets today, on each Python.
+constraints:
+	@set -e; for version in 3.11 3.12 3.13; do \
+	  python=$$($(find_python)); \
+	  folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	  echo "resolving for Python $$version ..."; \
+	  $$python -m venv "$$folder"; \
+	  "$$folder/bin/python" -m pip install -qq --disable-pip-version-check -e '.[test]'; \
+	  { echo "# Tested versions for Python $$version; made by \`make constraints\`."; \
+	    "$$folder/bin/python" -m pip freeze --exclude-editable; } > "$$folder/constraints.txt"; \
+	  mv "$$folder/constraints.txt" constraints/constraints-$$version.txt; \
+	  rm -rf "$$folder"; \
+	done
+
+clean:
+	rm -rf .venv .venv-3.* build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find zoo datasets train benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(needs)
+	@$(call install,.)
+	@touch $@
+
+$(VENV)/.installed-test: $(needs)
+	@$(call install,.[test])
+	@touch $@ $(VENV)/.installed
+
+print_version = -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+
+# The command of Python $version, with or without pyenv (whose shims exist for inactive versions, too).
+find_python = { \
+  for candidate in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+    if "$$candidate" -c '' 2>/dev/null; then echo "$$candidate"; exit 0; fi; \
+  done; \
+  echo "error: no Python $$version here: install it (as python$$version on the PATH, or with pyenv)" >&2; \
+  exit 1; \
+}
+
+# Into the environment, with the tested versions of its Python. pip names errors only.
+install = set -e; \
+  if ! $(python) -c '' 2>/dev/null; then \
+    command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here: install Python 3.11 to 3.13" >&2; exit 1; }; \
+    $(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else "error: $(PYTHON) is Python %d.%d: give one of 3.11 to 3.13, such as make PYTHON=python3.12" % v[:2])'; \
+    $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+  fi; \
+  version=$$($(python) $(print_version)); \
+  echo "installing into $(VENV) (Python $$version; minutes the first time) ..."; \
+  $(python) -m pip install -qq --disable-pip-version-check \
+    -c constraints/constraints-$$version.txt -e '$(1)'
