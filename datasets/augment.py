@@ -5,6 +5,7 @@ All geometric changes of an image are one affine map, so that it is resampled on
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def random_affine(
@@ -53,7 +54,7 @@ def _random_flip(image: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def affine_map(
-    size: tuple[int, int], angle: jax.Array, dx: jax.Array, dy: jax.Array, mirror: jax.Array
+    size: tuple[int, int], angle: ArrayLike, dx: ArrayLike, dy: ArrayLike, mirror: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """Where output pixels are read from: `(row, column) -> matrix @ (row, column) + offset`.
 

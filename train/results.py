@@ -69,7 +69,7 @@ def finish(
     results, predictions = test(predictor, dataset, recipe)
     results |= facts
     write_json(run.test, results)
-    np.savez_compressed(run.predictions, **predictions)
+    np.savez_compressed(run.predictions, allow_pickle=False, **predictions)
 
     run.figures.mkdir(exist_ok=True)
     title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"

@@ -204,7 +204,11 @@ def _prepare(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
     size = (recipe.image_size, recipe.image_size) if recipe.image_size else entry.input_shape[:2]
     dataset = load_data(recipe, size)
     model = build_model(recipe.model, len(dataset.class_names), recipe.dtype, recipe.options())
-    zoo.layer_table(model, (*size, 3))  # names images that are too small for the model
+    try:
+        zoo.layer_table(model, (*size, 3))
+    except zoo.InputError as error:
+        text = f"{recipe.model} at {size[0]}x{size[1]} pixels: {error}; give a larger --image-size"
+        raise InputError(text) from None
     cli.report_devices()
     devices = Devices()
     if recipe.batch_size % len(devices):
@@ -275,6 +279,8 @@ def _say_what(
         f"data: {dataset.name},{synthetic} {len(dataset.class_names)} classes, {sizes['train']} training,"
         f" {sizes['validation']} validation, {sizes['test']} test images"
     )
+    for note in dataset.notes:
+        cli.say(f"note: {note}")
     if dataset.bad_images:
         cli.say(
             f"warning: {len(dataset.bad_images)} files cannot be decoded and are left out:"

@@ -117,7 +117,7 @@ class RunDir:
             except OSError:
                 raise InputError(
                     f"another process is training in {self.path}: wait, or give another --workdir"
-                )
+                ) from None
             yield
 
     # Logs.

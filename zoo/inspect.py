@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from zoo.registry import InputError
 
 
-def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None = None) -> jax.Array:
+def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None = None) -> Any:
     """What a model computes inside, in evaluation mode (dropout off, moving statistics).
 
     Args:
@@ -36,7 +36,7 @@ def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None =
     )
     captured = jax.tree.leaves(state)
     if not captured:
-        paths = [row.path for row in layer_table(model, x.shape[1:], leaves_only=False)]
+        paths = [row.path for row in layer_table(model, _image_shape(x), leaves_only=False)]
         near = difflib.get_close_matches(layer, paths, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"stages: {', '.join(paths)}"
         raise InputError(f"no layer {layer!r} in this model: {hint}")
@@ -103,6 +103,11 @@ def count_parameters(model: nn.Module, input_shape: tuple[int, int, int]) -> tup
 def _abstract_variables(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def _image_shape(x: jax.Array) -> tuple[int, int, int]:
+    _, height, width, channels = x.shape
+    return height, width, channels
 
 
 def _own_size(module: nn.Module, collection: str) -> int:

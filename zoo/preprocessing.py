@@ -1,7 +1,7 @@
 """What has to be done to an image before a particular set of weights may see it."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,4 +29,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, data: dict) -> "Preprocessing":
         """The inverse of `to_json`; raises TypeError on unknown fields."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**fields)

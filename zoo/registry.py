@@ -105,7 +105,8 @@ def get_entry(name: str) -> ModelEntry:
             ours = sorted(e.name for e in _ENTRIES.values() if e.module == module_name)
             raise InputError(
                 f"module {module_name} registers no model {model!r}"
-                f" (it registers: {', '.join(ours) or 'none'}); decorate a factory of that name with @zoo.register_model"
+                f" (it registers: {', '.join(ours) or 'none'}); decorate a factory of that name"
+                " with @zoo.register_model"
             )
         return entry
     if name not in _ENTRIES and name in BUILTIN_MODULES:

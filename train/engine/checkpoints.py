@@ -33,14 +33,14 @@ class Checkpoints:
             item_names=("state", "meta"),
         )
 
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Write in the background; waits for the save before it, and raises what that one met."""
         if step in self._manager.all_steps():
             return
         # Host copies: the device buffers are donated to the next step, and numbers without a sharding
         # can be restored on any number of devices.
         state = jax.tree.map(np.asarray, jax.device_get(state))
-        meta = {"position": meta, "digest": digest(state)}
+        meta = {"position": position, "digest": digest(state)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -51,10 +51,10 @@ class Checkpoints:
     def restore(
         self, like: Callable[[dict[str, Any]], Any], warn: Callable[[str], None]
     ) -> tuple[Any, dict[str, Any]] | None:
-        """(state as NumPy arrays, meta) of the newest whole checkpoint; None when there are none.
+        """(state as NumPy arrays, position) of the newest whole checkpoint; None when there are none.
 
-        `like` makes a state of the structure that belongs to a checkpoint's meta. A damaged checkpoint is named through `warn`, set aside and the next older one used; InputError
-        when all are damaged.
+        `like` makes a state of the structure that belongs to a checkpoint's position. A damaged checkpoint
+        is named through `warn`, set aside and the next older one used; InputError when all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:

@@ -239,7 +239,7 @@ class _Fit:
                 host = jax.device_get(
                     {"params": self.state.params, "batch_stats": self.state.batch_stats}
                 )
-                facts = {"epoch": position.epoch, "step": position.step}
+                facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
                 facts |= {f"val_{name}": value for name, value in validation.items()}
                 self.save_best(host, facts)
             position.seconds += time.monotonic() - began
@@ -282,8 +282,7 @@ class _Fit:
                 "label": np.zeros(size, np.int32),
                 "index": np.zeros(size, np.int32),
             }
-            # Fills the cache that the call looks into (seen on JAX 0.10 and 0.12): the first step is warm.
-            self.train_step.lower(self.state, self.devices.split(batch), self._clock()).compile()
+            self.train_step.compile(self.state, self.devices.split(batch), self._clock())
         self.eval_step(
             self._variables(),
             {"image": np.zeros((self.recipe.batch_size, height, width, 3), np.uint8)},
@@ -321,7 +320,7 @@ class _Fit:
                 self._take(stage, *pending)
             pending = (position.step, size, metrics)
             is_last = done + 1 == self.steps_per_epoch
-            if is_last or self.stop.requested:
+            if is_last or self.stop.requested or time.monotonic() - last_save > CHECKPOINT_SECONDS:
                 self._take(stage, *pending)
                 pending = None
             elapsed = time.monotonic() - began
@@ -332,9 +331,7 @@ class _Fit:
             self.progress.update(done + 1, note, remaining - (done + 1 - in_epoch))
             if self.stop.requested and not is_last:
                 self._interrupt()
-            if time.monotonic() - last_save > CHECKPOINT_SECONDS and not is_last:
-                self._take(stage, *pending)
-                pending = None
+            if pending is None and not is_last:
                 self._save()
                 last_save = time.monotonic()
 

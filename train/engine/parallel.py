@@ -49,8 +49,8 @@ class Devices:
         }
         return jax.device_put(parts, self._split)
 
-    def compile_train_step(self, step: Callable) -> Callable:
-        """`(state, split batch, clock) -> (state, metrics)`; the state that goes in is used up."""
+    def compile_train_step(self, step: Callable) -> "TrainStep":
+        """The step over all devices; the state that goes in is used up."""
         mapped = jax.pmap(
             step,
             axis_name=AXIS,
@@ -60,14 +60,7 @@ class Devices:
             devices=self.devices,
         )
 
-        def run(state, batch, clock):
-            state, metrics = mapped(state, batch, clock)
-            if self._must_block:
-                jax.block_until_ready(metrics)
-            return state, metrics
-
-        run.lower = mapped.lower
-        return run
+        return TrainStep(mapped, self._must_block)
 
     def compile_eval_step(self, step: Callable) -> Callable[[Any, dict[str, np.ndarray]], Any]:
         """`(variables, host batch [B, ...]) -> per-example host arrays [B, ...]`, for any B."""
@@ -82,3 +75,22 @@ class Devices:
             )
 
         return run
+
+
+class TrainStep:
+    """`(state, split batch, clock) -> (state, metrics)`, over all devices."""
+
+    def __init__(self, mapped: Any, must_block: bool):
+        self._mapped = mapped
+        self._must_block = must_block
+
+    def __call__(self, state: Any, batch: Any, clock: Any) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = self._mapped(state, batch, clock)
+        if self._must_block:
+            jax.block_until_ready(metrics)
+        return state, metrics
+
+    def compile(self, state: Any, batch: Any, clock: Any) -> None:
+        """Compile for these shapes and run nothing; the call that follows finds the program ready
+        (so seen on JAX 0.10 and 0.12)."""
+        self._mapped.lower(state, batch, clock).compile()

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 import zoo
 from datasets.augment import random_affine
@@ -31,8 +32,8 @@ class Clock(flax.struct.PyTreeNode):
     """What randomness depends on besides the step: arguments rather than constants of the compiled step,
     so that another seed does not compile anew."""
 
-    seed: jax.Array  # uint32
-    epoch: jax.Array  # int32
+    seed: ArrayLike  # uint32
+    epoch: ArrayLike  # int32
 
 
 def init_variables(
