@@ -1,0 +1,146 @@
+"""Exit statuses, one-line errors, start-up."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from train import cli
+from train.recipe import InputError
+
+
+def outcome(monkeypatch, capsys, error, *arguments):
+    """Exit status and stderr of a command that raises `error`."""
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+
+    def command(argv):
+        assert "--debug" not in argv
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (InputError("no folder here: give another"), 2, "error: no folder here: give another\n"),
+        (cli.RunError("diverged at step 7"), 1, "error: diverged at step 7\n"),
+        (cli.Interrupted("interrupted at step 7, saved"), 130, "interrupted at step 7, saved\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "no space left on the disk"),
+        (ValueError("... Os error: No space left on device (code 28)"), 1, "no space left on the disk"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 1, "smaller --batch-size"),
+        (MemoryError(), 1, "smaller --batch-size"),
+        (KeyError("x"), 1, "error: KeyError: 'x' (add --debug for the traceback)\n"),
+        (RuntimeError("first line\nsecond line"), 1, "RuntimeError: first line (add --debug"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_every_failure_is_one_line_with_a_status(monkeypatch, capsys, error, status, text):
+    code, stderr = outcome(monkeypatch, capsys, error)
+    assert code == status
+    assert text in stderr
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("room", ["zoo", "datasets", "train.recipe"])
+def test_input_errors_of_every_room_exit_2(monkeypatch, capsys, room):
+    module = __import__(room, fromlist=["InputError"])
+    assert outcome(monkeypatch, capsys, module.InputError("bad\nthing"))[0] == 2
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    code, stderr = outcome(monkeypatch, capsys, InputError("bad"), "--debug")
+    assert code == 2
+    assert "Traceback" in stderr
+
+
+def test_success_is_0(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    cli.main(lambda argv: None)
+
+
+def test_environment_leaves_what_the_user_set(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_foo=1")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/mine")
+    cli.prepare_environment()
+    assert os.environ["XLA_FLAGS"] == "--xla_foo=1 --xla_cpu_experimental_ynn_fusion_type="
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
+    cli.prepare_environment()
+    assert os.environ["XLA_FLAGS"].count("ynn") == 1
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=all")
+    cli.prepare_environment()
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type=all"
+
+
+def test_unused_nvidia_hardware_is_named(monkeypatch, capsys):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(cli, "has_nvidia_hardware", lambda: True)
+    cli.report_devices()
+    assert "NVIDIA GPU here that JAX does not use: install with" in capsys.readouterr().err
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # asked for: nothing to warn of
+    cli.report_devices()
+    stderr = capsys.readouterr().err
+    assert "NVIDIA" not in stderr
+    assert " on cpu: 4 x cpu" in stderr
+
+
+def test_first_stop_request_waits_and_the_second_does_not():
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    with cli.StopRequest() as stop:
+        assert not stop.requested
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = cli.Progress(stream)
+    progress.start("epoch 1", total=100)
+    for done in range(1, 101):
+        now[0] += 1.0
+        progress.update(done, "loss 0.5")
+    progress.stop()
+    assert stream.getvalue().splitlines() == [
+        "epoch 1 30/100  loss 0.5  1:10 left",
+        "epoch 1 60/100  loss 0.5  40 s left",
+        "epoch 1 90/100  loss 0.5  10 s left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1:00"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_durations(seconds, text):
+    assert cli.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--list-models"], ["--list-datasets"], ["--list-recipes"]], ids=lambda a: a[0]
+)
+def test_answers_without_loading_jax(arguments, command_environment):
+    """What makes these commands answer in under a second."""
+    code = (
+        "import sys; from train import cli, run\n"
+        "try: cli.main(run.main)\n"
+        "finally: print('loaded', *({'jax', 'numpy', 'flax', 'tensorflow'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=command_environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert done.stderr.strip() == "loaded"
