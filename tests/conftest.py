@@ -1,6 +1,7 @@
 """Strictness and determinism for the whole suite, set before JAX starts."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,73 @@ def command_environment() -> dict[str, str]:
     """The environment of a command that a test starts: one device, the suite's caches."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """Three classes that differ in colour, 30 images of 20 x 24 pixels each."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("data") / "pens"
+    rng = np.random.default_rng(0)
+    colours = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+    for name, colour in colours.items():
+        (root / name).mkdir(parents=True)
+        for index in range(30):
+            pixels = np.clip(rng.normal(colour, 40, (20, 24, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run a command in this process: `call(module, *arguments)` gives (status, stdout, stderr)."""
+
+    from train import cli
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        status = 0
+        try:
+            cli.main(module.main)
+        except SystemExit as stopped:
+            status = stopped.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_run(image_folder, tmp_path_factory):
+    """The directory of a finished run of two epochs, trained on four simulated devices."""
+    from train import run
+
+    workdir = tmp_path_factory.mktemp("runs") / "pens"
+    arguments = run.parse(
+        [
+            *(
+                "--model",
+                "sam_alexnet_tiny",
+                "--dataset",
+                str(image_folder),
+                "--workdir",
+                str(workdir),
+            )
+        ]
+        + [
+            *(
+                "--epochs",
+                "2",
+                "--batch-size",
+                "16",
+                "--lr",
+                "0.01",
+                "--model-options",
+                "norm_momentum=0.5",
+            )
+        ]
+    )
+    run.run(arguments.recipe, arguments.workdir)
+    return workdir

@@ -34,8 +34,16 @@ def outcome(monkeypatch, capsys, error, *arguments):
         (cli.Interrupted("interrupted at step 7, saved"), 130, "interrupted at step 7, saved\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "no space left on the disk"),
-        (ValueError("... Os error: No space left on device (code 28)"), 1, "no space left on the disk"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), 1, "smaller --batch-size"),
+        (
+            ValueError("... Os error: No space left on device (code 28)"),
+            1,
+            "no space left on the disk",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+            1,
+            "smaller --batch-size",
+        ),
         (MemoryError(), 1, "smaller --batch-size"),
         (KeyError("x"), 1, "error: KeyError: 'x' (add --debug for the traceback)\n"),
         (RuntimeError("first line\nsecond line"), 1, "RuntimeError: first line (add --debug"),
@@ -122,14 +130,17 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1:00"), (3599, "59:59"), (3661, "1:01:01")]
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1:00"), (3599, "59:59"), (3661, "1:01:01")],
 )
 def test_durations(seconds, text):
     assert cli.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--list-models"], ["--list-datasets"], ["--list-recipes"]], ids=lambda a: a[0]
+    "arguments",
+    [["--help"], ["--list-models"], ["--list-datasets"], ["--list-recipes"]],
+    ids=lambda a: a[0],
 )
 def test_answers_without_loading_jax(arguments, command_environment):
     """What makes these commands answer in under a second."""
@@ -139,7 +150,10 @@ def test_answers_without_loading_jax(arguments, command_environment):
         "finally: print('loaded', *({'jax', 'numpy', 'flax', 'tensorflow'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=command_environment, capture_output=True, text=True
+        [sys.executable, "-c", code, *arguments],
+        env=command_environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

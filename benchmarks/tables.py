@@ -1,0 +1,77 @@
+"""Write the README's tables from what is recorded:  python -m benchmarks.tables
+
+The text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; a test fails when the README and
+the records disagree.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+from train import cli
+from zoo.files import write_atomically
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    cli.prepare_environment()
+    write_atomically(README, render(README.read_text(encoding="utf-8")).encode())
+
+
+def render(text: str) -> str:
+    """The README with each marked table made anew."""
+    for name, table in (("models", models_table), ("runs", runs_table)):
+        pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
+        text = re.sub(pattern, lambda m, t=table: f"{m[1]}{t()}{m[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def models_table() -> str:
+    """Every registered model with its parameters and source."""
+    import zoo
+
+    rows = []
+    for name in zoo.list_models():
+        info = zoo.model_info(name)
+        size = "x".join(map(str, info.input_shape[:2]))
+        rows.append((f"`{name}`", size, f"{info.parameters:,}", info.source, info.description))
+    return markdown(("model", "input", "parameters", "source", "what it is"), rows)
+
+
+def runs_table() -> str:
+    """Every recorded run."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        dataset = f"{data['dataset']}{' (synthetic)' if data['synthetic'] else ''}"
+        rows.append(
+            (
+                f"[`{data['model']}`](benchmarks/results/runs/{path.name})",
+                dataset,
+                str(data["epochs_run"]),
+                f"{data['test']['accuracy']:.2%}",
+                f"{data['test']['f1']:.2%}",
+                str(data["num_examples"]),
+                cli.duration(data["train_time_ms"] / 1000),
+                f"{data['data_wait_share']:.1%}",
+                data["hardware"],
+            )
+        )
+    heading = (
+        "model, data, epochs, test accuracy, macro-F1, test images, training, waiting for data, on"
+    )
+    return markdown(tuple(heading.split(", ")), rows)
+
+
+def markdown(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [heading, tuple("---" for _ in heading), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    cli.main(main)
