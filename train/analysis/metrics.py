@@ -1,0 +1,63 @@
+"""Scores of a classifier, from labels and logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of class probabilities, float64 [N, C], safe for logits of any size."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities, float64 [N, C]; each row has the sum 1."""
+    return np.exp(log_softmax(logits))
+
+
+def loss_and_accuracy(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and share of right answers, for labels int [N] and logits [N, C]."""
+    picked = log_softmax(logits)[np.arange(len(labels)), labels]
+    return float(-picked.mean()), float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def classification_metrics(
+    labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """All scores of a test, as plain JSON-able data.
+
+    Args:
+      labels: int [N], positions in `class_names`.
+      logits: float [N, C].
+      class_names: C names.
+
+    Precision, recall and F1 are macro averages (document 1's "average"); a class that is never predicted
+    has precision 0, one without examples recall 0. A loss that is not finite is None. Rows of the confusion
+    matrix are true classes.
+    """
+    loss, accuracy = loss_and_accuracy(labels, logits)
+    predicted = logits.argmax(axis=1)
+    classes = np.arange(len(class_names))
+    per_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    precision, recall, f1, support = (np.asarray(values) for values in per_class)
+    return {
+        "accuracy": accuracy,
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "f1": float(f1.mean()),
+        "loss": loss if np.isfinite(loss) else None,
+        "num_examples": len(labels),
+        "per_class": {
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(support[i]),
+            }
+            for i, name in enumerate(class_names)
+        },
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
+    }
