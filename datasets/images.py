@@ -1,0 +1,153 @@
+"""One image: from a file of any kind to RGB bytes, and from any size to another."""
+
+import functools
+import io
+import os
+import re
+import struct
+import warnings
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from datasets.dataset import InputError
+
+# What an image's file name ends in.
+EXTENSIONS = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"]
+    + [".avif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm"]
+)
+# The decoders that a file may reach. Not all that Pillow has: PostScript starts a program.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Resize = Literal["squash", "crop"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+class UndecodableError(InputError):
+    """These bytes are no image that Pillow can decode."""
+
+
+def decode(source: bytes | str | os.PathLike[str]) -> np.ndarray:
+    """Decode a file, or its bytes, to RGB: uint8 [H, W, 3], turned upright (see `to_rgb_uint8`).
+
+    Raises UndecodableError, an InputError, with the reason in one line; that of a path names the file.
+    """
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source))
+    try:
+        with open(source, "rb") as file:
+            return _decode(file)
+    except UndecodableError as error:
+        raise UndecodableError(f"{os.fspath(source)} cannot be decoded: {error}") from error
+    except OSError as error:
+        raise UndecodableError(f"{os.fspath(source)} cannot be read: {error.strerror}") from error
+
+
+def _decode(file: io.IOBase) -> np.ndarray:
+    _silence_pillow()
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            return to_rgb_uint8(image)
+    except MemoryError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UndecodableError("not an image in any known format") from None
+    except Exception as error:  # damaged files make Pillow raise about anything
+        raise UndecodableError(" ".join(f"{error}".split()) or type(error).__name__) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(f for f in FORMATS if f in Image.OPEN)  # a build of Pillow may lack some
+
+
+def to_rgb_uint8(image: Image.Image) -> np.ndarray:
+    """Any image of Pillow's as RGB bytes: uint8 [H, W, 3], the caller's own.
+
+    Turned as its EXIF orientation says; of an animation the frame that it stands at (after opening: the
+    first); transparency over white. Sixteen bits are divided by 257. Floats count as 0 to 1 or, when one
+    exceeds 1, as 0 to 255.
+    """
+    image.load()
+    image = _upright(image)
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
+        return _from_grey(((grey + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image, np.float32), posinf=255.0)
+        if grey.max() <= 1:
+            grey = grey * 255
+        return _from_grey(np.rint(np.clip(grey, 0, 255)).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _from_grey(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except (ValueError, TypeError, KeyError, SyntaxError, OSError, struct.error):
+        return image  # a damaged EXIF block does not spoil the picture
+    return image if turn is None else image.transpose(turn)
+
+
+def resize(
+    image: np.ndarray,
+    size: tuple[int, int],
+    mode: Resize = "squash",
+    interpolation: Interpolation = "bilinear",
+) -> np.ndarray:
+    """An image uint8 [H, W, 3] at `size` (height, width), by Pillow: antialiased unless "nearest".
+
+    "squash" ignores the aspect ratio, as Keras does; "crop" takes the largest centred part of the right
+    aspect ratio. An image that has the size already is returned as it is, not copied.
+    """
+    height, width = image.shape[:2]
+    if image.dtype != np.uint8 or image.shape != (height, width, 3):
+        raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+    if mode not in ("squash", "crop"):
+        raise ValueError(f"mode is {mode!r} instead of 'squash' or 'crop'")
+    if (height, width) == tuple(size):
+        return image
+    box = (0.0, 0.0, float(width), float(height))
+    if mode == "crop":
+        scale = min(height / size[0], width / size[1])
+        crop_height, crop_width = scale * size[0], scale * size[1]
+        top, left = (height - crop_height) / 2, (width - crop_width) / 2
+        # Rounding must not carry the box past the image's edge.
+        box = (left, top, min(left + crop_width, width), min(top + crop_height, height))
+    resample = Image.Resampling[interpolation.upper()]
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), resample, box))
+
+
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+def _silence_pillow() -> None:
+    """Keep Pillow's warnings about odd files from the user: what matters about a file, we say.
+
+    `warnings.catch_warnings` is not safe in threads, so that the filter stays; it is put back when
+    something has gone in front of it, and concerns Pillow alone.
+    """
+    if not warnings.filters or warnings.filters[0] != _QUIET:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
