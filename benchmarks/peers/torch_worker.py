@@ -1,0 +1,132 @@
+"""The torch side of benchmarks.throughput: `python -m benchmarks.peers.torch_worker [--compile]`.
+
+Torch at its best, as far as we know it: channels-last memory, fused Adam, gradients set to None, inference
+mode, bfloat16 autocast for training and bfloat16 weights for testing, cuDNN's autotuner on a GPU. Images are
+uint8 on the device and scaled in the step, as on the zoo's side.
+"""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmarks import workers
+from benchmarks.peers import BETAS, EPSILON, LEARNING_RATE, torch_nets
+
+
+class Torch:
+    """What the coordinator calls."""
+
+    def __init__(self, *, compiled: bool):
+        self.compiled = compiled
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which is JAX's default, too
+
+    def describe(self) -> dict[str, Any]:
+        """Versions and device."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "threads": torch.get_num_threads(),
+        }
+
+    def compare(self, model: str, num_classes: int, path: str) -> dict[str, Any]:
+        """Parameters, and the losses of zoo_worker.Zoo.reference, with the weights in `path`."""
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        with np.load(path) as file:
+            arrays = dict(file)
+        net = torch_nets.create(model, num_classes).to(self.device)
+        torch_nets.load_weights(net, arrays)
+        for module in net.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        images, labels = self._to_device(arrays["image"], arrays["label"])
+        optimizer = self._adam(net)
+        losses = {}
+        with torch.inference_mode():
+            losses["test"] = self._loss(net.eval(), images, labels).item()
+        net.train()
+        for name in ("train", "train_after_update"):
+            optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(net, images, labels)
+            loss.backward()
+            optimizer.step()
+            losses[name] = loss.item()
+        return {"parameters": torch_nets.count_parameters(net), "losses": losses}
+
+    def build(
+        self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
+    ) -> dict[str, Any]:
+        """Prepare a step, and run it for the first time."""
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        image = rng.integers(0, 256, images, np.uint8)
+        label = rng.integers(0, num_classes, len(image), np.int32)
+        self.images, self.labels = self._to_device(image, label)
+        self.dtype = getattr(torch, dtype)
+        self.training = mode == "train"
+        self.net = torch_nets.create(model, num_classes).to(self.device).train(self.training)
+        parameters = torch_nets.count_parameters(self.net)
+        if self.training:
+            self.optimizer = self._adam(self.net)
+        else:
+            self.net.to(self.dtype)
+        if self.compiled:
+            self.net = torch.compile(self.net, mode="max-autotune")
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        return {"parameters": parameters, "compile_time": self.run(1)}
+
+    def run(self, steps: int) -> float:
+        """Seconds of so many steps, the last one finished."""
+        began = time.perf_counter()
+        if self.training:
+            for _ in range(steps):
+                self._train_step()
+        else:
+            with torch.inference_mode():
+                for _ in range(steps):
+                    self.net(self.images.to(self.dtype).mul_(1 / 255))
+                    self._synchronise()
+        self._synchronise()
+        return time.perf_counter() - began
+
+    def peak_memory(self) -> float:
+        """In MB: of the device where it counts its own, else of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 1e6
+        return workers.peak_process_memory()
+
+    def _to_device(self, image: np.ndarray, label: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        # NHWC memory under an NCHW shape is what torch calls channels-last.
+        images = torch.from_numpy(image).permute(0, 3, 1, 2)
+        return images.to(self.device), torch.from_numpy(label).long().to(self.device)
+
+    def _adam(self, net: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(net.parameters(), LEARNING_RATE, BETAS, EPSILON, fused=True)
+
+    @staticmethod
+    def _loss(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(net(images.float().mul_(1 / 255)).float(), labels)
+
+    def _train_step(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            loss = self._loss(self.net, self.images, self.labels)
+        loss.backward()
+        self.optimizer.step()
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    workers.serve(Torch(compiled="--compile" in sys.argv))

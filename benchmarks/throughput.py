@@ -1,0 +1,393 @@
+"""Time training and testing steps, beside the same nets in other libraries:
+
+    python -m benchmarks.throughput --models sam_alexnet --batch-sizes 16 32 --peers torch --out times.json
+
+Every implementation is a process of its own; all of them stay alive, one runs at a time, and they take turns
+round by round, so that a machine whose speed drifts slows them alike. Each first shows that it is the same
+net: equal parameter counts and, with the zoo's weights on one batch, equal losses in testing, in training,
+and after one update. Warm-up and compilation are outside the timed rounds. Images are random, uint8, on the
+device; a training step scales them, applies the net, its gradient and Adam; the zoo's own step computes its
+log values (accuracy, norms), too. Training steps follow one another and are waited for at the end of a round;
+each testing step is waited for.
+
+The table goes to stdout; --out writes FILE.json, and FILE.csv beside it, under timm's names. Peers are
+optional: python -m pip install -e '.[bench]', or --torch-python for a torch that lives elsewhere.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+import zoo
+from benchmarks.peers import PEERS
+from benchmarks.workers import Worker, WorkerError
+from train import cli
+from train.recipe import InputError
+from zoo.files import write_atomically
+
+FORMAT = 1
+OURS = "zoo"
+# Relative, for losses above 1. After an update rounding has gone through Adam's division by small gradients.
+TOLERANCES = {"test": 1e-4, "train": 1e-4, "train_after_update": 1e-3}
+CHECK_BATCH = 4
+SEED = 0
+# timm's word for each mode.
+PREFIX = {"train": "train", "test": "infer"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Flags of the command."""
+
+    models: tuple[str, ...] = ("sam_alexnet",)
+    """Registered models."""
+    batch_sizes: tuple[int, ...] = (16,)
+    """Images per step, over all devices."""
+    modes: tuple[Literal["train", "test"], ...] = ("train", "test")
+    """What to time: training steps, testing steps."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the nets compute in."""
+    peers: tuple[Literal["torch", "torch-compile"], ...] = ()
+    """What to time beside the zoo."""
+    rounds: int = 5
+    """How often each implementation has its turn."""
+    seconds: float = 2.0
+    """How long a turn lasts, roughly; at least one step."""
+    limit: float = 300.0
+    """Seconds that an implementation may take to build, and for a turn."""
+    torch_python: Path | None = None
+    """Interpreter of an environment with torch and NumPy (default: this one)."""
+    out: Path | None = None
+    """File to write, ending in .json."""
+
+
+@dataclasses.dataclass
+class Timing:
+    """One implementation of one model, mode and batch size."""
+
+    model: str
+    implementation: str
+    mode: str
+    batch_size: int
+    image_size: tuple[int, int]
+    dtype: str
+    parameters: int = 0
+    compile_time: float = 0.0  # seconds until the first step was done
+    gflops: float | None = None  # of one step, counted in the zoo's program for all implementations
+    peak_memory: float = 0.0  # MB; of the process on a CPU
+    step_times: list[float] = dataclasses.field(default_factory=list)  # ms a step, one a round
+    zoo_speedup: float | None = None  # its time / the zoo's in the same round, median
+    error: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Plain data under timm's names (`train_samples_per_sec`, `infer_step_time`, ...)."""
+        prefix = PREFIX[self.mode]
+        row: dict[str, Any] = {
+            "model": self.model,
+            "implementation": self.implementation,
+            "mode": self.mode,
+            "dtype": self.dtype,
+            f"{prefix}_batch_size": self.batch_size,
+            f"{prefix}_img_size": self.image_size[0],
+        }
+        if self.error is not None:
+            return row | {"error": self.error}
+        step = statistics.median(self.step_times)
+        return row | {
+            f"{prefix}_samples_per_sec": round(1000 * self.batch_size / step, 2),
+            f"{prefix}_step_time": round(step, 3),
+            f"{prefix}_step_time_min": round(min(self.step_times), 3),
+            f"{prefix}_step_time_max": round(max(self.step_times), 3),
+            f"{prefix}_step_times": [round(t, 3) for t in self.step_times],
+            "param_count": round(self.parameters / 1e6, 2),
+            "parameters": self.parameters,
+            "compile_time": round(self.compile_time, 2),
+            "peak_memory_mb": round(self.peak_memory, 1),
+            "gflops": round(self.gflops, 3) if self.gflops else None,
+            "gflops_per_sec": round(1000 * self.gflops / step, 1) if self.gflops else None,
+            "zoo_speedup": round(self.zoo_speedup, 3) if self.zoo_speedup else None,
+        }
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    arguments = tyro.cli(
+        Arguments, args=argv, prog="python -m benchmarks.throughput", description=__doc__
+    )
+    check(arguments)
+    cli.prepare_environment()  # which the workers inherit
+    commands = worker_commands(arguments.peers, arguments.torch_python)
+    record = run(arguments, commands)
+    if arguments.out:
+        write(arguments.out, record)
+        cli.say(f"written: {arguments.out} and {arguments.out.with_suffix('.csv')}")
+    show(record)
+
+
+def check(arguments: Arguments) -> None:
+    """InputError for what cannot be timed, before any work."""
+    for model in arguments.models:
+        if ":" in model or model not in zoo.list_models():
+            zoo.get_entry(model)
+    for size in arguments.batch_sizes:
+        if size < 1:
+            raise InputError(f"--batch-sizes has {size}: give at least 1")
+    for name in ("models", "batch_sizes", "modes"):
+        if not getattr(arguments, name):
+            raise InputError(f"--{name.replace('_', '-')} is empty: give at least one")
+    if arguments.rounds < 1:
+        raise InputError(f"--rounds is {arguments.rounds}: give at least 1")
+    if not (arguments.seconds > 0 and arguments.limit > 0):
+        raise InputError("--seconds and --limit have to be above 0")
+    if arguments.torch_python and not os.access(arguments.torch_python, os.X_OK):
+        raise InputError(
+            f"--torch-python {arguments.torch_python} is no interpreter: give its path"
+        )
+    if arguments.out and arguments.out.suffix != ".json":
+        raise InputError(f"--out {arguments.out} does not end in .json")
+    if arguments.out and not arguments.out.parent.is_dir():
+        raise InputError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
+
+
+def worker_commands(peers: Sequence[str], torch_python: Path | None) -> dict[str, list[str]]:
+    """How each implementation's process is started."""
+    commands = {OURS: [sys.executable, "-m", "benchmarks.zoo_worker"]}
+    for peer in peers:
+        module, words = PEERS[peer]
+        interpreter = str(torch_python) if torch_python else sys.executable
+        commands[peer] = [interpreter, "-m", module, *words]
+    return commands
+
+
+def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
+    """Time everything that is asked for; plain data. What fails is recorded as failed."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "command": portable(sys.argv[1:]),
+        "date": time.strftime("%Y-%m-%d"),
+        "load_before": round(load, 2),
+        "environment": {},
+        "peak": {},
+        "checks": [],
+        "results": [],
+    }
+    with Worker(commands[OURS], timeout=arguments.limit) as worker:
+        record["environment"][OURS] = worker.call("describe")
+        record["peak"] = worker.call("measure_peak", dtype=arguments.dtype)
+    for peer in arguments.peers:
+        try:
+            with Worker(commands[peer], timeout=arguments.limit) as worker:
+                record["environment"][peer] = worker.call("describe")
+        except WorkerError as error:
+            record["environment"][peer] = {"error": str(error)}
+            cli.say(f"{peer}: {error}")
+    for model in arguments.models:
+        checks = compare(model, commands, arguments.limit)
+        record["checks"] += checks
+        refused = {check["peer"]: check["error"] for check in checks if check["error"]}
+        for mode in arguments.modes:
+            for batch_size in arguments.batch_sizes:
+                timings = time_one(arguments, commands, refused, model, mode, batch_size)
+                record["results"] += [timing.record() for timing in timings]
+    return record
+
+
+def portable(words: Sequence[str]) -> str:
+    """The command as a reader would type it, without this machine's paths."""
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in ("--torch-python", "--out"):
+            skip = True
+        elif not word.startswith(("--torch-python=", "--out=")):
+            kept.append(word)
+    return shlex.join(["python", "-m", "benchmarks.throughput", *kept])
+
+
+def compare(model: str, commands: dict[str, list[str]], limit: float) -> list[dict[str, Any]]:
+    """Whether each peer computes what the zoo computes."""
+    checks: list[dict[str, Any]] = []
+    if len(commands) == 1:
+        return checks
+    num_classes = zoo.get_entry(model).num_classes
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "reference.npz")
+        with Worker(commands[OURS], timeout=limit) as worker:
+            ours = worker.call(
+                "reference",
+                model=model,
+                num_classes=num_classes,
+                batch_size=CHECK_BATCH,
+                path=path,
+            )
+        for peer, command in commands.items():
+            if peer == OURS:
+                continue
+            check: dict[str, Any] = {"model": model, "peer": peer, OURS: ours}
+            try:
+                with Worker(command, timeout=limit) as worker:
+                    theirs = worker.call("compare", model=model, num_classes=num_classes, path=path)
+                check |= {"theirs": theirs, "error": difference(ours, theirs)}
+            except WorkerError as error:
+                check["error"] = str(error)
+            checks.append(check)
+            cli.say(f"{model}: {peer} {check['error'] or 'is the same net: equal losses'}")
+    return checks
+
+
+def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """What tells two nets apart, or None."""
+    if ours["parameters"] != theirs["parameters"]:
+        return f"is another net: {theirs['parameters']:,} parameters, the zoo has {ours['parameters']:,}"
+    for name, tolerance in TOLERANCES.items():
+        a, b = ours["losses"][name], theirs["losses"][name]
+        if not abs(a - b) <= tolerance * max(1.0, abs(a)):
+            return f"is another net: its {name} loss is {b:.6f}, the zoo's {a:.6f}"
+    return None
+
+
+def time_one(
+    arguments: Arguments,
+    commands: dict[str, list[str]],
+    refused: dict[str, str],
+    model: str,
+    mode: str,
+    batch_size: int,
+) -> list[Timing]:
+    """Build every implementation, then let them take turns."""
+    entry = zoo.get_entry(model)
+    size = entry.input_shape[:2]
+    timings = {
+        name: Timing(model, name, mode, batch_size, size, arguments.dtype, error=refused.get(name))
+        for name in commands
+    }
+    workers: dict[str, Worker] = {}
+    steps: dict[str, int] = {}
+    with contextlib.ExitStack() as stack:
+        for name, timing in timings.items():
+            if timing.error is not None:
+                continue
+            try:
+                worker = stack.enter_context(Worker(commands[name], timeout=arguments.limit))
+                built = worker.call(
+                    "build",
+                    model=model,
+                    num_classes=entry.num_classes,
+                    mode=mode,
+                    dtype=arguments.dtype,
+                    images=[batch_size, *entry.input_shape],
+                    seed=SEED,
+                )
+                worker.call("run", steps=2)
+                second = worker.call("run", steps=1)
+            except WorkerError as error:
+                timing.error = str(error)
+                continue
+            timing.parameters, timing.compile_time = built["parameters"], built["compile_time"]
+            timing.gflops = built.get("gflops")
+            workers[name], steps[name] = worker, max(1, round(arguments.seconds / second))
+        take_turns(workers, steps, timings, arguments.rounds)
+
+    ours = timings[OURS]
+    for timing in timings.values():
+        timing.gflops = ours.gflops
+        if timing is not ours and timing.error is None and ours.error is None:
+            pairs = zip(timing.step_times, ours.step_times, strict=True)
+            timing.zoo_speedup = statistics.median(theirs / mine for theirs, mine in pairs)
+    words = (
+        f"{name} {t.error or f'{statistics.median(t.step_times):.1f} ms'}"
+        for name, t in timings.items()
+    )
+    cli.say(f"{model} {mode} batch {batch_size}: {', '.join(words)}")
+    return list(timings.values())
+
+
+def take_turns(
+    workers: dict[str, Worker], steps: dict[str, int], timings: dict[str, Timing], rounds: int
+) -> None:
+    """Fill in the step times; each round starts with another implementation."""
+    names = list(workers)
+    for number in range(rounds):
+        first = number % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            timing = timings[name]
+            if timing.error is not None:
+                continue
+            try:
+                seconds = workers[name].call("run", steps=steps[name])
+                timing.step_times.append(1000 * seconds / steps[name])
+                timing.peak_memory = workers[name].call("peak_memory")
+            except WorkerError as error:
+                timing.error = str(error)
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """The record as JSON, and its results as CSV beside it."""
+    from train.rundir import write_json
+
+    write_json(path, record)
+    rows = record["results"]
+    columns = list(dict.fromkeys(key for row in rows for key in row if not key.endswith("_times")))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
+
+
+def show(record: dict[str, Any]) -> None:
+    """The results as a table on stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("model", "mode", "batch", "implementation"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("images/s", "ms a step", "(least-most)", "zoo is", "GFLOP/s", "of peak", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("first step", justify="right", no_wrap=True)
+    for row in record["results"]:
+        prefix = PREFIX[row["mode"]]
+        names = [row["model"], row["mode"], str(row[f"{prefix}_batch_size"]), row["implementation"]]
+        if "error" in row:
+            table.add_row(*names, row["error"])
+            continue
+        speed = row["gflops_per_sec"]
+        share = speed / record["peak"]["gflops_per_sec"] if speed else None
+        table.add_row(
+            *names,
+            f"{row[f'{prefix}_samples_per_sec']:,.1f}",
+            f"{row[f'{prefix}_step_time']:,.1f}",
+            f"{row[f'{prefix}_step_time_min']:,.1f}-{row[f'{prefix}_step_time_max']:,.1f}",
+            f"{row['zoo_speedup']:.2f} x" if row["zoo_speedup"] else "",
+            f"{speed:,.0f}" if speed else "",
+            f"{share:.0%}" if share else "",
+            f"{row['peak_memory_mb']:,.0f}",
+            f"{row['compile_time']:.1f} s",
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print(
+        f'{record["results"][0]["dtype"]}; medians of rounds; "zoo is": its speed over the peer\'s,'
+        " paired by round; GFLOP counted in the zoo's program, 2 x multiply-adds and what else it computes"
+    )
+
+
+if __name__ == "__main__":
+    cli.main(main)

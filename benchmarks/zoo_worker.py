@@ -1,0 +1,205 @@
+"""The zoo's side of benchmarks.throughput: the very step that train.run compiles, on data that are there."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import zoo
+from benchmarks import workers
+from benchmarks.peers import BETAS, EPSILON, LEARNING_RATE
+from train.engine import steps
+from train.engine.objectives import OBJECTIVES
+from train.engine.optimizers import build_optimizer
+from train.engine.parallel import Devices
+from train.recipe import Augmentation, Optimizer
+
+ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILON)
+
+
+class Zoo:
+    """What the coordinator calls."""
+
+    def __init__(self, *, use_cache: bool = False):
+        # A cached program hides what compiling costs.
+        jax.config.update("jax_enable_compilation_cache", use_cache)
+        self.devices = Devices()
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, machine and commit."""
+        from train.run import environment
+
+        facts = environment()
+        del facts["command"]  # this worker's own
+        return facts
+
+    def measure_peak(self, dtype: str) -> dict[str, float]:
+        """What one device does at best: GFLOP/s of a large matrix product, GB/s of a large sum."""
+        device = self.devices.devices[0]
+        side = 2048 if device.platform == "cpu" else 8192
+        matrix = jax.device_put(jnp.ones((side, side), dtype), device)
+        # Larger than any cache: 256 MB on a CPU, 2 GB elsewhere.
+        vector = jax.device_put(
+            jnp.ones(64_000_000 if device.platform == "cpu" else 512_000_000, jnp.float32), device
+        )
+        product = best_time(jax.jit(lambda a: a @ a), matrix)
+        addition = best_time(jax.jit(lambda a: a + 1), vector)
+        return {
+            "gflops_per_sec": 2 * side**3 / product / 1e9,
+            "gbytes_per_sec": 2 * vector.nbytes / addition / 1e9,
+        }
+
+    def reference(self, model: str, num_classes: int, batch_size: int, path: str) -> dict[str, Any]:
+        """Write weights and a batch to `path` (see benchmarks.peers), for a peer to compute the same:
+        the loss in test mode, in training mode without dropout, and after one update."""
+        height, width, _ = zoo.get_entry(model).input_shape
+        module = zoo.create_model(model, num_classes)
+        if hasattr(module, "dropout_rate"):
+            module = module.clone(dropout_rate=0.0)
+        rng = np.random.default_rng(0)
+        variables = steps.init_variables(module, (height, width, 3), seed=0)
+        # Biases and statistics that are all alike would fit anywhere.
+        variables = jax.tree.map(
+            lambda leaf: (
+                rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+                if leaf.ndim == 1
+                else np.asarray(leaf)
+            ),
+            jax.device_get(variables),
+        )
+        batch = random_batch(rng, (batch_size, height, width, 3), num_classes)
+        flat = {
+            "/".join(key.key for key in keys): leaf
+            for keys, leaf in jax.tree.leaves_with_path(variables)
+        }
+        np.savez(path, image=batch["image"], label=batch["label"], **flat)
+
+        # On a GPU the default is TF32, whose three digits would not tell two nets apart.
+        with jax.default_matmul_precision("highest"):
+            test_step, state = self._test_step(module, (height, width)), variables
+            logits = test_step(state, self.devices.split(batch))["logits"].reshape(-1, num_classes)
+            test = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+            losses = {"test": float(test)}
+            train_step, state = self._train_step(module, (height, width), variables)
+            for name in ("train", "train_after_update"):
+                state, metrics = train_step(state, self.devices.split(batch), CLOCK)
+                losses[name] = float(metrics["loss"])
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        return {"parameters": parameters, "losses": losses}
+
+    def build(
+        self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
+    ) -> dict[str, Any]:
+        """Compile a step, and run it for the first time."""
+        parameters = self.prepare(model, num_classes, mode, dtype, images, seed)
+        compile_time = self.run(1)
+        clock = (CLOCK,) if self.training else ()
+        cost = self.lowered(self.state, self.batch, *clock).cost_analysis()
+        return {
+            "parameters": parameters,
+            "compile_time": compile_time,
+            # Of the program as written, before XLA fuses: what the net demands on any device.
+            "gflops": cost["flops"] * len(self.devices) / 1e9,
+        }
+
+    def prepare(
+        self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
+    ) -> int:
+        """Weights and a random batch of shape `images` on the devices; how many parameters there are."""
+        batch_size, height, width, channels = images
+        options = {} if dtype == "float32" else {"dtype": dtype}
+        module = zoo.create_model(model, num_classes, **options)
+        variables = steps.init_variables(module, (height, width, channels), seed)
+        rng = np.random.default_rng(seed)
+        batch = random_batch(rng, (batch_size, height, width, channels), num_classes)
+        self.batch = self.devices.split(batch)
+        self.training = mode == "train"
+        if self.training:
+            self.step, self.state = self._train_step(module, (height, width), variables)
+        else:
+            self.step = self._test_step(module, (height, width))
+            self.state = self.devices.replicate(variables)
+        jax.block_until_ready((self.batch, self.state))
+        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+    def run(self, steps: int) -> float:
+        """Seconds of so many steps, the last one finished."""
+        began = time.perf_counter()
+        if self.training:
+            for _ in range(steps):
+                self.state, metrics = self.step(self.state, self.batch, CLOCK)
+            jax.block_until_ready((self.state, metrics))
+        else:
+            for _ in range(steps):
+                jax.block_until_ready(self.step(self.state, self.batch))
+        return time.perf_counter() - began
+
+    def peak_memory(self) -> float:
+        """In MB: of one device where it counts its own, else of the process."""
+        statistics = self.devices.devices[0].memory_stats() or {}
+        if "peak_bytes_in_use" in statistics:
+            return statistics["peak_bytes_in_use"] / 1e6
+        return workers.peak_process_memory()
+
+    def _train_step(self, module: Any, size: tuple[int, int], variables: Any) -> tuple[Any, Any]:
+        """The engine's own training step, and its first state."""
+        if hasattr(module, "axis_name"):
+            module = module.clone(axis_name=steps.AXIS)
+        optimizer = build_optimizer(ADAM)
+        step = steps.make_train_step(
+            OBJECTIVES["classification"](module),
+            optimizer,
+            zoo.Preprocessing(input_size=size),
+            Augmentation(),
+        )
+        self.lowered = jax.pmap(
+            step,
+            steps.AXIS,
+            in_axes=(None, 0, None),
+            out_axes=(None, None),
+            devices=self.devices.devices,
+        ).lower
+        state = self.devices.replicate(steps.init_state(variables, optimizer))
+        return self.devices.compile_train_step(step), state
+
+    def _test_step(self, module: Any, size: tuple[int, int]) -> Any:
+        """The engine's evaluation step, without fetching its outputs to the host."""
+        step = steps.make_eval_step(
+            OBJECTIVES["classification"](module), zoo.Preprocessing(input_size=size)
+        )
+        mapped = jax.pmap(
+            step, steps.AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices.devices
+        )
+        self.lowered = mapped.lower
+        return mapped
+
+
+CLOCK = steps.Clock(np.uint32(0), np.int32(0))
+
+
+def random_batch(
+    rng: np.random.Generator, shape: tuple[int, int, int, int], num_classes: int
+) -> dict[str, np.ndarray]:
+    """A batch as the pipeline gives it."""
+    return {
+        "image": rng.integers(0, 256, shape, np.uint8),
+        "label": rng.integers(0, num_classes, shape[0], np.int32),
+        "index": np.arange(shape[0], dtype=np.int32),
+    }
+
+
+def best_time(function: Any, argument: jax.Array) -> float:
+    """Seconds of the fastest of ten calls, after two."""
+    times = []
+    for _ in range(12):
+        began = time.perf_counter()
+        jax.block_until_ready(function(argument))
+        times.append(time.perf_counter() - began)
+    return min(times[2:])
+
+
+if __name__ == "__main__":
+    workers.serve(Zoo())
