@@ -24,6 +24,11 @@ def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def summary(workdir):
+    with open(workdir / "summary.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_run_directory_is_complete(small_run):
     names = {p.relative_to(small_run).as_posix() for p in small_run.rglob("*") if p.is_file()}
     assert names >= {
@@ -59,9 +64,8 @@ def test_test_json_holds_what_is_promised(small_run):
 
 
 def test_logs_agree_with_each_other(small_run):
-    with open(small_run / "summary.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    steps = [json.loads(line) for line in open(small_run / "metrics.jsonl")]
+    rows = summary(small_run)
+    steps = [json.loads(line) for line in (small_run / "metrics.jsonl").read_text().splitlines()]
     assert tuple(rows[0]) == SUMMARY_COLUMNS
     # 72 training images: four full batches of 16 an epoch.
     assert [s["step"] for s in steps] == list(range(1, 9))
@@ -111,7 +115,7 @@ def test_evaluate_another_split(small_run, call):
     status, stdout, _ = call(evaluate, small_run, "--split", "validation")
     results = json.loads(stdout)
     assert (status, results["num_examples"], results["split"]) == (0, 9, "validation")
-    rows = list(csv.DictReader(open(small_run / "summary.csv", newline="")))
+    rows = summary(small_run)
     best = next(r for r in rows if r["epoch"] == str(results["best_epoch"]))
     assert results["accuracy"] == pytest.approx(float(best["val_accuracy"]))
     assert results["loss"] == pytest.approx(float(best["val_loss"]), rel=1e-5)
@@ -186,7 +190,7 @@ def stop_when(process, is_time, number, timeout=180):
 
 def files_without_times(workdir):
     """Everything that a resumed run must have in common with an uninterrupted one."""
-    rows = list(csv.DictReader(open(workdir / "summary.csv", newline="")))
+    rows = summary(workdir)
     for row in rows:
         for name in ("seconds", "images_per_second", "data_wait_share"):
             del row[name]

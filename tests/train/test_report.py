@@ -1,0 +1,94 @@
+"""Figures and the page."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.report import figures
+from train.report.html import write_report
+
+NAMES = ["cats", "a class with a long name", "<script>alert(1)</script>", "猪", "$x$ & co"]
+
+
+def row(epoch, best=0, **changed):
+    values = {"train_loss": 1.0, "val_loss": 2.0, "train_accuracy": 0.5, "val_accuracy": 0.4}
+    return {"epoch": epoch, "is_best": best} | values | changed
+
+
+def test_curves_of_one_epoch_and_of_lost_values(tmp_path):
+    figures.learning_curves([row(1, 1, val_loss=float("nan"))], tmp_path / "one.png")
+    figures.learning_curves([row(i, i == 3) for i in range(1, 6)], tmp_path / "five.png", "title $x")
+    assert Image.open(tmp_path / "one.png").size == Image.open(tmp_path / "five.png").size
+
+
+def test_equal_data_give_equal_files(tmp_path):
+    for name in ("a.png", "b.png"):
+        figures.learning_curves([row(1), row(2, 1)], tmp_path / name, "title")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("total", [1, 2, 5, 60])
+def test_confusion_matrix_of_any_number_of_classes(tmp_path, total):
+    names = (NAMES * 12)[:total]
+    figures.confusion_matrix(np.eye(total, dtype=int).tolist(), names, tmp_path / "m.png", "title")
+    width, height = Image.open(tmp_path / "m.png").size
+    assert 300 < height < 2000 and width < 2200
+
+
+@pytest.mark.parametrize("total", [1, 4, 20])
+def test_grid_shows_errors_in_red(tmp_path, total):
+    def red_pixels(predicted):
+        grey = [np.full((9, 7, 3), 128, np.uint8)] * total
+        figures.prediction_grid(
+            grey, [0] * total, predicted, [0.5] * total, NAMES, tmp_path / "g.png"
+        )
+        red, green, _ = np.asarray(Image.open(tmp_path / "g.png").convert("RGB"), int).transpose(2, 0, 1)
+        return np.sum(red - green > 100)
+
+    assert red_pixels([0] * total) == 0
+    assert red_pixels([*[0] * (total - 1), 3]) > 20
+
+
+def test_page_holds_everything_in_one_file(small_run):
+    page = (small_run / "report.html").read_text(encoding="utf-8")
+    test = json.loads((small_run / "test.json").read_text())
+    assert f"{test['accuracy']:.2%}" in page
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="?(?!data:)[^" >]', page)  # nothing is fetched
+    for text in ("sam_alexnet_tiny on pens", "norm_momentum=0.5", "Confusion matrix", "72 train"):
+        assert text in page
+    assert "synthetic images" not in page
+
+
+def test_synthetic_data_are_labelled(small_run, tmp_path):
+    run = copy_with(small_run, tmp_path, "splits.json", lambda d: d | {"synthetic": True})
+    assert "synthetic images" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_names_cannot_become_markup(small_run, tmp_path):
+    def rename(test):
+        return test | {"per_class": {NAMES[2]: next(iter(test["per_class"].values()))}}
+
+    page = write_report(copy_with(small_run, tmp_path, "test.json", rename)).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_unfinished_run_has_a_page_too(small_run, tmp_path):
+    run = copy_with(small_run, tmp_path, "test.json", lambda d: d)
+    for name in ("test.json", "predictions.npz", "env.json", "summary.csv"):
+        (run / name).unlink()
+    shutil.rmtree(run / "figures")
+    assert "has not been tested yet" in write_report(run).read_text(encoding="utf-8")
+
+
+def copy_with(small_run, tmp_path, name, change):
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    path = run / name
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    return run

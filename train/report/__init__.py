@@ -1,0 +1,1 @@
+"""Figures and a page from what a run left on disk."""
