@@ -16,6 +16,13 @@ BUILTIN_MODULES = {
     "sam_alexnet": "zoo.alexnet",
     "alexnet_tiny": "zoo.alexnet",
     "sam_alexnet_tiny": "zoo.alexnet",
+    "cifar_alexnet_1": "zoo.deconv_alexnet",
+    "cifar_alexnet_2": "zoo.deconv_alexnet",
+    "deconv_alexnet_1": "zoo.deconv_alexnet",
+    "deconv_alexnet_2": "zoo.deconv_alexnet",
+    "deconv_alexnet_1_factored": "zoo.deconv_alexnet",
+    "deconv_alexnet_2_factored": "zoo.deconv_alexnet",
+    "deconv_alexnet_tiny": "zoo.deconv_alexnet",
 }
 
 
