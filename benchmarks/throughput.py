@@ -115,7 +115,7 @@ class Timing:
             "parameters": self.parameters,
             "compile_time": round(self.compile_time, 2),
             "peak_memory_mb": round(self.peak_memory, 1),
-            "gflops": round(self.gflops, 3) if self.gflops else None,
+            "gflops": round(self.gflops, 6) if self.gflops else None,
             "gflops_per_sec": round(1000 * self.gflops / step, 1) if self.gflops else None,
             "zoo_speedup": round(self.zoo_speedup, 3) if self.zoo_speedup else None,
         }

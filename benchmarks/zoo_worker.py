@@ -192,9 +192,9 @@ def random_batch(
 
 
 def best_time(function: Any, argument: jax.Array) -> float:
-    """Seconds of the fastest of ten calls, after two."""
+    """Seconds of the fastest of five calls, after two."""
     times = []
-    for _ in range(12):
+    for _ in range(7):
         began = time.perf_counter()
         jax.block_until_ready(function(argument))
         times.append(time.perf_counter() - began)

@@ -199,11 +199,13 @@ def test_make_says_when_there_is_no_python(tmp_path):
 
 
 def quoted_commands(document: Path) -> list[str]:
-    """The lines of a document's code blocks that start one of our commands, without comments."""
+    """Our commands in a document's code blocks (fenced or indented) and code spans, without comments."""
     text = document.read_text("utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"^```(?:bash|sh|console|text)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
-    commands = [re.sub(r"^\$ |\s+#.*", "", line) for line in lines]
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in fenced for line in block.splitlines()]
+    lines += re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
+    lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+    commands = [re.sub(r"^\$ |^\.venv/bin/|\s+#.*", "", line.strip()) for line in lines]
     return [command for command in commands if re.match(r"(make|python -m) ", command)]
 
 

@@ -1,0 +1,91 @@
+"""A side that pretends to be timed; its argument says how it behaves."""
+
+import os
+import sys
+import time
+
+from benchmarks import workers
+
+
+class Fake:
+    parameters = 66_362  # sam_alexnet_tiny
+    losses = {"test": 3.0, "train": 4.0, "train_after_update": 3.5}  # noqa: RUF012
+
+    def describe(self):
+        print("a library that prints")
+        return {"fake": "1.0"}
+
+    def measure_peak(self, dtype):
+        return {"gflops_per_sec": 100.0, "gbytes_per_sec": 10.0}
+
+    def reference(self, model, num_classes, batch_size, path):
+        return {"parameters": self.parameters, "losses": self.losses}
+
+    def compare(self, model, num_classes, path):
+        return {"parameters": self.parameters, "losses": self.losses}
+
+    def build(self, model, num_classes, mode, dtype, images, seed):
+        return {"parameters": self.parameters, "compile_time": 1.5, "gflops": 2.0}
+
+    def run(self, steps):
+        return 0.01 * steps
+
+    def peak_memory(self):
+        return workers.peak_process_memory()
+
+
+class Slower(Fake):
+    def run(self, steps):
+        return 0.03 * steps
+
+
+class AnotherNet(Fake):
+    parameters = 66_363
+
+
+class AnotherLoss(Fake):
+    losses = {**Fake.losses, "train": 4.001}  # noqa: RUF012
+
+
+class Failing(Fake):
+    def build(self, **arguments):
+        raise RuntimeError("no kernel\nfor this")
+
+
+class Hungry(Fake):
+    def build(self, **arguments):
+        raise MemoryError
+
+
+class Dying(Fake):
+    def build(self, **arguments):
+        print("a last word")
+        os._exit(3)
+
+
+class Sleeping(Fake):
+    def build(self, **arguments):
+        time.sleep(60)
+
+
+class Ticking(Fake):
+    """Counts how far a busy thread of its own gets."""
+
+    def run(self, steps):
+        import threading
+
+        self.ticks = 0
+        threading.Thread(target=self._tick, daemon=True).start()
+        return 0.01
+
+    def _tick(self):
+        while True:
+            time.sleep(0.01)
+            self.ticks += 1
+
+    def read(self):
+        return self.ticks
+
+
+if __name__ == "__main__":
+    workers.serve(globals()[sys.argv[1]]())

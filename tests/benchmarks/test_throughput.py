@@ -1,0 +1,183 @@
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+from benchmarks import throughput
+from benchmarks.peers import PEERS
+from train.recipe import InputError
+
+ROOT = Path(__file__).parents[2]
+FAKE = [sys.executable, "-m", "tests.benchmarks.fake_side"]
+
+
+def run(peers=(), ours="Fake", **options):
+    """A run over fake sides: names of peers by behaviour."""
+    arguments = throughput.Arguments(
+        models=("sam_alexnet_tiny",), batch_sizes=(8,), seconds=0.05, rounds=3, **options
+    )
+    commands = {"zoo": [*FAKE, ours], **{peer: [*FAKE, peer] for peer in peers}}
+    object.__setattr__(arguments, "peers", tuple(peers))
+    return throughput.run(arguments, commands)
+
+
+def test_results_have_timms_names():
+    train, test = run()["results"]
+    assert train["train_samples_per_sec"] == 800.0  # 8 images in 10 ms
+    assert train["train_step_time"] == 10.0
+    assert train["train_batch_size"] == 8
+    assert train["train_img_size"] == 64
+    assert train["param_count"] == 0.07
+    assert test["infer_samples_per_sec"] == 800.0
+    assert test["infer_step_time"] == 10.0
+    assert train["gflops_per_sec"] == 200.0  # 2 GFLOP in 10 ms
+    assert train["compile_time"] == 1.5
+    assert train["peak_memory_mb"] > 1
+    assert len(train["train_step_times"]) == 3
+
+
+def test_speedup_is_over_the_peer():
+    rows = run(["Slower"])["results"]
+    assert [row["implementation"] for row in rows] == ["zoo", "Slower"] * 2
+    assert rows[1]["zoo_speedup"] == 3.0
+    assert rows[0]["zoo_speedup"] is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "message"),
+    [
+        ("AnotherNet", "is another net: 66,363 parameters, the zoo has 66,362"),
+        ("AnotherLoss", "is another net: its train loss is 4.001000, the zoo's 4.000000"),
+        ("Failing", "RuntimeError: no kernel for this"),
+        ("Hungry", "out of memory"),
+        ("Dying", "ended with status 3: a last word"),
+    ],
+)
+def test_a_peer_that_cannot_be_timed_is_recorded_as_such(peer, message):
+    """The zoo and the other peers are timed all the same."""
+    rows = run([peer, "Slower"], modes=("train",))["results"]
+    assert rows[0]["train_step_time"] == 10.0
+    assert rows[1]["error"] == message
+    assert "train_step_time" not in rows[1]
+    assert rows[2]["zoo_speedup"] == 3.0
+
+
+def test_a_slow_build_is_recorded_as_such():
+    rows = run(["Sleeping"], modes=("train",), limit=2.0)["results"]
+    assert rows[1]["error"] == "took more than 2 s"
+
+
+def test_the_zoo_may_fail_too():
+    rows = run(["Slower"], ours="Hungry", modes=("train",))["results"]
+    assert rows[0]["error"] == "out of memory"
+    assert rows[1]["train_step_time"] == 30.0
+    assert rows[1]["zoo_speedup"] is None
+
+
+def test_rounds_take_turns(monkeypatch):
+    """Each round starts with another side, so that none always runs after the same neighbour."""
+    order = []
+
+    class Side:
+        def __init__(self, name):
+            self.name = name
+
+        def call(self, method, **arguments):
+            if method == "run":
+                order.append(self.name)
+            return 0.1
+
+    names = ["zoo", "a", "b"]
+    timings = {n: throughput.Timing("m", n, "train", 8, (64, 64), "float32") for n in names}
+    sides = {n: Side(n) for n in names}
+    throughput.take_turns(sides, dict.fromkeys(names, 5), timings, rounds=4)
+    assert order == ["zoo", "a", "b", "a", "b", "zoo", "b", "zoo", "a", "zoo", "a", "b"]
+    assert timings["a"].step_times == pytest.approx([20.0] * 4)
+
+
+def test_step_time_is_the_median_and_its_spread_is_kept():
+    timing = throughput.Timing("m", "zoo", "train", 4, (64, 64), "float32", step_times=[3, 1, 9])
+    record = timing.record()
+    assert record["train_step_time"] == statistics.median([3, 1, 9])
+    assert (record["train_step_time_min"], record["train_step_time_max"]) == (1, 9)
+
+
+def test_files_hold_what_was_measured(tmp_path):
+    record = run(["Slower", "Hungry"])
+    throughput.write(tmp_path / "times.json", record)
+    again = json.loads((tmp_path / "times.json").read_text())
+    assert again == record
+    with open(tmp_path / "times.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert rows[0]["train_samples_per_sec"] == "800.0"
+    assert rows[2]["error"] == "out of memory"
+
+
+def test_the_recorded_command_has_no_paths_of_this_machine():
+    words = ["--models", "a", "--torch-python", "/x/python", "--peers", "torch", "--out=/y/z.json"]
+    command = throughput.portable(words)
+    assert command == "python -m benchmarks.throughput --models a --peers torch"
+
+
+def test_the_table_names_what_failed(capsys):
+    throughput.show(run(["Slower", "Hungry"], modes=("train",)))
+    text = capsys.readouterr().out
+    assert "3.00 x" in text
+    assert "out of memory" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": ("sam_alexnt",)}, "unknown model 'sam_alexnt'"),
+        ({"models": ()}, "--models is empty"),
+        ({"batch_sizes": (16, 0)}, "--batch-sizes has 0"),
+        ({"rounds": 0}, "--rounds is 0"),
+        ({"seconds": 0.0}, "above 0"),
+        ({"torch_python": Path("/no/such/python")}, "/no/such/python is no interpreter"),
+        ({"out": Path("times.txt")}, "does not end in .json"),
+        ({"out": Path("/no/such/folder/a.json")}, "there is no folder /no/such/folder"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(options, message):
+    with pytest.raises((InputError, zoo.InputError), match=message):
+        throughput.check(throughput.Arguments(**options))
+
+
+def test_peers_have_flags_and_workers():
+    flags = throughput.Arguments.__dataclass_fields__["peers"].type.__args__[0].__args__
+    assert set(flags) == set(PEERS)
+    for module, _ in PEERS.values():
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
+
+
+@pytest.mark.slow
+def test_the_zoo_is_timed_for_real(command_environment, tmp_path):
+    """The whole command on a tiny net. XLA leaves out multiplications with padding, which train.models
+    counts: they are a tenth here."""
+    out = tmp_path / "times.json"
+    words = "--models alexnet_tiny --batch-sizes 4 --rounds 2 --seconds 0.1 --out"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.throughput", *words.split(), str(out)],
+        cwd=ROOT,
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    train, test = record["results"]
+    assert train["parameters"] == 44_986
+    assert test["gflops"] == pytest.approx(4 * 0.00398, rel=0.2)  # train.models: 3.98 MFLOPs
+    assert 2 * test["gflops"] < train["gflops"] < 4 * test["gflops"]
+    assert train["train_step_time"] > test["infer_step_time"] > 0
+    assert train["peak_memory_mb"] > 100
+    assert record["environment"]["zoo"]["git_commit"]
+    assert "alexnet_tiny" in done.stdout

@@ -1,0 +1,34 @@
+"""The torch twins compute what the zoo computes. Runs where torch is installed (the extra `bench`)."""
+
+import pytest
+
+import zoo
+from benchmarks import throughput
+from benchmarks.zoo_worker import Zoo
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[bench]'")
+
+from benchmarks.peers import torch_nets, torch_worker  # noqa: E402
+
+
+@pytest.mark.parametrize("model", torch_nets.NETS)
+def test_parameter_counts(model):
+    net = torch_nets.create(model, zoo.get_entry(model).num_classes)
+    assert torch_nets.count_parameters(net) == zoo.model_info(model).parameters
+
+
+@pytest.mark.parametrize("model", ["alexnet_tiny", "sam_alexnet_tiny"])
+def test_losses(model, tmp_path):
+    path = str(tmp_path / "reference.npz")
+    ours = Zoo().reference(model, 10, batch_size=4, path=path)
+    theirs = torch_worker.Torch(compiled=False).compare(model, 10, path)
+    assert throughput.difference(ours, theirs) is None
+
+
+def test_another_epsilon_is_noticed(tmp_path, monkeypatch):
+    """The check is fine enough for the small print of a net."""
+    path = str(tmp_path / "reference.npz")
+    ours = Zoo().reference("sam_alexnet_tiny", 10, batch_size=4, path=path)
+    monkeypatch.setattr(torch_nets, "KERAS_NORM_EPSILON", 1e-5)
+    theirs = torch_worker.Torch(compiled=False).compare("sam_alexnet_tiny", 10, path)
+    assert "is another net" in throughput.difference(ours, theirs)
