@@ -46,7 +46,8 @@ class Split:
     """One part of a data set, read by position.
 
     `split[i]` is `(image, label)`: uint8 [H, W, 3] in the image's own size, and the class's position in
-    `Dataset.class_names`. Safe to read from several threads.
+    `Dataset.class_names`. Safe to read from several threads. An image that has vanished or changed so that
+    it cannot be read raises InputError with its id.
     """
 
     def __init__(
@@ -68,7 +69,13 @@ class Split:
         if not -len(self) <= index < len(self):
             raise IndexError(f"position {index} in a split of {len(self)}")
         index = int(index) % len(self)
-        return self._load(index), int(self.labels[index])
+        try:
+            image = self._load(index)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.ids[index]} cannot be read any more ({error}): restore it, then run again"
+            ) from error
+        return image, int(self.labels[index])
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         return (self[i] for i in range(len(self)))

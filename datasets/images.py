@@ -6,7 +6,7 @@ import os
 import re
 import struct
 import warnings
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
@@ -56,7 +56,7 @@ def decode(source: bytes | str | os.PathLike[str]) -> np.ndarray:
         raise UndecodableError(f"{os.fspath(source)} cannot be read: {error.strerror}") from error
 
 
-def _decode(file: io.IOBase) -> np.ndarray:
+def _decode(file: BinaryIO) -> np.ndarray:
     _silence_pillow()
     try:
         with Image.open(file, formats=_formats()) as image:
@@ -105,7 +105,7 @@ def _from_grey(grey: np.ndarray) -> np.ndarray:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except (ValueError, TypeError, KeyError, SyntaxError, OSError, struct.error):
         return image  # a damaged EXIF block does not spoil the picture
     return image if turn is None else image.transpose(turn)

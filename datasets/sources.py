@@ -1,0 +1,239 @@
+"""Where files come from: a directory, or a .zip that is read in place.
+
+A source lists its files once and reads them from any thread. Files that systems leave behind (`.DS_Store`,
+`__MACOSX`, `Thumbs.db` and their like) do not exist for it.
+"""
+
+import dataclasses
+import lzma
+import os
+import re
+import stat
+import struct
+import threading
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator
+from copy import copy
+from pathlib import Path
+from typing import Any, Protocol
+
+from datasets.dataset import InputError
+from datasets.images import UndecodableError
+
+JUNK = {"__macosx", "_ds_store", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+
+# Bounds against archives made to exhaust memory or time. Real ones stay far below: photographs hardly
+# compress, and ImageNet's training part has 1.3 million files in 138 GiB.
+MAX_MEMBERS = 2_000_000
+MAX_MEMBER_BYTES = 512 << 20
+MAX_TOTAL_BYTES = 1 << 40
+MAX_RATIO = 100  # of unpacked to packed bytes, from FREE_BYTES on
+FREE_BYTES = 1 << 30
+
+COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+ENCRYPTED = 0x1  # flag bit
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file of a source."""
+
+    path: str  # relative to the source, with forward slashes, in Unicode's composed form
+    stamp: str  # differs when the content does
+    handle: Any  # what the source finds it by
+
+
+class Source(Protocol):
+    """A place with files."""
+
+    kind: str  # folder or zip
+    root: Path
+    files: list[File]
+
+    def read(self, file: File) -> bytes:
+        """The content of a file. Raises UndecodableError with the reason when it cannot be read."""
+        ...
+
+
+def open_source(path: Path) -> Source:
+    """The source at a path. Raises InputError when there is none, or none that can be used."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return DirectorySource(path)
+        if stat.S_ISREG(mode):
+            return ZipSource(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist: give the path of a folder or .zip of images"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path} cannot be read ({error.strerror}):"
+            " check its permissions and the disk"
+        ) from None
+    raise InputError(f"{path} is neither a folder nor a .zip of images")
+
+
+class DirectorySource:
+    """All files below a directory. Links are followed, but not in circles."""
+
+    kind = "folder"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = list(self._walk(str(root), "", ()))
+
+    def _walk(
+        self, directory: str, prefix: str, above: tuple[tuple[int, int], ...]
+    ) -> Iterator[File]:
+        here = os.stat(directory)
+        identity = (here.st_dev, here.st_ino)
+        if identity in above:
+            return
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if _is_junk(entry.name):
+                    continue
+                path = prefix + unicodedata.normalize("NFC", entry.name)
+                if entry.is_dir():
+                    yield from self._walk(entry.path, path + "/", (*above, identity))
+                else:
+                    yield File(path, _stamp(entry), entry.path)
+
+    def read(self, file: File) -> bytes:
+        try:
+            status = os.stat(file.handle)
+            if not stat.S_ISREG(status.st_mode):  # a pipe would block
+                raise UndecodableError("not a regular file")
+            if status.st_size > MAX_MEMBER_BYTES:
+                raise UndecodableError(f"larger than {_size(MAX_MEMBER_BYTES)}")
+            with open(file.handle, "rb") as opened:
+                return opened.read()
+        except OSError as error:
+            raise UndecodableError(f"{error.strerror or error}") from error
+
+
+def _stamp(entry: os.DirEntry[str]) -> str:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nowhere: reading it will say so
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+class ZipSource:
+    """The members of a .zip. Nothing is unpacked to the disk."""
+
+    kind = "zip"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        status = root.stat()
+        try:
+            self._archive = zipfile.ZipFile(root)
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            EOFError,
+            ValueError,
+            struct.error,
+        ) as error:
+            raise InputError(_no_zip(root, error)) from None
+        members = self._archive.infolist()
+        self._check_bounds(members, status.st_size)
+        stamp = f"{status.st_size} {status.st_mtime_ns}"
+        self.files = []
+        for member in members:
+            path = self._path(member)
+            if member.is_dir() or any(map(_is_junk, path.split("/"))):
+                continue
+            self._check_member(member)
+            self.files.append(File(path, f"{stamp} {member.file_size} {member.CRC}", member))
+
+    def _check_bounds(self, members: list[zipfile.ZipInfo], packed: int) -> None:
+        if len(members) > MAX_MEMBERS:
+            raise InputError(
+                f"{self.root} has {len(members)} members, more than {MAX_MEMBERS}:"
+                " give a folder, or a smaller archive"
+            )
+        total = sum(member.file_size for member in members)
+        if total > MAX_TOTAL_BYTES or total > max(FREE_BYTES, MAX_RATIO * packed):
+            raise InputError(
+                f"{self.root} would unpack to {_size(total)} from {_size(packed)}, which no archive"
+                " of photographs does: unpack it yourself if you trust it, and give the folder"
+            )
+
+    def _path(self, member: zipfile.ZipInfo) -> str:
+        name = member.filename.replace("\\", "/")
+        parts = name.split("/")
+        if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in parts:
+            raise InputError(
+                f"{self.root} has a member named {member.filename!r}, which points outside"
+                " the archive: pack it anew with relative names"
+            )
+        return unicodedata.normalize("NFC", "/".join(p for p in parts if p not in ("", ".")))
+
+    def _check_member(self, member: zipfile.ZipInfo) -> None:
+        if member.flag_bits & ENCRYPTED:
+            raise InputError(f"{self.root} is encrypted: unpack it, and give the folder")
+        if member.compress_type not in COMPRESSIONS:
+            raise InputError(
+                f"{self.root} is packed by a method ({member.compress_type}) that cannot be read:"
+                " unpack it, and give the folder"
+            )
+        if member.file_size > MAX_MEMBER_BYTES:
+            raise InputError(
+                f"{self.root} would unpack {member.filename!r} to {_size(member.file_size)}, more than"
+                f" {_size(MAX_MEMBER_BYTES)}: take it out of the archive"
+            )
+
+    def read(self, file: File) -> bytes:
+        declared = file.handle.file_size
+        # Asked for one byte more than declared, the reader shows whether there is more, and never holds
+        # more than that; by itself it would cut the member off at its declared size.
+        member = copy(file.handle)
+        member.file_size = declared + 1
+        try:
+            # Opening and closing count references without a lock; reading is safe in threads.
+            with self._lock:
+                opened = self._archive.open(member)
+            try:
+                content = opened.read(declared + 1)
+            finally:
+                with self._lock:
+                    opened.close()
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+            raise UndecodableError(f"damaged in the archive: {error}") from error
+        except OSError as error:
+            raise UndecodableError(f"{error.strerror or error}") from error
+        if len(content) > declared:
+            raise InputError(
+                f"{self.root} says that {file.path!r} unpacks to {declared} bytes, and it holds more:"
+                " the archive is damaged or malicious, get it anew"
+            )
+        return content
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in JUNK
+
+
+def _no_zip(path: Path, error: Exception) -> str:
+    with open(path, "rb") as file:
+        begins_as_zip = file.read(2) == b"PK"
+    if begins_as_zip or path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
+        return f"{path} is a damaged or incomplete zip ({error}): copy or download it again"
+    return f"{path} is neither a folder nor a .zip: unpack it, and give the folder"
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.0f} TiB"

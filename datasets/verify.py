@@ -1,0 +1,122 @@
+"""Finds the images that cannot be decoded, once: what was found is kept in the user's cache directory."""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import PIL
+
+from datasets.dataset import BadImage, Progress
+from datasets.images import UndecodableError, decode
+from datasets.sources import File, Source
+
+FORMAT = 1
+CHUNK = 256  # files handed to the threads at a time; so many are finished after Ctrl-C
+PROGRESS_SECONDS = 0.1
+
+# Of a file: its stamp, the sha256 of its content, and why it is bad, or None.
+Verdict = tuple[str, str, str | None]
+
+
+def verify(
+    source: Source, files: Sequence[File], progress: Progress | None = None
+) -> tuple[dict[str, str], tuple[BadImage, ...]]:
+    """Decode every file that has changed since it was last decoded.
+
+    Returns the sha256 (hex) of the content of each good file by its path, and the bad ones with reasons.
+    """
+    cache = _cache_file(source)
+    known = _read(cache)
+    verdicts = {f.path: v for f in files if (v := known.get(f.path)) and v[0] == f.stamp}
+    new = [f for f in files if f.path not in verdicts]
+    if new:
+        try:
+            _decode_all(source, new, verdicts, progress, total=len(files))
+        finally:  # an interrupted check goes on where it was
+            _write(cache, verdicts)
+    digests, bad = {}, []
+    for file in files:
+        _, digest, reason = verdicts[file.path]
+        if reason is None:
+            digests[file.path] = digest
+        else:
+            bad.append(BadImage(file.path, reason))
+    return digests, tuple(bad)
+
+
+def _decode_all(
+    source: Source,
+    files: Sequence[File],
+    verdicts: dict[str, Verdict],
+    progress: Progress | None,
+    total: int,
+) -> None:
+    def check(file: File) -> Verdict:
+        try:
+            content = source.read(file)
+        except UndecodableError as error:
+            return file.stamp, "", str(error)
+        digest = hashlib.sha256(content).hexdigest()
+        try:
+            decode(content)
+        except UndecodableError as error:
+            return file.stamp, digest, str(error)
+        return file.stamp, digest, None
+
+    last = 0.0
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "verify") as pool:
+        for start in range(0, len(files), CHUNK):
+            chunk = files[start : start + CHUNK]
+            for file, verdict in zip(chunk, pool.map(check, chunk), strict=True):
+                verdicts[file.path] = verdict
+                now = time.monotonic()
+                if progress and (now - last > PROGRESS_SECONDS or len(verdicts) == total):
+                    progress("checking images", len(verdicts), total)
+                    last = now
+
+
+def cache_dir() -> Path:
+    """Where derived files are kept: $JAX_ZOO_CACHE, else the user's cache directory."""
+    if os.environ.get("JAX_ZOO_CACHE"):
+        return Path(os.environ["JAX_ZOO_CACHE"])
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("jax-zoo"))
+
+
+def _cache_file(source: Source) -> Path:
+    name = hashlib.sha256(os.path.realpath(source.root).encode(errors="surrogateescape"))
+    return cache_dir() / "images" / f"{name.hexdigest()[:32]}.json"
+
+
+def _read(cache: Path) -> dict[str, Verdict]:
+    try:
+        content = json.loads(cache.read_bytes())
+        if (content["format"], content["pillow"]) == (FORMAT, PIL.__version__):
+            return {path: (stamp, *rest) for path, (stamp, *rest) in content["images"].items()}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: all is checked again
+        pass
+    return {}
+
+
+def _write(cache: Path, verdicts: dict[str, Verdict]) -> None:
+    """Replace the cache at once, so that no reader meets half a file. Without space or rights the next
+    run checks again: no reason to fail."""
+    content = {"format": FORMAT, "pillow": PIL.__version__, "images": verdicts}
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=cache.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file)
+            os.replace(temporary, cache)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError:
+        pass
