@@ -67,6 +67,8 @@ def test_extreme_logits_are_safe():
 
 
 def test_nan_logits_still_make_valid_json():
-    scores = classification_metrics(np.array([0, 1]), np.full((2, 2), np.nan, np.float32), ["a", "b"])
+    scores = classification_metrics(
+        np.array([0, 1]), np.full((2, 2), np.nan, np.float32), ["a", "b"]
+    )
     assert scores["loss"] is None
     json.dumps(scores, allow_nan=False)

@@ -1,0 +1,125 @@
+"""The command that names what is in images."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train import predict
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve images, one damaged file and one text file, in folders."""
+    root = tmp_path / "photos"
+    (root / "sub").mkdir(parents=True)
+    colours = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+    rng = np.random.default_rng(5)
+    for number in range(1, 13):
+        name = list(colours)[number % 3]
+        pixels = np.clip(rng.normal(colours[name], 40, (20, 24, 3)), 0, 255).astype(np.uint8)
+        folder = root if number % 2 else root / "sub"
+        Image.fromarray(pixels).save(folder / f"{name}{number}.png")
+    (root / "broken.jpg").write_bytes(b"\xff\xd8 and no more")
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_folder_gives_a_row_an_image_and_says_what_is_broken(small_run, photos, call):
+    status, stdout, stderr = call(predict, small_run, photos)
+    rows = rows_of(stdout)
+    assert status == 0
+    assert len(rows) == 13
+    assert "1 of 13 images cannot be decoded" in stderr
+    broken = [r for r in rows if r["error"]]
+    assert [r["image"] for r in broken] == [f"{photos}/broken.jpg"]
+    right = [r["class"] in r["image"].rpartition("/")[2] for r in rows if not r["error"]]
+    assert np.mean(right) > 0.7
+    assert all(1 / 3 <= float(r["probability"]) <= 1 for r in rows if not r["error"])
+
+
+def test_natural_order(small_run, photos, call):
+    rows = rows_of(call(predict, small_run, photos / "sub")[1])
+    numbers = [int("".join(c for c in r["image"].rpartition("/")[2] if c.isdigit())) for r in rows]
+    by_colour = [
+        (r["image"].rpartition("/")[2].rstrip("0123456789.png"), n)
+        for r, n in zip(rows, numbers, strict=True)
+    ]
+    assert by_colour == sorted(by_colour)
+
+
+def test_zip_gives_what_the_folder_gives(small_run, photos, tmp_path, call):
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in photos.rglob("*.*"):
+            file.write(path, path.relative_to(photos))
+    _, from_zip, _ = call(predict, small_run, archive)
+    _, from_folder, _ = call(predict, small_run, photos)
+    assert from_zip.replace(str(archive), "X") == from_folder.replace(str(photos), "X")
+
+
+def test_top_k_json_to_a_file_in_small_batches(small_run, photos, tmp_path, call):
+    output = tmp_path / "out.json"
+    given = ("--top-k", 3, "--format", "json", "--output", output, "--batch-size", 4)
+    status, stdout, _ = call(predict, small_run, photos / "red3.png", photos / "sub", *given)
+    assert (status, stdout) == (0, "")
+    rows = json.loads(output.read_text(encoding="utf-8"))
+    assert len(rows) == 7
+    for row in rows:
+        probabilities = [p["probability"] for p in row["predictions"]]
+        assert sorted(p["class"] for p in row["predictions"]) == ["blue", "green", "red"]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    assert not list(tmp_path.glob(".*"))  # nothing temporary is left
+
+
+def test_columns_of_top_2(small_run, photos, call):
+    heading = call(predict, small_run, photos / "red3.png", "--top-k", 2)[1].splitlines()[0]
+    assert heading == "image,class_1,probability_1,class_2,probability_2,error"
+
+
+@pytest.mark.parametrize(
+    ("images", "flags", "message"),
+    [
+        (["nowhere.jpg"], [], "nowhere.jpg does not exist"),
+        (["empty"], [], "empty holds no images"),
+        (["broken.jpg"], [], "none of the 1 images could be decoded"),
+        (["red3.png"], ["--top-k", 4], "--top-k is 4: give 1 to 3"),
+        (["red3.png"], ["--batch-size", 0], "--batch-size is 0"),
+        (["red3.png"], ["--output", "/no/such/folder/x.csv"], "there is no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(images, flags, message, small_run, photos, call):
+    (photos / "empty").mkdir()
+    status, _, stderr = call(predict, small_run, *(photos / name for name in images), *flags)
+    assert status == 2
+    assert f"error: {stderr.splitlines()[-1].removeprefix('error: ')}" == stderr.splitlines()[-1]
+    assert message in stderr.splitlines()[-1]
+
+
+def test_not_a_run(photos, call):
+    status, _, stderr = call(predict, photos, photos / "red3.png")
+    assert status == 2
+    assert "holds no trained model" in stderr
+
+
+def test_help_is_instant(command_environment):
+    code = "import sys; from train import cli, predict\n"
+    code += "try: cli.main(predict.main)\nfinally: print('jax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.endswith("False\n")
