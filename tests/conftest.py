@@ -80,29 +80,8 @@ def small_run(image_folder, tmp_path_factory):
     from train import run
 
     workdir = tmp_path_factory.mktemp("runs") / "pens"
-    arguments = run.parse(
-        [
-            *(
-                "--model",
-                "sam_alexnet_tiny",
-                "--dataset",
-                str(image_folder),
-                "--workdir",
-                str(workdir),
-            )
-        ]
-        + [
-            *(
-                "--epochs",
-                "2",
-                "--batch-size",
-                "16",
-                "--lr",
-                "0.01",
-                "--model-options",
-                "norm_momentum=0.5",
-            )
-        ]
-    )
+    text = f"--model sam_alexnet_tiny --dataset {image_folder} --workdir {workdir} --epochs 2 --lr 0.001"
+    text += " --batch-size 16 --model-options norm_momentum=0.5 dropout_rate=0.0"
+    arguments = run.parse(text.split())
     run.run(arguments.recipe, arguments.workdir)
     return workdir

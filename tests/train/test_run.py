@@ -96,7 +96,7 @@ def test_no_example_is_in_two_parts(small_run):
 def test_config_and_environment_tell_how_to_do_it_again(small_run):
     config, env = read(small_run / "config.json"), read(small_run / "env.json")
     assert config["recipe"]["model"] == "sam_alexnet_tiny"
-    assert config["recipe"]["stages"][0]["optimizer"]["learning_rate"] == 0.01
+    assert config["recipe"]["stages"][0]["optimizer"]["learning_rate"] == 0.001
     assert set(env["versions"]) >= {"python", "jax", "flax", "optax", "numpy"}
     assert env["backend"] == "cpu"
 
@@ -319,7 +319,7 @@ def test_mistyped_flag_offers_the_nearest(call):
     ("arguments", "message"),
     [
         (["--model", "alexnet_tiny"], "model: 'sam_alexnet_tiny', not 'alexnet_tiny'"),
-        (["--lr", "0.5"], "learning_rate: 0.01, not 0.5"),
+        (["--lr", "0.5"], "learning_rate: 0.001, not 0.5"),
         (["--resume", "never"], "already holds a run"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
