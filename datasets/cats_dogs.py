@@ -20,7 +20,7 @@ INFO = DatasetInfo(
     source="Kaggle, tongpython/cat-and-dog; keras_alexnet_cats_dogs",
     homepage="https://www.kaggle.com/datasets/tongpython/cat-and-dog",
     num_classes=2,
-    split_sizes={"train": 7205, "validation": 800, "test": 2023},
+    split_sizes={"train": 7204, "validation": 801, "test": 2023},
 )
 
 
@@ -35,12 +35,9 @@ def build(*, data_dir: str | os.PathLike[str] | None, **options: Any) -> Dataset
     if data_dir is None:
         raise InputError(f"cats_dogs needs its photographs: {_how_to_get()}")
     path = Path(data_dir).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"cats_dogs: there is nothing at {path}: {_how_to_get()}")
-    if path.is_dir():
-        path = next((path / name for name in ARCHIVES if (path / name).is_file()), path)
-        if path.is_dir() and not any(path.iterdir()):
-            raise InputError(f"cats_dogs: {path} is empty: {_how_to_get()}")
+    path = next((path / name for name in ARCHIVES if os.path.isfile(path / name)), path)
     options.pop("image_size", None)
     dataset = load_folder(path, **options)
     if dataset.class_names != CLASSES:

@@ -20,7 +20,7 @@ INFO = DatasetInfo(
     homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
     num_classes=10,
     image_shape=(SIZE, SIZE, 3),
-    split_sizes={"train": 1437, "validation": 180, "test": 180},
+    split_sizes={"train": 1439, "validation": 179, "test": 179},
 )
 
 

@@ -1,5 +1,7 @@
 """Order, batches, resume, sharding."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,20 +40,20 @@ def test_order_is_the_same_on_every_platform_and_version():
     assert epoch_order(10, seed=3, epoch=2).tolist() == PINNED
 
 
-PINNED = [0, 8, 5, 1, 7, 3, 4, 6, 2, 9]
+PINNED = [2, 8, 9, 3, 6, 4, 1, 7, 5, 0]
 
 
 @pytest.mark.parametrize(
     ("keep_tail", "multiple_of", "sizes"),
-    [(False, 1, [5, 5, 5, 5]), (True, 1, [5, 5, 5, 5, 3]), (True, 2, [5, 5, 5, 5, 2]), (True, 4, [5] * 4)],
+    [(False, 1, [8, 8]), (True, 1, [8, 8, 7]), (True, 4, [8, 8, 4]), (True, 8, [8, 8])],
 )
 def test_epochs_are_cut_into_batches(keep_tail, multiple_of, sizes):
-    batches = batches_of(keep_tail=keep_tail, multiple_of=multiple_of)
+    batches = batches_of(batch_size=8, keep_tail=keep_tail, multiple_of=multiple_of)
     loaded = list(batches.iterate())
     assert [len(b["label"]) for b in loaded] == sizes * 2
     assert batches.steps_per_epoch == len(sizes)
-    assert set(batches.batch_sizes) == set(sizes)
-    assert len(sizes) == steps_per_epoch(23, 5, keep_tail=keep_tail, multiple_of=multiple_of)
+    assert batches.batch_sizes == tuple(dict.fromkeys(sizes))
+    assert len(sizes) == steps_per_epoch(23, 8, keep_tail=keep_tail, multiple_of=multiple_of)
     for epoch in (loaded[: len(sizes)], loaded[len(sizes) :]):
         seen = np.concatenate([b["index"] for b in epoch])
         assert len(set(seen.tolist())) == len(seen) == sum(sizes)
@@ -105,6 +107,53 @@ def test_shards_share_each_batch():
         indices = [set(s["index"].tolist()) for s in shares]
         assert not indices[0] & indices[1]
         assert indices[0] | indices[1] == set(batch["index"].tolist())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_of_an_epoch_are_disjoint_and_complete(count):
+    options = {"batch_size": 6, "num_epochs": 1, "keep_tail": True}
+    shards = [batches_of(total=24 + count, shard=(i, count), **options) for i in range(count)]
+    seen = [
+        np.concatenate([b["index"] for b in s.iterate()]) if s.num_steps else [] for s in shards
+    ]
+    assert sorted(np.concatenate(seen)) == list(range(24 + count))
+    assert {s.batch_sizes for s in shards} == {(6 // count, 1)}
+    assert len({len(s) for s in seen}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "a batch of 0 cannot be shared by 1 devices"),
+        ({"batch_size": 24}, "a batch of 24 is more than the 23 training images"),
+        ({"batch_size": 6, "multiple_of": 4}, "a batch of 6 cannot be shared by 4 devices"),
+        ({"batch_size": 5, "shard": (0, 2)}, "a batch of 5 cannot be shared by 2 devices"),
+    ],
+)
+def test_batch_size_that_cannot_be(options, message):
+    with pytest.raises(InputError, match=message):
+        batches_of(**options)
+
+
+def test_small_data_train_on_their_tail():
+    batches = batches_of(batch_size=30, keep_tail=True)
+    assert [len(b["label"]) for b in batches.iterate()] == [23, 23]
+    assert batches.batch_sizes == (23,)
+
+
+def test_threads_are_not_limited_by_the_buffer():
+    """Six batches load at the same time: none gets past the barrier alone."""
+    barrier = threading.Barrier(6, timeout=10)
+
+    def load(index):
+        barrier.wait()
+        return np.zeros((4, 4, 3), np.uint8)
+
+    split = Split(list(map(str, range(6))), [0] * 6, load)
+    batches = TrainBatches(
+        split, batch_size=1, image_size=(4, 4), seed=0, num_epochs=1, num_threads=6
+    )
+    assert len(list(batches.iterate())) == 6
 
 
 @pytest.mark.parametrize("total", [1, 5, 23])
