@@ -1,0 +1,42 @@
+"""Folders and zips of small images."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def png(seed: int = 0, size: tuple[int, int] = (6, 5), format: str = "PNG", **options) -> bytes:
+    """A file of an image of noise; height and width."""
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, format, **options)
+    return file.getvalue()
+
+
+def images(*folders: str, count: int = 10) -> dict[str, bytes]:
+    """Paths and contents of `count` images in each folder, all different."""
+    return {
+        f"{folder}/{i}.png": png(1000 * place + i)
+        for place, folder in enumerate(folders)
+        for i in range(count)
+    }
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    """Write files below a folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    return root
+
+
+def write_zip(path: Path, files: dict[str, bytes], **options) -> Path:
+    """Write files into a zip."""
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
