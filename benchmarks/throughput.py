@@ -189,22 +189,32 @@ def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
     with Worker(commands[OURS], timeout=arguments.limit) as worker:
         record["environment"][OURS] = worker.call("describe")
         record["peak"] = worker.call("measure_peak", dtype=arguments.dtype)
+    absent = {}
     for peer in arguments.peers:
         try:
             with Worker(commands[peer], timeout=arguments.limit) as worker:
                 record["environment"][peer] = worker.call("describe")
         except WorkerError as error:
-            record["environment"][peer] = {"error": str(error)}
-            cli.say(f"{peer}: {error}")
+            absent[peer] = without_traceback(peer, error)
+            record["environment"][peer] = {"error": absent[peer]}
+            cli.say(f"{peer}: {absent[peer]}")
+    present = {name: command for name, command in commands.items() if name not in absent}
     for model in arguments.models:
-        checks = compare(model, commands, arguments.limit)
+        checks = compare(model, present, arguments.limit)
         record["checks"] += checks
-        refused = {check["peer"]: check["error"] for check in checks if check["error"]}
+        refused = absent | {check["peer"]: check["error"] for check in checks if check["error"]}
         for mode in arguments.modes:
             for batch_size in arguments.batch_sizes:
                 timings = time_one(arguments, commands, refused, model, mode, batch_size)
                 record["results"] += [timing.record() for timing in timings]
     return record
+
+
+def without_traceback(peer: str, error: WorkerError) -> str:
+    """Why a peer cannot be started; most often it is not installed."""
+    if "No module named" in str(error):
+        return f"{peer} is not installed: python -m pip install -e '.[bench]', or --torch-python"
+    return str(error)
 
 
 def portable(words: Sequence[str]) -> str:

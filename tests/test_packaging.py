@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -85,7 +86,8 @@ def third_party_imports(folders: list[str], *, without: str = "") -> dict[str, P
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names = [node.module]
             found |= {name.partition(".")[0]: path for name in names}
-    ours = {*ROOMS, "tests"}
+    # pytest puts the folder of a test module on the path, so that helpers are imported by their name.
+    ours = {*ROOMS, "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     return {n: p for n, p in found.items() if n not in ours | sys.stdlib_module_names}
 
 
@@ -165,6 +167,7 @@ def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_make_has_the_target(target):
     done = make("--dry-run", target)
     assert "No rule" not in done.stderr
+    assert "Nothing to be done" not in done.stdout
     # test-all looks for its Pythons in a dry run, too, and may find one missing.
     assert done.returncode == 0 or (target == "test-all" and "error: no Python" in done.stderr)
 
@@ -213,29 +216,13 @@ def quoted() -> list[str]:
     return sorted({command for document in DOCUMENTS for command in quoted_commands(document)})
 
 
-@functools.cache
-def help_of(module: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("command", quoted())
 def test_commands_in_the_documents_exist(command):
-    """A quoted command's module or target is there, and knows each flag that is quoted with it."""
+    """A quoted command's module or target is there; tests/test_readme.py parses the README's flags."""
     words = command.split()
     if words[0] == "make":
         target = next(word for word in words[1:] if "=" not in word)
         makefile = (ROOT / "Makefile").read_text("utf-8")
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
     elif words[2].partition(".")[0] in ROOMS:
-        known = help_of(words[2])
-        for flag in re.findall(r"(?<=\s)--[\w.-]+", command):
-            assert re.search(rf"{re.escape(flag)}\b", known), f"{words[2]} has no {flag}"
+        assert importlib.util.find_spec(words[2])

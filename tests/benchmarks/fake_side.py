@@ -47,6 +47,11 @@ class AnotherLoss(Fake):
     losses = {**Fake.losses, "train": 4.001}  # noqa: RUF012
 
 
+class NotInstalled(Fake):
+    def __init__(self):
+        raise ModuleNotFoundError("No module named 'torch'")
+
+
 class Failing(Fake):
     def build(self, **arguments):
         raise RuntimeError("no kernel\nfor this")

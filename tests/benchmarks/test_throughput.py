@@ -53,6 +53,10 @@ def test_speedup_is_over_the_peer():
     [
         ("AnotherNet", "is another net: 66,363 parameters, the zoo has 66,362"),
         ("AnotherLoss", "is another net: its train loss is 4.001000, the zoo's 4.000000"),
+        (
+            "NotInstalled",
+            "NotInstalled is not installed: python -m pip install -e '.[bench]', or --torch-python",
+        ),
         ("Failing", "RuntimeError: no kernel for this"),
         ("Hungry", "out of memory"),
         ("Dying", "ended with status 3: a last word"),
