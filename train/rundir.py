@@ -125,8 +125,9 @@ class RunDir:
     def cut_logs(self, step: int, epoch: int) -> None:
         """Drop what was logged after `step` and after `epoch` whole epochs."""
         if self.metrics.exists():
-            kept = [line for line in self.metrics.open(encoding="utf-8") if _step_of(line) <= step]
-            self.metrics.write_text("".join(kept), encoding="utf-8")
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = "".join(line for line in lines if _step_of(line) <= step)
+            write_atomically(self.metrics, kept.encode())
         rows = [row for row in self.read_summary() if row["epoch"] <= epoch]
         if self.summary.exists():
             with open(self.summary, "w", newline="", encoding="utf-8") as file:

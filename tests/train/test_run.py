@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -153,39 +152,31 @@ def test_data_that_moved_are_found_and_data_that_changed_are_refused(
 # Interruptions, in processes of their own.
 
 
-@pytest.fixture
-def start(command_environment, image_folder):
-    """Start a run of three epochs of one image a step on one device: long enough to be stopped."""
+class Training:
+    """A run of three epochs of 18 steps in a process of its own, that can be stopped in the middle."""
 
-    def start(workdir):
-        arguments = ["--workdir", workdir, "--dataset", image_folder, *TINY, "--batch-size", "4"]
-        arguments += [
-            "--epochs",
-            "3",
-            "--model-options",
-            "norm_momentum=0.9",
-            "--stages.0.augment.flip",
-        ]
-        return subprocess.Popen(
-            [sys.executable, "-m", "train.run", *map(str, arguments)],
-            env=command_environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, workdir, image_folder, environment):
+        arguments = [*TINY, "--dataset", image_folder, "--workdir", workdir, "--batch-size", "4"]
+        arguments += ["--epochs", "3", "--model-options", "norm_momentum=0.9", "--stages.0.augment.flip"]
+        self.log = workdir.with_suffix(".log")
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "train.run", *map(str, arguments)],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
 
-    return start
+    def stderr(self):
+        return self.log.read_text()
 
-
-def stop_when(process, is_time, number, timeout=180):
-    """Send a signal once `is_time()` holds."""
-    deadline = time.monotonic() + timeout
-    while not is_time():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    return process.communicate(timeout=timeout)
+    def stop_when(self, is_time, number):
+        """Send a signal once `is_time()` holds; the exit status."""
+        while not is_time():
+            assert self.process.poll() is None, self.stderr()
+            time.sleep(0.01)
+        self.process.send_signal(number)
+        return self.process.wait(timeout=300)
 
 
 def files_without_times(workdir):
@@ -200,45 +191,36 @@ def files_without_times(workdir):
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted_runs_end_as_if_nothing_had_happened(start, tmp_path):
+def test_killed_and_interrupted_runs_end_as_if_nothing_had_happened(
+    image_folder, command_environment, tmp_path
+):
     """k steps, SIGKILL, some more, Ctrl-C, the rest: bit for bit the weights and logs of one run."""
-    whole = start(tmp_path / "whole")
-    _, stderr = whole.communicate(timeout=300)
-    assert whole.returncode == 0, stderr
 
-    broken = tmp_path / "broken"
-    # Killed in the middle of the second epoch, with a checkpoint of the first.
-    process = start(broken)
-    stop_when(process, lambda: (broken / "checkpoints" / "18").is_dir(), signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    def start(name):
+        return Training(tmp_path / name, image_folder, command_environment)
+
+    whole = start("whole")
+    assert whole.process.wait(timeout=300) == 0, whole.stderr()
+
+    # Killed after the first epoch's checkpoint, somewhere in the second.
+    broken, training = tmp_path / "broken", start("broken")
+    status = training.stop_when(lambda: (broken / "checkpoints" / "18").is_dir(), signal.SIGKILL)
+    assert status == -signal.SIGKILL
     assert not (broken / "test.json").exists()
 
-    # Ctrl-C as soon as it is at work again: it saves in the middle of an epoch.
-    process = start(broken)
-    time.sleep(1)
-    _, stderr = stop_when(process, lambda: _is_training(process), signal.SIGINT)
-    assert process.returncode == 130, stderr
-    assert "resuming" in stderr
-    saved_at = int(re.search(r"interrupted at step (\d+), saved in", stderr).group(1))
+    # Ctrl-C once it is at work again: it saves in the middle of an epoch.
+    training = start("broken")
+    status = training.stop_when(lambda: "compiled in" in training.stderr(), signal.SIGINT)
+    assert status == 130, training.stderr()
+    assert "resuming" in training.stderr()
+    saved_at = int(re.search(r"interrupted at step (\d+), saved in", training.stderr()).group(1))
     assert saved_at >= 18
     assert (broken / "checkpoints" / str(saved_at)).is_dir()
 
-    process = start(broken)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert f"step {saved_at}" in stderr
+    training = start("broken")
+    assert training.process.wait(timeout=300) == 0, training.stderr()
+    assert f"step {saved_at}" in training.stderr()
     assert files_without_times(broken) == files_without_times(tmp_path / "whole")
-
-
-def _is_training(process):
-    """Whether the process has said that its step is compiled (its stderr is read as it comes)."""
-    os.set_blocking(process.stderr.fileno(), False)
-    seen = process.__dict__.setdefault("seen", "")
-    process.seen = seen + (process.stderr.read() or "")
-    if "compiled in" not in process.seen:
-        return False
-    os.set_blocking(process.stderr.fileno(), True)
-    return True
 
 
 def test_diverging_run_names_the_step_and_keeps_the_last_good_checkpoint(
