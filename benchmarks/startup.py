@@ -2,9 +2,9 @@
 
     python -m benchmarks.startup --model sam_alexnet --out startup.json
 
-Commands and imports, each in a new process, less nothing: what a person feels, interpreter included. Then the
-way from `python` to the end of the first training step, with an empty compilation cache and with a filled one.
-The table goes to stdout, medians of --rounds; the first step is run once each way.
+Commands and imports, each in a new process, interpreter included: what a person feels. Then the way from
+`python` to the end of the first training step, with an empty compilation cache and with a filled one. The
+table goes to stdout, medians of --rounds; the first step is run once each way.
 """
 
 import dataclasses
@@ -21,7 +21,8 @@ from typing import Any
 import tyro
 
 import zoo
-from benchmarks.workers import ROOT
+from benchmarks.throughput import portable
+from benchmarks.workers import ROOT, Worker
 from train import cli
 from train.recipe import InputError
 
@@ -65,7 +66,13 @@ def main(argv: list[str]) -> None:
     if min(arguments.rounds, arguments.batch_size) < 1:
         raise InputError("--rounds and --batch-size have to be at least 1")
     cli.prepare_environment()
+    with Worker([sys.executable, "-m", "benchmarks.zoo_worker"]) as worker:
+        environment = worker.call("describe")
     record = {
+        "format": 1,
+        "command": portable("benchmarks.startup", sys.argv[1:]),
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment,
         "load_before": round(os.getloadavg()[0], 2),
         "model": arguments.model,
         "batch_size": arguments.batch_size,
@@ -118,7 +125,7 @@ def first_steps(model: str, batch_size: int) -> dict[str, dict[str, float]]:
 
 
 def first_step(model: str, batch_size: int, began: float) -> None:
-    """Run in a process that was started at the time `began`: print what each part of the way took."""
+    """Run in a process that was started at the time `began`: print the seconds of each part of the way."""
     parts: dict[str, float] = {}
 
     def end(part: str) -> None:

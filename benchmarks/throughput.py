@@ -178,7 +178,7 @@ def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
         cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
     record: dict[str, Any] = {
         "format": FORMAT,
-        "command": portable(sys.argv[1:]),
+        "command": portable("benchmarks.throughput", sys.argv[1:]),
         "date": time.strftime("%Y-%m-%d"),
         "load_before": round(load, 2),
         "environment": {},
@@ -217,7 +217,7 @@ def without_traceback(peer: str, error: WorkerError) -> str:
     return str(error)
 
 
-def portable(words: Sequence[str]) -> str:
+def portable(module: str, words: Sequence[str]) -> str:
     """The command as a reader would type it, without this machine's paths."""
     kept, skip = [], False
     for word in words:
@@ -227,7 +227,7 @@ def portable(words: Sequence[str]) -> str:
             skip = True
         elif not word.startswith(("--torch-python=", "--out=")):
             kept.append(word)
-    return shlex.join(["python", "-m", "benchmarks.throughput", *kept])
+    return shlex.join(["python", "-m", module, *kept])
 
 
 def compare(model: str, commands: dict[str, list[str]], limit: float) -> list[dict[str, Any]]:

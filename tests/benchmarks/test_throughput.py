@@ -125,7 +125,7 @@ def test_files_hold_what_was_measured(tmp_path):
 
 def test_the_recorded_command_has_no_paths_of_this_machine():
     words = ["--models", "a", "--torch-python", "/x/python", "--peers", "torch", "--out=/y/z.json"]
-    command = throughput.portable(words)
+    command = throughput.portable("benchmarks.throughput", words)
     assert command == "python -m benchmarks.throughput --models a --peers torch"
 
 
