@@ -5,7 +5,7 @@ the records disagree.
 """
 
 import json
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ def main(argv: list[str]) -> None:
 def render(text: str) -> str:
     """The README with each marked table made anew."""
     for name, table in (("models", models_table), ("runs", runs_table)):
-        pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
-        text = re.sub(pattern, lambda m, t=table: f"{m[1]}{t()}{m[2]}", text, flags=re.DOTALL)
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + table() + end + rest.partition(end)[2]
     return text
 
 
@@ -67,9 +68,9 @@ def runs_table() -> str:
     return markdown(tuple(heading.split(", ")), rows)
 
 
-def markdown(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [heading, tuple("---" for _ in heading), *rows]
+    lines = [heading, ["---"] * len(heading), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

@@ -174,7 +174,7 @@ class Recipe:
 
 
 def _from_plain(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InputError(f"{where} should be an object, not {value!r}")
         hints = typing.get_type_hints(kind)

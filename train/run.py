@@ -295,8 +295,8 @@ def _say_what(
             "quick form: 5 epochs, and batch-norm momentum 0.9 instead of the document's (Keras's) 0.99,"
             " because its 215 steps are too few for 0.99"
         )
-    elif on_cpu and f"{recipe.name}_quick" in papers.RECIPES:
-        cli.say("hint: on a CPU this takes hours; --quick gives a first result in minutes")
+    elif on_cpu and f"{recipe.name}_quick" in papers.RECIPES and recipe.stages[0].epochs > 20:
+        cli.say("hint: on a CPU this may take hours; --quick gives a first result in minutes")
 
 
 def _write_start(directory: RunDir, recipe: Recipe, dataset: Any) -> None:

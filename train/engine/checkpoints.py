@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 
 from train.recipe import InputError
 
-# Orbax reports each save and restore at level INFO and below through absl.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax reports through absl what we report ourselves, in one line.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

@@ -277,7 +277,7 @@ class _Fit:
         cli.say("compiling the training step ...")
         height, width = self.preprocessing.input_size
         for size in batches.batch_sizes:
-            batch = {
+            batch: dict[str, np.ndarray] = {
                 "image": np.zeros((size, height, width, 3), np.uint8),
                 "label": np.zeros(size, np.int32),
                 "index": np.zeros(size, np.int32),
