@@ -35,7 +35,7 @@ def build(*, data_dir: str | os.PathLike[str] | None, **options: Any) -> Dataset
     if data_dir is None:
         raise InputError(f"cats_dogs needs its photographs: {_how_to_get()}")
     path = Path(data_dir).expanduser()
-    if not os.path.exists(path):
+    if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
         raise InputError(f"cats_dogs: there is nothing at {path}: {_how_to_get()}")
     path = next((path / name for name in ARCHIVES if os.path.isfile(path / name)), path)
     options.pop("image_size", None)

@@ -172,13 +172,11 @@ def natural_key(text: str) -> tuple[Any, ...]:
     """Sorts numbers inside names by their value: pig2 before pig10."""
     pieces = re.split("([0-9]+)", text)
     # An odd piece is a number: by length without leading zeros, then by digits; any length works.
-    return (
-        *(
-            (len(p.lstrip("0")), p.lstrip("0")) if i % 2 else p.casefold()
-            for i, p in enumerate(pieces)
-        ),
-        text,
+    values = tuple(
+        (len(piece.lstrip("0")), piece.lstrip("0")) if place % 2 else piece.casefold()
+        for place, piece in enumerate(pieces)
     )
+    return values, text
 
 
 def read_layout(source: Source) -> Layout:

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import threading
 import unicodedata
 import zipfile
@@ -193,10 +194,10 @@ class ZipSource:
 
     def read(self, file: File) -> bytes:
         declared = file.handle.file_size
-        # Asked for one byte more than declared, the reader shows whether there is more, and never holds
-        # more than that; by itself it would cut the member off at its declared size.
+        # By itself the reader cuts a member off at its declared size, having unpacked all of it. Asked for a
+        # byte more, with the declaration out of its way, it unpacks that much and shows whether there is more.
         member = copy(file.handle)
-        member.file_size = declared + 1
+        member.file_size = sys.maxsize
         try:
             # Opening and closing count references without a lock; reading is safe in threads.
             with self._lock:

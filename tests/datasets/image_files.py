@@ -16,10 +16,10 @@ def png(seed: int = 0, size: tuple[int, int] = (6, 5), format: str = "PNG", **op
     return file.getvalue()
 
 
-def images(*folders: str, count: int = 10) -> dict[str, bytes]:
-    """Paths and contents of `count` images in each folder, all different."""
+def images(*folders: str, count: int = 10, first: int = 0) -> dict[str, bytes]:
+    """Paths and contents of `count` images in each folder, all different, seeds from `first` on."""
     return {
-        f"{folder}/{i}.png": png(1000 * place + i)
+        f"{folder}/{i}.png": png(first + 1000 * place + i)
         for place, folder in enumerate(folders)
         for i in range(count)
     }

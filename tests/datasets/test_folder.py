@@ -1,0 +1,442 @@
+"""A folder or zip of images is a data set: layouts, splits, bad images, what cannot be used."""
+
+import json
+import os
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+from image_files import images, png, write_folder, write_zip
+
+from datasets import InputError, load_dataset, verify
+from datasets.folder import natural_key
+from datasets.images import decode
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+KAGGLE = {
+    **images("training_set/training_set/cats", "training_set/training_set/dogs", count=20),
+    **images("test_set/test_set/cats", "test_set/test_set/dogs", count=4, first=5000),
+}
+
+
+def load(root, files, **options):
+    return load_dataset(write_folder(root, files), **options)
+
+
+def sizes(data):
+    return {name: len(split) for name, split in data.splits.items()}
+
+
+def ids(data, *parts):
+    return {i for part in parts or data.splits for i in data.splits[part].ids}
+
+
+def refusal(root, files, **options):
+    path = write_folder(root / "photos", files) if isinstance(files, dict) else files
+    with pytest.raises(InputError) as error:
+        load_dataset(path, **options)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value) or "class " in str(error.value)
+    return str(error.value)
+
+
+def test_unsplit_folder(tmp_path):
+    files = images("cats", "dogs", count=20)
+    data = load(tmp_path / "pets", files)
+    assert data.name == "pets"
+    assert data.class_names == ("cats", "dogs")
+    assert sizes(data) == {"train": 32, "validation": 4, "test": 4}
+    assert ids(data) == set(files)
+    for split in data.splits.values():
+        assert split.labels.dtype == np.int32
+        assert np.bincount(split.labels).tolist() == [len(split) // 2] * 2
+        for i, (image, label) in enumerate(split):
+            assert split.ids[i].startswith(data.class_names[label])
+            np.testing.assert_array_equal(image, decode(files[split.ids[i]]))
+    assert data.info.split_sizes == sizes(data)
+    assert not data.notes
+    assert not data.bad_images
+
+
+def test_published_parts_are_kept(tmp_path):
+    files = images("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=3)
+    data = load(tmp_path, files)
+    for part, folder in (("train", "train"), ("validation", "val"), ("test", "test")):
+        assert ids(data, part) == {name for name in files if name.startswith(folder)}
+    assert data.provenance["published_parts"] == ["train", "validation", "test"]
+    assert data.provenance["split_fractions"] == {}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train", "val", "test"),
+        ("training", "valid", "testing"),
+        ("training_set", "validation", "test_set"),
+        ("Training Set", "val_set", "TEST"),
+    ],
+)
+def test_usual_names_of_parts(tmp_path, train, validation, test):
+    folders = [f"{part}/{name}" for part in (train, validation, test) for name in "ab"]
+    data = load(tmp_path, images(*folders, count=2))
+    assert sizes(data) == {"train": 4, "validation": 4, "test": 4}
+    assert all(i.startswith(f"{validation}/") for i in data.splits["validation"].ids)
+
+
+def test_missing_parts_come_out_of_training(tmp_path):
+    data = load(tmp_path / "a", images("train/a", "train/b", "test/a", "test/b", count=10))
+    assert sizes(data) == {"train": 18, "validation": 2, "test": 20}
+    assert ids(data, "test") == {i for i in ids(data) if i.startswith("test/")}
+    data = load(tmp_path / "b", images("train/a", "train/b", "val/a", "val/b", count=10))
+    assert sizes(data) == {"train": 18, "validation": 20, "test": 2}
+    data = load(tmp_path / "c", images("train/a", "train/b", count=10))
+    assert sizes(data) == {"train": 16, "validation": 2, "test": 2}
+    assert all(i.startswith("train/") for i in ids(data))
+
+
+def test_folder_of_the_same_name_inside_a_part(tmp_path):
+    """As Kaggle's cats and dogs come."""
+    data = load(tmp_path, KAGGLE | {"training_set/training_set/cats/_DS_Store": b"junk"})
+    assert data.class_names == ("cats", "dogs")
+    assert sizes(data) == {"train": 36, "validation": 4, "test": 8}
+    assert not data.notes
+
+
+@pytest.mark.parametrize(
+    "files", [images("cats", "dogs", count=5), KAGGLE], ids=["plain", "parted"]
+)
+def test_zip_equals_folder_and_wrappers_are_seen_through(tmp_path, files):
+    wrapped = {f"download/pets-1.0/{name}": content for name, content in files.items()}
+    data = [
+        load(tmp_path / "plain", files),
+        load(tmp_path / "wrapped", wrapped),
+        load_dataset(write_zip(tmp_path / "a.zip", files)),
+        load_dataset(write_zip(tmp_path / "b.zip", wrapped | {"__MACOSX/._pets": b"junk"})),
+    ]
+    assert len({d.fingerprint for d in data}) == 1
+    manifests = [d.manifest()["splits"] for d in data]
+    assert manifests[1:] == manifests[:1] * 3
+    image = [d.splits["test"][0][0] for d in data]
+    for other in image[1:]:
+        np.testing.assert_array_equal(image[0], other)
+
+
+def test_fingerprint_names_content_classes_and_names(tmp_path):
+    files = images("cats", "dogs", count=5)
+    base = load(tmp_path / "a", files)
+    assert load(tmp_path / "b", files, seed=7).fingerprint == base.fingerprint
+    changed = {
+        "content": files | {"cats/0.png": png(99)},
+        "name": {k.replace("cats/0", "cats/00"): v for k, v in files.items()},
+        "class": {k.replace("cats", "kittens"): v for k, v in files.items()},
+        "more": files | {"dogs/9.png": png(98)},
+    }
+    seen = {load(tmp_path / name, other).fingerprint for name, other in changed.items()}
+    assert len(seen | {base.fingerprint}) == 5
+    assert len(base.fingerprint) == 64
+
+
+def test_class_names_and_ids_in_natural_order(tmp_path):
+    data = load(tmp_path, images("pig10", "pig2", "Pig1", "pig 3", count=11))
+    assert data.class_names == ("Pig1", "pig2", "pig10", "pig 3")
+    of_first = [i for i in data.splits["train"].ids if i.startswith("pig2/")]
+    assert of_first == sorted(of_first, key=lambda i: int(i[5:-4]))
+
+
+def test_natural_key_sorts_numbers_of_any_length():
+    names = ["a", "a01", "a1", "a2", "a10", "a1" + "0" * 5000, "b", "B2"]
+    shuffled = names[::-1]
+    assert sorted(shuffled, key=natural_key) == names
+
+
+def test_manifest_is_plain_data(tmp_path):
+    data = load(tmp_path / "pets", images("cats", "dogs"), seed=5)
+    manifest = json.loads(json.dumps(data.manifest()))
+    assert manifest["seed"] == 5
+    assert manifest["class_names"] == ["cats", "dogs"]
+    assert manifest["fingerprint"] == data.fingerprint
+    assert manifest["provenance"]["path"] == str(tmp_path / "pets")
+    for name, split in data.splits.items():
+        assert list(manifest["splits"][name].items()) == list(
+            zip(split.ids, split.labels.tolist(), strict=True)
+        )
+
+
+def test_split_depends_on_seed_not_on_listing(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "pets", images("cats", "dogs", count=20))
+    splits = [load_dataset(root, seed=seed).splits["test"].ids for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+    real = os.scandir
+
+    class Backwards:
+        def __init__(self, path):
+            self.entries = real(path)
+
+        def __enter__(self):
+            return reversed(list(self.entries))
+
+        def __exit__(self, *_):
+            self.entries.close()
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert load_dataset(root, seed=0).splits["test"].ids == splits[0]
+
+
+def test_nested_folders_belong_to_their_class(tmp_path):
+    data = load(tmp_path, images("cats/2020/may", "cats/2021", "dogs", count=5))
+    assert data.class_names == ("cats", "dogs")
+    assert len(ids(data)) == 15
+
+
+def test_class_called_train_is_a_class(tmp_path):
+    data = load(tmp_path, images("car", "plane", "train"))
+    assert data.class_names == ("car", "plane", "train")
+
+
+def test_what_is_left_out_is_noted(tmp_path):
+    extra = {
+        "train/loose.png": png(1),
+        "top.png": png(2),
+        "readme.txt": b"",
+        "train/a/labels.csv": b"",
+        "train/a/b.csv": b"",
+        "single_prediction/1.png": png(3),
+    }
+    data = load(tmp_path, images("train/a", "train/b", "test/a", count=5) | extra)
+    assert not ids(data) & set(extra)
+    assert data.notes == (
+        "ignored 3 files (.csv 2, .txt 1): no images by their names",
+        "ignored 1 image in single_prediction/, beside the published parts",
+        "ignored 1 image outside of the class folders",
+        "the test part has no images of b",
+    )
+
+
+def test_unlabelled_test_images_are_left_out(tmp_path):
+    """Competitions publish such."""
+    files = images("train/a", "train/b") | {f"test/{i}.png": png(i) for i in range(5)}
+    data = load(tmp_path, files)
+    assert sizes(data) == {"train": 16, "validation": 2, "test": 2}
+    assert data.notes == ("ignored 5 images in test/, beside the published parts",)
+
+
+def test_copies_across_parts_are_noted(tmp_path):
+    files = images("train/a", "train/b", "val/a", "test/a", "test/b", count=5)
+    files |= {"test/a/copy.png": files["train/a/0.png"], "test/b/0.png": files["val/a/1.png"]}
+    assert [n for n in load(tmp_path, files).notes if "copy" in n] == [
+        "1 of 11 test images have a copy among the train images",
+        "1 of 11 test images have a copy among the validation images",
+    ]
+
+
+def test_every_kind_of_image_works(tmp_path):
+    kinds = {"JPEG": "JPG", "PNG": "png", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
+    files = {f"{c}/{s}.{s}": png(1, (1, 1), format=k) for k, s in kinds.items() for c in "ab"}
+    data = load(tmp_path, files)
+    assert len(ids(data)) == 12
+    assert {image.shape for split in data.splits.values() for image, _ in split} == {(1, 1, 3)}
+
+
+# Bad images.
+
+
+def spoiled(count, bad):
+    files = images("cats", "dogs", count=count)
+    return files | {f"cats/{i}.png": b"not at all" for i in range(bad)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_bad_images_are_left_out_before_the_split(tmp_path, kind):
+    files = spoiled(40, 2) | {"dogs/cut.png": png(5)[:60]}
+    path = (write_zip if kind == "zip" else write_folder)(tmp_path / f"pets.{kind}", files)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = load_dataset(path)
+    assert not caught
+    bad = {b.id: b.reason for b in data.bad_images}
+    assert list(bad) == ["cats/0.png", "cats/1.png", "dogs/cut.png"]
+    assert bad["cats/0.png"] == "not an image in any known format"
+    assert "runcated" in bad["dogs/cut.png"]
+    assert ids(data) == set(files) - set(bad)
+    good = {name: content for name, content in files.items() if name not in bad}
+    assert data.manifest()["splits"] == load(tmp_path / "good", good).manifest()["splits"]
+    assert data.provenance["bad_images"] == 3
+
+
+def test_bad_images_as_errors(tmp_path):
+    message = refusal(tmp_path, spoiled(40, 2), on_bad_image="error")
+    assert "2 of 80 images" in message
+    assert (
+        "the first is cats/0.png (not an image in any known format): mend or remove them" in message
+    )
+
+
+def test_too_many_bad_images(tmp_path):
+    assert len(load(tmp_path / "few", spoiled(40, 4)).bad_images) == 4  # five per cent
+    assert "5 of 80 images" in refusal(tmp_path, spoiled(40, 5))
+    assert "more than 5%" in refusal(tmp_path, spoiled(40, 5))
+
+
+def test_emptied_class(tmp_path):
+    files = images("cats", "dogs", count=100) | {f"pigs/{i}.png": b"" for i in range(3)}
+    assert "leave none of class pigs, the first is pigs/0.png" in refusal(tmp_path, files)
+
+
+def test_emptied_class_of_a_part(tmp_path):
+    files = images("train/a", "train/b", "val/a", "val/b", count=20) | {"test/a/1.png": png()}
+    message = refusal(tmp_path, files | {"test/b/1.png": b""})
+    assert "leave none of class b of the test part" in message
+
+
+def test_what_was_decoded_is_not_decoded_again(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "pets", spoiled(40, 2))
+    decoded = []
+
+    def counting(content):
+        decoded.append(content)
+        return decode(content)
+
+    monkeypatch.setattr(verify, "decode", counting)
+    first = load_dataset(root)
+    assert len(decoded) == 80
+    again = load_dataset(root)
+    assert len(decoded) == 80
+    assert (again.bad_images, again.fingerprint) == (first.bad_images, first.fingerprint)
+    (root / "cats/0.png").write_bytes(png(77, (9, 9)))
+    mended = load_dataset(root)
+    assert len(decoded) == 81
+    assert len(mended.bad_images) == 1
+    assert mended.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 0, "images": {}}']
+)
+def test_damaged_cache_is_not_believed(tmp_path, own_cache, content):
+    root = write_folder(tmp_path / "pets", images("cats", "dogs"))
+    first = load_dataset(root)
+    (cache,) = (own_cache / "images").iterdir()
+    cache.write_bytes(content)
+    assert load_dataset(root).fingerprint == first.fingerprint
+    assert len(json.loads(cache.read_bytes())["images"]) == 20
+
+
+def test_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_ZOO_CACHE", "/dev/null/cache")
+    assert len(ids(load(tmp_path, images("cats", "dogs")))) == 20
+
+
+def test_interrupted_check_goes_on_where_it_was(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "pets", images("cats", "dogs", count=20))
+    monkeypatch.setattr(verify, "CHUNK", 5)
+    monkeypatch.setattr(verify, "PROGRESS_SECONDS", 0)
+
+    def interrupt(text, done, total):
+        if done == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(root, progress=interrupt)
+    seen = []
+    load_dataset(root, progress=lambda *report: seen.append(report))
+    assert seen == [("checking images", done, 40) for done in range(13, 41)]
+
+
+def test_vanished_image_is_named(tmp_path):
+    data = load(tmp_path, images("cats", "dogs"))
+    name = data.splits["train"].ids[3]
+    (tmp_path / name).unlink()
+    with pytest.raises(
+        InputError, match=f"{name} cannot be read any more .No such file.*restore it"
+    ):
+        data.splits["train"][3]
+
+
+def test_images_stay_on_the_disk(tmp_path):
+    data = load(tmp_path, images("cats", "dogs"))
+    split = data.splits["train"]
+    assert split[0][0] is not split[0][0]
+    with pytest.raises(IndexError):
+        split[len(split)]
+    np.testing.assert_array_equal(split[-1][0], split[len(split) - 1][0])
+
+
+# What cannot be used.
+
+
+def test_empty(tmp_path):
+    assert "photos is empty: give a folder or .zip that has a folder" in refusal(tmp_path, {})
+    assert "is empty" in refusal(tmp_path, write_zip(tmp_path / "a.zip", {}))
+
+
+def test_nothing_but_other_files(tmp_path):
+    message = refusal(tmp_path, {"cats/1.heic": b"", "dogs/2.heic": b"", "x": b""})
+    assert "holds no images, only 3 files (.heic 2, no suffix 1)" in message
+
+
+def test_no_class_folders(tmp_path):
+    files = {f"{i}.png": png(i) for i in range(3)}
+    assert "has 3 images, but no folder for each class: sort them" in refusal(tmp_path, files)
+
+
+def test_no_class_folders_in_the_parts(tmp_path):
+    """Not two classes called train and test1."""
+    files = {f"{part}/{i}.png": png(i) for part in ("train", "test1") for i in range(3)}
+    message = refusal(tmp_path, files)
+    assert "test1/, train/ in " in message
+    assert "have images, but no folder for each class: sort them into train/<class>/" in message
+
+
+def test_one_class(tmp_path):
+    assert "has only one class, cats: a classifier needs" in refusal(tmp_path, images("cats"))
+    one = images("train/cats", "test/cats")
+    assert "has only one class, cats" in refusal(tmp_path / "parted", one)
+
+
+def test_class_with_one_image(tmp_path):
+    files = images("cats", "dogs") | {"pig/1.png": png(1)}
+    message = refusal(tmp_path, files)
+    assert "class pig has one image, which cannot be split into train and validation" in message
+    assert "add images, or take the class out" in message
+
+
+def test_class_with_one_image_where_nothing_is_split(tmp_path):
+    files = images("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=1)
+    assert sizes(load(tmp_path, files)) == {"train": 2, "validation": 2, "test": 2}
+
+
+def test_what_cannot_be_split_is_said_before_the_check(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "decode", lambda content: pytest.fail("decoded first"))
+    refusal(tmp_path, images("cats", "dogs") | {"pig/1.png": png(1)})
+
+
+def test_parts_without_training(tmp_path):
+    message = refusal(tmp_path, images("test/a", "test/b", "val/a", "val/b"))
+    assert "has test/, val/, but no train/ folder" in message
+
+
+def test_two_folders_for_a_part(tmp_path):
+    message = refusal(tmp_path, images("train/a", "train/b", "val/a", "validation/a"))
+    assert "has val/, validation/, which both mean the validation part: keep one" in message
+
+
+def test_classes_beside_a_part(tmp_path):
+    message = refusal(tmp_path, images("train/a", "train/b", "cats", "dogs"))
+    assert "has train/ like a published part, and cats/, dogs/ like classes" in message
+
+
+def test_class_that_training_lacks(tmp_path):
+    message = refusal(tmp_path, images("train/a", "train/b", "test/a", "test/B"))
+    assert "the test part of" in message
+    assert "has B/, which the training part lacks: name the classes alike" in message
+
+
+def test_path_twice(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's own, about the second one
+        path = write_zip(tmp_path / "a.zip", images("cats", "dogs"))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("cats/1.png", png(3))
+    assert "holds cats/1.png twice: remove or rename" in refusal(tmp_path, path)
