@@ -34,7 +34,8 @@ test: $(VENV)/.installed-test
 # One environment a version: .venv where it has that Python already (or is still to be made and python3 has
 # it), else .venv-3.x.
 test-all:
-	@set -e; for version in 3.11 3.13; do \
+	@set -e; for version in 3.11 3.13; do python=$$($(find_python)); done; \
+	for version in 3.11 3.13; do \
 	  python=$$($(find_python)); \
 	  venv=.venv-$$version; \
 	  has=$$(.venv/bin/python $(print_version) 2>/dev/null || $(PYTHON) $(print_version) 2>/dev/null || true); \

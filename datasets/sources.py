@@ -5,7 +5,6 @@ A source lists its files once and reads them from any thread. Files that systems
 """
 
 import dataclasses
-import lzma
 import os
 import re
 import stat
@@ -33,7 +32,8 @@ MAX_TOTAL_BYTES = 1 << 40
 MAX_RATIO = 100  # of unpacked to packed bytes, from FREE_BYTES on
 FREE_BYTES = 1 << 30
 
-COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+# Of the others, Python's reader unpacks without a bound.
+COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 ENCRYPTED = 0x1  # flag bit
 
 
@@ -183,8 +183,8 @@ class ZipSource:
             raise InputError(f"{self.root} is encrypted: unpack it, and give the folder")
         if member.compress_type not in COMPRESSIONS:
             raise InputError(
-                f"{self.root} is packed by a method ({member.compress_type}) that cannot be read:"
-                " unpack it, and give the folder"
+                f"{self.root} is packed by a method ({member.compress_type}) that is not read in"
+                " place: unpack it, and give the folder"
             )
         if member.file_size > MAX_MEMBER_BYTES:
             raise InputError(
@@ -207,7 +207,7 @@ class ZipSource:
             finally:
                 with self._lock:
                     opened.close()
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
             raise UndecodableError(f"damaged in the archive: {error}") from error
         except OSError as error:
             raise UndecodableError(f"{error.strerror or error}") from error

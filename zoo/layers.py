@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from zoo.registry import InputError
@@ -16,6 +17,7 @@ from zoo.registry import InputError
 KERAS_NORM_MOMENTUM = 0.99
 KERAS_NORM_EPSILON = 1e-3
 glorot_uniform = nn.initializers.glorot_uniform()
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's
 
 Padding = str | Sequence[tuple[int, int]]  # "SAME", "VALID", or zeros before and after each axis
 
@@ -361,3 +363,26 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, strides: tu
     zero = jnp.zeros((width, channels), wide)
     sums = lax.fori_loop(0, batch * height, add_row, (zero,) * (rows * columns))
     return jnp.stack(sums).sum(axis=1).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+    """torch's `AdaptiveAvgPool2d`: [B, H, W, C] to [B, size, size, C] from any H and W.
+
+    Output i averages rows floor(i H / size) to ceil((i + 1) H / size): windows that overlap, or repeat pixels
+    of a smaller image.
+    """
+
+    def averaging(extent: int) -> np.ndarray:
+        matrix = np.zeros((size, extent))
+        for i in range(size):
+            first, last = i * extent // size, -(-(i + 1) * extent // size)
+            matrix[i, first:last] = 1 / (last - first)
+        return matrix
+
+    _, height, width, _ = x.shape
+    if (height, width) == (size, size):
+        return x
+    if 0 in x.shape:
+        raise InputError("the images are too small for this model: nothing is left to average")
+    rows, columns = (jnp.asarray(averaging(n), x.dtype) for n in (height, width))
+    return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns)

@@ -149,13 +149,10 @@ def test_encrypted_zip(tmp_path):
     assert "is encrypted: unpack it" in refusal(path)
 
 
-def test_zip_of_an_unknown_method(tmp_path):
-    path = write_zip(tmp_path / "a.zip", FILES)
-    content = bytearray(path.read_bytes())
-    place = content.index(b"PK\x01\x02")
-    content[place + 10] = 98  # PPMd
-    path.write_bytes(content)
-    assert "method (98) that cannot be read" in refusal(path)
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_of_another_method(tmp_path, method):
+    path = write_zip(tmp_path / "a.zip", FILES, compression=method)
+    assert f"method ({method}) that is not read in place: unpack it" in refusal(path)
 
 
 def test_zip_beyond_bounds(tmp_path, monkeypatch):
@@ -174,7 +171,7 @@ def test_zip_beyond_bounds(tmp_path, monkeypatch):
     assert "has 1 members, more than 0" in refusal(path)
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_member_larger_than_it_says(tmp_path, method):
     """Only declared sizes are bounded, so that a lie is an error, and found without unpacking it all."""
     size, lie = 20_000_000, 1000
