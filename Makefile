@@ -26,7 +26,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	@$(python) -m ruff check --quiet .
-	@$(python) -m ruff format --quiet --check . || \
+	@$(python) -m ruff format --quiet --check --output-format concise . || \
 	  { echo "error: not formatted: run $(python) -m ruff format ." >&2; exit 1; }
 	@$(python) -m mypy
 	@$(python) -m pytest
