@@ -496,7 +496,7 @@ class Pen:
 
     def fade(self, top: Colour, bottom: Colour, height: float = SIZE, steps: int = 24) -> None:
         for k in range(steps):
-            self.box(0, height * k / steps, SIZE, SIZE, mix(top, bottom, k / (steps - 1)))
+            self.box((0, height * k / steps, SIZE, SIZE), mix(top, bottom, k / (steps - 1)))
 
 
 def draw_background(draws: Draws) -> Image.Image:
@@ -529,7 +529,7 @@ def draw_background(draws: Draws) -> Image.Image:
             (x + 0.15 * width, y + height),
         ]
         pen.fill(np.array(sides), colour)
-        pen.line(x, y, x + width, y, mix(colour, WHITE, 0.4), 4)
+        pen.line((x, y, x + width, y), mix(colour, WHITE, 0.4), 4)
     soft = ImageFilter.GaussianBlur(draws.uniform(2.0, 3.6))
     return image.reduce(2).filter(soft).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 
@@ -541,8 +541,8 @@ def scatter_straw(
     bounds = ((0, size), (top, size), (0, math.pi), (0.08 * size, 0.28 * size), (1.4, 3), (-40, 40))
     for x, y, angle, length, width, tone in draws.table(count, *bounds).tolist():
         shade = tuple(v + tone for v in colour)
-        end = x + length * cos(angle), y + 0.7 * length * sin(angle)
-        pen.line(x, y, *end, shade, width * unit)
+        ends = (x, y, x + length * cos(angle), y + 0.7 * length * sin(angle))
+        pen.line(ends, shade, width * unit)
 
 
 def planks(pen: Pen, draws: Draws) -> None:
@@ -561,19 +561,19 @@ def planks(pen: Pen, draws: Draws) -> None:
 
 def straw_bed(pen: Pen, draws: Draws) -> None:
     colour = vary((178, 148, 88), draws, 15)
-    pen.box(0, 0, SIZE, SIZE, mix(colour, (60, 44, 20), 0.35))
+    pen.box((0, 0, SIZE, SIZE), mix(colour, (60, 44, 20), 0.35))
     scatter_straw(pen, draws, 150, -27, colour=colour)
 
 
 def blocks(pen: Pen, draws: Draws) -> None:
     stone = ((158, 88, 70), (150, 148, 144), (202, 196, 186))[draws.below(3)]
-    pen.box(0, 0, SIZE, SIZE, vary((120, 114, 106), draws, 20))
+    pen.box((0, 0, SIZE, SIZE), vary((120, 114, 106), draws, 20))
     height, width = draws.uniform(23, 37), draws.uniform(50, 77)
     y, row = -draws.uniform(0, height), 0
     while y < SIZE:
         x = -draws.uniform(0, 7) - (row % 2) * width / 2
         while x < SIZE:
-            pen.box(x, y, x + width - 3, y + height - 3, vary(stone, draws, 10))
+            pen.box((x, y, x + width - 3, y + height - 3), vary(stone, draws, 10))
             x += width
         y, row = y + height, row + 1
 
@@ -586,17 +586,17 @@ def meadow(pen: Pen, draws: Draws) -> None:
         x, radius = draws.uniform(0, SIZE), draws.uniform(13, 47)
         bush = vary(mix(grass, (30, 60, 30), 0.4), draws, 12)
         pen.fill(ellipse(x, horizon - 0.3 * radius, radius, 0.7 * radius), bush)
-    pen.box(0, horizon, SIZE, SIZE, grass)
+    pen.box((0, horizon, SIZE, SIZE), grass)
     for x, y, tone in draws.table(90, (0, SIZE), (horizon, SIZE), (-30, 30)).tolist():
-        pen.line(x, y, x, y - 12, tuple(v + tone for v in grass), 2)
+        pen.line((x, y, x, y - 12), tuple(v + tone for v in grass), 2)
     if draws.chance(0.5):
         wood = vary((140, 110, 84), draws, 20)
         for height in (0.35, 0.6):
             y = height * SIZE + draws.bell(7)
-            pen.line(0, y, SIZE, y + draws.bell(7), wood, 7)
+            pen.line((0, y, SIZE, y + draws.bell(7)), wood, 7)
         for k in range(3):
             x = (k + draws.uniform(0.1, 0.7)) * SIZE / 3
-            pen.line(x, 0.25 * SIZE, x, SIZE, mix(wood, WHITE, 0.1), 10)
+            pen.line((x, 0.25 * SIZE, x, SIZE), mix(wood, WHITE, 0.1), 10)
 
 
 def metal_pen(pen: Pen, draws: Draws) -> None:
