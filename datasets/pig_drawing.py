@@ -507,7 +507,7 @@ def draw_background(draws: Draws) -> Image.Image:
     BACKGROUNDS[kind](pen, draws)
     if draws.chance(0.4):
         scatter_straw(pen, draws, 60, SIZE * 0.72)
-    for _ in range(3 + draws.below(5)):  # other pigs' backs, in the coats of our ten
+    for _ in range(1 + draws.below(3)):  # other pigs' backs, in the coats of our ten
         x, y = draws.uniform(-0.1, 1.1) * SIZE, draws.uniform(0.1, 1.05) * SIZE
         radius = draws.uniform(0.16, 0.42) * SIZE
         coat = vary((PINK, CREAM, GINGER, BLACK, SLATE)[draws.below(5)], draws, 14)
