@@ -115,7 +115,9 @@ def test_what_the_packages_import_is_declared():
 def test_what_tests_and_peers_import_is_declared():
     imported = third_party_imports(["tests"])
     del imported["packaging"]  # comes with pytest
-    assert not undeclared(imported, RUNTIME + EXTRAS["test"])
+    imported.pop("torchvision", None)  # looked at where it happens to be installed
+    # Tests that compare with a peer run where the peer is.
+    assert not undeclared(imported, RUNTIME + EXTRAS["test"] + EXTRAS["bench"])
     assert not undeclared(third_party_imports(["benchmarks/peers"]), RUNTIME + EXTRAS["bench"])
 
 
