@@ -51,9 +51,14 @@ class Split:
     """
 
     def __init__(
-        self, ids: Sequence[str], labels: Sequence[int], load: Callable[[int], np.ndarray]
+        self,
+        ids: Sequence[str],
+        labels: Sequence[int],
+        load: Callable[[int], np.ndarray],
+        load_for: Callable[[int, tuple[int, int]], np.ndarray] | None = None,
     ) -> None:
-        """Examples named `ids`, of classes `labels`; `load(i)` gives image i, anew or shared."""
+        """Examples named `ids`, of classes `labels`; `load(i)` gives image i, anew or shared, and
+        `load_for(i, size)` the same or one that is quicker to load (see `image_for`)."""
         import numpy as np
 
         if len(ids) != len(labels):
@@ -61,6 +66,7 @@ class Split:
         self.ids = tuple(ids)
         self.labels = np.asarray(labels, np.int32)  # [N]
         self._load = load
+        self._load_for = load_for or (lambda index, size: load(index))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,13 +75,20 @@ class Split:
         if not -len(self) <= index < len(self):
             raise IndexError(f"position {index} in a split of {len(self)}")
         index = int(index) % len(self)
+        return self._checked(index, self._load), int(self.labels[index])
+
+    def image_for(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """Image `index`, about to be resized to `size` (height, width): a much larger one may come
+        reduced, at least twice that size still."""
+        return self._checked(index, lambda i: self._load_for(i, size))
+
+    def _checked(self, index: int, load: Callable[[int], np.ndarray]) -> np.ndarray:
         try:
-            image = self._load(index)
+            return load(index)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.ids[index]} cannot be read any more ({error}): restore it, then run again"
             ) from error
-        return image, int(self.labels[index])
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         return (self[i] for i in range(len(self)))

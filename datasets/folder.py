@@ -125,10 +125,11 @@ def load_folder(
 
 
 def _make_split(source: Source, examples: Sequence[Example], labels: dict[str, int]) -> Split:
-    def load(index: int) -> np.ndarray:
-        return decode(source.read(examples[index].file))
+    def load(index: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        return decode(source.read(examples[index].file), size)
 
-    return Split([e.id for e in examples], [labels[e.class_name] for e in examples], load)
+    ids = [e.id for e in examples]
+    return Split(ids, [labels[e.class_name] for e in examples], load, load)
 
 
 def _split(

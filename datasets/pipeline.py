@@ -155,7 +155,7 @@ def load_images(
     """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read."""
     batch = np.empty((len(indices), *image_size, 3), np.uint8)
     for row, index in enumerate(indices):
-        image, _ = split[int(index)]
+        image = split.image_for(int(index), image_size)
         batch[row] = images.resize(image, image_size, resize, interpolation)
     return batch
 

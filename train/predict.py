@@ -94,8 +94,9 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """A row an image: `image`, `predictions` (the likeliest first), `error`. Holds one batch in memory."""
     found = iter(found)
+    size = predictor.preprocessing.input_size
     while batch := list(itertools.islice(found, batch_size)):
-        read = [(name, *_decode(load)) for name, load in batch]
+        read = [(name, *_decode(load, size)) for name, load in batch]
         images = [image for _, image, _ in read if image is not None]
         probabilities = iter(predictor.probabilities(images, batch_size))
         for name, image, error in read:
@@ -110,13 +111,13 @@ def predict(
             yield {"image": name, "predictions": predictions, "error": error}
 
 
-def _decode(load: Any) -> "tuple[np.ndarray | None, str | None]":
-    """An image and no error, or no image and the reason."""
+def _decode(load: Any, size: tuple[int, int]) -> "tuple[np.ndarray | None, str | None]":
+    """An image, to be resized to `size`, and no error; or no image and the reason."""
     from datasets import InputError as DataError
     from datasets.images import decode
 
     try:
-        return decode(load()), None
+        return decode(load(), for_size=size), None
     except (DataError, OSError) as error:
         return None, " ".join(str(error).split())
 

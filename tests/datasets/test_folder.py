@@ -294,9 +294,9 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "pets", spoiled(40, 2))
     decoded = []
 
-    def counting(content):
+    def counting(content, **options):
         decoded.append(content)
-        return decode(content)
+        return decode(content, **options)
 
     monkeypatch.setattr(verify, "decode", counting)
     first = load_dataset(root)
@@ -363,6 +363,14 @@ def test_images_stay_on_the_disk(tmp_path):
     np.testing.assert_array_equal(split[-1][0], split[len(split) - 1][0])
 
 
+def test_pipeline_gets_large_photographs_reduced(tmp_path):
+    files = {f"{c}/{i}.jpg": png(i, (160, 320), "JPEG") for c in "ab" for i in range(5)}
+    split = load(tmp_path, files).splits["train"]
+    assert split[0][0].shape == (160, 320, 3)
+    assert split.image_for(0, (20, 20)).shape == (40, 80, 3)
+    assert split.image_for(0, (81, 81)).shape == (160, 320, 3)
+
+
 # What cannot be used.
 
 
@@ -408,7 +416,7 @@ def test_class_with_one_image_where_nothing_is_split(tmp_path):
 
 
 def test_what_cannot_be_split_is_said_before_the_check(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "decode", lambda content: pytest.fail("decoded first"))
+    monkeypatch.setattr(verify, "decode", lambda *_, **__: pytest.fail("decoded first"))
     refusal(tmp_path, images("cats", "dogs") | {"pig/1.png": png(1)})
 
 

@@ -138,6 +138,28 @@ def test_result_is_the_callers_own():
     np.testing.assert_array_equal(np.array(image), COLOURS)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_may_come_reduced(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth = Image.fromarray(COLOURS).resize((800, 640), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    smooth.save(file, "JPEG", quality=95, exif=exif)
+    full, reduced = decode(file.getvalue()), decode(file.getvalue(), for_size=(100, 70))
+    assert full.shape[:2] == ((640, 800) if orientation == 1 else (800, 640))
+    assert reduced.shape[:2] == tuple(n // 2 for n in full.shape[:2])  # a fourth is below 200
+    resized = [resize(image, (100, 70)).astype(int) for image in (full, reduced)]
+    np.testing.assert_allclose(*resized, atol=3)
+    assert decode(file.getvalue(), for_size=(401, 3)).shape == full.shape
+
+
+def test_truncation_is_found_in_reduced_images():
+    content = png(size=(64, 64), format="JPEG")
+    for cut in range(700, len(content) - 2, 100):
+        with pytest.raises(InputError, match="truncated"):
+            decode(content[:cut], for_size=(1, 1))
+
+
 def test_paths_are_read_and_named(tmp_path):
     (tmp_path / "a.png").write_bytes(png(size=(3, 4)))
     (tmp_path / "b.png").write_bytes(b"nothing")

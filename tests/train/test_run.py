@@ -157,7 +157,13 @@ class Training:
 
     def __init__(self, workdir, image_folder, environment):
         arguments = [*TINY, "--dataset", image_folder, "--workdir", workdir, "--batch-size", "4"]
-        arguments += ["--epochs", "3", "--model-options", "norm_momentum=0.9", "--stages.0.augment.flip"]
+        arguments += [
+            "--epochs",
+            "3",
+            "--model-options",
+            "norm_momentum=0.9",
+            "--stages.0.augment.flip",
+        ]
         self.log = workdir.with_suffix(".log")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
