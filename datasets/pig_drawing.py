@@ -5,7 +5,7 @@ A picture is a pure function of a pig and of a stream of random draws. What make
 picture: pose, light, background, what stands in front, sharpness and sensor noise.
 
 Two things are arranged so that a linear classifier on the pixels fails and a small convolutional net does not:
-every coat colour is worn by two or three pigs and by blurred pigs in the background, so that colour alone does not
+every coat colour is worn by two or three pigs and at times by a blurred pig behind, so that colour alone does not
 tell who it is; and the head may be anywhere around the middle of the picture, so that no pixel has a fixed meaning.
 What does tell, shape and pattern, keeps its look wherever the head is, and is the only sharp thing in the picture.
 
@@ -310,10 +310,10 @@ class Pose:
     """Where the head is and how it is turned; turns face coordinates into canvas pixels."""
 
     def __init__(self, draws: Draws) -> None:
-        roll, yaw, pitch = draws.uniform(-0.24, 0.24), draws.uniform(-0.36, 0.36), draws.bell(0.08)
-        self.scale = draws.uniform(64, 76) * OVERSAMPLING  # canvas pixels of a face unit
-        self.x = (SIZE / 2 + draws.uniform(-66, 66)) * OVERSAMPLING
-        self.y = (SIZE / 2 + 12 + draws.uniform(-48, 48)) * OVERSAMPLING
+        roll, yaw, pitch = draws.uniform(-0.12, 0.12), draws.uniform(-0.22, 0.22), draws.bell(0.08)
+        self.scale = draws.uniform(67, 75) * OVERSAMPLING  # canvas pixels of a face unit
+        self.x = (SIZE / 2 + draws.uniform(-70, 70)) * OVERSAMPLING
+        self.y = (SIZE / 2 + 12 + draws.uniform(-56, 56)) * OVERSAMPLING
         self.roll, self.yaw, self.pitch = ((cos(a), sin(a)) for a in (roll, yaw, pitch))
         self.lean = (cos(0.35 * roll), sin(0.35 * roll))
         self.turn = draws.bell(0.25)
@@ -507,7 +507,7 @@ def draw_background(draws: Draws) -> Image.Image:
     BACKGROUNDS[kind](pen, draws)
     if draws.chance(0.4):
         scatter_straw(pen, draws, 60, SIZE * 0.72)
-    for _ in range(1 + draws.below(3)):  # other pigs' backs, in the coats of our ten
+    for _ in range(draws.below(2)):  # another pig's back, in a coat of our ten
         x, y = draws.uniform(-0.1, 1.1) * SIZE, draws.uniform(0.1, 1.05) * SIZE
         radius = draws.uniform(0.16, 0.42) * SIZE
         coat = vary((PINK, CREAM, GINGER, BLACK, SLATE)[draws.below(5)], draws, 14)

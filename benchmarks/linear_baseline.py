@@ -1,0 +1,164 @@
+"""Measure how far a linear classifier on the pixels gets:
+
+    python -m benchmarks.linear_baseline --dataset synthetic_pigs --out baseline.json
+
+Multinomial logistic regression (scikit-learn, L-BFGS) on the images resized to each of --sizes, every pixel
+value standardised by the training set. It is trained on the training part for each strength of --c; the
+validation part chooses size and strength, and the test part scores the choice. The scores of all others
+are shown too, so that nobody has to believe that the choice was a lucky one. A data set that a linear
+classifier solves needs no network.
+"""
+
+import dataclasses
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from benchmarks.throughput import portable
+from datasets import InputError, load_dataset
+from train import cli
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MAX_ITERATIONS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Flags of the command."""
+
+    dataset: str = "synthetic_pigs"
+    """Name, folder or .zip."""
+    data_dir: Path | None = None
+    """Where the files of a named data set lie."""
+    split_seed: int = 0
+    """Seed of the split, or of the generator of drawn data."""
+    sizes: tuple[int, ...] = (8, 16, 32, 64)
+    """Heights and widths of the images, in pixels."""
+    c: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    """Inverse strengths of the L2 penalty."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    arguments = tyro.cli(
+        Arguments, args=argv, prog="python -m benchmarks.linear_baseline", description=__doc__
+    )
+    if not arguments.sizes or min(arguments.sizes) < 1:
+        raise InputError("--sizes have to be at least 1 pixel, such as --sizes 16 32")
+    if not arguments.c or not min(arguments.c) > 0:
+        raise InputError("--c has to be above 0, such as --c 0.01 0.1")
+    progress = cli.Progress()
+    dataset = load_dataset(
+        arguments.dataset,
+        data_dir=arguments.data_dir,
+        seed=arguments.split_seed,
+        image_size=max(arguments.sizes),  # what comes in any size: as large as it is used
+    )
+    cli.say(f"{dataset.name}{' (synthetic images)' if dataset.info.synthetic else ''}")
+    total = len(arguments.sizes) * len(arguments.c)
+    progress.start("fitting", total)
+    trials = []
+    try:
+        for trial in fit_all(dataset, arguments.sizes, arguments.c):
+            trials.append(trial)
+            progress.update(len(trials))
+    finally:
+        progress.stop()
+    best = choose(trials)
+    record = {
+        "format": 1,
+        "command": portable("benchmarks.linear_baseline", sys.argv[1:]),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions(),
+        "dataset": dataset.name,
+        "synthetic": dataset.info.synthetic,
+        "fingerprint": dataset.fingerprint,
+        "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
+        "num_classes": len(dataset.class_names),
+        "classifier": "multinomial logistic regression on standardised pixels",
+        "chosen": best,
+        "accuracy": best["test_accuracy"],
+        "trials": trials,
+    }
+    if arguments.out:
+        from train.rundir import write_json
+
+        write_json(arguments.out, record)
+    show(record)
+
+
+def fit_all(dataset: "Dataset", sizes: tuple[int, ...], strengths: tuple[float, ...]) -> Any:
+    """Yield what each size and strength scores on the three parts, as fractions."""
+    import numpy as np
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    from datasets.pipeline import load_arrays
+
+    for size in sizes:
+        parts = {}
+        for name, split in dataset.splits.items():
+            images, labels = load_arrays(split, (size, size))
+            parts[name] = images.reshape(len(images), -1).astype(np.float32), labels
+        pixels = parts["train"][0]
+        mean, deviation = pixels.mean(0), pixels.std(0)
+        deviation[deviation == 0] = 1  # a pixel that never changes says nothing
+        parts = {name: ((x - mean) / deviation, y) for name, (x, y) in parts.items()}
+        for c in strengths:
+            classifier = LogisticRegression(C=c, max_iter=MAX_ITERATIONS)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", ConvergenceWarning)
+                classifier.fit(*parts["train"])
+            scores = {f"{name}_accuracy": classifier.score(x, y) for name, (x, y) in parts.items()}
+            yield {"size": size, "c": c, "converged": not caught, **scores}
+
+
+def choose(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """The trial with the highest validation accuracy; of equals the smallest image and strongest penalty."""
+    return min(trials, key=lambda t: (-t["validation_accuracy"], t["size"], t["c"]))
+
+
+def versions() -> dict[str, str]:
+    """Of what the result may depend on."""
+    import platform
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("numpy", "pillow", "scikit-learn", "scipy")}
+    return {"python": platform.python_version(), **packages}
+
+
+def show(record: dict[str, Any]) -> None:
+    """All trials as a table, and the result, on stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("pixels", "C", "train", "validation", "test", ""):
+        table.add_column(column, justify="left" if not column else "right")
+    for trial in record["trials"]:
+        scores = (f"{trial[f'{part}_accuracy']:.1%}" for part in ("train", "validation", "test"))
+        remarks = ["chosen"] if trial == record["chosen"] else []
+        remarks += [] if trial["converged"] else ["not converged"]
+        size = f"{trial['size']}x{trial['size']}"
+        table.add_row(size, f"{trial['c']:g}", *scores, ", ".join(remarks))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    synthetic = " (synthetic images)" if record["synthetic"] else ""
+    chance = 1 / record["num_classes"]
+    print(
+        f"linear classifier on {record['dataset']}{synthetic}: test accuracy {record['accuracy']:.2%},"
+        f" {record['num_classes']} classes (guessing: {chance:.0%})"
+    )
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,140 @@
+"""The drawn pigs: what is promised of them, what a seed fixes, and their cache."""
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import load_dataset, synthetic_pigs
+from datasets.pig_drawing import PIGS, Draws
+
+SIZES = {"train": 684, "validation": 77, "test": 254}
+
+
+@pytest.fixture(scope="module")
+def pigs():
+    return load_dataset("synthetic_pigs")
+
+
+def test_shape_of_the_documents_data(pigs):
+    assert {name: len(split) for name, split in pigs.splits.items()} == SIZES
+    assert len(pigs.class_names) == len(PIGS) == 10
+    for split in pigs.splits.values():
+        counts = np.bincount(split.labels)
+        assert counts.max() - counts.min() <= 1
+        image, _ = split[len(split) - 1]
+        assert (image.shape, image.dtype) == ((256, 256, 3), np.uint8)
+
+
+def test_synthetic_is_said_wherever_the_data_is_named(pigs):
+    assert pigs.info.synthetic
+    assert "synthetic" in pigs.name and "synthetic" in pigs.info.description
+    assert pigs.provenance["kind"] == "synthetic"
+
+
+def test_no_picture_is_drawn_twice(pigs):
+    """Not within a part and not across: nothing of the test set was trained on."""
+    digests = [
+        hashlib.sha256(split[i][0]).digest()
+        for split in pigs.splits.values()
+        for i in range(len(split))
+    ]
+    assert len(set(digests)) == sum(SIZES.values())
+
+
+def test_picture_is_a_function_of_seed_part_and_position(pigs):
+    for part, index in (("train", 3), ("test", 253)):
+        again = synthetic_pigs.draw(part, index)
+        np.testing.assert_array_equal(again, pigs.splits[part][index][0])
+    pictures = [
+        synthetic_pigs.draw("train", 0),
+        synthetic_pigs.draw("train", 10),  # the same pig
+        synthetic_pigs.draw("test", 0),
+        synthetic_pigs.draw("train", 0, seed=1),
+    ]
+    for one, other in itertools.combinations(pictures, 2):
+        assert np.mean(one != other) > 0.5
+
+
+def test_draws_are_the_raw_stream_of_pcg64():
+    """The first numbers of a key, so that a change of NumPy cannot change pictures without notice."""
+    draws = Draws(1, 0, 0, 0)
+    raw = np.random.PCG64(np.random.SeedSequence((1, 0, 0, 0))).random_raw(3)
+    expected = [(int(number) >> 11) / 2**53 for number in raw]
+    assert [draws.uniform() for _ in range(3)] == expected
+    bells = [Draws(7, i).bell(2.0) for i in range(2000)]
+    assert max(map(abs, bells)) <= 6
+    assert np.mean(bells) == pytest.approx(0, abs=0.15)
+    assert np.std(bells) == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.slow
+def test_linear_classifier_stays_under_60_percent(pigs):
+    """The strengths that do best; benchmarks.linear_baseline tries more sizes and all strengths."""
+    from benchmarks.linear_baseline import fit_all
+
+    trials = list(fit_all(pigs, (8, 16), (1e-2, 1e-1)))
+    assert all(trial["converged"] for trial in trials)
+    assert all(0.2 < trial["test_accuracy"] < 0.6 for trial in trials)
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """The whole data set in a second: a solid colour for a picture, in a cache of its own."""
+
+    def draw(part, index, *, seed=0):
+        return np.full((256, 256, 3), (index, len(part), seed), np.uint8)
+
+    drawn = []
+    monkeypatch.setattr(synthetic_pigs, "draw", lambda *a, **k: drawn.append(a) or draw(*a, **k))
+    monkeypatch.setattr(synthetic_pigs, "SPLIT_SIZES", {"train": 6, "validation": 2, "test": 3})
+    monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path / "cache"))
+    return drawn
+
+
+def test_second_load_reads_the_cache(quick, tmp_path):
+    first = synthetic_pigs.build()
+    assert len(quick) == 11
+    second = synthetic_pigs.build()
+    assert len(quick) == 11
+    assert first.fingerprint == second.fingerprint
+    np.testing.assert_array_equal(second.splits["test"][2][0][0, 0], (2, 4, 0))
+    synthetic_pigs.build(seed=1)
+    assert len(quick) == 22
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damaged_cache_is_drawn_again(quick, tmp_path, damage):
+    fingerprint = synthetic_pigs.build().fingerprint
+    (file,) = (tmp_path / "cache").iterdir()
+    content = bytearray(file.read_bytes())
+    if damage == "cut":
+        del content[-100:]
+    else:
+        content[1000] ^= 255
+    file.write_bytes(content)
+    assert synthetic_pigs.build().fingerprint == fingerprint
+    assert len(quick) == 22
+    synthetic_pigs.build()
+    assert len(quick) == 22
+
+
+def test_cache_that_cannot_be_written_is_done_without(quick, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert len(synthetic_pigs.build().splits["train"]) == 6
+
+
+def test_other_generators_caches_are_not_read(quick, monkeypatch):
+    synthetic_pigs.build()
+    monkeypatch.setattr(synthetic_pigs, "GENERATOR", synthetic_pigs.GENERATOR + 1)
+    synthetic_pigs.build()
+    assert len(quick) == 22
+
+
+def test_contact_sheet(tmp_path):
+    synthetic_pigs.contact_sheet(tmp_path / "sheet.png", per_pig=2, size=40)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (400, 80)
