@@ -258,7 +258,7 @@ class DepthwiseConv(nn.Conv):
 def depthwise_conv(
     x: jax.Array,
     kernel: jax.Array,
-    strides: tuple[int, int] = (1, 1),
+    strides: int | tuple[int, int] = 1,
     padding: Padding = "SAME",
     method: str | None = None,
 ) -> jax.Array:
@@ -272,18 +272,19 @@ def depthwise_conv(
     if method is None:
         method = "shifted" if jax.default_backend() == "cpu" else "grouped"
     size = kernel.shape[:2]
+    steps = (strides, strides) if isinstance(strides, int) else tuple(strides)
     if isinstance(padding, str):
-        pads = tuple(lax.padtype_to_pads(x.shape[1:3], size, strides, padding))
+        pads = tuple(lax.padtype_to_pads(x.shape[1:3], size, steps, padding))
     else:
         pads = tuple((int(low), int(high)) for low, high in padding)
     if method == "grouped":
         layout = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(
-            x, kernel, strides, pads, dimension_numbers=layout, feature_group_count=x.shape[-1]
+            x, kernel, steps, pads, dimension_numbers=layout, feature_group_count=x.shape[-1]
         )
     if method != "shifted":
         raise ValueError(f"unknown method {method!r}: choose from grouped, shifted")
-    return _shifted(x, kernel, tuple(strides), pads)
+    return _shifted(x, kernel, steps, pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

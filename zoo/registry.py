@@ -23,6 +23,19 @@ BUILTIN_MODULES = {
     "deconv_alexnet_1_factored": "zoo.deconv_alexnet",
     "deconv_alexnet_2_factored": "zoo.deconv_alexnet",
     "deconv_alexnet_tiny": "zoo.deconv_alexnet",
+    "vgg11": "zoo.vgg",
+    "vgg13": "zoo.vgg",
+    "vgg16": "zoo.vgg",
+    "vgg19": "zoo.vgg",
+    "vgg_tiny": "zoo.vgg",
+    "resnet18": "zoo.resnet",
+    "resnet34": "zoo.resnet",
+    "resnet50": "zoo.resnet",
+    "resnet101": "zoo.resnet",
+    "resnet152": "zoo.resnet",
+    "resnet_tiny": "zoo.resnet",
+    "mobilenet_v2": "zoo.mobilenet",
+    "mobilenet_v2_tiny": "zoo.mobilenet",
 }
 
 

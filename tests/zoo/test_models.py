@@ -14,9 +14,32 @@ import zoo
 PARAMETERS = {
     "alexnet": (62_378_344, 62_378_344),  # document 5, model summary
     "alexnet_tiny": (44_986, 44_986),
+    "cifar_alexnet_1": (
+        2_210_922,
+        2_210_922,
+    ),  # document 3, Table 2, and the next three that are not ours
+    "cifar_alexnet_2": (8_818_890, 8_818_890),
+    "deconv_alexnet_1": (147_722, 148_426),
+    "deconv_alexnet_1_factored": (80_778, 82_250),  # our own
+    "deconv_alexnet_2": (584_202, 585_610),
+    "deconv_alexnet_2_factored": (314_122, 317_066),  # our own
+    "deconv_alexnet_tiny": (9_866, 10_042),
+    "mobilenet_v2": (3_504_872, 3_538_984),  # torchvision's page, Keras's summary
+    "mobilenet_v2_tiny": (8_218, 9_130),
     "pig_alexnet": (24_770_634, 24_773_386),  # not printed; by hand in test_alexnet.py
+    "resnet101": (44_549_160, 44_654_504),  # torchvision's page, and so are the other four
+    "resnet152": (60_192_808, 60_344_232),
+    "resnet18": (11_689_512, 11_699_112),
+    "resnet34": (21_797_672, 21_814_696),
+    "resnet50": (25_557_032, 25_610_152),
+    "resnet_tiny": (20_402, 21_378),
     "sam_alexnet": (8_816_202, 8_823_562),
     "sam_alexnet_tiny": (66_362, 67_002),
+    "vgg11": (132_863_336, 132_863_336),  # torchvision's page, and so are the other three
+    "vgg13": (133_047_848, 133_047_848),
+    "vgg16": (138_357_544, 138_357_544),
+    "vgg19": (143_667_240, 143_667_240),
+    "vgg_tiny": (47_210, 47_210),
 }
 # Small enough to be run here; each family has one.
 TINY = [name for name in PARAMETERS if name.endswith("_tiny")]

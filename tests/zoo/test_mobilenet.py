@@ -1,0 +1,218 @@
+"""MobileNetV2: published counts, sizes, equality with Keras; and the depthwise convolution under it."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+
+import zoo
+from zoo.inspect import count_parameters
+from zoo.layers import DepthwiseConv, depthwise_conv
+from zoo.mobilenet import round_channels
+
+IMAGE = (224, 224, 3)
+
+
+@pytest.mark.parametrize("dialect", ["torch", "keras"])
+def test_published_parameter_counts(dialect):
+    """torchvision says 3,504,872; Keras, with moving statistics, 3,538,984."""
+    model = zoo.create_model("mobilenet_v2", dialect=dialect)
+    assert count_parameters(model, IMAGE) == (3_504_872, 3_538_984)
+
+
+def test_sizes_and_stage_names():
+    model = zoo.create_model("mobilenet_v2")
+    rows = {row.path: row.output_shape for row in zoo.layer_table(model, IMAGE, leaves_only=False)}
+    stages = {  # the input sizes of the paper's Table 2
+        "features/0": (112, 112, 32),
+        "features/1": (112, 112, 16),
+        "features/3": (56, 56, 24),
+        "features/6": (28, 28, 32),
+        "features/10": (14, 14, 64),
+        "features/13": (14, 14, 96),
+        "features/16": (7, 7, 160),
+        "features/17": (7, 7, 320),
+        "features/18": (7, 7, 1280),
+        "head": (1000,),
+    }
+    assert {name: rows[name] for name in stages} == stages
+    assert rows["features/14/expand"] == (14, 14, 576)
+    assert "features/1/expand" not in rows
+
+
+def test_flops_of_depthwise_layers_are_counted():
+    """The paper says 300 million multiply-adds."""
+    rows = zoo.layer_table(zoo.create_model("mobilenet_v2"), IMAGE)
+    assert sum(row.flops for row in rows) / 2 == pytest.approx(300e6, rel=0.01)
+    depthwise = next(row for row in rows if row.path == "features/14/depthwise/conv")
+    assert depthwise.flops == 2 * 9 * 7 * 7 * 576
+
+
+@pytest.mark.parametrize(
+    ("width", "stem", "block_1", "last"),
+    [(0.35, 16, 8, 1280), (0.75, 24, 16, 1280), (1.4, 48, 24, 1792)],
+)
+def test_width_multiplies_channels_but_for_a_narrow_last_layer(width, stem, block_1, last):
+    model = zoo.create_model("mobilenet_v2", width=width)
+    rows = {row.path: row.output_shape[-1] for row in zoo.layer_table(model, (32, 32, 3))}
+    assert rows["features/0/conv"] == stem
+    assert rows["features/1/project/conv"] == block_1
+    assert rows["features/18/conv"] == last
+
+
+def test_keras_cuts_before_rounding():
+    """16 * 0.556 = 8.896: 8 would be more than a tenth below it, but not below Keras's 8."""
+
+    def first(dialect):
+        model = zoo.create_model("mobilenet_v2", width=0.556, dialect=dialect)
+        rows = {row.path: row.output_shape[-1] for row in zoo.layer_table(model, (32, 32, 3))}
+        return rows["features/1/project/conv"]
+
+    assert (first("torch"), first("keras")) == (16, 8)
+    assert [round_channels(c) for c in (3, 8.8, 8.9, 12, 33.6)] == [8, 8, 16, 16, 32]
+
+
+def test_width_must_be_positive():
+    with pytest.raises(zoo.InputError, match="width is 0: give a positive multiplier"):
+        count_parameters(zoo.create_model("mobilenet_v2", width=0), IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("width", "size"),
+    [
+        (1.0, (64, 64)),
+        (0.35, (33, 50)),
+        pytest.param(0.556, (32, 32), marks=pytest.mark.slow),
+        pytest.param(1.4, (96, 96), marks=pytest.mark.slow),
+    ],
+)
+def test_logits_equal_keras(width, size):
+    theirs = parity.keras_application("MobileNetV2", size, alpha=width)
+    images, _ = parity.batch(size, 2)
+    ours = zoo.create_model("mobilenet_v2", 10, dialect="keras", width=width)
+    variables = parity.keras_variables(theirs, parity.mobilenet_path)
+    logits = parity.keras_logits(theirs, images)
+    assert 0.1 < np.max(np.abs(logits)) < 100
+    np.testing.assert_allclose(
+        parity.zoo_logits(ours, variables, images), logits, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_training_step_equals_keras():
+    size = (33, 32)
+    images, labels = parity.batch(size, 4)
+    with parity.float64():
+        theirs = parity.keras_application("MobileNetV2", size, alpha=0.5)
+        ours = zoo.create_model(
+            "mobilenet_v2", 10, dialect="keras", width=0.5, dropout_rate=0.0, dtype="float64"
+        )
+        variables = parity.keras_variables(theirs, parity.mobilenet_path)
+        errors = parity.step_errors(
+            parity.zoo_step(ours, variables, images, labels),
+            parity.keras_step(theirs, images, labels, parity.mobilenet_path),
+        )
+    assert max(errors.values()) < 1e-4, errors
+
+
+# The depthwise convolution as a sum of shifts, against XLA's grouped one.
+
+
+def both(function):
+    return [function(functools.partial(depthwise_conv, method=m)) for m in ("shifted", "grouped")]
+
+
+CASES = [
+    *itertools.product(
+        [(6, 9), (7, 8)],
+        [(3, 3)],
+        [(1, 1), (2, 2)],
+        ["SAME", "VALID", ((1, 1), (1, 1)), ((0, 1), (0, 1))],
+    ),
+    ((5, 5), (3, 3), (2, 2), ((0, 2), (1, 0))),
+    ((8, 7), (5, 2), (2, 1), "SAME"),
+    ((9, 9), (2, 2), (3, 3), "VALID"),  # the last row and column are not seen
+    ((4, 4), (1, 1), (2, 2), "SAME"),
+    ((1, 1), (3, 3), (1, 1), "SAME"),
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "strides", "padding"), CASES)
+def test_shifted_equals_grouped_forward_and_backward(size, kernel, strides, padding):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (3, *size, 4))
+    weights = jax.random.normal(keys[1], (*kernel, 1, 4))
+
+    def outputs(conv):
+        y, pull = jax.vjp(lambda x, k: conv(x, k, strides, padding), x, weights)
+        return y, *pull(jax.random.normal(keys[2], y.shape))
+
+    for ours, reference in zip(*both(outputs), strict=True):
+        assert ours.shape == reference.shape
+        np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_shifted_bfloat16_sums_in_float32():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4), jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4), jnp.bfloat16)
+    exact = depthwise_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), method="grouped")
+    ours = depthwise_conv(x, kernel, method="shifted")
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))  # one rounding, at the end
+
+
+def test_shifted_runs_inside_pmap_and_under_vmap():
+    x = jax.random.normal(jax.random.key(0), (2, 2, 6, 6, 4))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
+
+    def gradients(x, kernel, method):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(depthwise_conv(x, kernel, (2, 2), "SAME", method)))
+
+        return jax.grad(loss, argnums=(0, 1))(x, kernel)
+
+    expected = jax.vmap(lambda x: gradients(x, kernel, "grouped"))(x)
+    mapped = jax.vmap(lambda x: gradients(x, kernel, "shifted"))(x)
+    devices = jax.devices()[:2]
+    replicated = jax.pmap(
+        lambda x, k: gradients(x, k, "shifted"), "batch", in_axes=(0, None), devices=devices
+    )(x, kernel)
+    for ours in (mapped, replicated):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected
+        )
+
+
+def test_method_follows_the_backend_and_can_be_set():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+
+    def grouped(**options):
+        text = str(jax.make_jaxpr(lambda x: depthwise_conv(x, kernel, **options))(x))
+        return "conv_general_dilated" in text
+
+    assert not grouped()  # this suite runs on the CPU
+    assert grouped(method="grouped")
+    with pytest.raises(ValueError, match="unknown method 'winograd'"):
+        grouped(method="winograd")
+
+
+def test_depthwise_module_has_the_parameters_of_a_grouped_convolution():
+    import flax.linen as nn
+
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+    ours, theirs = DepthwiseConv(4, (3, 3)), nn.Conv(4, (3, 3), feature_group_count=4)
+    variables = theirs.init(jax.random.key(1), x)
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(1), x)) == jax.tree.map(
+        jnp.shape, variables
+    )
+    bias = {"bias": jnp.arange(4.0)}
+    variables = {"params": variables["params"] | bias}
+    np.testing.assert_allclose(
+        ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="4 channels need as many features, not 8"):
+        DepthwiseConv(8, (3, 3)).init(jax.random.key(0), x)

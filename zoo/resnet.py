@@ -1,0 +1,202 @@
+"""ResNet (He et al. 2015, "Deep residual learning for image recognition", Table 1).
+
+`resnet18`, `resnet34` have basic blocks (two 3x3), `resnet50`, `resnet101`, `resnet152` bottlenecks (1x1, 3x3, 1x1).
+Document 4 (afhq) trains ResNet-50 from scratch with Kaiming-uniform initialisation
+(`kernel_init="kaiming_uniform"`), fine-tunes it, and adds dropout before the head (`dropout_rate`, not stated); the
+2048 features of `num_classes=0` feed its VaDE and GMVAE.
+
+`dialect` says whose weights fit:
+
+                             torch (torchvision)                  keras (Keras applications: 50, 101, 152)
+    bias of convolutions     no                                   yes
+    stride of a stage        in the 3x3 of its first bottleneck   in the first 1x1, as in the original
+    batch-norm epsilon       1e-5                                 1.001e-5
+    momentum                 0.9                                  0.99
+    moving variance          unbiased                             biased
+    initialisation           He normal over the fan-out           Glorot uniform
+    parameters, resnet50     25,557,032                           25,583,592 (25,636,712 with statistics)
+
+Names, and how those of the origins follow from them (stage s, from 1; block b, from 0; convolution k, from 1):
+
+    here                     torchvision                 Keras
+    conv1/conv, /norm        conv1, bn1                  conv1_conv, conv1_bn
+    layer{s}/{b}/conv{k}     layer{s}.{b}.conv{k}        conv{s+1}_block{b+1}_{k}_conv   (its conv)
+                             layer{s}.{b}.bn{k}          conv{s+1}_block{b+1}_{k}_bn     (its norm)
+    layer{s}/0/downsample    layer{s}.0.downsample.0, .1 conv{s+1}_block1_0_conv, _bn
+    head                     fc                          predictions
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zoo.layers import (
+    ConvNormAct,
+    MaxPool,
+    choose,
+    global_average_pool,
+    glorot_uniform,
+    he_normal_fan_out,
+    head,
+)
+from zoo.registry import register_model
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "torch": {
+        "use_bias": False,
+        "norm_epsilon": 1e-5,
+        "norm_momentum": 0.9,
+        "unbiased_variance": True,
+        "kernel_init": he_normal_fan_out,
+    },
+    "keras": {
+        "use_bias": True,
+        "norm_epsilon": 1.001e-5,
+        "norm_momentum": 0.99,
+        "unbiased_variance": False,
+        "kernel_init": glorot_uniform,
+    },
+}
+KERNEL_INITS = {
+    "kaiming_normal": he_normal_fan_out,
+    "kaiming_uniform": nn.initializers.he_uniform(),  # over the fan-in, torch's default
+    "glorot_uniform": glorot_uniform,
+}
+
+
+class Residual(nn.Module):
+    """One block: [B, H, W, C] to [B, H / stride, W / stride, 4 x features] (features, if basic)."""
+
+    features: int
+    bottleneck: bool
+    stride: int
+    stride_first: bool  # of a bottleneck: the stride is in its first convolution, not in its 3x3
+    conv: Callable[..., nn.Module]  # (features, kernel, stride, padding, activation, name)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        if self.bottleneck:
+            first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+            plan = [
+                (1, first, 1),
+                (3, second, 1),
+                (1, 1, 4),
+            ]  # kernel, stride, multiple of features
+        else:
+            plan = [(3, self.stride, 1), (3, 1, 1)]
+        y = x
+        for index, (kernel, stride, multiple) in enumerate(plan, start=1):
+            y = self.conv(
+                self.features * multiple,
+                (kernel, kernel),
+                stride,
+                ((kernel // 2, kernel // 2),) * 2,
+                activation=nn.relu if index < len(plan) else None,
+                name=f"conv{index}",
+            )(y, train=train)
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+            x = self.conv(
+                y.shape[-1], (1, 1), self.stride, "VALID", activation=None, name="downsample"
+            )(x, train=train)
+        return nn.relu(x + y)
+
+
+class Stage(nn.Module):
+    """Residual blocks named 0, 1, ... of one width; the first may halve the image."""
+
+    blocks: int
+    stride: int
+    block: Callable[..., nn.Module]  # (stride, name)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        for index in range(self.blocks):
+            block = self.block(stride=self.stride if index == 0 else 1, name=str(index))
+            x = block(x, train=train)
+        return x
+
+
+class ResNet(nn.Module):
+    """Images [B, 224, 224, 3] to float32 logits [B, num_classes]. Stages: conv1, layer1 to layer4, head."""
+
+    num_classes: int
+    blocks: Sequence[int]  # of each stage
+    bottleneck: bool = True
+    widths: Sequence[int] = (64, 128, 256, 512)  # the stem has the first
+    dropout_rate: float = 0.0  # before the head
+    dialect: str = "torch"
+    kernel_init: str | None = None  # None: the dialect's
+    norm_momentum: float | None = None  # None: the dialect's
+    axis_name: str | None = None  # averages batch statistics over a mapped axis
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        settings = choose(DIALECTS, self.dialect, "dialect") | {
+            "axis_name": self.axis_name,
+            "dtype": self.dtype,
+        }
+        if self.norm_momentum is not None:
+            settings["norm_momentum"] = self.norm_momentum
+        if self.kernel_init is not None:
+            settings["kernel_init"] = choose(KERNEL_INITS, self.kernel_init, "kernel_init")
+        conv: Callable[..., nn.Module] = functools.partial(ConvNormAct, **settings)
+
+        x = x.astype(self.dtype)
+        x = conv(self.widths[0], (7, 7), 2, ((3, 3), (3, 3)), name="conv1")(x, train=train)
+        x = MaxPool(padding=((1, 1), (1, 1)), name="pool1")(x)  # [B, 56, 56, 64]
+        for index, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
+            block = functools.partial(
+                Residual,
+                width,
+                self.bottleneck,
+                stride_first=self.dialect == "keras",
+                conv=conv,
+            )
+            stage = Stage(count, stride=1 if index == 1 else 2, block=block, name=f"layer{index}")
+            x = stage(x, train=train)  # [B, 56, 56, 256] and so on to [B, 7, 7, 2048]
+        x = global_average_pool(x)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return head(self.num_classes, x, settings["kernel_init"])
+
+
+@register_model(input_shape=(224, 224, 3), num_classes=1000, source="He et al. 2015, Table 1")
+def resnet18(num_classes: int) -> ResNet:
+    """ResNet with 17 convolutions in basic blocks."""
+    return ResNet(num_classes, blocks=(2, 2, 2, 2), bottleneck=False)
+
+
+@register_model(input_shape=(224, 224, 3), num_classes=1000, source="He et al. 2015, Table 1")
+def resnet34(num_classes: int) -> ResNet:
+    """ResNet with 33 convolutions in basic blocks."""
+    return ResNet(num_classes, blocks=(3, 4, 6, 3), bottleneck=False)
+
+
+@register_model(
+    input_shape=(224, 224, 3), num_classes=1000, source="afhq, ResNet-50; He et al. 2015, Table 1"
+)
+def resnet50(num_classes: int) -> ResNet:
+    """ResNet with 49 convolutions in bottlenecks; its features have 2048 numbers."""
+    return ResNet(num_classes, blocks=(3, 4, 6, 3))
+
+
+@register_model(input_shape=(224, 224, 3), num_classes=1000, source="He et al. 2015, Table 1")
+def resnet101(num_classes: int) -> ResNet:
+    """ResNet with 100 convolutions in bottlenecks."""
+    return ResNet(num_classes, blocks=(3, 4, 23, 3))
+
+
+@register_model(input_shape=(224, 224, 3), num_classes=1000, source="He et al. 2015, Table 1")
+def resnet152(num_classes: int) -> ResNet:
+    """ResNet with 151 convolutions in bottlenecks."""
+    return ResNet(num_classes, blocks=(3, 8, 36, 3))
+
+
+@register_model(input_shape=(64, 64, 3), num_classes=10, source="ours, for small images and tests")
+def resnet_tiny(num_classes: int) -> ResNet:
+    """resnet50 with one narrow bottleneck a stage."""
+    return ResNet(num_classes, blocks=(1, 1, 1, 1), widths=(8, 8, 16, 16))

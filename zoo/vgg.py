@@ -1,0 +1,158 @@
+"""VGG (Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition").
+
+Configurations A, B, D and E of its Table 1: `vgg11`, `vgg13`, `vgg16`, `vgg19`, without batch normalisation. Document 4
+(afhq) trains VGG16 and varies the activation: `activation="relu"`, "tanh", "sigmoid" or "linear", which we read
+as that of every hidden layer, convolutional and dense; its dropout "after the fully connected layer" is
+`dropout_rate` (0.5 here, as in the original; 0.1 in its best run).
+
+`dialect` says whose weights fit, and thereby what happens between the last pool and the first dense layer:
+
+    torch   average-pooled to 7x7 whatever the image size, then flattened channels first; torchvision's
+            initialisation (normal: He over the fan-out for convolutions, 0.01 for dense layers)
+    keras   flattened as it is, channels last, so that the image size fixes the first dense layer; Glorot uniform.
+            Keras's own has no dropout: `dropout_rate=0` gives its training step
+
+Names, and how those of the origins follow from them:
+
+    here                torchvision              Keras
+    block3/conv2/conv   features.12              block3_conv2
+    top/fc1, top/fc2    classifier.0, .3         fc1, fc2
+    head                classifier.6             predictions
+
+torchvision's index counts, from 0 and through the blocks, two entries a convolution (itself and its ReLU) and one a
+pool. Kernels are [kh, kw, in, out] here and in Keras, [out, in, kh, kw] in torch; dense [in, out] and [out, in].
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zoo.layers import (
+    Classifier,
+    ConvNormAct,
+    MaxPool,
+    adaptive_average_pool,
+    choose,
+    glorot_uniform,
+    he_normal_fan_out,
+    head,
+)
+from zoo.registry import register_model
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
+    "linear": lambda x: x,
+}
+# Initialisers of convolutions and of dense layers.
+DIALECTS = {
+    "torch": (he_normal_fan_out, nn.initializers.normal(0.01)),
+    "keras": (glorot_uniform, glorot_uniform),
+}
+
+
+class Block(nn.Module):
+    """3x3 convolutions of one width, then a pool: [B, H, W, C] to [B, H / 2, W / 2, features]."""
+
+    features: int
+    convolutions: int
+    activation: Callable[[jax.Array], jax.Array]
+    kernel_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        for index in range(1, self.convolutions + 1):
+            x = ConvNormAct(
+                self.features,
+                (3, 3),
+                padding="SAME",
+                norm=False,
+                activation=self.activation,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                name=f"conv{index}",
+            )(x, train=train)
+        return MaxPool(window=2, name="pool")(x)
+
+
+class VGG(nn.Module):
+    """Images [B, 224, 224, 3] to float32 logits [B, num_classes]. Stages: block1 to block5, top, head."""
+
+    num_classes: int
+    convolutions: Sequence[int]  # of each block
+    widths: Sequence[int] = (64, 128, 256, 512, 512)
+    head_widths: Sequence[int] = (4096, 4096)
+    pooled_size: int = 7  # height and width that enter the top, in the torch dialect
+    activation: str = "relu"
+    dropout_rate: float = 0.5  # after each hidden dense layer
+    dialect: str = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        activation = choose(ACTIVATIONS, self.activation, "activation")
+        conv_init, dense_init = choose(DIALECTS, self.dialect, "dialect")
+        x = x.astype(self.dtype)
+        for index, (width, count) in enumerate(
+            zip(self.widths, self.convolutions, strict=True), start=1
+        ):
+            block = Block(width, count, activation, conv_init, self.dtype, name=f"block{index}")
+            x = block(x, train=train)  # [B, 112, 112, 64] and so on to [B, 7, 7, 512]
+        if self.dialect == "torch":
+            x = adaptive_average_pool(x, self.pooled_size).transpose(0, 3, 1, 2)  # [B, 512, 7, 7]
+        x = Classifier(
+            self.head_widths, self.dropout_rate, self.dtype, activation, dense_init, name="top"
+        )(x, train=train)
+        return head(self.num_classes, x, dense_init)
+
+
+@register_model(
+    input_shape=(224, 224, 3), num_classes=1000, source="Simonyan and Zisserman 2014, Table 1, A"
+)
+def vgg11(num_classes: int) -> VGG:
+    """VGG with 8 convolutions and 3 dense layers."""
+    return VGG(num_classes, convolutions=(1, 1, 2, 2, 2))
+
+
+@register_model(
+    input_shape=(224, 224, 3), num_classes=1000, source="Simonyan and Zisserman 2014, Table 1, B"
+)
+def vgg13(num_classes: int) -> VGG:
+    """VGG with 10 convolutions and 3 dense layers."""
+    return VGG(num_classes, convolutions=(2, 2, 2, 2, 2))
+
+
+@register_model(
+    input_shape=(224, 224, 3),
+    num_classes=1000,
+    source="afhq, VGG16; Simonyan and Zisserman 2014, Table 1, D",
+    notes="afhq varies the activation: of every hidden layer, in our reading",
+)
+def vgg16(num_classes: int) -> VGG:
+    """VGG with 13 convolutions and 3 dense layers: the animal-face paper's best classifier."""
+    return VGG(num_classes, convolutions=(2, 2, 3, 3, 3))
+
+
+@register_model(
+    input_shape=(224, 224, 3), num_classes=1000, source="Simonyan and Zisserman 2014, Table 1, E"
+)
+def vgg19(num_classes: int) -> VGG:
+    """VGG with 16 convolutions and 3 dense layers."""
+    return VGG(num_classes, convolutions=(2, 2, 4, 4, 4))
+
+
+@register_model(input_shape=(32, 32, 3), num_classes=10, source="ours, for small images and tests")
+def vgg_tiny(num_classes: int) -> VGG:
+    """vgg11 for 32x32 images: narrow layers."""
+    return VGG(
+        num_classes,
+        convolutions=(1, 1, 2, 2, 2),
+        widths=(8, 16, 24, 32, 32),
+        head_widths=(32, 32),
+        pooled_size=1,
+    )
