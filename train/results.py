@@ -80,7 +80,7 @@ def finish(
         run.figures / "confusion_matrix.png",
         title,
     )
-    shown = _spread(len(predictions["labels"]), 20)
+    shown = sample_of_classes(predictions["labels"], 20)
     figures.prediction_grid(
         [predictor.resize(dataset.splits["test"][int(i)][0]) for i in shown],
         predictions["labels"][shown],
@@ -93,6 +93,14 @@ def finish(
     return results
 
 
-def _spread(total: int, count: int) -> np.ndarray:
-    """Up to `count` places, evenly over a split, whose examples are ordered by class as a rule."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+def sample_of_classes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` positions of labels [N], in order of class: as many of each class, evenly over its examples."""
+    classes = np.unique(labels)
+    if len(classes) > count:
+        classes = classes[np.linspace(0, len(classes) - 1, count).astype(int)]
+    chosen = []
+    for number, name in enumerate(classes):
+        share = count // len(classes) + (number < count % len(classes))
+        places = np.flatnonzero(labels == name)
+        chosen.append(places[np.unique(np.linspace(0, len(places) - 1, share).astype(int))])
+    return np.concatenate(chosen)

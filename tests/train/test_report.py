@@ -10,6 +10,7 @@ from PIL import Image
 
 from train.report import figures
 from train.report.html import write_report
+from train.results import sample_of_classes
 
 NAMES = ["cats", "a class with a long name", "<script>alert(1)</script>", "猪", "$x$ & co"]
 
@@ -102,3 +103,17 @@ def copy_with(small_run, tmp_path, name, change):
     path = run / name
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     return run
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "chosen"),
+    [
+        ([0, 1, 2] * 4, 6, [0, 9, 1, 10, 2, 11]),
+        ([0, 0, 0, 1, 1, 1], 3, [0, 2, 3]),
+        ([0, 1, 1, 1], 4, [0, 1, 3]),  # a class of one is shown once
+        ([4, 3, 2, 1, 0], 2, [4, 0]),  # more classes than room
+        ([7], 20, [0]),
+    ],
+)
+def test_grid_shows_every_class_alike(labels, count, chosen):
+    assert sample_of_classes(np.array(labels), count).tolist() == chosen
