@@ -30,11 +30,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
     )
-    # Reading a damaged checkpoint, Orbax leaves calls behind that outlive its event loop.
-    for message in ("Exception ignored in. None", "(?s).*Event loop is closed"):
-        config.addinivalue_line(
-            "filterwarnings", f"ignore:{message}:pytest.PytestUnraisableExceptionWarning"
-        )
     config.addinivalue_line("markers", "slow: takes more than ten seconds; CI runs these too")
 
 

@@ -1,5 +1,7 @@
 """Checkpoints come back exactly, or say what is wrong with them."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +122,15 @@ def test_digest_sees_values_names_types_and_shapes():
     ]
     assert len({digest(t) for t in [tree, *others]}) == 5
     assert digest(tree) == digest({k: jnp.asarray(v) for k, v in tree.items()})
+
+
+def test_calls_that_orbax_leaves_behind_are_passed_over_and_no_others(monkeypatch):
+    import types
+
+    from train.engine import checkpoints
+
+    heard = []
+    monkeypatch.setattr(checkpoints, "_previous_hook", heard.append)
+    for message in ("Event loop is closed", "something else"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(message)))
+    assert [str(report.exc_value) for report in heard] == ["something else"]

@@ -6,6 +6,7 @@ when bytes of it change later: a digest of the state is kept beside it and compa
 
 import hashlib
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from train.recipe import InputError
 
 # Orbax reports through absl what we report ourselves, in one line.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def _pass_over_late_calls(report: Any) -> None:
+    # A save or restore that failed leaves callbacks of TensorStore behind, which outlive Orbax's event loop;
+    # Python would print a traceback for each.
+    if str(report.exc_value) != "Event loop is closed":
+        _previous_hook(report)
+
+
+_previous_hook, sys.unraisablehook = sys.unraisablehook, _pass_over_late_calls
 
 
 class Checkpoints:
