@@ -75,6 +75,8 @@ class Stage:
     name: str = "train"
     objective: Literal["classification"] = "classification"
     """What is minimised: softmax cross-entropy."""
+    freeze: tuple[str, ...] = ()
+    """What this stage leaves as it is: backbone (all but the head), or paths such as conv1 or features.:14."""
     epochs: int = 30
     """At most so many epochs."""
     optimizer: Optimizer = Optimizer()

@@ -209,6 +209,7 @@ def _prepare(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
     except zoo.InputError as error:
         text = f"{recipe.model} at {size[0]}x{size[1]} pixels: {error}; give a larger --image-size"
         raise InputError(text) from None
+    _check_freezing(recipe, model, size)
     cli.report_devices()
     devices = Devices()
     if recipe.batch_size % len(devices):
@@ -223,6 +224,24 @@ def _prepare(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
             f" of {dataset.name}: give at most {train_size}"
         )
     return devices, dataset, model, zoo.Preprocessing(input_size=size)
+
+
+def _check_freezing(recipe: Recipe, model: Any, size: tuple[int, int]) -> None:
+    """InputError for a stage whose patterns name nothing, or everything."""
+    from train.engine.freezing import frozen_paths
+    from train.engine.steps import abstract_params
+
+    params = abstract_params(model, (*size, 3))
+    for index, stage in enumerate(recipe.stages):
+        where = f"stage {index} ({stage.name})"
+        try:
+            frozen = frozen_paths(params, stage.freeze)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        if frozen and len(frozen) == len(frozen_paths(params, ["*"])):
+            raise InputError(
+                f"{where} freezes all of {recipe.model}: leave something to train, such as its head"
+            )
 
 
 def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:

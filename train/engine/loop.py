@@ -22,6 +22,7 @@ from train.analysis.metrics import loss_and_accuracy
 from train.engine import steps
 from train.engine.checkpoints import Checkpoints
 from train.engine.evaluation import run_outputs
+from train.engine.freezing import frozen_paths
 from train.engine.objectives import OBJECTIVES
 from train.engine.optimizers import (
     EarlyStopping,
@@ -143,6 +144,9 @@ class _Fit:
                 if restored is None:
                     self.position.start_stage(index)
                 self._run_stage(self.recipe.stages[index], restored)
+                self.variables = jax.device_get(
+                    self._variables()
+                )  # the next stage goes on with these
                 restored = None
             self.checkpoints.wait()
             return self.position
@@ -185,7 +189,8 @@ class _Fit:
 
     def _fresh_state(self, stage: Stage) -> steps.TrainState:
         self.optimizer = build_optimizer(stage.optimizer)
-        return steps.init_state(self.variables, self.optimizer)
+        self.frozen = frozen_paths(self.variables["params"], stage.freeze)
+        return steps.init_state(self.variables, self.optimizer, self.frozen)
 
     def _run_stage(self, stage: Stage, restored: Any) -> None:
         position, recipe = self.position, self.recipe
@@ -193,7 +198,9 @@ class _Fit:
         self.state = self.devices.replicate(fresh if restored is None else restored)
         objective = OBJECTIVES[stage.objective](self._synchronised(self.model))
         self.train_step = self.devices.compile_train_step(
-            steps.make_train_step(objective, self.optimizer, self.preprocessing, stage.augment)
+            steps.make_train_step(
+                objective, self.optimizer, self.preprocessing, stage.augment, self.frozen
+            )
         )
         self.eval_step = self.devices.compile_eval_step(
             steps.make_eval_step(objective, self.preprocessing)

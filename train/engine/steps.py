@@ -1,6 +1,6 @@
 """The training and the evaluation step of one device: pure functions, testable without data or devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 import zoo
 from datasets.augment import random_affine
 from train import recipe
+from train.engine import freezing
 from train.engine.objectives import Batch, Objective
 from train.engine.optimizers import learning_rate
 
@@ -46,12 +47,23 @@ def init_variables(
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def abstract_params(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
+    """The tree of a model's parameters, of shapes and dtypes only."""
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+
+
+def init_state(
+    variables: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    frozen: Collection[freezing.Path] = (),
+) -> TrainState:
+    """The state before the first step; the optimiser knows the parameters that are not frozen."""
     params = variables["params"]
+    trainable, _ = freezing.split(params, frozen)
     # An int32 array from the start: a Python int would be weakly typed and compile the step twice.
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, variables["batch_stats"], optimizer.init(params))
+    return TrainState(zero, params, variables["batch_stats"], optimizer.init(trainable))
 
 
 def normalise(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
@@ -68,12 +80,14 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     preprocessing: zoo.Preprocessing,
     augmentation: recipe.Augmentation,
+    frozen: Collection[freezing.Path] = (),
 ) -> Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]]:
     """The step of one device under a mapped axis `AXIS`, over which gradients and metrics are averaged.
 
     The batch holds `image` uint8 [B, H, W, 3], `label` int32 [B] and `index` int32 [B], the example's place
     in its split. An example is augmented by (seed, epoch, index), so alike on any number of devices;
-    dropout masks come from (seed, step, device).
+    dropout masks come from (seed, step, device). Parameters at `frozen` paths and the statistics of batch-norm
+    layers that are frozen come out as they went in, bit for bit.
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock):
@@ -94,13 +108,21 @@ def make_train_step(
         dropout_key = jax.random.fold_in(dropout_key, state.step)
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
 
-        gradient = jax.value_and_grad(objective.loss, has_aux=True)
-        (_, (batch_stats, metrics)), grads = gradient(
-            state.params, state.batch_stats, inputs, dropout_key
-        )
+        trainable, fixed = freezing.split(state.params, frozen)
+        still = freezing.still_norms(state.params, frozen)
+
+        def loss(trainable):
+            with freezing.standing_still(still):
+                params = freezing.join(trainable, fixed)
+                return objective.loss(params, state.batch_stats, inputs, dropout_key)
+
+        (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
         grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        # The mean of equal numbers over three devices may differ from them in the last bit.
+        batch_stats = freezing.keep(state.batch_stats, batch_stats, still)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+        trainable = optax.apply_updates(trainable, updates)
+        params = freezing.join(trainable, fixed)
         metrics |= {
             "learning_rate": learning_rate(opt_state),
             "grad_norm": optax.tree.norm(grads),

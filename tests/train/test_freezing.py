@@ -1,0 +1,237 @@
+"""What is frozen stays as it is: gradients, batch-norm statistics, and how parts are named."""
+
+import functools
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import zoo
+from train import papers, recipe, run
+from train.engine import freezing, steps
+from train.engine.objectives import classification
+from train.engine.optimizers import build_optimizer
+from train.engine.parallel import Devices
+from train.recipe import InputError, Optimizer, Recipe, Stage
+
+SHAPE = (32, 32, 3)
+PREPROCESSING = zoo.Preprocessing((32, 32))
+
+
+def flat(tree):
+    return {"/".join(k): np.asarray(v) for k, v in flax.traverse_util.flatten_dict(tree).items()}
+
+
+@functools.cache
+def model_and_variables():
+    model = zoo.create_model("mobilenet_v2_tiny", 4, norm_momentum=0.9, dropout_rate=0.0)
+    return model, steps.init_variables(model, SHAPE, seed=0)
+
+
+def batch(seed, size=12):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (size, *SHAPE), np.uint8),
+        "label": rng.integers(0, 4, size, np.int32),
+        "index": np.arange(size, dtype=np.int32),
+    }
+
+
+def train(patterns, num_devices=1, num_steps=10):
+    """The variables before and after, as flat dicts, and the metrics of each step."""
+    model, variables = model_and_variables()
+    frozen = freezing.frozen_paths(variables["params"], patterns)
+    optimizer = build_optimizer(recipe.Optimizer("adam", 1e-2))
+    devices = Devices(jax.local_devices()[:num_devices])
+    state = devices.replicate(
+        jax.tree.map(jnp.array, steps.init_state(variables, optimizer, frozen))
+    )
+    step = devices.compile_train_step(
+        steps.make_train_step(
+            classification(model.clone(axis_name=steps.AXIS)),
+            optimizer,
+            PREPROCESSING,
+            recipe.Augmentation(),
+            frozen,
+        )
+    )
+    log = []
+    for number in range(num_steps):
+        state, metrics = step(state, devices.split(batch(number)), steps.Clock(0, 0))
+        log.append(jax.device_get(metrics))
+    after = {"params": state.params, "batch_stats": state.batch_stats}
+    return flat(variables), flat(jax.device_get(after)), log
+
+
+@pytest.mark.parametrize("num_devices", [1, 3])
+@pytest.mark.parametrize(
+    ("patterns", "is_frozen"),
+    [
+        (["backbone"], lambda name: not name.startswith("params/head")),
+        (["features.:3"], lambda name: name.split("/")[2] in ("0", "1", "2")),
+        (["features.3:", "head"], lambda name: name.split("/")[2] not in ("0", "1", "2")),
+        (["features.2.depthwise.norm"], lambda name: "/features/2/depthwise/norm/" in name),
+    ],
+)
+def test_ten_steps_leave_frozen_numbers_bit_identical(patterns, is_frozen, num_devices):
+    """Statistics included; and all else moves."""
+    before, after, _ = train(patterns, num_devices)
+    frozen = [name for name in before if is_frozen(name)]
+    assert frozen and len(frozen) < len(before)
+    for name in before:
+        same = np.array_equal(before[name], after[name])
+        assert same == (name in frozen), name
+
+
+def test_norm_with_one_free_parameter_goes_on():
+    before, after, _ = train(["features.0.norm.scale"], num_steps=1)
+    assert np.array_equal(
+        before["params/features/0/norm/scale"], after["params/features/0/norm/scale"]
+    )
+    assert not np.array_equal(
+        before["batch_stats/features/0/norm/mean"], after["batch_stats/features/0/norm/mean"]
+    )
+
+
+def test_frozen_norm_computes_as_in_evaluation():
+    """With the backbone frozen the first loss is that of the untrained net in evaluation mode."""
+    model, variables = model_and_variables()
+    _, _, log = train(["backbone"], num_steps=1)
+    data = batch(0)
+    logits = model.apply(variables, data["image"] / np.float32(255), train=False)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, data["label"]).mean()
+    assert log[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+    _, _, free = train(["features.0.conv"], num_steps=1)
+    assert abs(free[0]["loss"] - expected) > 1e-3
+
+
+def test_optimizer_remembers_nothing_of_what_is_frozen():
+    _, variables = model_and_variables()
+    frozen = freezing.frozen_paths(variables["params"], ["backbone"])
+    state = steps.init_state(variables, build_optimizer(recipe.Optimizer("adam")), frozen)
+    moments = [leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    head = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]["head"]))
+    assert sum(moments) == 2 * head
+
+
+class Own(nn.Module):
+    """A user's net, with `use_running_average` told by call rather than by field."""
+
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.BatchNorm(name="norm")(x, use_running_average=not train)
+        return nn.Dense(self.num_classes, name="head")(jnp.mean(x, (1, 2)))
+
+
+def test_other_ways_to_call_a_norm():
+    model = Own()
+    x = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)) + 5
+    variables = model.init(jax.random.key(1), x)
+    with freezing.standing_still({("norm",)}):
+        logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(logits, model.apply(variables, x))
+    np.testing.assert_array_equal(updated["batch_stats"]["norm"]["mean"], 0)
+
+
+NAMES = {
+    "conv1": {"conv": {"kernel": 0, "bias": 0}},
+    "features": {
+        "3": {"expand": {"kernel": 0}},
+        "14": {"expand": {"kernel": 0}, "project": {"kernel": 0}},
+    },
+    "head": {"kernel": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("conv1", ["conv1/conv/bias", "conv1/conv/kernel"]),
+        ("conv1.conv.bias", ["conv1/conv/bias"]),
+        ("features/3/", ["features/3/expand/kernel"]),
+        ("features.14:", ["features/14/expand/kernel", "features/14/project/kernel"]),
+        ("features.:14", ["features/3/expand/kernel"]),
+        ("features.0:20.exp*", ["features/14/expand/kernel", "features/3/expand/kernel"]),
+        ("*", sorted("/".join(k) for k in flax.traverse_util.flatten_dict(NAMES))),
+    ],
+)
+def test_patterns(pattern, expected):
+    found = sorted("/".join(path) for path in freezing.frozen_paths(NAMES, [pattern]))
+    assert found == expected
+    assert len(freezing.frozen_paths(NAMES, ["backbone"])) == 5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("conv2", "nothing to freeze is named 'conv2' in this model: did you mean conv1"),
+        ("features.20:", "nothing to freeze is named 'features.20:' in this model: did you mean"),
+        ("zzz", "named 'zzz' in this model: stages: conv1, features, head"),
+        ("", "nothing to freeze is named '' in this model: stages"),
+    ],
+)
+def test_pattern_that_names_nothing(pattern, message):
+    with pytest.raises(InputError) as caught:
+        freezing.frozen_paths(NAMES, [pattern])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["bakbone"], "stage 0 (train): nothing to freeze is named 'bakbone'"),
+        (["backbone", "head"], "stage 0 (train) freezes all of mobilenet_v2_tiny: leave something"),
+    ],
+)
+def test_wrong_patterns_end_before_work_starts(tmp_path, call, patterns, message):
+    status, _, stderr = call(
+        run,
+        *("--model", "mobilenet_v2_tiny", "--dataset", "digits", "--workdir", tmp_path / "run"),
+        *("--stages.0.freeze", *patterns),
+    )
+    assert status == 2
+    assert message in stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_next_stage_goes_on_with_the_weights_of_the_last(tmp_path, call, monkeypatch, image_folder):
+    """A second stage that trains the head alone ends with the backbone of the first."""
+    first = Stage("all", epochs=1, optimizer=Optimizer("sgd", 1e-2))
+    second = Stage("head", epochs=2, optimizer=Optimizer("sgd", 1e-2), freeze=("backbone",))
+    common = {"model": "mobilenet_v2_tiny", "batch_size": 4, "dataset": str(image_folder)}
+    found = {}
+    for name, stages in (("one", (first,)), ("two", (first, second))):
+        made = Recipe(name=name, stages=stages, **common)
+        monkeypatch.setitem(papers.RECIPES, name, made)
+        workdir = tmp_path / name
+        status, _, stderr = call(run, "--from-recipe", name, "--workdir", workdir)
+        assert status == 0, stderr
+        found[name] = flat(last_state(workdir, made).params)
+    for name, array in found["one"].items():
+        same = np.array_equal(array, found["two"][name])
+        assert same == (not name.startswith("head")), name
+
+
+def last_state(workdir, made):
+    from train.engine.checkpoints import Checkpoints
+
+    model = zoo.create_model(made.model, 3)
+    variables = steps.init_variables(model, SHAPE, 0)
+
+    def like(position):
+        stage = made.stages[position["stage"]]
+        frozen = freezing.frozen_paths(variables["params"], stage.freeze)
+        return steps.init_state(variables, build_optimizer(stage.optimizer), frozen)
+
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state, position = checkpoints.restore(like, pytest.fail)
+    checkpoints.close()
+    assert position["stage"] == len(made.stages) - 1
+    return state
