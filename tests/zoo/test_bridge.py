@@ -1,0 +1,39 @@
+"""The nets in NNX, for those whose own code is written in it."""
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import zoo
+
+
+@pytest.mark.parametrize("name", ["sam_alexnet_tiny", "mobilenet_v2_tiny", "vgg_tiny"])
+def test_bridge_to_nnx_computes_the_same(name):
+    model = zoo.create_model(name, 5)
+    images = jax.random.uniform(jax.random.key(1), (2, *zoo.get_entry(name).input_shape))
+    bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(params=0, dropout=1)).lazy_init(images)
+
+    def collection(kind):
+        flat = nnx.to_flat_state(nnx.state(bridged, kind))
+        return flax.traverse_util.unflatten_dict({path: leaf[...] for path, leaf in flat})
+
+    variables = {"params": collection(nnx.Param), "batch_stats": collection(nnx.BatchStat)}
+    expected = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert jax.tree.map(np.shape, variables["params"]) == jax.tree.map(np.shape, expected["params"])
+    np.testing.assert_allclose(
+        bridged(images), model.apply(variables, images), rtol=1e-5, atol=1e-6
+    )
+    # Trained as NNX models are: gradients of the state, statistics that move by themselves.
+    graph, params, rest = nnx.split(bridged, nnx.Param, ...)
+
+    def loss(params):
+        return (
+            nnx.merge(graph, params, rest, copy=True)(images, train=True, mutable=["batch_stats"])
+            ** 2
+        ).sum()
+
+    gradients = jax.tree.leaves(jax.grad(loss)(params))
+    assert len(gradients) == len(jax.tree.leaves(expected["params"]))
+    assert all(np.isfinite(g).all() and g.any() for g in gradients)
