@@ -29,7 +29,13 @@ def flat(tree):
 @functools.cache
 def model_and_variables():
     model = zoo.create_model("mobilenet_v2_tiny", 4, norm_momentum=0.9, dropout_rate=0.0)
-    return model, steps.init_variables(model, SHAPE, seed=0)
+    variables = steps.init_variables(model, SHAPE, seed=0)
+    # Not zeros and ones, which survive any arithmetic.
+    rng = np.random.default_rng(0)
+    variables["batch_stats"] = jax.tree.map(
+        lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables["batch_stats"]
+    )
+    return model, variables
 
 
 def batch(seed, size=12):
