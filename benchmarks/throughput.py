@@ -55,6 +55,8 @@ class Arguments:
     """Registered models."""
     batch_sizes: tuple[int, ...] = (16,)
     """Images per step, over all devices."""
+    image_size: int | None = None
+    """Height and width in pixels (default: the model's); nets with dense tops may not take another."""
     modes: tuple[Literal["train", "test"], ...] = ("train", "test")
     """What to time: training steps, testing steps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -282,7 +284,7 @@ def time_one(
 ) -> list[Timing]:
     """Build every implementation, then let them take turns."""
     entry = zoo.get_entry(model)
-    size = entry.input_shape[:2]
+    size = (arguments.image_size,) * 2 if arguments.image_size else entry.input_shape[:2]
     timings = {
         name: Timing(model, name, mode, batch_size, size, arguments.dtype, error=refused.get(name))
         for name in commands
@@ -301,7 +303,7 @@ def time_one(
                     num_classes=entry.num_classes,
                     mode=mode,
                     dtype=arguments.dtype,
-                    images=[batch_size, *entry.input_shape],
+                    images=[batch_size, *size, 3],
                     seed=SEED,
                 )
                 worker.call("run", steps=2)

@@ -141,6 +141,67 @@ class PigAlexNet(nn.Module):
         return self.head(self.top(x))
 
 
+class TorchConvNorm(nn.Sequential):
+    """zoo.layers.ConvNormAct with torch's settings, which nets from torchvision have."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__()
+        padding = (kernel - 1) // 2
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+
+class InvertedResidual(nn.Module):
+    """zoo.mobilenet.InvertedResidual."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = TorchConvNorm(inputs, hidden, 1) if expansion != 1 else None
+        self.depthwise = TorchConvNorm(hidden, hidden, 3, stride, groups=hidden)
+        self.project = TorchConvNorm(hidden, outputs, 1)
+        self.activation = nn.ReLU6(inplace=True)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x if self.expand is None else self.activation(self.expand(x))
+        y = self.project(self.activation(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class MobileNetV2(nn.Module):
+    """zoo.mobilenet.MobileNetV2 in torch's dialect, width 1."""
+
+    # Expansion, output channels, repetitions, stride of the first (Sandler et al. 2018, Table 2).
+    TABLE = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+
+    def __init__(self, num_classes: int, *, dropout_rate: float = 0.2):
+        super().__init__()
+        act = functools.partial(nn.ReLU6, inplace=True)
+        self.features = nn.Sequential(TorchConvNorm(3, 32, 3, stride=2))
+        self.features[0].append(act())
+        channels = 32
+        for expansion, outputs, count, stride in self.TABLE:
+            for index in range(count):
+                step = stride if index == 0 else 1
+                self.features.append(InvertedResidual(channels, outputs, step, expansion))
+                channels = outputs
+        self.features.append(TorchConvNorm(channels, 1280, 1).append(act()))
+        self.dropout = nn.Dropout(dropout_rate)
+        self.head = nn.Linear(1280, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
+
+
 TINY, TINY_TOP = (16, 24, 32, 32, 24), (64, 64)
 
 # The zoo's registered names: a factory that takes num_classes.
@@ -148,6 +209,7 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "alexnet": AlexNet,
     "pig_alexnet": PigAlexNet,
     "sam_alexnet": functools.partial(PigAlexNet, attention=True, head_widths=(1024, 1024)),
+    "mobilenet_v2": MobileNetV2,
     "alexnet_tiny": functools.partial(AlexNet, widths=TINY, head_widths=TINY_TOP, side=1),
     "sam_alexnet_tiny": functools.partial(
         PigAlexNet, widths=TINY, head_widths=TINY_TOP, stem=(5, 1), attention=True
