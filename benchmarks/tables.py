@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
 
 def render(text: str) -> str:
     """The README with each marked table made anew."""
-    for name, table in (("models", models_table), ("runs", runs_table)):
+    for name, table in (("models", models_table), ("runs", runs_table), ("speed", speed_table)):
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         before, _, rest = text.partition(begin)
         text = before + begin + table() + end + rest.partition(end)[2]
@@ -65,6 +65,36 @@ def runs_table() -> str:
     heading = (
         "model, data, epochs, test accuracy, macro-F1, test images, training, waiting for data, on"
     )
+    return markdown(tuple(heading.split(", ")), rows)
+
+
+def speed_table() -> str:
+    """The zoo beside its peers: every recorded run of benchmarks.throughput."""
+    rows = []
+    for path in sorted(RESULTS.parent.glob("throughput_*.json")):
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        zoo = data["environment"]["zoo"]
+        where = f"{zoo['devices'][0]}, {zoo['cores']} cores, JAX {zoo['versions']['jax']}"
+        ours: dict[str, Any] = {}
+        for row in data["results"]:
+            prefix = "train" if row["mode"] == "train" else "infer"
+            if row["implementation"] == "zoo":
+                ours = row
+                continue
+            peer = data["environment"][row["implementation"]]
+            size = row[f"{prefix}_img_size"]
+            rows.append(
+                (
+                    f"[`{row['model']}`](benchmarks/results/{path.name})",
+                    f"{row['mode']}, {row['dtype']}",
+                    f"{row[f'{prefix}_batch_size']} x {size}x{size}",
+                    f"{ours[f'{prefix}_samples_per_sec']:.0f}",
+                    f"{row[f'{prefix}_samples_per_sec']:.0f} ({row['implementation']} {peer['torch']})",
+                    f"{row['zoo_speedup']:.2f}",
+                    where,
+                )
+            )
+    heading = "model, step, batch, images/s, peer's images/s, times as fast, on"
     return markdown(tuple(heading.split(", ")), rows)
 
 
