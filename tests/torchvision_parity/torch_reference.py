@@ -1,0 +1,241 @@
+"""torchvision's nets in plain torch, and what they compute from random weights.
+
+    python torch_reference.py '{"model": "resnet50", "size": [64, 64], "batch": 2, "step": true}' out.npz
+
+Runs in the Python that has torch, which need not be ours; imports torch and NumPy only. The modules have the
+structure of torchvision's `vgg`, `resnet` and `mobilenet_v2`, so that every name and shape of the state_dict is
+the same; where torchvision is installed, that is checked. The file holds, all as float arrays:
+
+    weights/<name>      the state_dict, random
+    images, labels      [B, H, W, 3] and [B]
+    logits              in evaluation mode, float32
+    loss, gradients/<name>, statistics/<name>     if "step": one training step in float64, dropout off;
+                        statistics are the running ones after it
+"""
+
+import json
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+VGG = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
+RESNET = {
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+}
+MOBILENET = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class Vgg(nn.Module):
+    def __init__(self, counts, classes, hidden):
+        super().__init__()
+        layers, channels = [], 3
+        for width, count in zip((64, 128, 256, 512, 512), counts, strict=True):
+            for _ in range(count):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
+        self.classifier = nn.Sequential(
+            nn.Linear(512 * 7 * 7, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.0),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.0),
+            nn.Linear(hidden, classes),
+        )
+
+    def forward(self, x):
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class Block(nn.Module):
+    def __init__(self, channels, width, stride, bottleneck):
+        super().__init__()
+        self.bottleneck = bottleneck
+        out = 4 * width if bottleneck else width
+        if bottleneck:
+            self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(width)
+            self.conv3 = nn.Conv2d(width, out, 1, bias=False)
+            self.bn3 = nn.BatchNorm2d(out)
+        else:
+            self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = None
+        if stride != 1 or channels != out:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.bottleneck:
+            y = self.bn3(self.conv3(torch.relu(y)))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    def __init__(self, bottleneck, counts, classes):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels, widths = 64, (64, 128, 256, 512)
+        for stage, (width, count) in enumerate(zip(widths, counts, strict=True), start=1):
+            blocks = []
+            for index in range(count):
+                stride = 2 if stage > 1 and index == 0 else 1
+                blocks.append(Block(channels, width, stride, bottleneck))
+                channels = 4 * width if bottleneck else width
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def round_channels(channels):
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def conv_norm_relu6(channels, out, kernel, stride=1, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(channels, out, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU6(),
+    )
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, channels, out, stride, expansion):
+        super().__init__()
+        hidden = channels * expansion
+        layers = [conv_norm_relu6(channels, hidden, 1)] if expansion != 1 else []
+        layers += [
+            conv_norm_relu6(hidden, hidden, 3, stride, groups=hidden),
+            nn.Conv2d(hidden, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+        ]
+        self.conv = nn.Sequential(*layers)
+        self.residual = stride == 1 and channels == out
+
+    def forward(self, x):
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    def __init__(self, width, classes):
+        super().__init__()
+        channels = round_channels(32 * width)
+        layers = [conv_norm_relu6(3, channels, 3, 2)]
+        for expansion, out, count, stride in MOBILENET:
+            for index in range(count):
+                scaled = round_channels(out * width)
+                layers.append(
+                    InvertedResidual(channels, scaled, stride if index == 0 else 1, expansion)
+                )
+                channels = scaled
+        last = round_channels(1280 * max(1.0, width))
+        layers.append(conv_norm_relu6(channels, last, 1))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(0.0), nn.Linear(last, classes))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean(dim=(2, 3)))
+
+
+def build(case):
+    name, classes = case["model"], case.get("classes", 10)
+    if name in VGG:
+        return Vgg(VGG[name], classes, case.get("hidden", 4096))
+    if name in RESNET:
+        return ResNet(*RESNET[name], classes)
+    return MobileNetV2(case.get("width", 1.0), classes)
+
+
+def check_against_torchvision(case, model):
+    """Names and shapes; only where torchvision is installed. Returns its version."""
+    try:
+        import torchvision
+    except ImportError:
+        return "not installed"
+    options = {"width_mult": case["width"]} if "width" in case else {}
+    if "hidden" not in case:
+        theirs = getattr(torchvision.models, case["model"])(num_classes=10, **options)
+        expected = {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
+        found = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        assert found == expected, "these nets are not torchvision's any more"
+    return torchvision.__version__
+
+
+def randomise(model, rng):
+    """Weights that keep activations moderate through any depth; statistics far from their defaults."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        shape, leaf = tuple(tensor.shape), name.rpartition(".")[2]
+        if leaf == "num_batches_tracked":
+            continue
+        if leaf == "weight" and len(shape) > 1:
+            values = rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
+        elif leaf == "weight":
+            values = rng.uniform(0.3, 0.8, shape)
+        elif leaf == "running_var":
+            values = rng.uniform(0.5, 1.5, shape)
+        else:
+            values = rng.normal(size=shape) * 0.1
+        state[name] = torch.from_numpy(values.astype(np.float32))
+    missing = model.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    return {f"weights/{name}": tensor.numpy().copy() for name, tensor in state.items()}
+
+
+def main():
+    case, path = json.loads(sys.argv[1]), sys.argv[2]
+    rng = np.random.default_rng(0)
+    torch.set_num_threads(2)
+    model = build(case)
+    arrays = {"versions": np.array([torch.__version__, check_against_torchvision(case, model)])}
+    arrays.update(randomise(model, rng))
+    images = rng.normal(size=(case["batch"], *case["size"], 3)).astype(np.float32)
+    labels = rng.integers(0, 10, case["batch"])
+    arrays.update(images=images, labels=labels.astype(np.int32))
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        arrays["logits"] = model.eval()(x).numpy()
+    if case.get("step"):
+        model = model.double().train()
+        loss = nn.functional.cross_entropy(model(x.double()), torch.from_numpy(labels))
+        loss.backward()
+        arrays["loss"] = loss.detach().numpy()
+        for name, parameter in model.named_parameters():
+            arrays[f"gradients/{name}"] = parameter.grad.numpy()
+        for name, buffer in model.named_buffers():
+            if not name.endswith("num_batches_tracked"):
+                arrays[f"statistics/{name}"] = buffer.numpy()
+    np.savez(path, **arrays)
+
+
+if __name__ == "__main__":
+    main()
