@@ -81,12 +81,15 @@ def load(
     is damaged, refused, of another model (the first differences are named) or not finite; weights without a head
     and no `num_classes`.
     """
+    get_entry(name)
     text = os.fspath(source)
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size is {image_size}: give at least 1 pixel")
     published = _published(name, text, image_size, options)
     path = fetch(published) if published else Path(text)
     weights = read(path)
+    if isinstance(weights, dict) and all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): a for name, a in weights.items()}  # DataParallel's
     options = {**(published.options if published else {}), **options}
 
     origin, module = _build(name, weights, options, text)

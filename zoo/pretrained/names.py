@@ -207,8 +207,6 @@ def take_torch(
     tensors: Arrays, modules: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
 ) -> Taken:
     """Tensors of a state dict as leaves of ours; `shapes` are those of the leaves."""
-    if tensors and all(name.startswith("module.") for name in tensors):  # DataParallel's
-        tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
     names = {path: module for module, path in modules.items()}
     taken = Taken({}, {}, [], [])
     used = set()
