@@ -84,7 +84,7 @@ def show_pretrained(arguments: Arguments) -> None:
             " or give a file or hf://owner/name"
         )
     table = _table("model", "source", ">classes", "sizes", "widths", "hash", "fetched", "file")
-    for (model, tag), sources in groups.items():
+    for (model, tag), sources in sorted(groups.items()):
         sizes = dict.fromkeys(source.preprocessing.input_size[0] for source in sources)
         widths = dict.fromkeys(str(source.options.get("width", "")) for source in sources)
         first = sources[0]

@@ -7,7 +7,15 @@
 needed, and nothing that a file holds is ever executed.
 """
 
-from zoo.pretrained.loading import Pretrained, load, load_pretrained
 from zoo.pretrained.sources import SOURCES, Source
 
 __all__ = ["SOURCES", "Pretrained", "Source", "load", "load_pretrained"]
+
+
+def __getattr__(name: str):
+    """Load what needs JAX on first use, so that listing the sources is instant."""
+    if name in ("Pretrained", "load", "load_pretrained"):
+        from zoo.pretrained import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module 'zoo.pretrained' has no attribute {name!r}")
