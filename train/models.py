@@ -1,4 +1,6 @@
-"""Show the models:  python -m train.models   or, layer by layer,   python -m train.models sam_alexnet"""
+"""Show the models:  python -m train.models   or, layer by layer,   python -m train.models sam_alexnet
+
+python -m train.models --pretrained   lists the published weights that zoo.load_pretrained knows."""
 
 import dataclasses
 from typing import Annotated
@@ -21,13 +23,17 @@ class Arguments:
     """Height and width in pixels (default: the model's)."""
     options: tuple[str, ...] = ()
     """Fields of the model, as name=value."""
+    pretrained: bool = False
+    """List published weights, of the models that match, instead."""
 
 
 def main(argv: list[str]) -> None:
     """The command."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m train.models", description=__doc__)
     cli.prepare_environment()
-    if any(c in arguments.model for c in "*?["):
+    if arguments.pretrained:
+        show_pretrained(arguments)
+    elif any(c in arguments.model for c in "*?["):
         show_models(arguments.model)
     else:
         show_layers(arguments)
@@ -53,6 +59,50 @@ def show_models(pattern: str) -> None:
             info.description,
         )
     _print(table)
+
+
+def show_pretrained(arguments: Arguments) -> None:
+    """A table of the published weights, those that differ in width and size only in one row."""
+    import zoo
+    from zoo.pretrained.sources import SOURCES
+
+    given = (arguments.num_classes, arguments.image_size, arguments.options)
+    if given != (None, None, ()):
+        raise InputError(
+            "--pretrained lists weights: it takes a model or a pattern, and no other flag"
+        )
+    models = zoo.list_models(arguments.model)
+    if not models:
+        zoo.get_entry(arguments.model)  # names the nearest ones
+    groups: dict[tuple[str, str], list] = {}
+    for source in SOURCES:
+        if source.model in models:
+            groups.setdefault((source.model, source.tag), []).append(source)
+    if not groups:
+        raise InputError(
+            f"no published weights are listed for {arguments.model!r}: see `python -m train.models --pretrained`,"
+            " or give a file or hf://owner/name"
+        )
+    table = _table("model", "source", ">classes", "sizes", "widths", "hash", "fetched", "file")
+    for (model, tag), sources in sorted(groups.items()):
+        sizes = dict.fromkeys(source.preprocessing.input_size[0] for source in sources)
+        widths = dict.fromkeys(str(source.options.get("width", "")) for source in sources)
+        first = sources[0]
+        table.add_row(
+            model,
+            tag,
+            str(first.num_classes or "no head"),
+            " ".join(map(str, sizes)),
+            " ".join(widths),
+            (first.hash or "of the first download")[:22],
+            "yes" if first.fetched else "no",
+            first.url + (f" and {len(sources) - 1} more" if len(sources) > 1 else ""),
+        )
+    _print(table, wide=True)
+    print("zoo.load_pretrained also takes hf://owner/name[@revision] (timm) and local files.")
+    print(
+        "fetched: whether the download was tried for this table, beyond copying its address and hash."
+    )
 
 
 def show_layers(arguments: Arguments) -> None:
@@ -109,13 +159,13 @@ def _table(*columns: str):
     return table
 
 
-def _print(table) -> None:
-    """To stdout, as wide as the terminal; when piped, as wide as the table."""
+def _print(table, *, wide: bool = False) -> None:
+    """To stdout, as wide as the terminal; when piped, or `wide` for addresses, as wide as the table."""
     import sys
 
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() and not wide else 300 if wide else 200).print(table)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ __all__ = [
     "get_entry",
     "layer_table",
     "list_models",
+    "load_pretrained",
     "load_variables",
     "model_info",
     "register_model",
@@ -40,6 +41,7 @@ __all__ = [
 _LAZY = {
     "features": "zoo.inspect",
     "layer_table": "zoo.inspect",
+    "load_pretrained": "zoo.pretrained",
     "load_variables": "zoo.weights",
     "save_variables": "zoo.weights",
 }

@@ -1,4 +1,4 @@
-"""AlexNet, in the three forms in which the source documents use it.
+"""AlexNet, in the three forms in which the source documents use it, and in torchvision's.
 
 `alexnet` is the Keras form of document 5 (cats_dogs: "Alexnet and image classification", after Krizhevsky
 et al. 2012): one tower, 227x227 input, no local response normalisation, 62,378,344 parameters with 1000
@@ -15,6 +15,14 @@ What document 1 leaves open, and our reading:
   AlexNet's own, 4096-4096-10; `head_widths` changes it.
 - Dropout 0.4 follows each hidden fully connected layer.
 - Convolutions keep their bias under batch normalisation, which is Keras's default.
+
+`alexnet_torchvision` is the net of torchvision's weights (Krizhevsky 2014, "One weird trick for parallelizing
+convolutional neural networks"): narrower convolutions, dropout in front of each hidden dense layer, any image size.
+Biases begin at zero here, and at torch's small random numbers there. Names, and torchvision's:
+
+    conv1/conv to conv5/conv    features.0, .3, .6, .8, .10
+    fc1, fc2                    classifier.1, .4
+    head                        classifier.6
 """
 
 from collections.abc import Sequence
@@ -30,9 +38,13 @@ from zoo.layers import (
     ConvNormAct,
     MaxPool,
     SpatialAttention,
+    adaptive_average_pool,
     head,
 )
 from zoo.registry import register_model
+
+# torch's default for convolutions and dense layers: uniform within 1 / sqrt(fan-in).
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class AlexNet(nn.Module):
@@ -116,6 +128,48 @@ class PigAlexNet(nn.Module):
         return head(self.num_classes, x)
 
 
+class TorchAlexNet(nn.Module):
+    """torchvision's AlexNet: images [B, 224, 224, 3] to float32 logits [B, num_classes]."""
+
+    num_classes: int
+    widths: Sequence[int] = (64, 192, 384, 256, 256)
+    head_widths: Sequence[int] = (4096, 4096)
+    pooled_size: int = 6  # height and width that enter the first dense layer
+    dropout_rate: float = 0.5  # before each hidden dense layer
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        def conv(index: int, kernel: int, padding: int, stride: int = 1) -> ConvNormAct:
+            return ConvNormAct(
+                self.widths[index - 1],
+                (kernel, kernel),
+                stride,
+                ((padding, padding),) * 2,
+                norm=False,
+                kernel_init=torch_default,
+                dtype=self.dtype,
+                name=f"conv{index}",
+            )
+
+        x = x.astype(self.dtype)
+        x = conv(1, 11, padding=2, stride=4)(x)  # [B, 55, 55, 64]
+        x = MaxPool(name="pool1")(x)  # [B, 27, 27, 64]
+        x = conv(2, 5, padding=2)(x)  # [B, 27, 27, 192]
+        x = MaxPool(name="pool2")(x)  # [B, 13, 13, 192]
+        x = conv(3, 3, padding=1)(x)  # [B, 13, 13, 384]
+        x = conv(4, 3, padding=1)(x)  # [B, 13, 13, 256]
+        x = conv(5, 3, padding=1)(x)  # [B, 13, 13, 256]
+        x = MaxPool(name="pool5")(x)  # [B, 6, 6, 256]
+        x = adaptive_average_pool(x, self.pooled_size).transpose(0, 3, 1, 2)  # [B, 256, 6, 6]
+        x = x.reshape(x.shape[0], -1)
+        for index, width in enumerate(self.head_widths, start=1):
+            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            dense = nn.Dense(width, kernel_init=torch_default, dtype=self.dtype, name=f"fc{index}")
+            x = nn.relu(dense(x))
+        return head(self.num_classes, x, torch_default)
+
+
 @register_model(input_shape=(227, 227, 3), num_classes=1000, source="cats_dogs, model summaries")
 def alexnet(num_classes: int) -> AlexNet:
     """AlexNet as Keras code writes it: one tower, no LRN (Krizhevsky et al. 2012)."""
@@ -142,6 +196,17 @@ def pig_alexnet(num_classes: int) -> PigAlexNet:
 def sam_alexnet(num_classes: int) -> PigAlexNet:
     """Attention-AlexNet: two spatial attention modules and a 1024-1024-10 top."""
     return PigAlexNet(num_classes, attention=True, head_widths=(1024, 1024))
+
+
+@register_model(
+    input_shape=(224, 224, 3),
+    num_classes=1000,
+    source="Krizhevsky 2014, as in torchvision",
+    pretrained=("torchvision",),
+)
+def alexnet_torchvision(num_classes: int) -> TorchAlexNet:
+    """AlexNet with torchvision's widths, for torchvision's weights."""
+    return TorchAlexNet(num_classes)
 
 
 @register_model(input_shape=(67, 67, 3), num_classes=10, source="ours, for small images and tests")

@@ -174,6 +174,7 @@ class MobileNetV2(nn.Module):
     num_classes=1000,
     source="animals10, MobileNetV2; Sandler et al. 2018, Table 2",
     notes="the document states no dropout rate: 0.2 is torchvision's",
+    pretrained=("torchvision", "torchvision_v2", "keras", "keras_no_top"),
 )
 def mobilenet_v2(num_classes: int) -> MobileNetV2:
     """MobileNetV2: inverted residuals with linear bottlenecks, for little computing."""

@@ -14,6 +14,7 @@ BUILTIN_MODULES = {
     "alexnet": "zoo.alexnet",
     "pig_alexnet": "zoo.alexnet",
     "sam_alexnet": "zoo.alexnet",
+    "alexnet_torchvision": "zoo.alexnet",
     "alexnet_tiny": "zoo.alexnet",
     "sam_alexnet_tiny": "zoo.alexnet",
     "cifar_alexnet_1": "zoo.deconv_alexnet",

@@ -177,7 +177,10 @@ def resnet34(num_classes: int) -> ResNet:
 
 
 @register_model(
-    input_shape=(224, 224, 3), num_classes=1000, source="afhq, ResNet-50; He et al. 2015, Table 1"
+    input_shape=(224, 224, 3),
+    num_classes=1000,
+    source="afhq, ResNet-50; He et al. 2015, Table 1",
+    pretrained=("torchvision", "torchvision_v2", "keras", "keras_no_top"),
 )
 def resnet50(num_classes: int) -> ResNet:
     """ResNet with 49 convolutions in bottlenecks; its features have 2048 numbers."""

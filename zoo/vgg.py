@@ -132,6 +132,7 @@ def vgg13(num_classes: int) -> VGG:
     num_classes=1000,
     source="afhq, VGG16; Simonyan and Zisserman 2014, Table 1, D",
     notes="afhq varies the activation: of every hidden layer, in our reading",
+    pretrained=("torchvision", "keras", "keras_no_top"),
 )
 def vgg16(num_classes: int) -> VGG:
     """VGG with 13 convolutions and 3 dense layers: the animal-face paper's best classifier."""

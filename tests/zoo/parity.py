@@ -40,6 +40,10 @@ def flatten(tree: Mapping) -> Arrays:
     }
 
 
+def flatten_shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
+    return {k: v.shape for k, v in flax.traverse_util.flatten_dict(dict(tree), sep="/").items()}
+
+
 def unflatten(flat: Mapping[str, np.ndarray]) -> dict:
     return flax.traverse_util.unflatten_dict(dict(flat), sep="/")
 

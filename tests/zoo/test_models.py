@@ -14,6 +14,7 @@ import zoo
 PARAMETERS = {
     "alexnet": (62_378_344, 62_378_344),  # document 5, model summary
     "alexnet_tiny": (44_986, 44_986),
+    "alexnet_torchvision": (61_100_840, 61_100_840),  # torchvision's page
     "cifar_alexnet_1": (
         2_210_922,
         2_210_922,

@@ -1,0 +1,609 @@
+"""Pretrained weights: what fits comes out equal, and what does not meets one clear line."""
+
+import collections
+import functools
+import gc
+import http.server
+import json
+import logging
+import shutil
+import threading
+import warnings
+
+import h5py
+import jax
+import numpy as np
+import parity
+import pytest
+import safetensors.numpy
+import torch_files
+
+import zoo
+from zoo.pretrained import SOURCES, load, names, sources
+from zoo.pretrained.readers import read
+
+SIZE = (32, 32)
+
+
+def refusal(*arguments, **options) -> str:
+    with pytest.raises(zoo.InputError) as caught:
+        load(*arguments, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# Keras
+
+
+def forget_names(path) -> None:
+    with h5py.File(path, "a") as file:
+        file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
+
+
+@pytest.fixture(scope="module")
+def keras_files(tmp_path_factory):
+    """Files of each kind, of a MobileNetV2 and of one nested under another head, with images and logits."""
+    import keras
+
+    root = tmp_path_factory.mktemp("keras")
+    images = np.random.default_rng(1).uniform(-1, 1, (2, *SIZE, 3)).astype(np.float32)
+    with parity.KERAS_MAY_BROADCAST():
+        whole = parity.keras_application("MobileNetV2", SIZE, alpha=0.35)
+        body = parity.keras_application("MobileNetV2", SIZE, alpha=0.35, include_top=False)
+        nested = keras.Sequential(
+            [
+                keras.layers.Input((*SIZE, 3)),
+                keras.layers.Rescaling(1 / 255, offset=-0.5),
+                body,
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dropout(0.2),
+                keras.layers.Dense(6, name="mine", bias_initializer="uniform"),
+            ]
+        )
+        pooled = keras.layers.GlobalAveragePooling2D()(body.output)
+        hidden = keras.layers.Dense(8)(pooled)
+        flat = keras.Model(body.input, keras.layers.Dense(3)(hidden))  # two layers: no head of ours
+        for name, model in (("whole", whole), ("nested", nested), ("flat", flat)):
+            model.save(root / f"{name}.keras")
+            logging.disable(logging.WARNING)  # Keras calls .h5 legacy
+            model.save(root / f"{name}.h5")
+            logging.disable(logging.NOTSET)
+            model.save_weights(root / f"{name}.weights.h5")
+    body_model = keras.Sequential([body, keras.layers.GlobalAveragePooling2D()])
+    body_model.build((None, *SIZE, 3))
+    logits = {
+        "whole": parity.keras_logits(whole, images),
+        "nested": parity.keras_logits(nested, (images + 0.5) * 255),
+        "features": parity.keras_logits(body_model, images),
+    }
+    for name in ("whole", "nested"):  # as Keras before 3.9 wrote them: without names
+        nameless = root / f"{name}.nameless.weights.h5"
+        shutil.copy(root / f"{name}.weights.h5", nameless)
+        forget_names(nameless)
+    return root, images, logits
+
+
+def computed(loaded, images):
+    return parity.zoo_logits(loaded.module, loaded.variables, images)
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5", "nameless.weights.h5"])
+def test_a_saved_keras_model_computes_the_same(keras_files, ending):
+    root, images, logits = keras_files
+    loaded = load("mobilenet_v2", root / f"whole.{ending}", image_size=32)
+    assert (loaded.module.width, loaded.module.dialect) == (0.35, "keras")
+    np.testing.assert_allclose(computed(loaded, images), logits["whole"], atol=1e-4)
+    assert "262 of 262 tensors taken" in loaded.report
+    assert loaded.preprocessing == zoo.Preprocessing(SIZE, scale=1 / 127.5, mean=(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5", "nameless.weights.h5"])
+def test_a_nested_backbone_is_found_with_a_head_that_fits(keras_files, ending):
+    root, images, logits = keras_files
+    loaded = load("mobilenet_v2", root / f"nested.{ending}", image_size=32)
+    assert loaded.module.num_classes == 6
+    np.testing.assert_allclose(computed(loaded, images), logits["nested"], atol=1e-4)
+    if "weights" not in ending:  # the model rescaled its images itself
+        assert loaded.preprocessing == zoo.Preprocessing(SIZE, scale=1 / 255, mean=(0.5, 0.5, 0.5))
+    else:
+        assert "preprocessing assumed" in loaded.report
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5"])
+def test_a_head_that_does_not_fit_is_new(keras_files, ending):
+    root, images, logits = keras_files
+    path = root / f"flat.{ending}"
+    assert "has no head that fits" in refusal("mobilenet_v2", path)
+    loaded = load("mobilenet_v2", path, 3, image_size=32)
+    assert "260 of 262 tensors taken; newly initialised: head (seed 0)" in loaded.report
+    assert loaded.report.count("dense") == 2  # both are named as left
+    features = load("mobilenet_v2", path, 0, image_size=32)
+    np.testing.assert_allclose(computed(features, images), logits["features"], atol=1e-4)
+
+
+def test_another_number_of_classes_means_a_new_seeded_head(keras_files, caplog):
+    root, images, _ = keras_files
+    path = str(root / "whole.keras")
+    with caplog.at_level(logging.INFO, logger="zoo"):
+        module, variables, _ = zoo.load_pretrained("mobilenet_v2", path, 3)
+    assert "newly initialised: head (seed 0)" in caplog.text
+    assert "left in the file: predictions/kernel (10 classes)" in caplog.text
+    assert module.num_classes == 3
+    old = load("mobilenet_v2", path).variables
+    same = load("mobilenet_v2", path, 3).variables
+    other = load("mobilenet_v2", path, 3, seed=1).variables
+    kernel = variables["params"]["head"]["kernel"]
+    assert kernel.shape == (1280, 3)
+    assert np.array_equal(kernel, same["params"]["head"]["kernel"])
+    assert not np.array_equal(kernel, other["params"]["head"]["kernel"])
+    np.testing.assert_equal(variables["params"]["features"], old["params"]["features"])
+
+
+def test_weights_of_another_model_are_named(keras_files):
+    root, _, _ = keras_files
+    for ending in ("keras", "h5", "weights.h5"):
+        text = refusal("resnet50", root / f"whole.{ending}")
+        assert "whole" in text and "Conv1" in text
+    assert "does not fit mobilenet_v2" in refusal("mobilenet_v2", root / "whole.keras", width=0.5)
+    text = refusal("mobilenet_v2", root / "whole.keras", dialect="torch")
+    assert "has weights for dialect='keras', not 'torch'" in text
+
+
+def test_a_small_keras_resnet(tmp_path):
+    """ResNet-50's code with fewer blocks, whose order of layers the nameless form relies on."""
+    from keras.src.applications import resnet
+
+    def stack(x):
+        x = resnet.stack_residual_blocks_v1(x, 64, 2, stride1=1, name="conv2")
+        return resnet.stack_residual_blocks_v1(x, 8, 1, name="conv3")
+
+    with parity.KERAS_MAY_BROADCAST():
+        model = resnet.ResNet(
+            stack,
+            False,
+            True,
+            weights=None,
+            input_shape=(*SIZE, 3),
+            classes=4,
+            classifier_activation=None,
+        )
+        rng = np.random.default_rng(0)
+        for v in model.variables:
+            v.assign(parity.random_array(v.name, tuple(v.shape), int(np.prod(v.shape[:-1])), rng))
+        model.save(tmp_path / "m.keras")
+        model.save_weights(tmp_path / "m.weights.h5")
+    forget_names(tmp_path / "m.weights.h5")
+    images, _ = parity.batch(SIZE, 2)
+    expected = parity.keras_logits(model, images)
+    options = {"blocks": (2, 1), "widths": (64, 8)}
+    for name in ("m.keras", "m.weights.h5"):
+        module = zoo.create_model("resnet50", 4, dialect="keras", **options)
+        layers = names.keras_layers(module)
+        assert list(layers) == [la.name for la in model.layers if la.variables]
+        loaded = load("resnet50", tmp_path / name, image_size=32, **options)
+        np.testing.assert_allclose(computed(loaded, images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("top", [True, False])
+def test_a_small_keras_vgg(tmp_path, top):
+    """Layers named as VGG16's; official files are older than Keras 2 and call a kernel W."""
+    options = {"convolutions": (1, 2), "widths": (4, 8), "head_widths": (16, 16)}
+    module = zoo.create_model("vgg16", 5, dialect="keras", **options)
+    variables = random_variables(module, SIZE)
+    path = tmp_path / "vgg.h5"
+    with h5py.File(path, "w") as file:
+        layers = names.keras_layers(module)
+        layers = {k: v for k, v in layers.items() if top or k.startswith("block")}
+        file.attrs["layer_names"] = np.array(["input_1", *layers], "S")
+        file.create_group("input_1").attrs["weight_names"] = []
+        for layer, where in layers.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = np.array([f"{layer}_W_1:0", f"{layer}_b_1:0"], "S")
+            group[f"{layer}_W_1:0"] = variables[f"params/{where}/kernel"]
+            group[f"{layer}_b_1:0"] = variables[f"params/{where}/bias"]
+    loaded = load("vgg16", path, 5, image_size=32, **options)
+    for leaf, array in parity.flatten(loaded.variables).items():
+        same = np.array_equal(array, variables[leaf])
+        assert same or not top and leaf.split("/")[1] in ("top", "head"), leaf
+    assert ("newly initialised: top/fc1, top/fc2, head" in loaded.report) == (not top)
+
+
+# torch
+
+
+def random_variables(module, size=(64, 64)) -> dict[str, np.ndarray]:
+    """Random leaves of a module by name, variances positive."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
+    shapes = parity.flatten_shapes(jax.eval_shape(module.init, jax.random.key(0), image))
+    rng = np.random.default_rng(0)
+    return {leaf: rng.uniform(0.1, 1, shape).astype(np.float32) for leaf, shape in shapes.items()}
+
+
+def torch_state(module, modules) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Random variables, and the state dict of torch's that must become them."""
+    leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    theirs = {path: name for name, path in modules.items()}
+    variables, state = random_variables(module), {}
+    for leaf, array in variables.items():
+        path, _, variable = leaf.partition("/")[2].rpartition("/")
+        layout = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim]
+        state[f"{theirs[path]}.{leaves.get(variable, variable)}"] = array.transpose(layout).copy()
+        if variable == "mean":
+            state[f"{theirs[path]}.num_batches_tracked"] = np.array(7)
+    return variables, state
+
+
+def save_torch(path, state, save=torch_files.save_new) -> None:
+    save(path, collections.OrderedDict((k, torch_files.Tensor(v)) for k, v in state.items()))
+
+
+TORCH = {
+    "alexnet_torchvision": {"widths": (4, 6, 8, 8, 6), "head_widths": (8, 8)},
+    "vgg_tiny": {},
+    "resnet_tiny": {},
+    "mobilenet_v2_tiny": {},
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("origin", ["torchvision", "timm"])
+def test_state_dicts(tmp_path, name, origin):
+    if (name, origin) == ("alexnet_torchvision", "timm"):
+        pytest.skip("timm has no AlexNet")
+    options = TORCH[name] | ({"width": 1.0} if "mobile" in name else {})
+    module = zoo.create_model(name, 5, **options)
+    modules = {"torchvision": names.torchvision_modules, "timm": names.timm_modules}[origin](module)
+    variables, state = torch_state(module, modules)
+    if (name, origin) == ("vgg_tiny", "timm"):  # convolutions for dense layers
+        state["pre_logits.fc1.weight"] = state["pre_logits.fc1.weight"].reshape(32, 32, 1, 1)
+        state["pre_logits.fc2.weight"] = state["pre_logits.fc2.weight"].reshape(32, 32, 1, 1)
+    save_torch(tmp_path / "new.pth", state)
+    save_torch(
+        tmp_path / "old.pth", {f"module.{k}": v for k, v in state.items()}, torch_files.save_old
+    )
+    safetensors.numpy.save_file(state, tmp_path / "w.safetensors")
+    for file in ("new.pth", "old.pth", "w.safetensors"):
+        loaded = load(name, tmp_path / file, **options)
+        np.testing.assert_equal(parity.flatten(loaded.variables), variables)
+        assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+# Copied by hand from torchvision's and timm's state dicts.
+@pytest.mark.parametrize(
+    ("model", "origin", "name", "path"),
+    [
+        ("alexnet_torchvision", "torchvision", "features.8", "conv4/conv"),
+        ("vgg16", "torchvision", "features.28", "block5/conv3/conv"),
+        ("vgg16", "torchvision", "classifier.3", "top/fc2"),
+        ("vgg16", "timm", "pre_logits.fc1", "top/fc1"),
+        ("vgg16", "timm", "head.fc", "head"),
+        ("resnet50", "torchvision", "layer3.5.bn3", "layer3/5/conv3/norm"),
+        ("resnet50", "timm", "layer1.0.downsample.1", "layer1/0/downsample/norm"),
+        ("mobilenet_v2", "torchvision", "features.1.conv.2", "features/1/project/norm"),
+        ("mobilenet_v2", "torchvision", "features.17.conv.1.0", "features/17/depthwise/conv"),
+        ("mobilenet_v2", "timm", "blocks.0.0.conv_pw", "features/1/project/conv"),
+        ("mobilenet_v2", "timm", "blocks.6.0.bn3", "features/17/project/norm"),
+        ("mobilenet_v2", "timm", "bn2", "features/18/norm"),
+    ],
+)
+def test_names(model, origin, name, path):
+    modules = {"torchvision": names.torchvision_modules, "timm": names.timm_modules}[origin]
+    assert modules(zoo.create_model(model))[name] == path
+
+
+@pytest.fixture(scope="module")
+def resnet_state():
+    module = zoo.create_model("resnet_tiny", 5)
+    return torch_state(module, names.torchvision_modules(module))[1]
+
+
+def without(state, name):
+    return {k: v for k, v in state.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: without(s, "layer1.0.bn2.running_var"), "layer1.0.bn2.running_var is missing"),
+        (lambda s: s | {"layer9.weight": np.ones(3)}, "layer9.weight is unknown to the model"),
+        (
+            lambda s: s | {"bn1.weight": np.ones(9, np.float32)},
+            "bn1.weight is [9] in our layout, the model's params/conv1/norm/scale is [8]",
+        ),
+        (lambda s: without(s, "fc.bias"), "fc.bias is missing"),
+        (
+            lambda s: s | {"bn1.bias": np.full(8, np.nan, np.float32)},
+            "not finite, first in bn1.bias",
+        ),
+        (lambda s: s | {"bn1.bias": np.full(8, 1e300)}, "not finite, first in bn1.bias"),
+        (lambda s: {"encoder.weight": np.ones((3, 3))}, "what it has is called encoder.weight"),
+        (
+            lambda s: {f"{k}s": v for k, v in s.items()},
+            "holds no resnet_tiny",
+        ),
+    ],
+)
+def test_state_dicts_that_do_not_fit(tmp_path, resnet_state, change, message):
+    path = tmp_path / "w.pth"
+    save_torch(path, change(resnet_state))
+    text = refusal("resnet_tiny", path)
+    assert message in text
+    assert "w.pth" in text
+
+
+def test_a_state_dict_without_a_head_needs_num_classes(tmp_path, resnet_state):
+    path = tmp_path / "w.pth"
+    save_torch(path, {k: v for k, v in resnet_state.items() if not k.startswith("fc.")})
+    assert "give num_classes" in refusal("resnet_tiny", path)
+    assert load("resnet_tiny", path, 3).module.num_classes == 3
+    assert "head" not in load("resnet_tiny", path, 0).variables["params"]
+
+
+def test_our_own_weights(tmp_path):
+    module = zoo.create_model("sam_alexnet_tiny", 5)
+    variables = random_variables(module, (64, 64))
+    path = tmp_path / "weights.safetensors"
+    zoo.save_variables(path, parity.unflatten(variables))
+    given = zoo.Preprocessing((64, 64), mean=(0.1, 0.2, 0.3))
+    (tmp_path / "model.json").write_text(json.dumps({"preprocessing": given.to_json()}))
+    loaded = load("sam_alexnet_tiny", path)
+    np.testing.assert_equal(parity.flatten(loaded.variables), variables)
+    assert loaded.preprocessing == given
+    assert load("sam_alexnet_tiny", path, 2).module.num_classes == 2
+    assert "no names of torchvision are known for PigAlexNet" in refusal(
+        "sam_alexnet_tiny", _renamed(path)
+    )
+
+
+def _renamed(path):
+    other = path.with_name("foreign.safetensors")
+    arrays = {k.replace("params/", ""): v for k, v in read(path).items()}
+    safetensors.numpy.save_file({k: v for k, v in arrays.items() if "/" in k}, other)
+    return other
+
+
+# Sources
+
+
+def test_the_table_of_sources():
+    assert len({(s.host, s.path) for s in SOURCES}) == len(SOURCES)
+    tags = {}
+    for source in SOURCES:
+        tags.setdefault(source.model, {})[source.tag] = None
+        assert source.num_classes == zoo.get_entry(source.model).num_classes or (
+            source.tag == "keras_no_top" and source.num_classes == 0
+        )
+    for model in zoo.list_models():
+        assert zoo.get_entry(model).pretrained == tuple(tags.get(model, ())), model
+
+
+def test_urls_and_hashes():
+    source = sources.find_source("resnet50", "torchvision_v2")
+    assert source.url == "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
+    assert source.hash == "sha256:11ad3fa6"
+    assert source.preprocessing.crop_fraction == 224 / 232
+
+
+def test_keras_urls_are_those_of_the_installed_keras(monkeypatch):
+    """Keras asks for its files by URL and MD5: we ask for the same."""
+    import keras
+    from keras.src.utils import file_utils
+
+    asked = []
+
+    class Asked(Exception):
+        pass
+
+    def get_file(name, url, *, file_hash=None, **_):
+        asked.append((url, file_hash and f"md5:{file_hash}"))
+        raise Asked
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    cases = {
+        ("vgg16", "keras"): ("VGG16", {}),
+        ("vgg16", "keras_no_top"): ("VGG16", {"include_top": False}),
+        ("resnet50", "keras"): ("ResNet50", {}),
+        ("resnet50", "keras_no_top"): ("ResNet50", {"include_top": False}),
+        ("mobilenet_v2", "keras"): ("MobileNetV2", {"alpha": 0.35, "input_shape": (96, 96, 3)}),
+    }
+
+    def zeros(self, shape, dtype=None):
+        return np.zeros(shape, dtype)
+
+    monkeypatch.setattr(keras.initializers.GlorotUniform, "__call__", zeros)
+    for (model, tag), (function, options) in cases.items():
+        with pytest.raises(Asked):
+            getattr(keras.applications, function)(weights="imagenet", **options)
+        choice = (0.35, 96) if model == "mobilenet_v2" else ()
+        source = sources.find_source(model, tag, *choice)
+        assert asked[-1] == (source.url, source.hash)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (
+            ("resnet50", "torchvison"),
+            {},
+            "no source 'torchvison' for resnet50: give torchvision, torch",
+        ),
+        (("alexnet", "torchvision"), {}, "no source 'torchvision' for alexnet: give hf://"),
+        (("resnet50", "none.pth"), {}, "no file none.pth"),
+        (("resnet50", "a/none"), {}, "no file a/none"),
+        (("resnet50", "hf://timm"), {}, "give hf://owner/name"),
+        (("resnet50", "hf://a/../../b"), {}, "give hf://owner/name"),
+        (("mobilenet_v2", "keras"), {"width": 0.6}, "widths are 0.35, 0.5, 0.75, 1.0, 1.3, 1.4"),
+        (("mobilenet_v2", "keras"), {"image_size": 100}, "sizes 96, 128, 160, 192, 224"),
+        (("resnet50", "torchvision"), {"image_size": 0}, "give at least 1 pixel"),
+        (("resnet5", "torchvision"), {}, "did you mean resnet50"),
+    ],
+)
+def test_wrong_sources(arguments, options, message):
+    assert message in refusal(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "pixel", "expected"),
+    [
+        ("vgg16", [1, 2, 3], [3 - 103.939, 2 - 116.779, 1 - 123.68]),
+        ("mobilenet_v2", [0, 255, 51], [-1, 1, -0.6]),
+    ],
+)
+def test_keras_preprocessing_is_that_of_keras(model, pixel, expected):
+    import keras
+
+    from train.engine.steps import normalise
+
+    images = np.array(pixel, np.float32).reshape(1, 1, 1, 3)
+    ours = normalise(images, sources.find_source(model, "keras").preprocessing)
+    np.testing.assert_allclose(np.ravel(ours), expected, rtol=1e-5)
+    theirs = getattr(keras.applications, model).preprocess_input(images.copy())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`; cuts the connection in the middle while `broken`."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.requests, self.broken = {}, [], False
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):  # noqa: N802
+        self.server.requests.append(self.path)
+        content = self.server.files.get(self.path)
+        if content is None:
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if self.server.broken else content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with Server() as server:
+        thread = threading.Thread(target=functools.partial(server.serve_forever, 0.01))
+        thread.start()
+        base = f"http://127.0.0.1:{server.server_address[1]}/"
+        monkeypatch.setattr(sources, "BASE_URLS", dict.fromkeys(sources.BASE_URLS, base))
+        monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path / "cache"))
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def blank(path, hash_=None) -> sources.Source:
+    return sources.Source("tag", "resnet_tiny", "hf", path, hash_, 5, zoo.Preprocessing((64, 64)))
+
+
+def cached(tmp_path) -> set[str]:
+    return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+
+
+SHA256_OF_ABC = "sha256:ba7816bf"
+MD5_OF_ABC = "md5:900150983cd24fb0d6963f7d28e17f72"
+
+
+@pytest.mark.parametrize("expected", [SHA256_OF_ABC, MD5_OF_ABC, None])
+def test_a_file_is_downloaded_once(server, tmp_path, expected):
+    server.files["/a/b.pth"] = b"abc"
+    for _ in range(2):
+        assert sources.fetch(blank("a/b.pth", expected)).read_bytes() == b"abc"
+    assert server.requests == ["/a/b.pth"]
+    assert cached(tmp_path) == {"b.pth"} | (set() if expected else {"b.pth.sha256"})
+
+
+@pytest.mark.parametrize("expected", [SHA256_OF_ABC, MD5_OF_ABC])
+def test_another_file_than_the_published_one(server, tmp_path, expected):
+    server.files["/b.pth"] = b"abd"
+    with pytest.raises(zoo.InputError, match="is not the file that was published"):
+        sources.fetch(blank("b.pth", expected))
+    assert cached(tmp_path) == set()
+
+
+@pytest.mark.parametrize("expected", [SHA256_OF_ABC, None])
+def test_a_cached_file_that_changed(server, expected):
+    server.files["/b.pth"] = b"abc"
+    sources.fetch(blank("b.pth", expected)).write_bytes(b"abd")
+    with pytest.raises(zoo.InputError, match="b.pth is not the file .* delete it"):
+        sources.fetch(blank("b.pth", expected))
+
+
+@pytest.mark.parametrize("failure", ["interrupted", "missing", "offline"])
+def test_a_download_that_fails(server, tmp_path, monkeypatch, failure):
+    server.files["/b.pth"] = b"abc" * 100_000
+    server.broken = failure == "interrupted"
+    path = "none.pth" if failure == "missing" else "b.pth"
+    if failure == "offline":
+        monkeypatch.setattr(sources, "BASE_URLS", {"hf": "http://127.0.0.1:9/"})
+    with pytest.raises(zoo.InputError) as caught:
+        sources.fetch(blank(path))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert sources.BASE_URLS["hf"] + path in text
+    assert f"put it at {tmp_path / 'cache' / 'weights' / 'hf' / path}" in text
+    assert cached(tmp_path) == set()
+    server.broken = False
+    with (
+        warnings.catch_warnings()
+    ):  # requests leaves the socket of a broken transfer to the collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        del caught
+        gc.collect()
+    if failure == "interrupted":
+        assert sources.fetch(blank(path)).stat().st_size == 300_000
+
+
+def test_a_published_tag_from_download_to_logits(server, tmp_path, monkeypatch, resnet_state):
+    path = tmp_path / "w.pth"
+    save_torch(path, resnet_state)
+    server.files["/tiny.pth"] = path.read_bytes()
+    source = sources.Source(
+        "torchvision",
+        "resnet_tiny",
+        "torchvision",
+        "tiny.pth",
+        None,
+        5,
+        sources.torch_preprocessing(64, 73),
+    )
+    monkeypatch.setattr(sources, "SOURCES", (source,))
+    monkeypatch.setattr("zoo.pretrained.loading.SOURCES", (source,))
+    module, variables, preprocessing = zoo.load_pretrained("resnet_tiny", "torchvision")
+    assert preprocessing.crop_fraction == 64 / 73
+    assert parity.zoo_logits(module, variables, np.zeros((1, 64, 64, 3), np.float32)).shape == (
+        1,
+        5,
+    )
+
+
+def test_a_model_of_timm(server, resnet_state):
+    config = {
+        "architecture": "resnet_tiny",
+        "pretrained_cfg": {
+            "input_size": [3, 64, 64],
+            "interpolation": "bicubic",
+            "crop_pct": 0.95,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+            "num_classes": 5,
+        },
+    }
+    folder = "/timm/tiny.in1k/resolve/0a1b2c"
+    server.files[f"{folder}/config.json"] = json.dumps(config).encode()
+    server.files[f"{folder}/model.safetensors"] = safetensors.numpy.save(resnet_state)
+    loaded = load("resnet_tiny", "hf://timm/tiny.in1k@0a1b2c")
+    assert loaded.preprocessing == zoo.Preprocessing(
+        (64, 64), "crop", "bicubic", mean=(0.5,) * 3, std=(0.25,) * 3, crop_fraction=0.95
+    )
+    server.files.clear()
+    load("resnet_tiny", "hf://timm/tiny.in1k@0a1b2c")  # from the cache
+
+    server.files["/a/b/resolve/main/config.json"] = b'{"model_type": "bert"}'
+    assert "no configuration of timm" in refusal("resnet_tiny", "hf://a/b")

@@ -1,0 +1,672 @@
+"""Reading tensors from other people's files without executing anything in them.
+
+    .pth, .pt                         torch: the zip format (1.6 and later) and the older one
+    .safetensors                      timm, Hugging Face, this zoo's own
+    .h5                               Keras's older format: weights, or a whole model
+    .weights.h5, .keras               Keras 3: weights, a whole model
+
+torch's files hold a pickle. No unpickler ever sees it: `_Machine` interprets the few instructions that a state
+dict consists of, on plain data, and refuses the rest. HDF5 can point at other files: links that are not hard,
+external storage and virtual data sets are refused. Sizes that a file states are checked before they are believed.
+
+Every function raises InputError (one line: what, where, what to do) for a file that it cannot use.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+import safetensors
+
+from zoo.registry import InputError
+
+MAX_BYTES = 4 * 2**30  # of one file, and of what it unpacks to; vgg19 has 0.6
+MAX_TEXT = 64 * 2**20  # of a configuration, or of a pickle without its tensors
+MAX_OBJECTS = 1_000_000  # instructions of a pickle, objects of an HDF5 file
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KerasLayer:
+    """A layer with its variables.
+
+    In Keras 3's files a layer sits under a key made of its class and a counter ("conv2d_1"); its own name
+    ("block1_conv2") is beside it since Keras 3.9, else in a whole model's configuration, else unknown.
+    """
+
+    parent: tuple[str, ...]  # keys of the models that it is nested in; () for the outermost
+    key: str
+    name: str | None
+    variables: Arrays  # kernel, bias, gamma, beta, moving_mean, moving_variance; else "0", "1", ...
+
+    @property
+    def kind(self) -> str:
+        """ "norm", "dense", "conv", "depthwise" or "other"."""
+        if "gamma" in self.variables or "moving_mean" in self.variables:
+            return "norm"
+        if "depthwise" in self.key:
+            return "depthwise"
+        kernel = self.variables.get("kernel")
+        return "other" if kernel is None else {2: "dense", 4: "conv"}.get(kernel.ndim, "other")
+
+    def __str__(self) -> str:
+        return "/".join([*self.parent, self.name or self.key])
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasFile:
+    """Layers in the file's order, and the model's configuration where the file is a whole model."""
+
+    layers: tuple[KerasLayer, ...]
+    config: dict[str, Any] | None
+
+
+def read(path: str | os.PathLike) -> Arrays | KerasFile:
+    """Tensors by name (torch, safetensors) or Keras layers of a local file.
+
+    Floating-point tensors of any width come as float32, integers as they are. What kind a file is, its first
+    bytes decide.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): give a file of weights"
+        ) from None
+    if size > MAX_BYTES:
+        raise InputError(
+            f"{path} has {size / 2**30:.1f} GiB, more than any model here: check the file"
+        )
+    readers: dict[str, Callable[[Path], Arrays | KerasFile]] = {
+        ".safetensors": _read_safetensors,
+        ".pth": _read_old_torch,
+        ".pt": _read_old_torch,
+    }
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        reader: Callable[[Path], Arrays | KerasFile] = _read_hdf5
+    elif start.startswith(b"PK\x03\x04"):
+        reader = _read_zip
+    elif path.suffix in readers:
+        reader = readers[path.suffix]
+    else:
+        raise InputError(
+            f"{path} is no file of weights that is known here: give a .pth, .pt, .safetensors, .h5 or .keras"
+        )
+    try:
+        return reader(path)
+    except InputError:
+        raise
+    # What a damaged file makes the parsers of pickle, zip, JSON and HDF5 raise is not documented.
+    except Exception as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{path} is damaged ({reason[:200]}): download or copy it again"
+        ) from error
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(
+        over="ignore"
+    ):  # a float64 beyond float32 becomes infinite, and is refused then
+        return np.asarray(array, np.float32)
+
+
+def _widen_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 is the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+# safetensors
+
+_SAFETENSORS_TYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+
+def _read_safetensors(path: Path) -> Arrays:
+    try:
+        entries = safetensors.deserialize(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}): download or copy it again"
+        ) from None
+    arrays = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _SAFETENSORS_TYPES:
+            raise InputError(
+                f"{path}: {name} is of type {entry['dtype']}, which is not read here: convert it to float32"
+            )
+        array = np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]])
+        array = _widen_bfloat16(array) if entry["dtype"] == "BF16" else array
+        arrays[name] = _float32(array.reshape(entry["shape"]))
+    return arrays
+
+
+# torch
+
+_STORAGE_TYPES = {
+    "torch DoubleStorage": "<f8",
+    "torch FloatStorage": "<f4",
+    "torch HalfStorage": "<f2",
+    "torch BFloat16Storage": "bfloat16",
+    "torch LongStorage": "<i8",
+    "torch IntStorage": "<i4",
+    "torch ShortStorage": "<i2",
+    "torch CharStorage": "i1",
+    "torch ByteStorage": "u1",
+    "torch BoolStorage": "?",
+}
+_OLD_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+@dataclasses.dataclass(frozen=True)
+class _Global:
+    """A name that a pickle mentions; it stands for nothing that could be called."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: str
+    count: int
+
+    def array(self, data: bytes) -> np.ndarray:
+        if self.dtype == "bfloat16":
+            return _widen_bfloat16(np.frombuffer(data, "<u2"))
+        return np.frombuffer(data, self.dtype)
+
+    @property
+    def bytes(self) -> int:
+        return self.count * (2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+
+    def array(self, storage: np.ndarray) -> np.ndarray:
+        """A copy of its own, float32 if it is floating point."""
+        if 0 in self.shape:
+            return _float32(np.zeros(self.shape, storage.dtype))
+        view = np.lib.stride_tricks.as_strided(
+            storage[self.offset :],
+            self.shape,
+            [stride * storage.itemsize for stride in self.strides],
+            writeable=False,
+        )
+        return _float32(np.array(view))  # in C order, and no longer in the file's memory
+
+
+class _Refused(Exception):
+    """The pickle does something that a state dict never does."""
+
+
+class _Machine:
+    """Interprets a pickle of plain data and tensors; nothing in it is imported, called or unpickled."""
+
+    _LITERALS = frozenset(
+        ("BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "FLOAT")
+        + ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
+        + ("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES")
+    )
+    _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+    _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, _Storage] = {}
+
+    def run(self, stream: BinaryIO) -> Any:
+        """The value of the pickle at the stream's position, which is then behind it."""
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if count > MAX_OBJECTS:
+                raise _Refused("is longer than any state dict")
+            if opcode.name == "STOP":
+                return self.stack.pop()
+            self._step(opcode.name, argument)
+        raise _Refused("ends too early")
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in ("PROTO", "FRAME"):
+            return
+        if name in self._LITERALS:
+            stack.append(argument)
+        elif name in self._CONSTANTS:
+            stack.append(self._CONSTANTS[name])
+        elif name == "EMPTY_DICT":
+            stack.append({})
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "MARK":
+            self.marks.append(len(stack))
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self.memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(self.memo[argument])
+        elif name in self._TUPLES:
+            stack.append(tuple(self._take(len(stack) - self._TUPLES[name])))
+        elif name in ("TUPLE", "LIST", "DICT"):
+            items = self._take(self.marks.pop())
+            if name == "DICT":
+                stack.append({})
+                self._set(items)
+            else:
+                stack.append(tuple(items) if name == "TUPLE" else items)
+        elif name == "APPEND":
+            self._append([stack.pop()])
+        elif name == "APPENDS":
+            self._append(self._take(self.marks.pop()))
+        elif name == "SETITEM":
+            self._set(self._take(len(stack) - 2))
+        elif name == "SETITEMS":
+            self._set(self._take(self.marks.pop()))
+        elif name == "GLOBAL":
+            stack.append(_Global(argument))
+        elif name == "STACK_GLOBAL":
+            module, attribute = self._take(len(stack) - 2)
+            stack.append(_Global(f"{module} {attribute}"))
+        elif name == "BINPERSID":
+            stack.append(self._storage(stack.pop()))
+        elif name == "REDUCE":
+            function, arguments = self._take(len(stack) - 2)
+            stack.append(self._reduce(function, arguments))
+        elif name == "BUILD":  # an OrderedDict's attributes (a state dict's versions): not needed
+            stack.pop()
+            if not isinstance(stack[-1], dict):
+                raise _Refused("sets the state of an object")
+        else:
+            raise _Refused(f"holds the instruction {name}")
+
+    def _take(self, start: int) -> list[Any]:
+        if start < 0:
+            raise _Refused("takes more than it has")
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
+
+    def _append(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise _Refused("appends to what is no list")
+        self.stack[-1].extend(items)
+
+    def _set(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(items) % 2:
+            raise _Refused("sets items of what is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str | int | float | None):  # hashing others may take for ever
+                raise _Refused("holds a dictionary with keys that are no names")
+            target[key] = value
+
+    def _storage(self, identity: Any) -> _Storage:
+        match identity:
+            case ("storage", _Global(name), str(key), str(), int(count), *view) if (
+                name in _STORAGE_TYPES and count >= 0 and not any(view)
+            ):
+                return self.storages.setdefault(key, _Storage(key, _STORAGE_TYPES[name], count))
+        raise _Refused("refers to a storage of an unknown kind")
+
+    def _reduce(self, function: Any, arguments: Any) -> Any:
+        name = function.name if isinstance(function, _Global) else "?"
+        match name, arguments:
+            case "collections OrderedDict", ():
+                return {}
+            case "torch Size", ((*sizes,),):
+                return tuple(sizes)
+            case "torch device", (str(), *_):
+                return None
+            case "torch._utils _rebuild_parameter", (_Tensor() as tensor, *_):
+                return tensor
+            case (
+                "torch._utils _rebuild_tensor" | "torch._utils _rebuild_tensor_v2",
+                (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *_),
+            ):
+                numbers = (offset, *shape, *strides)
+                if len(shape) != len(strides) or any(
+                    not isinstance(n, int) or n < 0 for n in numbers
+                ):
+                    raise _Refused("holds a tensor with an impossible shape")
+                last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+                if 0 not in shape and (last >= storage.count or math.prod(shape) > storage.count):
+                    raise _Refused("holds a tensor that is larger than its storage")
+                return _Tensor(storage, offset, shape, strides)
+        raise _Refused(f"wants to call {name.replace(' ', '.')}")
+
+
+def _evaluate(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
+    """The value of a pickle, and the storages that its tensors lie in."""
+    machine = _Machine()
+    try:
+        return machine.run(stream), machine.storages
+    except _Refused as refused:
+        raise InputError(
+            f"{path} is refused: its pickle {refused}, which no state dict does (nothing in it was executed);"
+            " save model.state_dict() with torch.save and give that"
+        ) from None
+
+
+def _state_dict(path: Path, value: Any) -> dict[str, _Tensor]:
+    """The tensors of a state dict, or of a checkpoint that holds one."""
+    for key in ("state_dict", "model"):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    tensors = value if isinstance(value, dict) else {}
+    tensors = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, _Tensor)}
+    if not tensors:
+        raise InputError(
+            f"{path} holds no state dict: give a file of torch.save(model.state_dict(), path), or a"
+            " checkpoint with one under 'state_dict' or 'model'"
+        )
+    return tensors
+
+
+def _read_old_torch(path: Path) -> Arrays:
+    """The format before torch 1.6: four pickles (magic number, version, machine, object), the storages' keys,
+    then each storage with its length in front."""
+    content = path.read_bytes()
+    if content[:1] != b"\x80":
+        raise InputError(f"{path} is no file of torch.save: download or copy it again")
+    stream = io.BytesIO(content)
+    magic, version, machine = (_evaluate(path, stream)[0] for _ in range(3))
+    if magic != _OLD_MAGIC or version != 1001 or not machine.get("little_endian"):
+        raise InputError(
+            f"{path} is a pickle, but not torch's: give a file of torch.save(model.state_dict(), path)"
+        )
+    value, stored = _evaluate(path, stream)
+    tensors = _state_dict(path, value)
+    keys, _ = _evaluate(path, stream)
+    arrays = {}
+    for key in keys:
+        start, storage = stream.tell(), stored[key]
+        data = content[start + 8 : start + 8 + storage.bytes]
+        length = int.from_bytes(content[start : start + 8], "little")
+        if length != storage.count or len(data) != storage.bytes:
+            raise InputError(f"{path} is cut off or damaged: download or copy it again")
+        arrays[key] = storage.array(data)
+        stream.seek(start + 8 + storage.bytes)
+    return {name: tensor.array(arrays[tensor.storage.key]) for name, tensor in tensors.items()}
+
+
+def _read_zip(path: Path) -> Arrays | KerasFile:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if "config.json" in names:
+            return _read_keras_zip(path, archive)
+        pickles = [name for name in names if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
+        if len(pickles) != 1:
+            raise InputError(
+                f"{path} is a zip, but neither torch's nor Keras's: give a file of weights"
+            )
+        return _read_torch_zip(path, archive, pickles[0])
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """A member's content; `zipfile` gives no more than the stated size, which must be within the limit."""
+    try:
+        stated = archive.getinfo(name).file_size
+    except KeyError:
+        raise InputError(f"{path} lacks {name}: download or copy it again") from None
+    if stated > limit:
+        raise InputError(
+            f"{path} is refused: {name} claims {stated:,} bytes where at most {limit:,} are possible;"
+            " download it again from its origin"
+        )
+    return archive.read(name)
+
+
+def _read_torch_zip(path: Path, archive: zipfile.ZipFile, pickle: str) -> Arrays:
+    root = pickle.removesuffix("data.pkl")
+    if f"{root}byteorder" in archive.namelist():
+        order = _member(path, archive, f"{root}byteorder", 16)
+        if order != b"little":
+            raise InputError(f"{path} is big-endian: save it again on another machine")
+    stream = io.BytesIO(_member(path, archive, pickle, MAX_TEXT))
+    tensors = _state_dict(path, _evaluate(path, stream)[0])
+    total = sum(s.bytes for s in {t.storage.key: t.storage for t in tensors.values()}.values())
+    if total > MAX_BYTES:
+        raise InputError(f"{path} claims {total:,} bytes of tensors: check the file")
+    arrays = {}
+    storages: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.storage
+        if storage.key not in storages:
+            data = _member(path, archive, f"{root}data/{storage.key}", storage.bytes)
+            if len(data) != storage.bytes:
+                raise InputError(f"{path}: {name} is cut off: download or copy it again")
+            storages[storage.key] = storage.array(data)
+        arrays[name] = tensor.array(storages[storage.key])
+    return arrays
+
+
+# Keras
+
+# Variables in the order in which Keras 3 numbers them, by the class in a layer's key.
+_VARIABLES = {
+    "conv2d": ("kernel", "bias"),
+    "depthwise_conv2d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+_CONTAINERS = {"layers", "_layer_checkpoint_dependencies"}
+# HDF5's own filters and lzf, which h5py brings: anything else would load a plug-in.
+_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
+
+
+def _read_keras_zip(path: Path, archive: zipfile.ZipFile) -> KerasFile:
+    config = json.loads(_member(path, archive, "config.json", MAX_TEXT))
+    weights = io.BytesIO(_member(path, archive, "model.weights.h5", MAX_BYTES))
+    with h5py.File(weights, "r") as file:
+        return KerasFile(_new_layers(_contents(path, file), config), config)
+
+
+def _read_hdf5(path: Path) -> KerasFile:
+    with h5py.File(path, "r") as file:
+        contents = _contents(path, file)
+        root = "model_weights" if "model_weights" in contents.groups else ""
+        config = None
+        if "model_config" in file.attrs:
+            config = json.loads(file.attrs["model_config"])
+        if {"layer_names", "layer_names0"} & set(contents.groups[root].attrs):
+            return KerasFile(_old_layers(path, contents, root), config)
+        return KerasFile(_new_layers(contents, config), config)
+
+
+@dataclasses.dataclass
+class _Contents:
+    groups: dict[str, h5py.Group]
+    datasets: dict[str, h5py.Dataset]
+
+    def array(self, path: str) -> np.ndarray:
+        return _float32(np.asarray(self.datasets[path][()]))
+
+
+def _contents(path: Path, file: h5py.File) -> _Contents:
+    """Groups and data sets by path, all of them checked to lie in this file."""
+    contents = _Contents({"": file["/"]}, {})
+    seen: set[Any] = set()
+    total = 0
+    waiting = [("", file["/"])]
+    while waiting:
+        prefix, group = waiting.pop()
+        identity = h5py.h5o.get_info(group.id).addr
+        if identity in seen or len(seen) + len(contents.datasets) > MAX_OBJECTS:
+            raise InputError(f"{path} is refused: its groups form a circle, which no weights do")
+        seen.add(identity)
+        for key in group:
+            where = f"{prefix}/{key}".lstrip("/")
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise InputError(
+                    f"{path} is refused: {where} points elsewhere, perhaps into another file, which no"
+                    " weights do"
+                )
+            item = group[key]
+            if isinstance(item, h5py.Group):
+                contents.groups[where] = item
+                waiting.append((where, item))
+                continue
+            if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub":
+                continue  # a type, or text: no tensor
+            properties = item.id.get_create_plist()
+            filters = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
+            if item.external or item.is_virtual or filters - _FILTERS:
+                raise InputError(
+                    f"{path} is refused: {where} lies outside the file or needs a plug-in, which no"
+                    " weights do"
+                )
+            total += item.size * item.dtype.itemsize
+            if total > MAX_BYTES:
+                raise InputError(f"{path} claims {total:,} bytes of tensors: check the file")
+            contents.datasets[where] = item
+    return contents
+
+
+def _old_layers(path: Path, contents: _Contents, root: str) -> tuple[KerasLayer, ...]:
+    """Keras 1 to 3's .h5: attributes list the layers, and each layer's weights as paths below it."""
+    layers = []
+    for outer in _names(contents.groups[root], "layer_names"):
+        group = f"{root}/{outer}".lstrip("/")
+        if group not in contents.groups:
+            raise InputError(f"{path} lacks the layer {outer} that it lists: copy it again")
+        inner: dict[str, Arrays] = {}
+        for weight in _names(contents.groups[group], "weight_names"):
+            if f"{group}/{weight}" not in contents.datasets:
+                raise InputError(f"{path} lacks {outer}/{weight} that it lists: copy it again")
+            owner, _, variable = weight.removesuffix(":0").rpartition("/")
+            values = inner.setdefault(owner.rpartition("/")[2] or outer, {})
+            values[_variable(variable)] = contents.array(f"{group}/{weight}")
+        # A layer's weights lie under one name; those of a model that serves as a layer under many.
+        if len(inner) == 1:
+            layers.append(KerasLayer((), outer, outer, *inner.values()))
+        else:
+            layers += [KerasLayer((outer,), name, name, v) for name, v in inner.items()]
+    return tuple(layers)
+
+
+def _variable(name: str) -> str:
+    """Keras 1 wrote block1_conv1_W_1, Keras 2 depthwise_kernel."""
+    old = re.search(r"(?:^|_)(W|b)(?:_\d+)?$", name)
+    return {"W": "kernel", "b": "bias"}[old[1]] if old else name.removeprefix("depthwise_")
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    """A list of names, which Keras cuts into several attributes when it is long."""
+    found: list[Any] = []
+    if attribute in group.attrs:
+        found = list(group.attrs[attribute])
+    else:
+        for index in range(MAX_OBJECTS):
+            if f"{attribute}{index}" not in group.attrs:
+                break
+            found += list(group.attrs[f"{attribute}{index}"])
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
+
+
+def _new_layers(contents: _Contents, config: Any) -> tuple[KerasLayer, ...]:
+    """Keras 3's layout: layers/conv2d_1/vars/0, models nested as layers/functional/layers/..."""
+    names = dict(_configured_names(config)) if config else {}
+    layers = []
+    for where, group in contents.groups.items():
+        parts = where.split("/")
+        if parts[-1] != "vars" or parts[0] == "optimizer" or "seed_generator" in parts:
+            continue
+        keys = tuple(part for part in parts[:-1] if part not in _CONTAINERS)
+        numbers = sorted(
+            (key for key in group if f"{where}/{key}" in contents.datasets), key=_order
+        )
+        if not keys or not numbers:
+            continue
+        name = group.attrs.get("name", names.get(keys))
+        variables = _VARIABLES.get(re.sub(r"_\d+$", "", keys[-1]), ())
+        layers.append(
+            KerasLayer(
+                keys[:-1],
+                keys[-1],
+                None if name is None else str(name),
+                {
+                    variables[int(n)] if n.isdigit() and int(n) < len(variables) else n: (
+                        contents.array(f"{where}/{n}")
+                    )
+                    for n in numbers
+                },
+            )
+        )
+    return tuple(sorted(layers, key=lambda layer: (layer.parent, *_order(layer.key))))
+
+
+def _order(key: str) -> tuple[str, int]:
+    """conv2d, conv2d_1, ..., conv2d_10: the class, then the counter."""
+    found = re.fullmatch(r"(.*?)_?(\d+)", key)
+    # The 2 of "conv2d" is no counter: it is followed by a letter, so only a last number counts.
+    return (found[1], int(found[2])) if found else (key, -1)
+
+
+def _configured_names(
+    config: Mapping[str, Any], parent: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(keys in the file, the layer's name) of every layer of a configuration.
+
+    Keras counts the classes of a model's layers from the start, in their order.
+    """
+    counters: dict[str, int] = {}
+    for layer in config_layers(config):
+        kind = _snake_case(str(layer.get("class_name")))
+        kind = "functional" if kind == "model" else kind
+        count = counters.get(kind, 0)
+        counters[kind] = count + 1
+        keys = (*parent, f"{kind}_{count}" if count else kind)
+        if isinstance(layer["config"], dict) and "name" in layer["config"]:
+            yield keys, str(layer["config"]["name"])
+        yield from _configured_names(layer, keys)
+
+
+def config_layers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The layers of a model's (or nested model's) configuration; [] for a plain layer's."""
+    inner = config.get("config")
+    layers = inner.get("layers") if isinstance(inner, dict) else inner  # Sequential, once a list
+    found = layers if isinstance(layers, list) else []
+    return [
+        item
+        for item in found
+        if isinstance(item, dict) and isinstance(item.get("config"), dict | list)
+    ]
+
+
+def _snake_case(name: str) -> str:
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
