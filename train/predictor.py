@@ -86,11 +86,14 @@ def save_best(
     directory: Path,
     variables: dict[str, Any],
     recipe: Recipe,
+    options: dict[str, Any],
     preprocessing: zoo.Preprocessing,
     class_names: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
     """Write weights and everything needed to use them again anywhere: a folder of two files.
+
+    `options` are the model's: the recipe's, and what pretrained weights decided.
 
     `model.json` is written last and names the digest of the weights: it is the record that they are whole.
     """
@@ -98,7 +101,7 @@ def save_best(
     description = {
         "format": FORMAT,
         "model": recipe.model,
-        "options": recipe.options(),
+        "options": options,
         "dtype": recipe.dtype,
         "num_classes": len(class_names),
         "class_names": list(class_names),
@@ -155,6 +158,52 @@ def load_run(path: str | os.PathLike) -> Predictor:
         **jax.eval_shape(module.init, jax.random.key(0), image),
     }
     return Predictor(module, zoo.load_variables(weights, like), class_names, preprocessing, info)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What training starts from."""
+
+    module: Any  # Linen module
+    options: dict[str, Any]  # of the module, besides its classes and dtype
+    variables: dict[str, Any]  # params and batch_stats
+    preprocessing: zoo.Preprocessing
+    report: str  # what was taken from pretrained weights; empty without
+
+
+def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
+    """The recipe's model with initial or pretrained weights; `size` is meant unless the weights have their own.
+
+    Raises InputError for an unknown option, images that are too small, or weights that do not fit.
+    """
+    if recipe.pretrained is None:
+        options = recipe.options()
+        module = build_model(recipe.model, num_classes, recipe.dtype, options)
+        _check_size(module, recipe.model, size)
+        variables = steps.init_variables(module, (*size, 3), recipe.seed)
+        return Start(module, options, variables, zoo.Preprocessing(input_size=size), "")
+    from zoo.pretrained import load
+
+    taken = load(
+        recipe.model,
+        recipe.pretrained,
+        num_classes,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        **recipe.options(),
+    )
+    module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
+    _check_size(module, recipe.model, taken.preprocessing.input_size)
+    variables = {"batch_stats": {}, **taken.variables}
+    return Start(module, taken.options, variables, taken.preprocessing, taken.report)
+
+
+def _check_size(module: Any, name: str, size: tuple[int, int]) -> None:
+    try:
+        zoo.layer_table(module, (*size, 3))
+    except zoo.InputError as error:
+        text = f"{name} at {size[0]}x{size[1]} pixels: {error}; give a larger --image-size"
+        raise InputError(text) from None
 
 
 def build_model(name: str, num_classes: int, dtype: str, options: dict[str, Any]) -> Any:

@@ -95,6 +95,8 @@ class Recipe:
     """Registered model, or package.module:name of your own."""
     model_options: tuple[str, ...] = ()
     """Fields of the model, as name=value."""
+    pretrained: str | None = None
+    """Weights to start from: a source's tag (python -m train.models --pretrained), hf://owner/name, or a file."""
     dataset: str = "synthetic_pigs"
     """Registered data set, or the path of a folder or .zip of images."""
     data_dir: str | None = None

@@ -124,12 +124,11 @@ def run(
     directory = RunDir(workdir or _new_workdir(recipe))
     directory.check(recipe, resume)
     cli.prepare_environment()
-    devices, dataset, model, preprocessing = _prepare(recipe)
+    devices, dataset, start = _prepare(recipe)
     check_data(directory, dataset)
 
     import jax
 
-    from train.engine import steps
     from train.engine.loop import fit
     from train.predictor import load_run, save_best
     from train.results import finish
@@ -141,8 +140,8 @@ def run(
         else:
             write_json(directory.config, {"format": FORMAT, "recipe": recipe.to_json()})
 
-        variables = steps.init_variables(model, (*preprocessing.input_size, 3), recipe.seed)
         provenance = {
+            "pretrained": recipe.pretrained,
             "dataset": dataset.name,
             "synthetic": dataset.info.synthetic,
             "data_fingerprint": dataset.fingerprint,
@@ -153,16 +152,17 @@ def run(
                 directory.best,
                 weights,
                 recipe,
-                preprocessing,
+                start.options,
+                start.preprocessing,
                 dataset.class_names,
                 provenance | facts,
             )
 
         end = fit(
             recipe,
-            model,
-            variables,
-            preprocessing,
+            start.module,
+            start.variables,
+            start.preprocessing,
             dataset,
             directory,
             devices,
@@ -194,22 +194,15 @@ def _new_workdir(recipe: Recipe) -> Path:
     return path
 
 
-def _prepare(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
-    """Devices, data set, model and preprocessing: everything that bad input can fail, before work starts."""
+def _prepare(recipe: Recipe) -> tuple[Any, Any, Any]:
+    """Devices, data set, and the `Start`: everything that bad input can fail, before work starts."""
     import zoo
     from train.engine.parallel import Devices
-    from train.predictor import build_model
+    from train.predictor import start_of
 
     entry = zoo.get_entry(recipe.model)
     size = (recipe.image_size, recipe.image_size) if recipe.image_size else entry.input_shape[:2]
     dataset = load_data(recipe, size)
-    model = build_model(recipe.model, len(dataset.class_names), recipe.dtype, recipe.options())
-    try:
-        zoo.layer_table(model, (*size, 3))
-    except zoo.InputError as error:
-        text = f"{recipe.model} at {size[0]}x{size[1]} pixels: {error}; give a larger --image-size"
-        raise InputError(text) from None
-    _check_freezing(recipe, model, size)
     cli.report_devices()
     devices = Devices()
     if recipe.batch_size % len(devices):
@@ -223,15 +216,17 @@ def _prepare(recipe: Recipe) -> tuple[Any, Any, Any, Any]:
             f"--batch-size {recipe.batch_size} is more than the {train_size} training images"
             f" of {dataset.name}: give at most {train_size}"
         )
-    return devices, dataset, model, zoo.Preprocessing(input_size=size)
+    start = start_of(recipe, size, len(dataset.class_names))
+    if start.report:
+        cli.say(f"weights: {start.report}")
+    _check_freezing(recipe, start.variables["params"])
+    return devices, dataset, start
 
 
-def _check_freezing(recipe: Recipe, model: Any, size: tuple[int, int]) -> None:
+def _check_freezing(recipe: Recipe, params: Any) -> None:
     """InputError for a stage whose patterns name nothing, or everything."""
     from train.engine.freezing import frozen_paths
-    from train.engine.steps import abstract_params
 
-    params = abstract_params(model, (*size, 3))
     for index, stage in enumerate(recipe.stages):
         where = f"stage {index} ({stage.name})"
         try:

@@ -488,3 +488,77 @@ def test_every_field_of_the_recipe_is_a_flag():
     assert (stage.optimizer.b2, stage.plateau.patience) == (0.99, 7)
     assert (stage.optimizer.learning_rate, stage.epochs) == (0.5, 9)
     assert stage.early_stop.patience == 15  # the model's own recipe
+
+
+# Pretrained weights.
+
+
+def flat_weights(path):
+    import safetensors.numpy
+
+    return safetensors.numpy.load_file(path / "best" / "weights.safetensors")
+
+
+def test_run_starts_from_the_weights_of_another(small_run, image_folder, tmp_path, call):
+    """Frozen but for the head, they come out as they went in."""
+    weights = small_run / "best" / "weights.safetensors"
+    workdir = tmp_path / "run"
+    given = [*TINY, "--dataset", image_folder, "--workdir", workdir, "--epochs", 1]
+    status, _, stderr = call(run, *given, "--pretrained", weights, "--stages.0.freeze", "backbone")
+    assert status == 0, stderr
+    assert f"weights: sam_alexnet_tiny from {weights} (zoo)" in stderr
+    before, after = flat_weights(small_run), flat_weights(workdir)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"params/head/kernel", "params/head/bias"}
+    assert read(workdir / "best" / "model.json")["pretrained"] == str(weights)
+
+
+@pytest.mark.slow
+def test_what_the_weights_decide_travels_to_best(image_folder, tmp_path, call):
+    """Dialect, width, preprocessing; a run directory then needs the file no more."""
+    import jax
+    import keras
+
+    import train
+
+    with jax.numpy_rank_promotion("allow"):
+        origin = keras.applications.MobileNetV2(
+            weights=None, alpha=0.35, input_shape=(32, 32, 3), classes=3
+        )
+        origin.save_weights(tmp_path / "theirs.weights.h5")
+    workdir = tmp_path / "run"
+    status, _, stderr = call(
+        run,
+        *("--model", "mobilenet_v2", "--pretrained", tmp_path / "theirs.weights.h5"),
+        *("--dataset", image_folder, "--workdir", workdir, "--epochs", 1, "--batch-size", 4),
+        *("--image-size", 32),
+    )
+    assert status == 0, stderr
+    assert "weights: mobilenet_v2 from" in stderr and "newly initialised" not in stderr
+    description = read(workdir / "best" / "model.json")
+    assert description["options"] == {"dialect": "keras", "width": 0.35}
+    (tmp_path / "theirs.weights.h5").unlink()
+    predictor = train.load_run(workdir)
+    assert predictor.module.dialect == "keras"
+    assert predictor.preprocessing.input_size == (32, 32)
+    assert predictor.preprocessing.mean == (1.0, 1.0, 1.0)  # x / 127.5 - 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.pth", "no file nowhere.pth: give a .pth, .safetensors, .h5 or .keras file"),
+        ("torchvison", "torchvision"),
+        ("broken.safetensors", "broken.safetensors"),
+    ],
+)
+def test_wrong_weights_end_before_work_starts(
+    image_folder, tmp_path, call, monkeypatch, source, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    given = ["--model", "resnet50", "--dataset", image_folder, "--workdir", "run"]
+    status, _, stderr = call(run, *given, "--pretrained", source)
+    assert status == 2
+    assert message in stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()

@@ -47,12 +47,6 @@ def init_variables(
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def abstract_params(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
-    """The tree of a model's parameters, of shapes and dtypes only."""
-    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-
-
 def init_state(
     variables: dict[str, Any],
     optimizer: optax.GradientTransformation,

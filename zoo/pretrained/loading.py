@@ -35,6 +35,7 @@ class Pretrained:
     """A model, weights that fit it, and what images they are used to."""
 
     module: Any  # nn.Module
+    options: dict[str, Any]  # its fields that the weights and the caller decide: plain data
     variables: dict[
         str, Any
     ]  # params, and batch_stats where the model has some; float32 NumPy arrays
@@ -92,7 +93,8 @@ def load(
         weights = {name.removeprefix("module."): a for name, a in weights.items()}  # DataParallel's
     options = {**(published.options if published else {}), **options}
 
-    origin, module = _build(name, weights, options, text)
+    origin, options = _resolve(name, weights, options, text)
+    module = create_model(name, None, **options)
     config = weights.config if isinstance(weights, KerasFile) else None
     preprocessing = _preprocessing(name, origin, published, path, config, image_size)
     size = preprocessing.input_size
@@ -136,7 +138,7 @@ def load(
     report = f"{name} from {text} ({origin}): {count} of {len(shapes)} tensors taken"
     report = "; ".join([report, *notes])
     logging.getLogger("zoo").info(report)
-    return Pretrained(module, variables, preprocessing, report)
+    return Pretrained(module, options, variables, preprocessing, report)
 
 
 def _published(
@@ -154,10 +156,10 @@ def _published(
     return find_source(name, source)
 
 
-def _build(
+def _resolve(
     name: str, weights: Arrays | KerasFile, options: dict[str, Any], source: str
-) -> tuple[str, Any]:
-    """Whose names the file uses (keras, torchvision, timm or zoo), and the module in its dialect."""
+) -> tuple[str, dict[str, Any]]:
+    """Whose names the file uses (keras, torchvision, timm or zoo), and the model's options with its dialect."""
     if isinstance(weights, KerasFile):
         origin = "keras"
     elif any(leaf.startswith("params/") for leaf in weights):
@@ -175,11 +177,10 @@ def _build(
     if origin != "zoo" and "width" in known and "width" not in options:
         width = names.mobilenet_width(weights)
         options = options if width is None else {**options, "width": width}
-    module = create_model(name, None, **options)
     if origin == "torchvision" and isinstance(weights, dict):
         timm = {"conv_stem.weight", "pre_logits.fc1.weight"} & set(weights)
         origin = "timm" if timm else origin
-    return origin, module
+    return origin, options
 
 
 def _preprocessing(
