@@ -400,12 +400,14 @@ def test_keras_urls_are_those_of_the_installed_keras(monkeypatch):
         raise Asked
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
+    small = {"alpha": 0.35, "input_shape": (96, 96, 3)}
     cases = {
         ("vgg16", "keras"): ("VGG16", {}),
         ("vgg16", "keras_no_top"): ("VGG16", {"include_top": False}),
         ("resnet50", "keras"): ("ResNet50", {}),
         ("resnet50", "keras_no_top"): ("ResNet50", {"include_top": False}),
-        ("mobilenet_v2", "keras"): ("MobileNetV2", {"alpha": 0.35, "input_shape": (96, 96, 3)}),
+        ("mobilenet_v2", "keras"): ("MobileNetV2", small),
+        ("mobilenet_v2", "keras_no_top"): ("MobileNetV2", {"include_top": False, **small}),
     }
 
     def zeros(self, shape, dtype=None):
@@ -605,5 +607,7 @@ def test_a_model_of_timm(server, resnet_state):
     server.files.clear()
     load("resnet_tiny", "hf://timm/tiny.in1k@0a1b2c")  # from the cache
 
-    server.files["/a/b/resolve/main/config.json"] = b'{"model_type": "bert"}'
-    assert "no configuration of timm" in refusal("resnet_tiny", "hf://a/b")
+    broken = [{"model_type": "bert"}, [1], config["pretrained_cfg"] | {"mean": [0.5]}]
+    for index, content in enumerate(broken):
+        server.files[f"/a/{index}/resolve/main/config.json"] = json.dumps(content).encode()
+        assert "no configuration of timm" in refusal("resnet_tiny", f"hf://a/{index}")

@@ -210,9 +210,19 @@ def test_hdf5_that_reaches_out_is_refused(tmp_path, damage, message):
     assert message in refusal(tmp_path / "w.weights.h5")
 
 
-def test_configuration_that_nests_for_ever(tmp_path):
+@pytest.mark.parametrize(
+    "config", ["[" * 200_000, '{"config": ' * 500 + "1" + "}" * 500, "[1]", "{"]
+)
+def test_odd_configurations(tmp_path, config):
     path = tmp_path / "w.keras"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", "[" * 200_000)
+        archive.writestr("config.json", config)
         archive.writestr("model.weights.h5", b"")
-    assert "damaged" in refusal(path)
+    refusal(path)
+    hdf5(tmp_path / "w.h5", "none")
+    with h5py.File(tmp_path / "w.h5", "a") as file:
+        file.attrs["model_config"] = config[:60_000]  # all that HDF5 takes
+    if config.startswith("{") and len(config) > 1:
+        assert len(read(tmp_path / "w.h5").layers) == 1  # harmless: it names no layers
+    else:
+        refusal(tmp_path / "w.h5")

@@ -488,10 +488,19 @@ _FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 
 
 def _read_keras_zip(path: Path, archive: zipfile.ZipFile) -> KerasFile:
-    config = json.loads(_member(path, archive, "config.json", MAX_TEXT))
+    config = _config(path, _member(path, archive, "config.json", MAX_TEXT))
     weights = io.BytesIO(_member(path, archive, "model.weights.h5", MAX_BYTES))
     with h5py.File(weights, "r") as file:
         return KerasFile(_new_layers(_contents(path, file), config), config)
+
+
+def _config(path: Path, text: str | bytes) -> dict[str, Any]:
+    config = json.loads(text)
+    if not isinstance(config, dict):
+        raise InputError(
+            f"{path} has a configuration that is none of Keras's: save the model again"
+        )
+    return config
 
 
 def _read_hdf5(path: Path) -> KerasFile:
@@ -500,7 +509,7 @@ def _read_hdf5(path: Path) -> KerasFile:
         root = "model_weights" if "model_weights" in contents.groups else ""
         config = None
         if "model_config" in file.attrs:
-            config = json.loads(file.attrs["model_config"])
+            config = _config(path, file.attrs["model_config"])
         if {"layer_names", "layer_names0"} & set(contents.groups[root].attrs):
             return KerasFile(_old_layers(path, contents, root), config)
         return KerasFile(_new_layers(contents, config), config)

@@ -183,7 +183,7 @@ def huggingface_source(model: str, name: str) -> Source:
     try:
         config = json.loads(config_path.read_bytes())
         preprocessing, classes = timm_preprocessing(config)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{config_path} is no configuration of timm ({error!r}): give a timm model"
         ) from None
@@ -195,14 +195,17 @@ def timm_preprocessing(config: dict[str, Any]) -> tuple[Preprocessing, int]:
     stated = config | config.get("pretrained_cfg", {})
     _, height, width = stated["input_size"]
     fraction = float(stated.get("crop_pct", 0.875))
+    mean, std = ([float(number) for number in stated[key]] for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or 0 in std or not 0 < height * width <= 4096**2:
+        raise ValueError(f"input_size {stated['input_size']}, mean {mean}, std {std}")
     if stated["interpolation"] not in ("nearest", "bilinear", "bicubic") or not 0 < fraction <= 1:
         raise ValueError(f"interpolation {stated['interpolation']}, crop_pct {fraction}")
     preprocessing = Preprocessing(
         (int(height), int(width)),
         "crop",
         stated["interpolation"],
-        mean=tuple(map(float, stated["mean"])),  # type: ignore[arg-type]
-        std=tuple(map(float, stated["std"])),  # type: ignore[arg-type]
+        mean=tuple(mean),  # type: ignore[arg-type]
+        std=tuple(std),  # type: ignore[arg-type]
         crop_fraction=fraction,
     )
     return preprocessing, int(stated["num_classes"])
