@@ -73,8 +73,8 @@ class Stage:
     """One phase of training."""
 
     name: str = "train"
-    objective: Literal["classification"] = "classification"
-    """What is minimised: softmax cross-entropy."""
+    objective: Literal["classification", "autoencoder", "vade", "gmvae"] = "classification"
+    """What is minimised: softmax cross-entropy, reconstruction error, or a negative evidence lower bound."""
     epochs: int = 30
     """At most so many epochs."""
     optimizer: Optimizer = Optimizer()

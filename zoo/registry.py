@@ -36,6 +36,12 @@ BUILTIN_MODULES = {
     "resnet_tiny": "zoo.resnet",
     "mobilenet_v2": "zoo.mobilenet",
     "mobilenet_v2_tiny": "zoo.mobilenet",
+    "conv_autoencoder": "zoo.conv_autoencoder",
+    "conv_autoencoder_tiny": "zoo.conv_autoencoder",
+    "vade": "zoo.vade",
+    "vade_tiny": "zoo.vade",
+    "gmvae": "zoo.gmvae",
+    "gmvae_tiny": "zoo.gmvae",
 }
 
 
@@ -174,6 +180,7 @@ def create_model(name: str, num_classes: int | None = None, **options: Any) -> A
     Args:
       name: a registered name, or `package.module:name`.
       num_classes: classes of the head; None for the registered default; 0 for no head (features out).
+        Of VaDE and GMVAE the number of clusters; `conv_autoencoder` has no classes and ignores it.
       options: fields of the module, for example `dropout_rate=0.2` or `dtype="bfloat16"`.
 
     Raises InputError for an unknown model or option, naming the nearest ones.

@@ -1,0 +1,138 @@
+"""Every objective: per-example outputs, finite at extremes, and lower after a few steps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import zoo
+from train.engine.objectives import OBJECTIVES
+from train.recipe import Stage
+from zoo import variational
+
+CASES = [
+    ("classification", "resnet_tiny", ()),
+    ("autoencoder", "conv_autoencoder_tiny", ()),
+    ("autoencoder", "conv_autoencoder_tiny", (("bottleneck", None),)),
+    ("autoencoder", "vade_tiny", ()),
+    ("autoencoder", "gmvae_tiny", (("likelihood", "bernoulli"),)),
+    ("vade", "vade_tiny", ()),
+    ("vade", "vade_tiny", (("likelihood", "bernoulli"),)),
+    ("gmvae", "gmvae_tiny", ()),
+    ("gmvae", "gmvae_tiny", (("likelihood", "bernoulli"), ("free_bits", 0.3))),
+]
+UNSUPERVISED = CASES[1:]
+
+
+@functools.cache
+def prepared(objective, name, options):
+    model = zoo.create_model(name, 3, **dict(options))
+    x = jax.random.uniform(jax.random.key(1), (6, *zoo.get_entry(name).input_shape))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return OBJECTIVES[objective](model), variables, {"image": x, "label": jnp.arange(6) % 3}
+
+
+def test_recipes_and_models_know_the_same_objectives():
+    hints = Stage.__annotations__["objective"]
+    assert set(hints.__args__) == set(OBJECTIVES)
+    assert {zoo.get_entry(name).objective for name in zoo.list_models()} == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(("objective", "name", "options"), CASES)
+def test_a_few_steps_lower_the_loss(objective, name, options):
+    goal, variables, batch = prepared(objective, name, options)
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, batch_stats, opt_state, key):
+        gradient = jax.grad(goal.loss, has_aux=True)
+        grads, (batch_stats, metrics) = gradient(params, batch_stats, batch, key)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(params, updates), batch_stats, opt_state, metrics
+
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    opt_state = optimizer.init(params)
+    losses = []
+    for key in jax.random.split(jax.random.key(2), 30):
+        params, batch_stats, opt_state, metrics = step(params, batch_stats, opt_state, key)
+        assert all(np.shape(value) == () for value in metrics.values())
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.97 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize(("objective", "name", "options"), UNSUPERVISED)
+def test_outputs_are_per_example_and_pure(objective, name, options):
+    goal, variables, batch = prepared(objective, name, options)
+    outputs = goal.outputs(variables, {"image": batch["image"]})
+    wanted = {"latent", "loss"} | ({"cluster_log_probabilities"} & outputs.keys())
+    if objective in ("vade", "gmvae"):
+        wanted |= {"cluster_log_probabilities"}
+    assert outputs.keys() == wanted
+    assert outputs["loss"].shape == (6,)
+    assert outputs["latent"].shape[0] == 6
+    assert outputs["latent"].ndim == 2
+    alone = goal.outputs(variables, {"image": batch["image"][2:3]})
+    for key in wanted:
+        np.testing.assert_allclose(alone[key][0], outputs[key][2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "name", "options"), UNSUPERVISED)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_extreme_inputs_give_finite_losses_and_gradients(objective, name, options, dtype):
+    _, variables, batch = prepared(objective, name, options)
+    goal = OBJECTIVES[objective](zoo.create_model(name, 3, **dict(options), dtype=dtype))
+    gradient = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
+    for scale in (0.0, 1e4, -1e4):
+        inputs = {"image": jnp.full_like(batch["image"], scale).at[0].multiply(-1.0)}
+        (loss, _), grads = gradient(variables["params"], {}, inputs, jax.random.key(0))
+        assert np.isfinite(loss)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+
+
+def test_extreme_mixtures_give_finite_losses_and_gradients():
+    goal, variables, batch = prepared("vade", "vade_tiny", ())
+    signs = jnp.array([1.0, -1.0, 0.0])
+    mixture = {
+        "logits": 1e4 * signs,
+        "means": 1e4 * signs[:, None] * jnp.ones((3, 4)),
+        "log_variances": -1e4 * signs[:, None] * jnp.ones((3, 4)),
+    }
+    params = {**variables["params"], "mixture": mixture}
+    (loss, _), grads = jax.value_and_grad(goal.loss, has_aux=True)(
+        params, {}, batch, jax.random.key(0)
+    )
+    assert np.isfinite(loss)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("likelihood", variational.LIKELIHOODS)
+def test_reconstruction_error_by_hand(likelihood):
+    x, y = np.array([[0.0, 1.0], [0.25, 0.5]]), np.array([[1.0, 3.0], [-2.0, 0.0]])
+    p = 1 / (1 + np.exp(-y))
+    naive = (
+        (x - y) ** 2 if likelihood == "gaussian" else -x * np.log(p) - (1 - x) * np.log(1 - p)
+    ).mean(axis=1)
+    found = variational.reconstruction_error(jnp.asarray(x), jnp.asarray(y), likelihood)
+    np.testing.assert_allclose(found, naive, rtol=1e-5)
+
+
+def test_pretraining_leaves_the_mixture_alone():
+    goal, variables, batch = prepared("autoencoder", "vade_tiny", ())
+    grads, _ = jax.grad(goal.loss, has_aux=True)(variables["params"], {}, batch, jax.random.key(0))
+    for part, tree in grads.items():
+        still = part in ("mixture", "log_variance")
+        assert all(bool(np.any(leaf != 0)) != still for leaf in jax.tree.leaves(tree)), part
+
+
+def test_the_command_says_what_it_cannot_train_yet(call, image_folder, tmp_path):
+    from train import run
+
+    status, _, err = call(
+        run, "--model", "vade", "--dataset", image_folder, "--workdir", tmp_path / "run"
+    )
+    assert status != 0
+    assert "trains classifiers only: vade would need the objective 'vade'" in err
