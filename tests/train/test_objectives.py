@@ -62,6 +62,7 @@ def test_a_few_steps_lower_the_loss(objective, name, options):
         assert all(np.shape(value) == () for value in metrics.values())
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-5:]) < 0.97 * np.mean(losses[:5])
+    assert min(losses) > 0  # so is every loss here; with its sign turned it would fall, too
 
 
 @pytest.mark.parametrize(("objective", "name", "options"), UNSUPERVISED)
@@ -73,6 +74,7 @@ def test_outputs_are_per_example_and_pure(objective, name, options):
         wanted |= {"cluster_log_probabilities"}
     assert outputs.keys() == wanted
     assert outputs["loss"].shape == (6,)
+    assert np.all(outputs["loss"] > 0)
     assert outputs["latent"].shape[0] == 6
     assert outputs["latent"].ndim == 2
     alone = goal.outputs(variables, {"image": batch["image"][2:3]})
@@ -118,6 +120,34 @@ def test_reconstruction_error_by_hand(likelihood):
     ).mean(axis=1)
     found = variational.reconstruction_error(jnp.asarray(x), jnp.asarray(y), likelihood)
     np.testing.assert_allclose(found, naive, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vade_tiny", "gmvae_tiny"])
+def test_the_models_likelihood_is_the_one_that_is_minimised(name):
+    """The divergences do not depend on it, so two losses differ by what the likelihoods do."""
+    objective = zoo.get_entry(name).objective
+    losses, likelihoods = [], []
+    for likelihood in variational.LIKELIHOODS:
+        model = zoo.create_model(name, 3, likelihood=likelihood)
+        _, variables, batch = prepared(objective, name, ())
+        losses.append(OBJECTIVES[objective](model).outputs(variables, batch)["loss"])
+        y = model.apply(variables, batch["image"])["reconstruction"]
+        likelihoods.append(variational.log_likelihood(batch["image"], y, likelihood))
+    np.testing.assert_allclose(
+        losses[0] - losses[1], likelihoods[1] - likelihoods[0], rtol=1e-4, atol=1e-4
+    )
+    assert np.all(np.abs(likelihoods[0] - likelihoods[1]) > 0.1)
+
+
+def test_the_models_free_bits_are_the_ones_that_cost_nothing():
+    _, variables, batch = prepared("gmvae", "gmvae_tiny", ())
+    losses = [
+        OBJECTIVES["gmvae"](zoo.create_model("gmvae_tiny", 3, free_bits=bits)).outputs(
+            variables, batch
+        )["loss"]
+        for bits in (50.0, 60.0)
+    ]
+    np.testing.assert_allclose(losses[1] - losses[0], 10, rtol=1e-4)
 
 
 def test_pretraining_leaves_the_mixture_alone():

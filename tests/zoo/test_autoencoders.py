@@ -453,6 +453,7 @@ def test_inserted_bottleneck_that_loses_nothing_changes_nothing():
     ours, theirs = model.apply({"params": params}, images), plain.apply(trained, images)
     np.testing.assert_allclose(ours["reconstruction"], theirs["reconstruction"], atol=1e-6)
     np.testing.assert_allclose(ours["latent"], theirs["latent"].reshape(2, -1), atol=1e-6)
+    assert np.any(ours["reconstruction"] < 0)  # the last layer is linear
 
 
 def test_bottlenecks_that_do_not_fit():
