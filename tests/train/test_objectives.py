@@ -1,17 +1,20 @@
 """Every objective: per-example outputs, finite at extremes, and lower after a few steps."""
 
 import functools
+from itertools import permutations
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.mixture import GaussianMixture
 
 import zoo
 from train.engine.objectives import OBJECTIVES
 from train.recipe import Stage
 from zoo import variational
+from zoo.vade import with_mixture
 
 CASES = [
     ("classification", "resnet_tiny", ()),
@@ -156,6 +159,65 @@ def test_pretraining_leaves_the_mixture_alone():
     for part, tree in grads.items():
         still = part in ("mixture", "log_variance")
         assert all(bool(np.any(leaf != 0)) != still for leaf in jax.tree.leaves(tree)), part
+
+
+def blobs(seed):
+    """120 vectors around three centres, and whose centre it is."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(120) % 3
+    vectors = 2 * rng.normal(size=(3, 16))[labels] + rng.normal(size=(120, 16))
+    return jnp.asarray(vectors, jnp.float32), labels
+
+
+def fit(goal, params, x, steps):
+    optimizer = optax.adam(3e-3)
+
+    def step(carry, key):
+        params, opt_state = carry
+        grads, _ = jax.grad(goal.loss, has_aux=True)(params, {}, {"image": x}, key)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    @jax.jit
+    def run(params, keys):
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+
+    return {"params": run(params, jax.random.split(jax.random.key(0), steps))}
+
+
+def matched_accuracy(goal, variables, x, labels):
+    """By the best one-to-one matching of clusters and labels."""
+    found = np.argmax(goal.outputs(variables, {"image": x})["cluster_log_probabilities"], axis=1)
+    return max(np.mean(np.take(order, found) == labels) for order in permutations(range(3)))
+
+
+@pytest.mark.slow
+def test_vade_in_its_two_stages_finds_the_clusters():
+    x, labels = blobs(2)
+    model = zoo.create_model("vade_tiny", 3)
+    params = jax.jit(model.init)(jax.random.key(2), x)["params"]
+    pretrained = fit(OBJECTIVES["autoencoder"](model), params, x, 200)
+    codes = np.asarray(zoo.features(model, pretrained, x))
+    fitted = GaussianMixture(3, covariance_type="diag", random_state=0).fit(codes)
+    variables = with_mixture(pretrained, fitted.weights_, fitted.means_, fitted.covariances_)
+    goal = OBJECTIVES["vade"](model)
+    started = goal.outputs(variables, {"image": x})
+    np.testing.assert_allclose(
+        np.exp(started["cluster_log_probabilities"]), fitted.predict_proba(codes), atol=1e-3
+    )
+    variables = fit(goal, variables["params"], x, 300)
+    assert matched_accuracy(goal, variables, x, labels) > 0.95
+    assert np.mean(goal.outputs(variables, {"image": x})["loss"]) < np.mean(started["loss"])
+
+
+@pytest.mark.slow
+def test_gmvae_finds_the_clusters():
+    """With free bits; without them two of these three clusters merge, the paper's over-regularisation."""
+    x, labels = blobs(2)
+    model = zoo.create_model("gmvae_tiny", 3, free_bits=0.5)
+    goal = OBJECTIVES["gmvae"](model)
+    variables = fit(goal, jax.jit(model.init)(jax.random.key(2), x)["params"], x, 1000)
+    assert matched_accuracy(goal, variables, x, labels) > 0.95
 
 
 def test_the_command_says_what_it_cannot_train_yet(call, image_folder, tmp_path):

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -244,21 +245,35 @@ def exact_log_likelihoods(name, model, variables, x):
 
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_bound_stays_below_the_log_likelihood(name):
-    """Averaged over samples, since one sample may lie above; the truth is an integral."""
+    """After training, which closes the gap and would use any term that lifts the bound too far. The truth is an
+    integral; the bound is averaged over samples, since one sample may lie above."""
     model, variables, x = narrow(name)
 
-    @jax.jit
-    def bounds(key):
-        outputs = model.apply(variables, x, train=True, rngs={"sample": key})
+    def bounds(params, key):
+        outputs = model.apply({"params": params}, x, train=True, rngs={"sample": key})
         if name == "vade_tiny":
-            return vade.elbo(x, outputs, model.apply(variables, method="prior"))["elbo"]
+            return vade.elbo(x, outputs, model.apply({"params": params}, method="prior"))["elbo"]
         return gmvae.elbo(x, outputs)["elbo"]
 
-    found = np.asarray(jax.vmap(bounds)(jax.random.split(jax.random.key(3), 4000)))
+    optimizer = optax.adam(1e-2)
+
+    def step(carry, key):
+        params, opt_state = carry
+        grads = jax.grad(lambda p: -bounds(p, key).mean())(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    @jax.jit
+    def trained(params, keys):
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+
+    params = trained(variables["params"], jax.random.split(jax.random.key(4), 200))
+    keys = jax.random.split(jax.random.key(3), 4000)
+    found = np.asarray(jax.jit(jax.vmap(bounds, (None, 0)))(params, keys))
     mean, error = found.mean(axis=0), found.std(axis=0) / np.sqrt(len(found))
-    exact = exact_log_likelihoods(name, model, variables, x)
-    assert np.all(mean + 4 * error < exact)
-    assert np.all(mean > exact - 20)  # nor is it far below
+    exact = exact_log_likelihoods(name, model, {"params": params}, x)
+    assert np.all(mean - 4 * error < exact)
+    assert np.all(mean > exact - 0.5)  # nor far below: one latent dimension is easy
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
@@ -328,6 +343,7 @@ def test_samples_in_training_means_in_evaluation(name):
     np.testing.assert_array_equal(first["mean"], outputs["mean"])
     if "w" in outputs:
         np.testing.assert_array_equal(outputs["w"], outputs["w_mean"])
+        assert np.all(first["w"] != other["w"])
         # Not the noise of z again.
         z, w = (
             (first[k] - first[m]) / jnp.exp(first[v] / 2)
