@@ -284,7 +284,8 @@ def time_one(
 ) -> list[Timing]:
     """Build every implementation, then let them take turns."""
     entry = zoo.get_entry(model)
-    size = (arguments.image_size,) * 2 if arguments.image_size else entry.input_shape[:2]
+    height, width, *_ = (arguments.image_size,) * 2 if arguments.image_size else entry.input_shape
+    size = (height, width)
     timings = {
         name: Timing(model, name, mode, batch_size, size, arguments.dtype, error=refused.get(name))
         for name in commands

@@ -49,10 +49,9 @@ def show_models(pattern: str) -> None:
     table = _table("model", "input", ">parameters", ">with statistics", "source", "what it is")
     for name in names:
         info = zoo.model_info(name)
-        height, width, _ = info.input_shape
         table.add_row(
             name,
-            f"{height}x{width}",
+            "x".join(map(str, info.input_shape[:2])),
             f"{info.parameters:,}",
             f"{info.total_parameters:,}",
             info.source,
@@ -135,7 +134,7 @@ def show_layers(arguments: Arguments) -> None:
     table.add_row(
         "total",
         "",
-        f"{shape[0]} x {shape[1]} x {shape[2]} in",
+        f"{' x '.join(map(str, shape))} in",
         f"{parameters:,}",
         f"{statistics:,}",
         f"{flops / 1e6:,.2f}",

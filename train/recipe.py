@@ -73,8 +73,8 @@ class Stage:
     """One phase of training."""
 
     name: str = "train"
-    objective: Literal["classification"] = "classification"
-    """What is minimised: softmax cross-entropy."""
+    objective: Literal["classification", "autoencoder", "vade", "gmvae"] = "classification"
+    """What is minimised: softmax cross-entropy, reconstruction error, or a negative evidence lower bound."""
     freeze: tuple[str, ...] = ()
     """What this stage leaves as it is: backbone (all but the head), or paths such as conv1 or features.:14."""
     epochs: int = 30

@@ -201,7 +201,14 @@ def _prepare(recipe: Recipe) -> tuple[Any, Any, Any]:
     from train.predictor import start_of
 
     entry = zoo.get_entry(recipe.model)
-    size = (recipe.image_size, recipe.image_size) if recipe.image_size else entry.input_shape[:2]
+    for objective in (entry.objective, *(stage.objective for stage in recipe.stages)):
+        if objective != "classification":
+            raise InputError(
+                f"this command trains classifiers only: {recipe.model} would need the objective"
+                f" {objective!r}; `python -m train.models` lists the models"
+            )
+    height, width, *_ = entry.input_shape
+    size = (recipe.image_size, recipe.image_size) if recipe.image_size else (height, width)
     dataset = load_data(recipe, size)
     cli.report_devices()
     devices = Devices()

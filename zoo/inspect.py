@@ -18,13 +18,15 @@ def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None =
     Args:
       model: a Linen module of this zoo.
       variables: its variables.
-      x: images, float [B, H, W, C].
-      layer: None for what enters `head`, after its activation; or a module's path, such as "conv3",
-        "sam3" or "top/fc1", for that module's output.
+      x: images, float [B, H, W, C]; or vectors, float [B, N], for a model of vectors.
+      layer: None for what enters `head`, after its activation, or, of an auto-encoder, its latent means
+        [B, latent]; or a module's path, such as "conv3", "sam3" or "top/fc1", for that module's output.
 
     Raises InputError when no module has that path.
     """
     if layer is None:
+        if hasattr(model, "embed"):
+            return model.apply(variables, x, method="embed")
         return model.clone(num_classes=0).apply(variables, x, train=False)
     wanted = tuple(layer.split("/"))
     _, state = model.apply(
@@ -36,7 +38,7 @@ def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None =
     )
     captured = jax.tree.leaves(state)
     if not captured:
-        paths = [row.path for row in layer_table(model, _image_shape(x), leaves_only=False)]
+        paths = [row.path for row in layer_table(model, x.shape[1:], leaves_only=False)]
         near = difflib.get_close_matches(layer, paths, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"stages: {', '.join(paths)}"
         raise InputError(f"no layer {layer!r} in this model: {hint}")
@@ -58,7 +60,7 @@ class LayerRow:
 
 
 def layer_table(
-    model: nn.Module, input_shape: tuple[int, int, int], *, leaves_only: bool = True
+    model: nn.Module, input_shape: tuple[int, ...], *, leaves_only: bool = True
 ) -> list[LayerRow]:
     """The layers of a model in the order in which they run, computed from shapes alone.
 
@@ -90,7 +92,7 @@ def layer_table(
     return rows
 
 
-def count_parameters(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, int]:
+def count_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
     """(trainable, with batch-norm moving statistics as Keras counts), without computing anything."""
     variables = _abstract_variables(model, input_shape)
     sizes = {
@@ -100,14 +102,9 @@ def count_parameters(model: nn.Module, input_shape: tuple[int, int, int]) -> tup
     return trainable, trainable + sizes.get("batch_stats", 0)
 
 
-def _abstract_variables(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
+def _abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), image)
-
-
-def _image_shape(x: jax.Array) -> tuple[int, int, int]:
-    _, height, width, channels = x.shape
-    return height, width, channels
 
 
 def _own_size(module: nn.Module, collection: str) -> int:
@@ -118,6 +115,9 @@ def _own_size(module: nn.Module, collection: str) -> int:
 def _flops(module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
     if isinstance(module, nn.Dense):
         return 2 * input_shape[-1] * math.prod(output_shape[1:])
+    if isinstance(module, nn.ConvTranspose):
+        kernel = module.variables["params"]["kernel"].shape  # every input meets all of it
+        return 2 * math.prod(kernel) * math.prod(input_shape[1:-1])
     if isinstance(module, nn.Conv):
         kernel = module.variables["params"]["kernel"].shape  # (kh, kw, in / groups, out)
         return 2 * math.prod(kernel[:-1]) * math.prod(output_shape[1:])

@@ -37,6 +37,12 @@ BUILTIN_MODULES = {
     "resnet_tiny": "zoo.resnet",
     "mobilenet_v2": "zoo.mobilenet",
     "mobilenet_v2_tiny": "zoo.mobilenet",
+    "conv_autoencoder": "zoo.conv_autoencoder",
+    "conv_autoencoder_tiny": "zoo.conv_autoencoder",
+    "vade": "zoo.vade",
+    "vade_tiny": "zoo.vade",
+    "gmvae": "zoo.gmvae",
+    "gmvae_tiny": "zoo.gmvae",
 }
 
 
@@ -51,11 +57,12 @@ class ModelEntry:
     name: str
     module: str  # where it is defined
     factory: Callable[[int], Any]
-    input_shape: tuple[int, int, int]  # height, width, channels of one image
-    num_classes: int  # default
+    input_shape: tuple[int, ...]  # height, width, channels of one image; or length of one vector
+    num_classes: int  # default; clusters, where the model has clusters
     source: str  # document, table or figure
     notes: str  # where the source is silent or contradicts itself, and our reading
     pretrained: tuple[str, ...]
+    objective: str = "classification"  # what the model is trained by; classifiers return logits
 
     @property
     def description(self) -> str:
@@ -69,7 +76,7 @@ class ModelInfo:
 
     name: str
     description: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
     parameters: int  # trainable
     total_parameters: int  # with batch-norm moving statistics, as Keras counts
@@ -84,16 +91,18 @@ _ENTRIES: dict[str, ModelEntry] = {}
 
 def register_model(
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     num_classes: int,
     source: str,
     notes: str = "",
     pretrained: tuple[str, ...] = (),
+    objective: str = "classification",
 ) -> Callable[[Callable[[int], Any]], Callable[[int], Any]]:
     """Register the decorated factory under its own name.
 
     The factory takes `num_classes` alone and returns a Linen module; every field of that module is an
-    option of `create_model`. Raises ValueError when another module already uses the name.
+    option of `create_model`. `objective` names what trains it, other than labels: a key of
+    `train.engine.objectives.OBJECTIVES`. Raises ValueError when another module already uses the name.
     """
 
     def decorate(factory: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -104,7 +113,15 @@ def register_model(
                 f"model {name!r} is already registered by {owner}: give yours another name"
             )
         _ENTRIES[name] = ModelEntry(
-            name, factory.__module__, factory, input_shape, num_classes, source, notes, pretrained
+            name,
+            factory.__module__,
+            factory,
+            input_shape,
+            num_classes,
+            source,
+            notes,
+            pretrained,
+            objective,
         )
         return factory
 
@@ -164,6 +181,7 @@ def create_model(name: str, num_classes: int | None = None, **options: Any) -> A
     Args:
       name: a registered name, or `package.module:name`.
       num_classes: classes of the head; None for the registered default; 0 for no head (features out).
+        Of VaDE and GMVAE the number of clusters; `conv_autoencoder` has no classes and ignores it.
       options: fields of the module, for example `dropout_rate=0.2` or `dtype="bfloat16"`.
 
     Raises InputError for an unknown model or option, naming the nearest ones.

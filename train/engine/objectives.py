@@ -1,7 +1,7 @@
 """What is minimised. An objective turns a model into two pure functions of variables and a batch.
 
-A batch is a dict of arrays of one device: `image` float [B, H, W, C], already augmented and normalised,
-and `label` int32 [B].
+A batch is a dict of arrays of one device: `image` float [B, H, W, C], already augmented and normalised, or
+float [B, N] for a model of vectors, and `label` int32 [B], which only `classification` reads.
 """
 
 import dataclasses
@@ -12,6 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
+from zoo import gmvae as gmvae_family
+from zoo import vade as vade_family
+from zoo.variational import reconstruction_error
 
 Tree = Any
 Batch = dict[str, jax.Array]
@@ -51,4 +55,88 @@ def classification(model: nn.Module) -> Objective:
     return Objective(loss, outputs)
 
 
-OBJECTIVES: dict[str, Callable[[nn.Module], Objective]] = {"classification": classification}
+def autoencoder(model: nn.Module) -> Objective:
+    """The reconstruction error of an auto-encoder, latents never sampled: squared error, averaged over pixels
+    and batch, or cross-entropy where the model's likelihood is Bernoulli.
+
+    Also the first stage of VaDE. `outputs`: `latent` [B, N], `loss` [B].
+    """
+
+    def errors(variables, batch, train):
+        outputs, updated = model.apply(
+            variables, batch["image"], train=train, method="autoencode", mutable=["batch_stats"]
+        )
+        losses = reconstruction_error(
+            batch["image"], outputs["reconstruction"], getattr(model, "likelihood", "gaussian")
+        )
+        return losses, outputs["latent"], updated.get("batch_stats", {})
+
+    def loss(params, batch_stats, batch, rng):
+        losses, _, updated = errors({"params": params, "batch_stats": batch_stats}, batch, True)
+        value = jnp.mean(losses)
+        return value, (updated, {"loss": value})
+
+    def outputs(variables, batch):
+        losses, latent, _ = errors(variables, batch, False)
+        return {"latent": latent.reshape(latent.shape[0], -1), "loss": losses}
+
+    return Objective(loss, outputs)
+
+
+def vade(model: nn.Module) -> Objective:
+    """VaDE's negative bound, in nats, averaged over the batch; its terms are metrics."""
+
+    def bound(variables, x, outputs):
+        prior = model.apply(variables, method="prior")
+        return vade_family.elbo(x, outputs, prior, model.likelihood)
+
+    return _negative_bound(model, bound)
+
+
+def gmvae(model: nn.Module) -> Objective:
+    """GMVAE's negative bound with the model's `free_bits`, in nats, averaged over the batch; its terms are metrics."""
+
+    def bound(variables, x, outputs):
+        return gmvae_family.elbo(x, outputs, model.likelihood, model.free_bits)
+
+    return _negative_bound(model, bound)
+
+
+def _negative_bound(
+    model: Any, bound: Callable[[Tree, jax.Array, Tree], dict[str, jax.Array]]
+) -> Objective:
+    """`bound(variables, x, what the model returned)` gives `elbo` and its terms, each [B].
+
+    Training samples the latents; `outputs` takes their means: `latent` [B, N], `cluster_log_probabilities`
+    [B, K] and `loss` [B].
+    """
+
+    def loss(params, batch_stats, batch, rng):
+        variables = {"params": params, "batch_stats": batch_stats}
+        dropout_key, sample_key = jax.random.split(rng)
+        outputs, updated = model.apply(
+            variables,
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key, "sample": sample_key},
+        )
+        terms = {k: jnp.mean(v) for k, v in bound(variables, batch["image"], outputs).items()}
+        value = -terms.pop("elbo")
+        return value, (updated.get("batch_stats", {}), {"loss": value, **terms})
+
+    def outputs(variables, batch):
+        found = model.apply(variables, batch["image"], train=False)
+        terms = bound(variables, batch["image"], found)
+        kept = {name: found[name] for name in ("latent", "cluster_log_probabilities")}
+        return {**kept, "loss": -terms["elbo"]}
+
+    return Objective(loss, outputs)
+
+
+OBJECTIVES: dict[str, Callable[[nn.Module], Objective]] = {
+    "classification": classification,
+    "autoencoder": autoencoder,
+    "vade": vade,
+    "gmvae": gmvae,
+}

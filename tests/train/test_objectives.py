@@ -1,0 +1,230 @@
+"""Every objective: per-example outputs, finite at extremes, and lower after a few steps."""
+
+import functools
+from itertools import permutations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.mixture import GaussianMixture
+
+import zoo
+from train.engine.objectives import OBJECTIVES
+from train.recipe import Stage
+from zoo import variational
+from zoo.vade import with_mixture
+
+CASES = [
+    ("classification", "resnet_tiny", ()),
+    ("autoencoder", "conv_autoencoder_tiny", ()),
+    ("autoencoder", "conv_autoencoder_tiny", (("bottleneck", None),)),
+    ("autoencoder", "vade_tiny", ()),
+    ("autoencoder", "gmvae_tiny", (("likelihood", "bernoulli"),)),
+    ("vade", "vade_tiny", ()),
+    ("vade", "vade_tiny", (("likelihood", "bernoulli"),)),
+    ("gmvae", "gmvae_tiny", ()),
+    ("gmvae", "gmvae_tiny", (("likelihood", "bernoulli"), ("free_bits", 0.3))),
+]
+UNSUPERVISED = CASES[1:]
+
+
+@functools.cache
+def prepared(objective, name, options):
+    model = zoo.create_model(name, 3, **dict(options))
+    x = jax.random.uniform(jax.random.key(1), (6, *zoo.get_entry(name).input_shape))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return OBJECTIVES[objective](model), variables, {"image": x, "label": jnp.arange(6) % 3}
+
+
+def test_recipes_and_models_know_the_same_objectives():
+    hints = Stage.__annotations__["objective"]
+    assert set(hints.__args__) == set(OBJECTIVES)
+    assert {zoo.get_entry(name).objective for name in zoo.list_models()} == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(("objective", "name", "options"), CASES)
+def test_a_few_steps_lower_the_loss(objective, name, options):
+    goal, variables, batch = prepared(objective, name, options)
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, batch_stats, opt_state, key):
+        gradient = jax.grad(goal.loss, has_aux=True)
+        grads, (batch_stats, metrics) = gradient(params, batch_stats, batch, key)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(params, updates), batch_stats, opt_state, metrics
+
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    opt_state = optimizer.init(params)
+    losses = []
+    for key in jax.random.split(jax.random.key(2), 30):
+        params, batch_stats, opt_state, metrics = step(params, batch_stats, opt_state, key)
+        assert all(np.shape(value) == () for value in metrics.values())
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.97 * np.mean(losses[:5])
+    assert min(losses) > 0  # so is every loss here; with its sign turned it would fall, too
+
+
+@pytest.mark.parametrize(("objective", "name", "options"), UNSUPERVISED)
+def test_outputs_are_per_example_and_pure(objective, name, options):
+    goal, variables, batch = prepared(objective, name, options)
+    outputs = goal.outputs(variables, {"image": batch["image"]})
+    wanted = {"latent", "loss"} | ({"cluster_log_probabilities"} & outputs.keys())
+    if objective in ("vade", "gmvae"):
+        wanted |= {"cluster_log_probabilities"}
+    assert outputs.keys() == wanted
+    assert outputs["loss"].shape == (6,)
+    assert np.all(outputs["loss"] > 0)
+    assert outputs["latent"].shape[0] == 6
+    assert outputs["latent"].ndim == 2
+    alone = goal.outputs(variables, {"image": batch["image"][2:3]})
+    for key in wanted:
+        np.testing.assert_allclose(alone[key][0], outputs[key][2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "name", "options"), UNSUPERVISED)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_extreme_inputs_give_finite_losses_and_gradients(objective, name, options, dtype):
+    _, variables, batch = prepared(objective, name, options)
+    goal = OBJECTIVES[objective](zoo.create_model(name, 3, **dict(options), dtype=dtype))
+    gradient = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
+    for scale in (0.0, 1e4, -1e4):
+        inputs = {"image": jnp.full_like(batch["image"], scale).at[0].multiply(-1.0)}
+        (loss, _), grads = gradient(variables["params"], {}, inputs, jax.random.key(0))
+        assert np.isfinite(loss)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+
+
+def test_extreme_mixtures_give_finite_losses_and_gradients():
+    goal, variables, batch = prepared("vade", "vade_tiny", ())
+    signs = jnp.array([1.0, -1.0, 0.0])
+    mixture = {
+        "logits": 1e4 * signs,
+        "means": 1e4 * signs[:, None] * jnp.ones((3, 4)),
+        "log_variances": -1e4 * signs[:, None] * jnp.ones((3, 4)),
+    }
+    params = {**variables["params"], "mixture": mixture}
+    (loss, _), grads = jax.value_and_grad(goal.loss, has_aux=True)(
+        params, {}, batch, jax.random.key(0)
+    )
+    assert np.isfinite(loss)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("likelihood", variational.LIKELIHOODS)
+def test_reconstruction_error_by_hand(likelihood):
+    x, y = np.array([[0.0, 1.0], [0.25, 0.5]]), np.array([[1.0, 3.0], [-2.0, 0.0]])
+    p = 1 / (1 + np.exp(-y))
+    naive = (
+        (x - y) ** 2 if likelihood == "gaussian" else -x * np.log(p) - (1 - x) * np.log(1 - p)
+    ).mean(axis=1)
+    found = variational.reconstruction_error(jnp.asarray(x), jnp.asarray(y), likelihood)
+    np.testing.assert_allclose(found, naive, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vade_tiny", "gmvae_tiny"])
+def test_the_models_likelihood_is_the_one_that_is_minimised(name):
+    """The divergences do not depend on it, so two losses differ by what the likelihoods do."""
+    objective = zoo.get_entry(name).objective
+    losses, likelihoods = [], []
+    for likelihood in variational.LIKELIHOODS:
+        model = zoo.create_model(name, 3, likelihood=likelihood)
+        _, variables, batch = prepared(objective, name, ())
+        losses.append(OBJECTIVES[objective](model).outputs(variables, batch)["loss"])
+        y = model.apply(variables, batch["image"])["reconstruction"]
+        likelihoods.append(variational.log_likelihood(batch["image"], y, likelihood))
+    np.testing.assert_allclose(
+        losses[0] - losses[1], likelihoods[1] - likelihoods[0], rtol=1e-4, atol=1e-4
+    )
+    assert np.all(np.abs(likelihoods[0] - likelihoods[1]) > 0.1)
+
+
+def test_the_models_free_bits_are_the_ones_that_cost_nothing():
+    _, variables, batch = prepared("gmvae", "gmvae_tiny", ())
+    losses = [
+        OBJECTIVES["gmvae"](zoo.create_model("gmvae_tiny", 3, free_bits=bits)).outputs(
+            variables, batch
+        )["loss"]
+        for bits in (50.0, 60.0)
+    ]
+    np.testing.assert_allclose(losses[1] - losses[0], 10, rtol=1e-4)
+
+
+def test_pretraining_leaves_the_mixture_alone():
+    goal, variables, batch = prepared("autoencoder", "vade_tiny", ())
+    grads, _ = jax.grad(goal.loss, has_aux=True)(variables["params"], {}, batch, jax.random.key(0))
+    for part, tree in grads.items():
+        still = part in ("mixture", "log_variance")
+        assert all(bool(np.any(leaf != 0)) != still for leaf in jax.tree.leaves(tree)), part
+
+
+def blobs(seed):
+    """120 vectors around three centres, and whose centre it is."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(120) % 3
+    vectors = 2 * rng.normal(size=(3, 16))[labels] + rng.normal(size=(120, 16))
+    return jnp.asarray(vectors, jnp.float32), labels
+
+
+def fit(goal, params, x, steps):
+    optimizer = optax.adam(3e-3)
+
+    def step(carry, key):
+        params, opt_state = carry
+        grads, _ = jax.grad(goal.loss, has_aux=True)(params, {}, {"image": x}, key)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    @jax.jit
+    def run(params, keys):
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+
+    return {"params": run(params, jax.random.split(jax.random.key(0), steps))}
+
+
+def matched_accuracy(goal, variables, x, labels):
+    """By the best one-to-one matching of clusters and labels."""
+    found = np.argmax(goal.outputs(variables, {"image": x})["cluster_log_probabilities"], axis=1)
+    return max(np.mean(np.take(order, found) == labels) for order in permutations(range(3)))
+
+
+@pytest.mark.slow
+def test_vade_in_its_two_stages_finds_the_clusters():
+    x, labels = blobs(2)
+    model = zoo.create_model("vade_tiny", 3)
+    params = jax.jit(model.init)(jax.random.key(2), x)["params"]
+    pretrained = fit(OBJECTIVES["autoencoder"](model), params, x, 200)
+    codes = np.asarray(zoo.features(model, pretrained, x))
+    fitted = GaussianMixture(3, covariance_type="diag", random_state=0).fit(codes)
+    variables = with_mixture(pretrained, fitted.weights_, fitted.means_, fitted.covariances_)
+    goal = OBJECTIVES["vade"](model)
+    started = goal.outputs(variables, {"image": x})
+    np.testing.assert_allclose(
+        np.exp(started["cluster_log_probabilities"]), fitted.predict_proba(codes), atol=1e-3
+    )
+    variables = fit(goal, variables["params"], x, 300)
+    assert matched_accuracy(goal, variables, x, labels) > 0.95
+    assert np.mean(goal.outputs(variables, {"image": x})["loss"]) < np.mean(started["loss"])
+
+
+@pytest.mark.slow
+def test_gmvae_finds_the_clusters():
+    """With free bits; without them two of these three clusters merge, the paper's over-regularisation."""
+    x, labels = blobs(2)
+    model = zoo.create_model("gmvae_tiny", 3, free_bits=0.5)
+    goal = OBJECTIVES["gmvae"](model)
+    variables = fit(goal, jax.jit(model.init)(jax.random.key(2), x)["params"], x, 1000)
+    assert matched_accuracy(goal, variables, x, labels) > 0.95
+
+
+def test_the_command_says_what_it_cannot_train_yet(call, image_folder, tmp_path):
+    from train import run
+
+    status, _, err = call(
+        run, "--model", "vade", "--dataset", image_folder, "--workdir", tmp_path / "run"
+    )
+    assert status != 0
+    assert "trains classifiers only: vade would need the objective 'vade'" in err
