@@ -126,22 +126,26 @@ def resize(
     size: tuple[int, int],
     mode: Resize = "squash",
     interpolation: Interpolation = "bilinear",
+    crop_fraction: float = 1.0,
 ) -> np.ndarray:
     """An image uint8 [H, W, 3] at `size` (height, width), by Pillow: antialiased unless "nearest".
 
     "squash" ignores the aspect ratio, as Keras does; "crop" takes the largest centred part of the right
-    aspect ratio. An image that has the size already is returned as it is, not copied.
+    aspect ratio, and of that the centred `crop_fraction` along each side: 224 / 256 is torchvision's "resize
+    to 256, take 224". An image that has the size already, and is wanted whole, is returned as it is, not copied.
     """
     height, width = image.shape[:2]
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
         raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     if mode not in ("squash", "crop"):
         raise ValueError(f"mode is {mode!r} instead of 'squash' or 'crop'")
-    if (height, width) == tuple(size):
+    if not 0 < crop_fraction <= 1:
+        raise ValueError(f"crop_fraction is {crop_fraction}: give a share, such as 0.875")
+    if (height, width) == tuple(size) and (mode == "squash" or crop_fraction == 1):
         return image
     box = (0.0, 0.0, float(width), float(height))
     if mode == "crop":
-        scale = min(height / size[0], width / size[1])
+        scale = crop_fraction * min(height / size[0], width / size[1])
         crop_height, crop_width = scale * size[0], scale * size[1]
         top, left = (height - crop_height) / 2, (width - crop_width) / 2
         # Rounding must not carry the box past the image's edge.

@@ -59,7 +59,7 @@ class TrainBatches:
       num_epochs: how many epochs there are.
       keep_tail: end each epoch with the smaller batch that is left.
       multiple_of: the tail is cut to a multiple of this (the number of devices over all processes).
-      resize, interpolation: see `datasets.images.resize`.
+      resize, interpolation, crop_fraction: see `datasets.images.resize`.
       shard: (index, count) of the processes that share each batch.
       num_threads: loading threads, each at work on another batch; by default one a core, at most 16.
 
@@ -78,6 +78,7 @@ class TrainBatches:
         multiple_of: int = 1,
         resize: Resize = "squash",
         interpolation: Interpolation = "bilinear",
+        crop_fraction: float = 1.0,
         shard: tuple[int, int] = (0, 1),
         num_threads: int | None = None,
     ):
@@ -99,7 +100,7 @@ class TrainBatches:
             )
         self._split = split
         self._batch_size = batch_size
-        self._geometry = (image_size, resize, interpolation)
+        self._geometry = (image_size, resize, interpolation, crop_fraction)
         self._seed = seed
         self._shard = shard
         self._num_threads = num_threads
@@ -151,12 +152,13 @@ def load_images(
     image_size: tuple[int, int],
     resize: Resize = "squash",
     interpolation: Interpolation = "bilinear",
+    crop_fraction: float = 1.0,
 ) -> np.ndarray:
     """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read."""
     batch = np.empty((len(indices), *image_size, 3), np.uint8)
     for row, index in enumerate(indices):
         image = split.image_for(int(index), image_size)
-        batch[row] = images.resize(image, image_size, resize, interpolation)
+        batch[row] = images.resize(image, image_size, resize, interpolation, crop_fraction)
     return batch
 
 
@@ -167,6 +169,7 @@ def eval_batches(
     image_size: tuple[int, int],
     resize: Resize = "squash",
     interpolation: Interpolation = "bilinear",
+    crop_fraction: float = 1.0,
     num_threads: int | None = None,
 ) -> Iterator[Batch]:
     """Every example once, in order, as `TrainBatches` gives them, and `mask`, bool [B]: the last batch is
@@ -176,7 +179,7 @@ def eval_batches(
         rows = np.arange(start, start + batch_size)
         mask = rows < len(split)
         indices = np.where(mask, rows, start)
-        loaded = load_images(split, indices[mask], image_size, resize, interpolation)
+        loaded = load_images(split, indices[mask], image_size, resize, interpolation, crop_fraction)
         return {
             "image": loaded if mask.all() else loaded[np.where(mask, rows - start, 0)],
             "label": split.labels[indices],
@@ -192,10 +195,15 @@ def load_arrays(
     image_size: tuple[int, int],
     resize: Resize = "squash",
     interpolation: Interpolation = "bilinear",
+    crop_fraction: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A whole split in memory: images uint8 [N, H, W, 3], labels int32 [N]."""
     arrays = np.empty((len(split), *image_size, 3), np.uint8)
-    options: dict[str, Any] = {"resize": resize, "interpolation": interpolation}
+    options: dict[str, Any] = {
+        "resize": resize,
+        "interpolation": interpolation,
+        "crop_fraction": crop_fraction,
+    }
     for batch in eval_batches(split, batch_size=16, image_size=image_size, **options):
         arrays[batch["index"][batch["mask"]]] = batch["image"][batch["mask"]]
     return arrays, split.labels

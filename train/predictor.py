@@ -39,7 +39,13 @@ class Predictor:
     def resize(self, image: np.ndarray) -> np.ndarray:
         """A uint8 image [H, W, 3] in the size of the model."""
         geometry = self.preprocessing
-        return resize(image, geometry.input_size, geometry.resize, geometry.interpolation)
+        return resize(
+            image,
+            geometry.input_size,
+            geometry.resize,
+            geometry.interpolation,
+            geometry.crop_fraction,
+        )
 
     def logits(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB."""

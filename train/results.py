@@ -32,6 +32,7 @@ def test(
         image_size=geometry.input_size,
         resize=geometry.resize,
         interpolation=geometry.interpolation,
+        crop_fraction=geometry.crop_fraction,
     )
     predictor.outputs(images[: recipe.batch_size], recipe.batch_size)  # compiles
     began = time.perf_counter()

@@ -262,6 +262,22 @@ def test_reduction_is_antialiased():
     assert set(np.unique(resize(image, (8, 8), "squash", "nearest"))) <= {0, 254}
 
 
+def test_crop_fraction_takes_the_middle_of_the_crop():
+    """224 / 256 is torchvision's: shorter side to 256, the central 224; here at a sixteenth of that."""
+    rows = np.arange(64, dtype=np.uint8)[:, None, None] * np.ones((64, 96, 3), np.uint8)
+    ours = resize(rows, (14, 14), "crop", crop_fraction=14 / 16)
+    box = (20.0, 4.0, 76.0, 60.0)  # of 96x64: the middle 64x64, of which 56x56
+    expected = Image.fromarray(rows).resize((14, 14), Image.Resampling.BILINEAR, box)
+    np.testing.assert_array_equal(ours, np.array(expected))
+    same_size = resize(ours, (14, 14), "crop", crop_fraction=0.5)  # wanted in part: not as it is
+    assert not np.array_equal(same_size, ours)
+    np.testing.assert_array_equal(
+        resize(rows, (14, 14), "squash", crop_fraction=0.5), resize(rows, (14, 14))
+    )
+    with pytest.raises(ValueError, match="crop_fraction is 0"):
+        resize(rows, (14, 14), "crop", crop_fraction=0)
+
+
 @given(*[st.integers(1, 40)] * 4, st.sampled_from(["squash", "crop"]))
 def test_any_size_becomes_any_other(height, width, to_height, to_width, mode):
     image = np.full((height, width, 3), 77, np.uint8)

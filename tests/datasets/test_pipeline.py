@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets import InputError, Split
+from datasets.images import resize
 from datasets.pipeline import TrainBatches, epoch_order, eval_batches, load_arrays, steps_per_epoch
 
 
@@ -170,6 +171,26 @@ def test_arrays_hold_the_whole_split():
     images, labels = load_arrays(numbered(70), (8, 8))
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(70))
     np.testing.assert_array_equal(labels, np.arange(70) % 3)
+
+
+def test_geometry_reaches_every_image():
+    """Of training batches, of evaluation's and of whole arrays: all as `resize` has it."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 12, 20, 3), np.uint8)
+    split = Split([str(i) for i in range(4)], [0] * 4, lambda i: pictures[i])
+    geometry = {"resize": "crop", "interpolation": "bicubic", "crop_fraction": 0.75}
+    expected = np.stack([resize(p, (8, 8), "crop", "bicubic", 0.75) for p in pictures])
+    assert not np.array_equal(
+        expected, np.stack([resize(p, (8, 8), "crop", "bicubic") for p in pictures])
+    )
+
+    images, _ = load_arrays(split, (8, 8), **geometry)
+    np.testing.assert_array_equal(images, expected)
+    (batch,) = eval_batches(split, batch_size=4, image_size=(8, 8), **geometry)
+    np.testing.assert_array_equal(batch["image"], expected)
+    batches = TrainBatches(split, batch_size=4, image_size=(8, 8), seed=0, num_epochs=1, **geometry)
+    batch = next(batches.iterate())
+    np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
 
 
 def test_file_that_vanishes_is_named():

@@ -25,6 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "zoo")]
 
 # Odd sizes find errors of padding. A step sums over few numbers in float64: small images do.
 CASES: dict[str, dict[str, Any]] = {
+    "alexnet": {"model": "alexnet_torchvision", "size": [64, 93], "batch": 4},
+    "alexnet at 224": {"model": "alexnet_torchvision", "size": [224, 224], "batch": 2},
     "vgg11": {"model": "vgg11", "size": [40, 65], "batch": 4, "hidden": 64, "step": True},
     "vgg16 at 64": {"model": "vgg16", "size": [64, 64], "batch": 2},
     "vgg16 at 224": {"model": "vgg16", "size": [224, 224], "batch": 1},
@@ -109,38 +111,34 @@ def our_arrays(case: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, 
 
 def compare(case: Mapping[str, Any], python: str) -> dict[str, Any]:
     """Errors of one case: of the logits, absolute and in float32; of a step, relative and in float64."""
-    import numpy as np
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "reference.npz"
-        command = [python, str(HERE / "torch_reference.py"), json.dumps(case), str(path)]
-        subprocess.run(command, check=True)
-        with np.load(path) as file:
-            reference = {name: file[name] for name in file.files}
-
     import jax
+    import numpy as np
     import parity
 
     import zoo
+
+    options = {"width": case["width"]} if "width" in case else {}
+    if "hidden" in case:
+        options["head_widths"] = (case["hidden"],) * 2
+    with tempfile.TemporaryDirectory() as folder:
+        path, saved = Path(folder) / "reference.npz", Path(folder) / "weights.pth"
+        command = [
+            python,
+            str(HERE / "torch_reference.py"),
+            json.dumps(case),
+            str(path),
+            str(saved),
+        ]
+        subprocess.run(command, check=True)
+        with np.load(path) as file:
+            reference = {name: file[name] for name in file.files}
+        model, variables, _ = zoo.load_pretrained(case["model"], saved, **options)
 
     def part(prefix: str) -> dict[str, Any]:
         chosen = {k.removeprefix(prefix): v for k, v in reference.items() if k.startswith(prefix)}
         return our_arrays(case, chosen)
 
-    weights = part("weights/")
-    moving = {name: value for name, value in weights.items() if name.endswith(("/mean", "/var"))}
-    params = {name: value for name, value in weights.items() if name not in moving}
-    variables = {"params": parity.unflatten(params)}
-    if moving:
-        variables["batch_stats"] = parity.unflatten(moving)
-
-    options = {"width": case["width"]} if "width" in case else {}
-    if "hidden" in case:
-        options["head_widths"] = (case["hidden"],) * 2
-    model = zoo.create_model(case["model"], 10, dialect="torch", **options)
     images, labels = reference["images"], reference["labels"]
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    assert jax.tree.map(lambda leaf: leaf.shape, shapes) == jax.tree.map(np.shape, variables)
     logits = parity.zoo_logits(model, variables, images)
     errors: dict[str, Any] = {
         "logits_max_error": float(np.max(np.abs(logits - reference["logits"]))),

@@ -1,12 +1,12 @@
-"""torchvision's nets in plain torch, and what they compute from random weights.
+"""torchvision's nets, and what they compute from random weights.
 
-    python torch_reference.py '{"model": "resnet50", "size": [64, 64], "batch": 2, "step": true}' out.npz
+    python torch_reference.py '{"model": "resnet50", "size": [64, 64], "batch": 2, "step": true}' out.npz out.pth
 
-Runs in the Python that has torch, which need not be ours; imports torch and NumPy only. The modules have the
-structure of torchvision's `vgg`, `resnet` and `mobilenet_v2`, so that every name and shape of the state_dict is
-the same; where torchvision is installed, that is checked. The file holds, all as float arrays:
+Runs in the Python that has torch, which need not be ours. Where torchvision is installed the nets are its own; else
+they are built here from plain torch, in the structure of its `alexnet`, `vgg`, `resnet` and `mobilenet_v2`, so that
+every name and shape of the state_dict is the same. The weights go to a .pth, by `torch.save`; the .npz holds, all as
+float arrays:
 
-    weights/<name>      the state_dict, random
     images, labels      [B, H, W, 3] and [B]
     logits              in evaluation mode, float32
     loss, gradients/<name>, statistics/<name>     if "step": one training step in float64, dropout off;
@@ -56,6 +56,39 @@ class Vgg(nn.Module):
             nn.ReLU(),
             nn.Dropout(0.0),
             nn.Linear(hidden, classes),
+        )
+
+    def forward(self, x):
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class AlexNet(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 11, stride=4, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.0),
+            nn.Linear(256 * 6 * 6, 4096),
+            nn.ReLU(),
+            nn.Dropout(0.0),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, classes),
         )
 
     def forward(self, x):
@@ -167,27 +200,31 @@ class MobileNetV2(nn.Module):
 
 
 def build(case):
-    name, classes = case["model"], case.get("classes", 10)
+    """The net, without dropout, and torchvision's version if it is its own."""
+    name, classes = case["model"], 10
+    try:
+        import torchvision
+    except ImportError:
+        return build_here(name, case, classes), "not installed"
+    if "hidden" in case:  # a narrow top, which torchvision's VGG does not offer
+        return build_here(name, case, classes), "not used"
+    options = {"width_mult": case["width"]} if "width" in case else {}
+    net = getattr(torchvision.models, name.removesuffix("_torchvision"))
+    model = net(num_classes=classes, **options)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model, torchvision.__version__
+
+
+def build_here(name, case, classes):
+    if name == "alexnet_torchvision":
+        return AlexNet(classes)
     if name in VGG:
         return Vgg(VGG[name], classes, case.get("hidden", 4096))
     if name in RESNET:
         return ResNet(*RESNET[name], classes)
     return MobileNetV2(case.get("width", 1.0), classes)
-
-
-def check_against_torchvision(case, model):
-    """Names and shapes; only where torchvision is installed. Returns its version."""
-    try:
-        import torchvision
-    except ImportError:
-        return "not installed"
-    options = {"width_mult": case["width"]} if "width" in case else {}
-    if "hidden" not in case:
-        theirs = getattr(torchvision.models, case["model"])(num_classes=10, **options)
-        expected = {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
-        found = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-        assert found == expected, "these nets are not torchvision's any more"
-    return torchvision.__version__
 
 
 def randomise(model, rng):
@@ -208,16 +245,16 @@ def randomise(model, rng):
         state[name] = torch.from_numpy(values.astype(np.float32))
     missing = model.load_state_dict(state, strict=False)
     assert not missing.unexpected_keys
-    return {f"weights/{name}": tensor.numpy().copy() for name, tensor in state.items()}
 
 
 def main():
-    case, path = json.loads(sys.argv[1]), sys.argv[2]
+    case, path, weights = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
     rng = np.random.default_rng(0)
     torch.set_num_threads(2)
-    model = build(case)
-    arrays = {"versions": np.array([torch.__version__, check_against_torchvision(case, model)])}
-    arrays.update(randomise(model, rng))
+    model, torchvision_version = build(case)
+    arrays = {"versions": np.array([torch.__version__, torchvision_version])}
+    randomise(model, rng)
+    torch.save(model.state_dict(), weights)
     images = rng.normal(size=(case["batch"], *case["size"], 3)).astype(np.float32)
     labels = rng.integers(0, 10, case["batch"])
     arrays.update(images=images, labels=labels.astype(np.int32))

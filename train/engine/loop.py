@@ -215,6 +215,7 @@ class _Fit:
             image_size=self.preprocessing.input_size,
             resize=self.preprocessing.resize,
             interpolation=self.preprocessing.interpolation,
+            crop_fraction=self.preprocessing.crop_fraction,
             seed=recipe.seed,
             keep_tail=recipe.keep_tail,
             num_epochs=stage.epochs,
@@ -370,6 +371,7 @@ class _Fit:
                 image_size=self.preprocessing.input_size,
                 resize=self.preprocessing.resize,
                 interpolation=self.preprocessing.interpolation,
+                crop_fraction=self.preprocessing.crop_fraction,
             ),
         )
         loss, accuracy = loss_and_accuracy(outputs["label"], outputs["logits"])
