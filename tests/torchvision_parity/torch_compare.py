@@ -183,7 +183,7 @@ def main() -> None:
     record = {
         "what": "logits in evaluation mode (float32, absolute errors) and one training step (float64, largest"
         " error of any array relative to its largest number): ours against torchvision's nets in torch, from"
-        " the same random weights",
+        " random weights that torch saved and zoo.load_pretrained read",
         "command": "python tests/torchvision_parity/torch_compare.py"
         " --out benchmarks/results/parity_torch.json",
         "commit": git.stdout.strip(),
