@@ -1,14 +1,17 @@
 """The README tells the truth: tables, commands, Python examples."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 from benchmarks import tables
 
 TEXT = tables.README.read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    (?:\.venv/bin/)?(python -m [^#\n]+)", TEXT, re.MULTILINE)
+COMMANDS = re.findall(r"^    (?:\.venv/bin/)?(python -m (?!pytest)[^#\n]+)", TEXT, re.MULTILINE)
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -17,8 +20,6 @@ def test_tables_agree_with_the_registry_and_the_records():
 
 
 def test_every_record_says_how_it_was_made():
-    import json
-
     records = sorted(tables.RESULTS.glob("*.json"))
     assert records
     for path in records:
@@ -55,7 +56,7 @@ def test_python_examples_run(tmp_path, monkeypatch, small_run):
 
     monkeypatch.chdir(tmp_path)
     namespace = {"image": np.zeros((40, 50, 3), np.uint8), "__name__": "my_variants"}
-    for block in BLOCKS:
+    for block in (block for block in BLOCKS if "def test_" not in block):
         block = re.sub(r'"runs/[^"]*"', repr(str(small_run)), block)
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["logits"].shape == (8, 4)
@@ -67,6 +68,34 @@ def test_python_examples_run(tmp_path, monkeypatch, small_run):
     from zoo import registry
 
     registry._ENTRIES.pop("narrow_sam")
+
+
+@pytest.mark.slow
+def test_variant_in_another_folder_is_tested_and_trained(
+    tmp_path, image_folder, command_environment
+):
+    """The two files of the page as they stand there, and its commands, on a small data set."""
+    for block in BLOCKS:
+        if name := re.match(r"# (\w+\.py)\n", block):
+            (tmp_path / name[1]).write_text(block)
+    assert len((tmp_path / "my_variants.py").read_text().splitlines()) <= 20
+    environment = {k: v for k, v in command_environment.items() if k != "PYTHONPATH"}
+
+    def command(text):
+        words = [sys.executable, *shlex.split(text)[1:]]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    commands = re.search(r"In the folder of these two files:\n\n((?:    .*\n)+)", TEXT)[1]
+    pytest_command, models, training = map(str.strip, commands.strip().splitlines())
+    assert "1 passed" in command(pytest_command)
+    assert "head_widths" not in command(models) and "sam4" in command(models)
+    training = training.replace("synthetic_pigs --epochs 5", f"{image_folder} --epochs 1")
+    command(f"{training} --batch-size 24 --workdir run")
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["model"] == (
+        "my_variants:narrow_sam"
+    )
 
 
 def test_files_that_the_readme_links_to_exist():
