@@ -3,9 +3,9 @@
 A named data set is a module with
 
     INFO: DatasetInfo
-    def build(*, data_dir, seed, validation_fraction, test_fraction, image_size, on_bad_image, progress) -> Dataset
+    def build(options: Options) -> Dataset
 
-where a builder takes the options that it does not use as `**_`. Such a module imports the standard library only at
+Such a module imports the standard library only at
 its top (NumPy inside its functions), so that `dataset_info` and listings stay instant; a test looks.
 """
 
@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets.dataset import Dataset, DatasetInfo, InputError, Progress
+from datasets.dataset import Dataset, DatasetInfo, InputError, Options, Progress
 
 BUILTIN_MODULES = {
     "cats_dogs": "datasets.cats_dogs",
@@ -61,22 +61,24 @@ def load_dataset(
 
     Raises InputError, one line, for anything that cannot be used.
     """
-    _check_options(seed, validation_fraction, test_fraction, image_size, on_bad_image)
-    options: dict[str, Any] = {
-        "seed": seed,
-        "validation_fraction": validation_fraction,
-        "test_fraction": test_fraction,
-        "on_bad_image": on_bad_image,
-        "progress": progress,
-    }
+    options = Options(
+        data_dir=data_dir,
+        seed=seed,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        image_size=image_size,
+        on_bad_image=on_bad_image,
+        progress=progress,
+    )
+    _check(options)
     if isinstance(name_or_path, str) and name_or_path in BUILTIN_MODULES:
-        return _module(name_or_path).build(data_dir=data_dir, image_size=image_size, **options)
+        return _module(name_or_path).build(options)
     path = Path(name_or_path).expanduser()
     if not os.path.lexists(path) and not _looks_like_path(name_or_path):
         _module(str(name_or_path))  # raises
     from datasets.folder import load_folder
 
-    return load_folder(path, **options)
+    return load_folder(path, options)
 
 
 def _module(name: str) -> Any:
@@ -101,26 +103,21 @@ def _looks_like_path(text: str | os.PathLike[str]) -> bool:
     )
 
 
-def _check_options(
-    seed: int,
-    validation_fraction: float,
-    test_fraction: float,
-    image_size: int | None,
-    on_bad_image: str,
-) -> None:
-    if seed < 0:
-        raise InputError(f"the seed of the split is {seed}: give 0 or more")
-    for name, share in (("validation", validation_fraction), ("test", test_fraction)):
+def _check(options: Options) -> None:
+    if options.seed < 0:
+        raise InputError(f"the seed of the split is {options.seed}: give 0 or more")
+    shares = {"validation": options.validation_fraction, "test": options.test_fraction}
+    for name, share in shares.items():
         if not 0 < share < 1:
             raise InputError(
                 f"the {name} fraction is {share}: give a share between 0 and 1, such as 0.1"
             )
-    if validation_fraction + test_fraction >= 1:
+    if sum(shares.values()) >= 1:
         raise InputError(
-            f"validation and test fractions ({validation_fraction} and {test_fraction}) leave nothing to"
+            f"validation and test fractions ({shares['validation']} and {shares['test']}) leave nothing to"
             " train on: give shares whose sum is below 1"
         )
-    if image_size is not None and image_size < 1:
-        raise InputError(f"the image size is {image_size}: give at least 1 pixel")
-    if on_bad_image not in ("skip", "error"):
-        raise InputError(f"on_bad_image is {on_bad_image!r}: give 'skip' or 'error'")
+    if options.image_size is not None and options.image_size < 1:
+        raise InputError(f"the image size is {options.image_size}: give at least 1 pixel")
+    if options.on_bad_image not in ("skip", "error"):
+        raise InputError(f"on_bad_image is {options.on_bad_image!r}: give 'skip' or 'error'")

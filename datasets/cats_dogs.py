@@ -6,9 +6,8 @@ The files cannot be passed on with this program: whoever has them says where the
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
-from datasets.dataset import Dataset, DatasetInfo, InputError
+from datasets.dataset import Dataset, DatasetInfo, InputError, Options
 
 CLASSES = ("cats", "dogs")
 PUBLISHED = {"train": 8005, "test": 2023}  # images; the folders hold one more file each, no image
@@ -24,22 +23,21 @@ INFO = DatasetInfo(
 )
 
 
-def build(*, data_dir: str | os.PathLike[str] | None, **options: Any) -> Dataset:
-    """The data in `data_dir`: the downloaded zip, the folder that holds it, or what it unpacks to.
+def build(options: Options) -> Dataset:
+    """The data in `options.data_dir`: the downloaded zip, the folder that holds it, or what it unpacks to.
 
     The published test part stays the test part; validation comes out of training. A subset or another
     copy in the same layout will do, and its size is noted.
     """
     from datasets.folder import load_folder
 
-    if data_dir is None:
+    if options.data_dir is None:
         raise InputError(f"cats_dogs needs its photographs: {_how_to_get()}")
-    path = Path(data_dir).expanduser()
+    path = Path(options.data_dir).expanduser()
     if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
         raise InputError(f"cats_dogs: there is nothing at {path}: {_how_to_get()}")
     path = next((path / name for name in ARCHIVES if os.path.isfile(path / name)), path)
-    options.pop("image_size", None)
-    dataset = load_folder(path, **options)
+    dataset = load_folder(path, options)
     if dataset.class_names != CLASSES:
         raise InputError(
             f"cats_dogs: {path} has the classes {', '.join(dataset.class_names[:5])} instead of"

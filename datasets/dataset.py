@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,19 @@ class DatasetInfo:
     num_classes: int | None = None
     image_shape: tuple[int, int, int] | None = None  # height, width, channels where all are alike
     split_sizes: dict[str, int] | None = None  # with default options; as published for paper data
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the caller of `load_dataset` may ask for; see there. Every builder gets all of it."""
+
+    data_dir: str | os.PathLike[str] | None = None
+    seed: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    image_size: int | None = None
+    on_bad_image: Literal["skip", "error"] = "skip"
+    progress: Progress | None = None
 
 
 @dataclasses.dataclass(frozen=True)

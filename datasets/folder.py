@@ -1,4 +1,4 @@
-"""A folder or .zip of images as a data set.
+"""A folder, .zip or .tar of images as a data set.
 
 Understood are `cats/*.jpg dogs/*.jpg` (unsplit), and the same below published parts called
 `train|training|training_set`, `val|valid|validation|val_set`, `test|testing|test_set`, also when a part holds a
@@ -7,30 +7,17 @@ missing are split from the training part, each class by its share. One folder ar
 through. Classes are in natural order: pig2 before pig10.
 """
 
-import dataclasses
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from datasets.dataset import (
-    SPLITS,
-    BadImage,
-    Dataset,
-    DatasetInfo,
-    InputError,
-    Progress,
-    Split,
-    fingerprint,
-)
-from datasets.images import EXTENSIONS, decode
+from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
+from datasets.examples import Example, Layout, load_files, natural_key
+from datasets.images import EXTENSIONS
 from datasets.sources import File, Source, open_source
-from datasets.splits import shared_content, stratified_split
-from datasets.verify import verify
 
 PART_NAMES = {
     **dict.fromkeys(("train", "training", "train_set", "training_set"), "train"),
@@ -40,144 +27,17 @@ PART_NAMES = {
     **dict.fromkeys(("test", "testing", "test_set", "testing_set"), "test"),
 }
 
-MAX_BAD_SHARE = 0.05
 
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """An image file with its class, and the published part that it belongs to, if any."""
-
-    id: str
-    file: File
-    class_name: str
-    part: str | None
-
-
-@dataclasses.dataclass
-class Layout:
-    """What a source's folders mean."""
-
-    examples: list[Example]  # in natural order of their ids
-    class_names: tuple[str, ...]
-    published: tuple[str, ...]
-    notes: list[str]
-
-
-def load_folder(
-    path: Path,
-    *,
-    seed: int = 0,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    on_bad_image: Literal["skip", "error"] = "skip",
-    progress: Progress | None = None,
-) -> Dataset:
+def load_folder(path: Path, options: Options) -> Dataset:
     """A data set of the images at a path; see `datasets.load_dataset`. Images stay on the disk.
 
     An example's id is its path inside the folder or archive (without a folder around everything), with
     forward slashes: both have the same fingerprint.
     """
     source = open_source(path)
-    layout = read_layout(source)
-    fractions = {
-        part: share
-        for part, share in (("validation", validation_fraction), ("test", test_fraction))
-        if part not in layout.published
-    }
-    _split(layout.examples, fractions, seed)  # what cannot be split is said before the long check
-    files = [example.file for example in layout.examples]
-    digests, bad = verify(source, files, progress)
-    good = [e for e in layout.examples if e.file.path in digests]
-    names = {e.file.path: e.id for e in layout.examples}
-    bad = tuple(BadImage(names[b.id], b.reason) for b in bad)
-    _check_bad(path, layout.examples, good, bad, on_bad_image)
-    parts = _split(good, fractions, seed)
-    labels = {name: label for label, name in enumerate(layout.class_names)}
-    leaks = shared_content({p: [digests[e.file.path] for e in parts[p]] for p in SPLITS})
-    layout.notes += [
-        f"{count} of {len(parts[part])} {part} images have a copy among the {owner} images"
-        for (part, owner), count in leaks.items()
-    ]
     name = path.stem if source.kind == "zip" else path.resolve().name
-    return Dataset(
-        name=name,
-        splits={part: _make_split(source, parts[part], labels) for part in SPLITS},
-        class_names=layout.class_names,
-        info=DatasetInfo(
-            name=name,
-            description=f"images of the {source.kind} {path}",
-            source="the user's own",
-            num_classes=len(layout.class_names),
-            split_sizes={part: len(parts[part]) for part in SPLITS},
-        ),
-        fingerprint=fingerprint((e.id, e.class_name, digests[e.file.path]) for e in good),
-        bad_images=bad,
-        seed=seed,
-        provenance={
-            "path": str(path),
-            "kind": source.kind,
-            "published_parts": list(layout.published),
-            "split_fractions": fractions,
-            "bad_images": len(bad),
-        },
-        notes=tuple(layout.notes),
-    )
-
-
-def _make_split(source: Source, examples: Sequence[Example], labels: dict[str, int]) -> Split:
-    def load(index: int, size: tuple[int, int] | None = None) -> np.ndarray:
-        return decode(source.read(examples[index].file), size)
-
-    ids = [e.id for e in examples]
-    return Split(ids, [labels[e.class_name] for e in examples], load, load)
-
-
-def _split(
-    examples: Sequence[Example], fractions: dict[str, float], seed: int
-) -> dict[str, list[Example]]:
-    """The examples of each part: the published ones, and those that are taken out of training."""
-    parts = {part: [e for e in examples if e.part == part] for part in SPLITS}
-    pool = [e for e in examples if e.part in (None, "train")]
-    taken = stratified_split(
-        [e.id for e in pool], [e.class_name for e in pool], fractions, seed=seed
-    )
-    return parts | {part: [pool[i] for i in positions] for part, positions in taken.items()}
-
-
-def _check_bad(
-    path: Path,
-    examples: Sequence[Example],
-    good: Sequence[Example],
-    bad: Sequence[BadImage],
-    on_bad_image: str,
-) -> None:
-    if not bad:
-        return
-    found = f"{len(bad)} of {len(examples)} images of {path} cannot be decoded"
-    first = f"the first is {bad[0].id} ({bad[0].reason})"
-    if on_bad_image == "error":
-        raise InputError(f"{found}, {first}: mend or remove them, or have them skipped")
-    emptied = {(e.part, e.class_name) for e in examples} - {(e.part, e.class_name) for e in good}
-    if emptied:
-        part, name = min(emptied, key=str)
-        where = f" of the {part} part" if part else ""
-        raise InputError(f"{found} and leave none of class {name}{where}, {first}: replace them")
-    if len(bad) > MAX_BAD_SHARE * len(examples):
-        raise InputError(
-            f"{found}, more than {MAX_BAD_SHARE:.0%}, {first}: mend or remove them,"
-            " or copy the data again"
-        )
-
-
-def natural_key(text: str) -> tuple[Any, ...]:
-    """Sorts numbers inside names by their value: pig2 before pig10."""
-    pieces = re.split("([0-9]+)", text)
-    # An odd piece is a number: by length without leading zeros, then by digits; any length works.
-    values = tuple(
-        (len(piece.lstrip("0")), piece.lstrip("0")) if place % 2 else piece.casefold()
-        for place, piece in enumerate(pieces)
-    )
-    return values, text
+    info = DatasetInfo(name, f"images of the {source.kind} {path}", "the user's own")
+    return load_files(source, read_layout(source), info, options)
 
 
 def read_layout(source: Source) -> Layout:

@@ -16,9 +16,9 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from datasets.dataset import SPLITS, Dataset, DatasetInfo, Progress, Split, fingerprint
+from datasets.dataset import SPLITS, Dataset, DatasetInfo, Options, Progress, Split, fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,11 +41,12 @@ INFO = DatasetInfo(
 )
 
 
-def build(*, seed: int = 0, progress: Progress | None = None, **_: Any) -> Dataset:
+def build(options: Options) -> Dataset:
     """All pictures of a seed, from the cache or drawn. The parts are fixed, as published data's would be."""
     examples = [(part, index) for part in SPLITS for index in range(SPLIT_SIZES[part])]
     ids = [f"{part}/{CLASS_NAMES[label(i)]}_{i:03d}" for part, i in examples]
-    images, name = _load(examples, ids, seed, progress)
+    seed = options.seed
+    images, name = _load(examples, ids, seed, options.progress)
 
     def make_split(part: str) -> Split:
         start = examples.index((part, 0))

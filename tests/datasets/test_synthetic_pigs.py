@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets import load_dataset, synthetic_pigs
+from datasets.dataset import Options
 from datasets.pig_drawing import PIGS, Draws
 
 SIZES = {"train": 684, "validation": 77, "test": 254}
@@ -95,20 +96,20 @@ def quick(monkeypatch, tmp_path):
 
 
 def test_second_load_reads_the_cache(quick, tmp_path):
-    first = synthetic_pigs.build()
+    first = synthetic_pigs.build(Options())
     assert len(quick) == 11
-    second = synthetic_pigs.build()
+    second = synthetic_pigs.build(Options())
     assert len(quick) == 11
     assert first.fingerprint == second.fingerprint
     np.testing.assert_array_equal(second.splits["test"][2][0][0, 0], (2, 4, 0))
-    synthetic_pigs.build(seed=1)
+    synthetic_pigs.build(Options(seed=1))
     assert len(quick) == 22
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_damaged_cache_is_drawn_again(quick, tmp_path, damage):
-    fingerprint = synthetic_pigs.build().fingerprint
+    fingerprint = synthetic_pigs.build(Options()).fingerprint
     (file,) = (tmp_path / "cache").iterdir()
     content = bytearray(file.read_bytes())
     if damage == "cut":
@@ -116,21 +117,21 @@ def test_damaged_cache_is_drawn_again(quick, tmp_path, damage):
     else:
         content[1000] ^= 255
     file.write_bytes(content)
-    assert synthetic_pigs.build().fingerprint == fingerprint
+    assert synthetic_pigs.build(Options()).fingerprint == fingerprint
     assert len(quick) == 22
-    synthetic_pigs.build()
+    synthetic_pigs.build(Options())
     assert len(quick) == 22
 
 
 def test_cache_that_cannot_be_written_is_done_without(quick, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert len(synthetic_pigs.build().splits["train"]) == 6
+    assert len(synthetic_pigs.build(Options()).splits["train"]) == 6
 
 
 def test_other_generators_caches_are_not_read(quick, monkeypatch):
-    synthetic_pigs.build()
+    synthetic_pigs.build(Options())
     monkeypatch.setattr(synthetic_pigs, "GENERATOR", synthetic_pigs.GENERATOR + 1)
-    synthetic_pigs.build()
+    synthetic_pigs.build(Options())
     assert len(quick) == 22
 
 
