@@ -65,7 +65,7 @@ def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Optio
         return decode(source.read(example.content), size)
 
     return assemble(
-        dataclasses.replace(layout, examples=good),
+        dataclasses.replace(layout, examples=good, notes=[*source.notes, *layout.notes]),
         info,
         options,
         digests={e.id: digests[e.content.path] for e in good},

@@ -1,9 +1,9 @@
 """Finds the images that cannot be decoded, once: what was found is kept in the user's cache directory."""
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import PIL
 
+from datasets.cache import cache_dir, whole_file
 from datasets.dataset import BadImage, Progress
 from datasets.images import UndecodableError, decode
 from datasets.sources import File, Source
@@ -33,12 +34,14 @@ def verify(
     cache = _cache_file(source)
     known = _read(cache)
     verdicts = {f.path: v for f in files if (v := known.get(f.path)) and v[0] == f.stamp}
+    # What is known of the source's other files stays: other data sets may be made of those.
+    others = {f.path: known[f.path] for f in source.files if f.path in known}
     new = [f for f in files if f.path not in verdicts]
     if new:
         try:
             _decode_all(source, new, verdicts, progress, total=len(files))
         finally:  # an interrupted check goes on where it was
-            _write(cache, verdicts)
+            _write(cache, others | verdicts)
     digests, bad = {}, []
     for file in files:
         _, digest, reason = verdicts[file.path]
@@ -80,15 +83,6 @@ def _decode_all(
                     last = now
 
 
-def cache_dir() -> Path:
-    """Where derived files are kept: $JAX_ZOO_CACHE, else the user's cache directory."""
-    if os.environ.get("JAX_ZOO_CACHE"):
-        return Path(os.environ["JAX_ZOO_CACHE"])
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("jax-zoo"))
-
-
 def _cache_file(source: Source) -> Path:
     name = hashlib.sha256(os.path.realpath(source.root).encode(errors="surrogateescape"))
     return cache_dir() / "images" / f"{name.hexdigest()[:32]}.json"
@@ -108,15 +102,5 @@ def _write(cache: Path, verdicts: dict[str, Verdict]) -> None:
     """Replace the cache at once, so that no reader meets half a file. Without space or rights the next
     run checks again: no reason to fail."""
     content = {"format": FORMAT, "pillow": PIL.__version__, "images": verdicts}
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=cache.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-            os.replace(temporary, cache)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), whole_file(cache) as file:
+        file.write(json.dumps(content).encode())

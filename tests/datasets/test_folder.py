@@ -375,7 +375,7 @@ def test_pipeline_gets_large_photographs_reduced(tmp_path):
 
 
 def test_empty(tmp_path):
-    assert "photos is empty: give a folder or .zip that has a folder" in refusal(tmp_path, {})
+    assert "photos is empty: give a folder, .zip or .tar that has a folder" in refusal(tmp_path, {})
     assert "is empty" in refusal(tmp_path, write_zip(tmp_path / "a.zip", {}))
 
 
