@@ -140,15 +140,15 @@ def _published_parts(
 
     parts: dict[str | None, list[_Found]] = {}
     for top in sorted(parted):
-        part = PART_NAMES[_plain(top)]
+        part = part_called(top)
         if part in parts:
-            both = [t for t in parted if PART_NAMES[_plain(t)] == part]
+            both = [t for t in parted if part_called(t) == part]
             raise InputError(
                 f"{root} has {_folders(both)}, which both mean the {part} part: keep one of them"
             )
         members = [image.below() for image in tops[top]]
         inner = {image.inside[0] for image in members}
-        if len(inner) == 1 and {PART_NAMES.get(_plain(name)) for name in inner} == {part}:
+        if len(inner) == 1 and {part_called(name) for name in inner} == {part}:
             members = [image.below() for image in members if len(image.inside) > 1]
         parts[part] = members
     if "train" not in parts:
@@ -166,7 +166,7 @@ def class_names(root: Path, examples: Sequence[Example], notes: list[str]) -> tu
         unknown = sorted(classes[part] - known, key=natural_key)
         if unknown:
             raise InputError(
-                f"the {part} part of {root} has {_folders(unknown)}, which the training part lacks:"
+                f"the {part} part of {root} has {listed(unknown)}, which the training part lacks:"
                 " name the classes alike, and give each some training images"
             )
         if known - classes[part]:
@@ -181,11 +181,12 @@ def class_names(root: Path, examples: Sequence[Example], notes: list[str]) -> tu
 
 
 def _parts_among(names: Iterable[str]) -> set[str]:
-    return {name for name in names if _plain(name) in PART_NAMES}
+    return {name for name in names if part_called(name)}
 
 
-def _plain(name: str) -> str:
-    return re.sub("[- ]", "_", name.casefold())
+def part_called(name: str) -> str | None:
+    """The part that a name stands for, if any."""
+    return PART_NAMES.get(re.sub("[- ]", "_", name.casefold()))
 
 
 def _suffix(path: str) -> str:
@@ -204,5 +205,10 @@ def _images(count: int) -> str:
 
 
 def _folders(names: Iterable[str]) -> str:
+    return listed(f"{name}/" for name in names)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first five of some names."""
     names = sorted(names, key=natural_key)
-    return ", ".join(f"{name}/" for name in names[:5]) + ", ..." * (len(names) > 5)
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)

@@ -14,7 +14,7 @@ import threading
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,9 +66,9 @@ def open_source(path: Path, progress: Progress | None = None) -> Source:
         if stat.S_ISDIR(mode):
             return DirectorySource(path)
         if stat.S_ISREG(mode):
-            from datasets import tar  # which needs this module
+            from datasets.archives import is_tar, open_tar  # which need this module
 
-            return tar.open_tar(path, progress) if tar.is_tar(path) else ZipSource(path)
+            return open_tar(path, progress) if is_tar(path) else ZipSource(path)
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist: give the path of a folder, .zip or .tar of images"
@@ -85,7 +85,7 @@ class DirectorySource:
     """All files below a directory. Links are followed, but not in circles."""
 
     kind = "folder"
-    notes = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -121,7 +121,21 @@ class DirectorySource:
             raise UndecodableError(f"{error.strerror or error}") from error
 
 
-def _stamp(entry: os.DirEntry[str]) -> str:
+class ListedSource(DirectorySource):
+    """The files of a directory that someone has listed; the rest of it is not looked at."""
+
+    def __init__(self, root: Path, paths: Iterable[str]) -> None:
+        """Those of `paths` (relative to the root, as `inner_path` gives them) that exist."""
+        self.root = root
+        self.files = []
+        for path in paths:
+            # On the disk an accent may be stored in either form.
+            forms = (root / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+            if found := next(filter(os.path.lexists, forms), None):
+                self.files.append(File(path, _stamp(found), str(found)))
+
+
+def _stamp(entry: os.DirEntry[str] | Path) -> str:
     try:
         status = entry.stat()
     except OSError:  # a link to nowhere: reading it will say so
@@ -132,12 +146,12 @@ def _stamp(entry: os.DirEntry[str]) -> str:
 class ZipSource:
     """The members of a .zip. Nothing is unpacked to the disk.
 
-    With `copied`, the members of another archive, which this zip is a copy of.
+    With `copied`, the members of an archive of some kind, which that zip is a copy of.
     """
 
-    def __init__(self, root: Path, copied: Path | None = None) -> None:
+    def __init__(self, root: Path, copied: Path | None = None, kind: str = "zip") -> None:
         self.root = root
-        self.kind = "tar" if copied else "zip"
+        self.kind = kind
         self.notes: tuple[str, ...] = ()
         self._lock = threading.Lock()
         status = root.stat()

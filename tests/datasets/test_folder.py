@@ -438,7 +438,7 @@ def test_classes_beside_a_part(tmp_path):
 def test_class_that_training_lacks(tmp_path):
     message = refusal(tmp_path, images("train/a", "train/b", "test/a", "test/B"))
     assert "the test part of" in message
-    assert "has B/, which the training part lacks: name the classes alike" in message
+    assert "has B, which the training part lacks: name the classes alike" in message
 
 
 def test_path_twice(tmp_path):

@@ -9,7 +9,8 @@ import tracemalloc
 import pytest
 from image_files import images, png, write_folder, write_tar, write_zip
 
-from datasets import InputError, load_dataset, sources, tar
+from datasets import InputError, load_dataset, sources
+from datasets import archives as unpacking
 from datasets.images import UndecodableError
 from datasets.sources import open_source
 
@@ -71,7 +72,7 @@ def test_it_is_unpacked_once_and_says_so(tmp_path, archives, monkeypatch):
     assert said[0] == ("unpacking a.tar.gz (MiB)", 0, 0)
     (copy,) = archives.iterdir()
     assert source.notes[0].startswith(f"a.tar.gz is read from {copy} (")
-    monkeypatch.setattr(tar, "_unpack", lambda *_: pytest.fail("unpacked again"))
+    monkeypatch.setattr(unpacking, "_unpack", lambda *_: pytest.fail("unpacked again"))
     assert contents(path) == FILES
     assert "where it was unpacked once" in open_source(path).notes[0]
 
@@ -95,14 +96,14 @@ def test_a_changed_tar_is_unpacked_again(tmp_path, archives):
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_nothing_half_is_left(tmp_path, archives, monkeypatch, failure):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
-    copy_member = tar._copy_member
+    copy_member = unpacking._copy_member
 
     def fail(archive, member, target, name):
         if name == "dogs/1.png":
             raise failure
         copy_member(archive, member, target, name)
 
-    monkeypatch.setattr(tar, "_copy_member", fail)
+    monkeypatch.setattr(unpacking, "_copy_member", fail)
     with pytest.raises((KeyboardInterrupt, InputError)) as error:
         open_source(path)
     if error.type is InputError:
@@ -177,7 +178,7 @@ def test_a_name_twice(tmp_path):
 
 def test_bounds(tmp_path, archives, monkeypatch):
     path = write_tar(tmp_path / "a.tar.gz", {"a.bmp": bytes(500_000)})
-    monkeypatch.setattr(tar, "_copy_member", lambda *_: pytest.fail("written first"))
+    monkeypatch.setattr(unpacking, "_copy_member", lambda *_: pytest.fail("written first"))
     for name, value, message in (
         ("FREE_BYTES", 100_000, "would unpack to 488 KiB from"),
         ("MAX_TOTAL_BYTES", 400_000, "would unpack to 488 KiB"),

@@ -1,10 +1,11 @@
-"""Tar archives, which have no table of contents: decoded once, and from then on read like a .zip.
+"""Archives that cannot be read in place, having no table of contents or lying in another: unpacked once.
 
 What a tar unpacks to is kept in the cache directory as one .zip without compression, since tens of thousands of
 small files take minutes to write and to delete on many systems. A tar that has changed is decoded anew.
 """
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import lzma
@@ -17,7 +18,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from datasets.cache import cache_dir, whole_file
 from datasets.dataset import InputError, Progress
@@ -26,7 +27,11 @@ from datasets.sources import ZipSource, check_bounds, check_member, inner_path, 
 FORMAT = 1
 PROGRESS_SECONDS = 0.1
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by magic
+COMPRESSIONS: dict[bytes, Any] = {  # by how such files begin
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 USTAR_PLACE = 257  # of the magic in a header
 
 MAX_HEADER_BYTES = 1 << 20  # of a long name or of extended fields, which are read into memory
@@ -55,28 +60,57 @@ def open_tar(path: Path, progress: Progress | None = None) -> ZipSource:
     copy = _copy_of(path)
     source = None
     if copy.is_file():
-        try:
-            source = ZipSource(path, copy)
-        except InputError:  # damaged: made anew
-            pass
+        with contextlib.suppress(InputError):  # damaged: made anew
+            source = ZipSource(path, copy, kind="tar")
     if source is None:
         try:
             _unpack(path, copy, progress)
         except OSError as error:
-            raise InputError(
-                f"{path} cannot be unpacked to {copy.parent} ({error.strerror}): make room there, set"
-                " JAX_ZOO_CACHE to another folder, or unpack it yourself and give the folder"
-            ) from None
-        source = ZipSource(path, copy)
-    source.notes = (
-        f"{path.name} is read from {copy} ({size_text(copy.stat().st_size)}), where it was unpacked once",
-    )
+            raise _no_room(path, copy, error) from None
+        source = ZipSource(path, copy, kind="tar")
+    source.notes = (_note(path.name, copy),)
     return source
 
 
-def _copy_of(path: Path) -> Path:
+def open_inner_zip(path: Path, name: str, progress: Progress | None = None) -> ZipSource | None:
+    """The members of the .zip called `name` in another .zip, copied to the cache if they are not there yet; None
+    where the file is no .zip or holds none so called."""
+    copy = _copy_of(path, name)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return None
+            member = archive.getinfo(name)
+            check_bounds(path, 1, member.file_size, path.stat().st_size)
+            if not copy.is_file():
+                if progress:
+                    progress(f"copying {name} out of {path.name}", 0, 1)
+                with archive.open(member) as inner, whole_file(copy) as file:
+                    shutil.copyfileobj(inner, file, 1 << 20)
+    except DAMAGED + (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return None  # who opens it in the usual way is told why
+    except OSError as error:
+        raise _no_room(path, copy, error) from None
+    source = ZipSource(path, copy, kind="zip")
+    source.notes = (_note(f"{name} in {path.name}", copy),)
+    return source
+
+
+def _note(name: str, copy: Path) -> str:
+    size = size_text(copy.stat().st_size)
+    return f"{name} is read from {copy} ({size}), where it was unpacked once"
+
+
+def _no_room(path: Path, copy: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path} cannot be unpacked to {copy.parent} ({error.strerror}): make room there, set"
+        " JAX_ZOO_CACHE to another folder, or unpack it yourself and give the folder"
+    )
+
+
+def _copy_of(path: Path, inner: str = "") -> Path:
     status = path.stat()
-    key = f"{FORMAT}\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    key = f"{FORMAT}\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{inner}"
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
     return cache_dir() / "archives" / f"{digest[:32]}.zip"
 
@@ -93,9 +127,11 @@ def _unpack(path: Path, copy: Path, progress: Progress | None) -> None:
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target,
     ):
         try:
-            archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member)
+            archive = tarfile.TarFile.open(  # noqa: SIM115
+                fileobj=cast(BinaryIO, stream), mode="r|", tarinfo=_Member
+            )
             while member := archive.next():
-                archive.members.clear()  # millions of them, otherwise
+                archive.members.clear()  # type: ignore[attr-defined]  # millions, otherwise
                 path_inside = inner_path(path, member.name)
                 total += member.size
                 check_bounds(path, len(seen) + 1, total, packed)
