@@ -1,8 +1,9 @@
 """CIFAR-10: 32x32 photographs in ten classes, the data of the document cifar10.
 
 Understood are the archive of Python pickles, the binary archive, both packed or not, and images in train/<class>/ and
-test/<class>/. Without --data-dir the first is downloaded. The published test part stays the test part, and validation
-comes out of the 50,000 training images. (The document has no validation.)
+test/<class>/ (of which JPEG files are noted: they are a lossy copy). Without --data-dir the first is downloaded. The
+published test part stays the test part, and validation comes out of the 50,000 training images. (The document has no
+validation.)
 
 The pickles are read without running what they name: they may hold dictionaries, lists, texts, numbers and byte
 arrays, of which a stand-in is built; anything else is refused.
@@ -76,6 +77,8 @@ def build(options: Options) -> Dataset:
         return DOWNLOAD.finish(_of_batches(source, options))
     layout = DOWNLOAD.layout(source)
     DOWNLOAD.check_classes(source.root, layout.class_names, CLASSES)
+    if any(e.id.lower().endswith((".jpg", ".jpeg")) for e in layout.examples):
+        layout.notes.append("the images are JPEG files, a lossy copy of the published ones")
     return DOWNLOAD.finish(load_files(source, layout, INFO, options))
 
 

@@ -39,7 +39,10 @@ def fetch(url: str, md5: str, name: str, progress: Progress | None = None) -> Pa
 
 
 def _reason(error: Exception) -> str:
-    if getattr(error, "response", None) is not None or getattr(error, "strerror", None):
+    response = getattr(error, "response", None)
+    if response is not None:
+        response.close()  # its connection is open still
+    if response is not None or getattr(error, "strerror", None):
         return str(error).splitlines()[0]
     return type(error).__name__
 
