@@ -85,7 +85,7 @@ def read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ())
     if lacking:
         raise InputError(
             f"{path} has no column {' and no column '.join(lacking)} in its first line: begin it with"
-            f" {','.join(required)}{'[,' * bool(optional)}{',]['.join(optional)}{']' * bool(optional)}"
+            f" {','.join(required)}{' and, where wanted, ' * bool(optional)}{','.join(optional)}"
         )
     wanted = {name: head.index(name) for name in (*required, *optional) if name in head}
     found = []
