@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 
 from datasets.cache import cache_dir, whole_file
 from datasets.dataset import InputError, Progress
-from datasets.sources import ZipSource, check_bounds, check_member, inner_path, is_junk, size_text
+from datasets.sources import ZipSource, check_bounds, check_member, inner_path, size_text
 
 FORMAT = 1
 PROGRESS_SECONDS = 0.1
@@ -135,7 +135,7 @@ def _unpack(path: Path, copy: Path, progress: Progress | None) -> None:
                 path_inside = inner_path(path, member.name)
                 total += member.size
                 check_bounds(path, len(seen) + 1, total, packed)
-                if member.isdir() or any(map(is_junk, path_inside.split("/"))):
+                if member.isdir():
                     continue
                 check_member(path, member.name, member.size)
                 if path_inside in seen:

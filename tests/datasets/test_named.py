@@ -356,7 +356,12 @@ def test_cats_dogs_with_what_lies_in_its_folders(tmp_path):
 
 
 def test_cats_dogs_subset(tmp_path):
-    files = images("train/cats", "train/dogs", "test/cats", "test/dogs")
+    files = {
+        f"{part}/{name}s/{name}.{i}.jpg": png(i + place * 100, format="JPEG")
+        for place, part in enumerate(("train", "test"))
+        for name in ("cat", "dog")
+        for i in range(10)
+    }
     data = load_dataset("cats_dogs", data_dir=write_zip(tmp_path / "cats_dogs.zip", files))
     assert sizes(data) == {"train": 18, "validation": 2, "test": 20}
     assert data.class_names == ("cats", "dogs")
