@@ -110,6 +110,7 @@ def test_published_archives(tmp_path, kind, way):
         "100 training (with validation) and 20 test images, not the 50000 and 10000 of the published set"
     )
     assert data.info is cifar10.INFO
+    assert len(data.notes) == 1 + ("tar" in way or way == "folder with it")
     split = data.splits["train"]
     seen = {}
     for part in data.splits.values():
@@ -129,6 +130,14 @@ def test_both_archives_are_the_same_data(tmp_path):
     binary = load_dataset("cifar10", data_dir=write_tar(tmp_path / "b.tar.gz", binary_files()))
     assert python.fingerprint == binary.fingerprint
     assert python.manifest()["splits"] == binary.manifest()["splits"]
+
+
+def test_a_folder_that_holds_several_archives(tmp_path):
+    write_tar(tmp_path / "cifar-10-python.tar.gz", python_files())
+    write_tar(tmp_path / "cifar-10-binary.tar.gz", binary_files())
+    write_zip(tmp_path / "photos.zip", images("cats", "dogs"))
+    data = load_dataset("cifar10", data_dir=tmp_path)
+    assert data.provenance["path"] == str(tmp_path / "cifar-10-python.tar.gz")
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

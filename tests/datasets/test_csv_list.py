@@ -87,6 +87,13 @@ def test_columns_by_name_in_any_order_and_form(tmp_path):
     assert labels(load_dataset(path)) == LABELS
 
 
+def test_the_order_of_the_lines_does_not_matter(tmp_path):
+    write_folder(tmp_path, FILES)
+    rows = [f"{name},{label}" for name, label in LABELS.items()]
+    there, back = (load_dataset(write(tmp_path / "a.csv", *r)) for r in (rows, rows[::-1]))
+    assert there.splits["train"].ids == back.splits["train"].ids
+
+
 def test_splits_are_kept(tmp_path):
     write_folder(tmp_path, FILES)
     parts = ["training", "Val", "test", "train", "train"] * 4

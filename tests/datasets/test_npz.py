@@ -99,6 +99,7 @@ def test_floats(tmp_path, top, dtype):
     values = (pixels / 255).astype(dtype) if top == 1 else pixels.astype(dtype)
     values[1, 0, 0], pixels[1, 0, 0] = np.nan, 0
     values[2, 0, 0], pixels[2, 0, 0] = -3, 0
+    values[4, 0, 0], pixels[4, 0, 0] = 100.6 * top / 255, 101
     if top == 255:
         values[3, 0, 0], pixels[3, 0, 0] = np.inf, 255
     data = load_dataset(save(tmp_path / "a.npz", x=values, y=labels()))
