@@ -100,6 +100,7 @@ class TrainBatches:
             )
         self._split = split
         self._batch_size = batch_size
+        self.image_size = image_size
         self._geometry = (image_size, resize, interpolation, crop_fraction)
         self._seed = seed
         self._shard = shard

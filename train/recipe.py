@@ -119,6 +119,9 @@ class Recipe:
     """Share of test images, where the data have no such part."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """What to do about files that cannot be decoded."""
+    feed: Literal["auto", "stepwise", "resident"] = "auto"
+    """How images reach the device: a batch at a time, or all at once to stay there; auto: resident on a GPU when
+    they fit."""
     stages: tuple[Stage, ...] = (Stage(),)
 
     def options(self) -> dict[str, Any]:

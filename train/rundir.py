@@ -94,11 +94,12 @@ class RunDir:
             raise InputError(
                 f"{self.path} already holds a run: give another --workdir, or --resume auto to go on with it"
             )
-        # More epochs continue a run, and data may have moved (their fingerprint is compared later).
+        # More epochs continue a run, data may have moved (their fingerprint is compared later), and the way
+        # in which they are fed changes nothing but the speed.
         changed = [
             text
             for text in differences(self.read_recipe(), recipe)
-            if not text.startswith(("data_dir:", "name:")) and ".epochs:" not in text
+            if not text.startswith(("data_dir:", "feed:", "name:")) and ".epochs:" not in text
         ]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

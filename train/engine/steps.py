@@ -128,6 +128,33 @@ def make_train_step(
     return train_step
 
 
+def make_steps(
+    train_step: Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]],
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Steps `start` to `stop` of an epoch as one function of one device, with the data in its memory.
+
+    It takes the state, `images` uint8 [N, H, W, 3], `labels` int32 [N], `order` int32 [steps, B] (the examples
+    of each step), `start`, `stop` and the clock, and gives the state and the metrics, each [steps], zero
+    where no step was run. The bounds are arguments, so that one program runs any piece of an epoch.
+    """
+
+    def run(state: TrainState, images, labels, order, start, stop, clock: Clock):
+        def batch_of(step: ArrayLike) -> Batch:
+            index = order[step]
+            return {"image": images[index], "label": labels[index], "index": index}
+
+        def body(step, carry):
+            state, log = carry
+            state, metrics = train_step(state, batch_of(step), clock)
+            return state, jax.tree.map(lambda old, new: old.at[step].set(new), log, metrics)
+
+        _, metrics = jax.eval_shape(train_step, state, batch_of(0), clock)
+        log = jax.tree.map(lambda m: jnp.zeros(len(order), m.dtype), metrics)
+        return jax.lax.fori_loop(start, stop, body, (state, log))
+
+    return run
+
+
 def make_eval_step(
     objective: Objective, preprocessing: zoo.Preprocessing
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
