@@ -174,11 +174,27 @@ class Start:
     options: dict[str, Any]  # of the module, besides its classes and dtype
     variables: dict[str, Any]  # params and batch_stats
     preprocessing: zoo.Preprocessing
-    report: str  # what was taken from pretrained weights; empty without
+    pretrained: dict[str, Any]  # what was taken from pretrained weights; empty without
+
+    def to_json(self) -> dict[str, Any]:
+        """What pretrained weights decided besides the numbers."""
+        return {
+            "options": self.options,
+            "preprocessing": self.preprocessing.to_json(),
+            "pretrained": self.pretrained,
+        }
 
 
-def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
+def start_of(
+    recipe: Recipe,
+    size: tuple[int, int],
+    num_classes: int,
+    decided: dict[str, Any] | None = None,
+) -> Start:
     """The recipe's model with initial or pretrained weights; `size` is meant unless the weights have their own.
+
+    `decided` is `Start.to_json` of a run that goes on: its numbers are in its checkpoints, and the file of
+    weights, which may be gone or changed since then, is left alone.
 
     Raises InputError for an unknown option, images that are too small, or weights that do not fit.
     """
@@ -187,7 +203,12 @@ def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
         module = build_model(recipe.model, num_classes, recipe.dtype, options)
         _check_size(module, recipe.model, size)
         variables = steps.init_variables(module, (*size, 3), recipe.seed)
-        return Start(module, options, variables, zoo.Preprocessing(input_size=size), "")
+        return Start(module, options, variables, zoo.Preprocessing(input_size=size), {})
+    if decided is not None:
+        preprocessing = zoo.Preprocessing.from_json(decided["preprocessing"])
+        module = build_model(recipe.model, num_classes, recipe.dtype, decided["options"])
+        variables = steps.init_variables(module, (*preprocessing.input_size, 3), recipe.seed)
+        return Start(module, decided["options"], variables, preprocessing, decided["pretrained"])
     from zoo.pretrained import load
 
     taken = load(
@@ -201,15 +222,16 @@ def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
     module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
     _check_size(module, recipe.model, taken.preprocessing.input_size)
     variables = {"batch_stats": {}, **taken.variables}
-    return Start(module, taken.options, variables, taken.preprocessing, taken.report)
+    pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
+    return Start(module, taken.options, variables, taken.preprocessing, pretrained)
 
 
 def _check_size(module: Any, name: str, size: tuple[int, int]) -> None:
     try:
         zoo.layer_table(module, (*size, 3))
     except zoo.InputError as error:
-        text = f"{name} at {size[0]}x{size[1]} pixels: {error}; give a larger --image-size"
-        raise InputError(text) from None
+        advice = "; give a larger --image-size" if "too small" in str(error) else ""
+        raise InputError(f"{name} at {size[0]}x{size[1]} pixels: {error}{advice}") from None
 
 
 def build_model(name: str, num_classes: int, dtype: str, options: dict[str, Any]) -> Any:

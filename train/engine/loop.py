@@ -213,6 +213,9 @@ class _Fit:
         position, recipe = self.position, self.recipe
         fresh = self._fresh_state(stage)
         self.state = self.devices.replicate(fresh if restored is None else restored)
+        if self.frozen:
+            total = len(jax.tree.leaves(self.variables["params"]))
+            cli.say(f"frozen: {len(self.frozen)} of {total} arrays of parameters")
         objective = OBJECTIVES[stage.objective](self._synchronised(self.model))
         train_step = steps.make_train_step(
             objective, self.optimizer, self.preprocessing, stage.augment, self.frozen
@@ -242,6 +245,8 @@ class _Fit:
 
         if position.stopped or position.stage_epoch >= stage.epochs:
             return  # this stage had ended when the run was resumed
+        if position.step == 0 and recipe.pretrained:  # from here on their file may go
+            self._save()
         self.feed = self._make_feed(batches, train_step)
         self._compile()
         while position.stage_epoch < stage.epochs and not position.stopped:
