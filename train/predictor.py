@@ -16,6 +16,7 @@ import numpy as np
 import zoo
 from datasets.images import resize
 from train.engine import steps
+from train.engine.cropping import evaluation_view
 from train.engine.evaluation import array_batches, run_outputs
 from train.engine.objectives import OBJECTIVES
 from train.engine.parallel import Devices
@@ -181,13 +182,15 @@ def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
     """The recipe's model with initial or pretrained weights; `size` is meant unless the weights have their own.
 
     Raises InputError for an unknown option, images that are too small, or weights that do not fit.
+    Random windows (`augment.resize`) narrow what evaluation sees.
     """
     if recipe.pretrained is None:
         options = recipe.options()
         module = build_model(recipe.model, num_classes, recipe.dtype, options)
         _check_size(module, recipe.model, size)
         variables = steps.init_variables(module, (*size, 3), recipe.seed)
-        return Start(module, options, variables, zoo.Preprocessing(input_size=size), "")
+        preprocessing = evaluation_view(zoo.Preprocessing(input_size=size), recipe.stages)
+        return Start(module, options, variables, preprocessing, "")
     from zoo.pretrained import load
 
     taken = load(
@@ -201,7 +204,8 @@ def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
     module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
     _check_size(module, recipe.model, taken.preprocessing.input_size)
     variables = {"batch_stats": {}, **taken.variables}
-    return Start(module, taken.options, variables, taken.preprocessing, taken.report)
+    preprocessing = evaluation_view(taken.preprocessing, recipe.stages)
+    return Start(module, taken.options, variables, preprocessing, taken.report)
 
 
 def _check_size(module: Any, name: str, size: tuple[int, int]) -> None:

@@ -16,14 +16,15 @@ import numpy as np
 
 import zoo
 from datasets import Dataset
-from datasets.pipeline import TrainBatches, eval_batches, steps_per_epoch
+from datasets.pipeline import TrainBatches, eval_batches
 from train import cli
 from train.analysis.metrics import loss_and_accuracy
 from train.engine import steps
 from train.engine.checkpoints import Checkpoints
+from train.engine.cropping import training_geometry
 from train.engine.evaluation import run_outputs
 from train.engine.freezing import frozen_paths
-from train.engine.objectives import OBJECTIVES
+from train.engine.objectives import OBJECTIVES, balanced_weights
 from train.engine.optimizers import (
     EarlyStopping,
     ReduceOnPlateau,
@@ -197,30 +198,30 @@ class _Fit:
         fresh = self._fresh_state(stage)
         self.state = self.devices.replicate(fresh if restored is None else restored)
         objective = OBJECTIVES[stage.objective](self._synchronised(self.model))
+        split = self.dataset.splits["train"]
+        weights = None
+        if stage.balance == "class_weights":
+            weights = balanced_weights(split.labels, len(self.dataset.class_names))
         self.train_step = self.devices.compile_train_step(
             steps.make_train_step(
-                objective, self.optimizer, self.preprocessing, stage.augment, self.frozen
+                objective, self.optimizer, self.preprocessing, stage.augment, self.frozen, weights
             )
         )
         self.eval_step = self.devices.compile_eval_step(
             steps.make_eval_step(objective, self.preprocessing)
         )
-        split = self.dataset.splits["train"]
-        self.steps_per_epoch = steps_per_epoch(
-            len(split), recipe.batch_size, keep_tail=recipe.keep_tail, multiple_of=len(self.devices)
-        )
         batches = TrainBatches(
             split,
             batch_size=recipe.batch_size,
-            image_size=self.preprocessing.input_size,
-            resize=self.preprocessing.resize,
-            interpolation=self.preprocessing.interpolation,
-            crop_fraction=self.preprocessing.crop_fraction,
             seed=recipe.seed,
             keep_tail=recipe.keep_tail,
             num_epochs=stage.epochs,
             multiple_of=len(self.devices),
+            repeats=stage.augment.crops_per_image,
+            balanced=stage.balance == "sampling",
+            **training_geometry(self.preprocessing, stage.augment),
         )
+        self.steps_per_epoch = batches.steps_per_epoch
         plateau = ReduceOnPlateau(
             stage.plateau,
             _or_infinity(position.plateau_best),
@@ -286,7 +287,7 @@ class _Fit:
         height, width = self.preprocessing.input_size
         for size in batches.batch_sizes:
             batch: dict[str, np.ndarray] = {
-                "image": np.zeros((size, height, width, 3), np.uint8),
+                "image": np.zeros((size, *batches.image_size, 3), np.uint8),
                 "label": np.zeros(size, np.int32),
                 "index": np.zeros(size, np.int32),
             }
