@@ -131,8 +131,9 @@ def resize(
     """An image uint8 [H, W, 3] at `size` (height, width), by Pillow: antialiased unless "nearest".
 
     "squash" ignores the aspect ratio, as Keras does; "crop" takes the largest centred part of the right
-    aspect ratio, and of that the centred `crop_fraction` along each side: 224 / 256 is torchvision's "resize
-    to 256, take 224". An image that has the size already, and is wanted whole, is returned as it is, not copied.
+    aspect ratio. Of either the centred `crop_fraction` along each side is taken: 224 / 256 is torchvision's
+    "resize to 256, take 224". An image that has the size already, and is wanted whole, is returned as it is,
+    not copied.
     """
     height, width = image.shape[:2]
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
@@ -141,15 +142,15 @@ def resize(
         raise ValueError(f"mode is {mode!r} instead of 'squash' or 'crop'")
     if not 0 < crop_fraction <= 1:
         raise ValueError(f"crop_fraction is {crop_fraction}: give a share, such as 0.875")
-    if (height, width) == tuple(size) and (mode == "squash" or crop_fraction == 1):
+    if (height, width) == tuple(size) and crop_fraction == 1:
         return image
-    box = (0.0, 0.0, float(width), float(height))
+    crop_height, crop_width = crop_fraction * height, crop_fraction * width
     if mode == "crop":
         scale = crop_fraction * min(height / size[0], width / size[1])
         crop_height, crop_width = scale * size[0], scale * size[1]
-        top, left = (height - crop_height) / 2, (width - crop_width) / 2
-        # Rounding must not carry the box past the image's edge.
-        box = (left, top, min(left + crop_width, width), min(top + crop_height, height))
+    # Rounding must not carry the box past the image's edges.
+    top, left = max((height - crop_height) / 2, 0.0), max((width - crop_width) / 2, 0.0)
+    box = (left, top, min(left + crop_width, width), min(top + crop_height, height))
     resample = Image.Resampling[interpolation.upper()]
     return np.array(Image.fromarray(image).resize((size[1], size[0]), resample, box))
 

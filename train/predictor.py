@@ -16,6 +16,7 @@ import numpy as np
 import zoo
 from datasets.images import resize
 from train.engine import steps
+from train.engine.cropping import evaluation_view
 from train.engine.evaluation import array_batches, run_outputs
 from train.engine.objectives import OBJECTIVES
 from train.engine.parallel import Devices
@@ -197,13 +198,15 @@ def start_of(
     weights, which may be gone or changed since then, is left alone.
 
     Raises InputError for an unknown option, images that are too small, or weights that do not fit.
+    Random windows (`augment.resize`) narrow what evaluation sees.
     """
     if recipe.pretrained is None:
         options = recipe.options()
         module = build_model(recipe.model, num_classes, recipe.dtype, options)
         _check_size(module, recipe.model, size)
         variables = steps.init_variables(module, (*size, 3), recipe.seed)
-        return Start(module, options, variables, zoo.Preprocessing(input_size=size), {})
+        preprocessing = evaluation_view(zoo.Preprocessing(input_size=size), recipe.stages)
+        return Start(module, options, variables, preprocessing, {})
     if decided is not None:
         preprocessing = zoo.Preprocessing.from_json(decided["preprocessing"])
         module = build_model(recipe.model, num_classes, recipe.dtype, decided["options"])
@@ -222,8 +225,9 @@ def start_of(
     module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
     _check_size(module, recipe.model, taken.preprocessing.input_size)
     variables = {"batch_stats": {}, **taken.variables}
+    preprocessing = evaluation_view(taken.preprocessing, recipe.stages)
     pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
-    return Start(module, taken.options, variables, taken.preprocessing, pretrained)
+    return Start(module, taken.options, variables, preprocessing, pretrained)
 
 
 def _check_size(module: Any, name: str, size: tuple[int, int]) -> None:

@@ -6,8 +6,10 @@ schedule and augmentation. Names are resolved to functions in `train/engine`.
 
 import ast
 import dataclasses
+import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
 
@@ -56,16 +58,41 @@ class EarlyStop:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of each training image, drawn anew every epoch; nothing by default."""
+    """Random changes of each training image, drawn anew at every visit; nothing by default."""
 
+    resize: int | None = None
+    """Height in pixels at which training images are loaded; each visit sees a random window of the model's
+    size, evaluation the window in the middle (default: the model's size)."""
+    crops_per_image: int = 1
+    """How often an epoch visits each image: its steps multiply."""
     rotation: float = 0.0
     """Largest rotation to either side, in degrees."""
     shift_x: float = 0.0
     """Largest horizontal shift to either side, as a share of the width."""
     shift_y: float = 0.0
     """Largest vertical shift to either side, as a share of the height."""
+    zoom: float = 0.0
+    """Largest enlargement and reduction, as a share: 0.1 is 0.9 to 1.1 times."""
+    aspect: float = 0.0
+    """Largest change of the ratio of width to height: 0.25 is 4/5 to 5/4 of it."""
+    crop_area: float = 1.0
+    """Proportional crop: windows of at least this share of the image's area, scaled to the model's size."""
     flip: bool = False
     """Mirror every other image, on average."""
+    flip_vertical: bool = False
+    """Turn every other image upside down, on average."""
+    brightness: float = 0.0
+    """Largest change of the brightness's factor: 0.2 is 0.8 to 1.2."""
+    contrast: float = 0.0
+    """Largest change of the contrast's factor: 0.2 is 0.8 to 1.2."""
+    noise_share: float = 0.0
+    """Share of the images that get Gaussian noise."""
+    noise_sigma: float = 25.5
+    """That noise's standard deviation, in grey levels of 0 to 255."""
+    cutout: float = 0.0
+    """Side of a square that is hidden, as a share of the image's side."""
+    cutout_fill: int | None = None
+    """Grey level of that square (default: the image's mean colour)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +109,9 @@ class Stage:
     optimizer: Optimizer = Optimizer()
     plateau: Plateau = Plateau()
     early_stop: EarlyStop = EarlyStop()
+    balance: Literal["none", "class_weights", "sampling"] = "none"
+    """Against classes of unequal size: weigh the losses of their images (Keras's class_weight, "balanced"), or
+    draw all classes equally often."""
     augment: Augmentation = Augmentation()
 
 
@@ -168,6 +198,12 @@ class Recipe:
                 raise InputError(
                     f"stage {index} ({stage.name}) has learning rate {stage.optimizer.learning_rate}: give one above 0"
                 )
+            if stage.balance == "class_weights" and stage.objective != "classification":
+                raise InputError(
+                    f"stage {index} ({stage.name}) has class weights, but {stage.objective} reads no labels:"
+                    f" give --stages.{index}.balance sampling or none"
+                )
+            _check_augmentation(stage.augment, f"--stages.{index}.augment")
         self.options()
 
     def to_json(self) -> dict[str, Any]:
@@ -178,6 +214,34 @@ class Recipe:
     def from_json(cls, data: dict[str, Any]) -> "Recipe":
         """The inverse of `to_json`; InputError names a field that is unknown or of a wrong type."""
         return _from_plain(cls, data, "recipe")
+
+
+# What a field of an Augmentation may be: the test, and the words for it.
+_ANY_SHARE = (lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
+_BELOW_1 = (lambda v: 0 <= v < 1, "a share of at least 0 and below 1, such as 0.1")
+_AUGMENTATION_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "resize": (lambda v: v is None or v >= 1, "at least 1 pixel"),
+    "crops_per_image": (lambda v: v >= 1, "at least 1"),
+    "rotation": (lambda v: 0 <= v <= 180, "degrees from 0 to 180"),
+    "shift_x": _ANY_SHARE,
+    "shift_y": _ANY_SHARE,
+    "zoom": _BELOW_1,
+    "aspect": (lambda v: 0 <= v < math.inf, "at least 0, such as 0.25"),
+    "crop_area": (lambda v: 0 < v <= 1, "a share above 0, at most 1, such as 0.5"),
+    "brightness": _ANY_SHARE,
+    "contrast": _ANY_SHARE,
+    "noise_share": _ANY_SHARE,
+    "noise_sigma": (lambda v: 0 <= v < math.inf, "grey levels of at least 0, such as 25.5"),
+    "cutout": _ANY_SHARE,
+    "cutout_fill": (lambda v: v is None or 0 <= v <= 255, "a grey level from 0 to 255"),
+}
+
+
+def _check_augmentation(augment: Augmentation, flag: str) -> None:
+    for name, (fits, words) in _AUGMENTATION_LIMITS.items():
+        value = getattr(augment, name)
+        if not fits(value):
+            raise InputError(f"{flag}.{name.replace('_', '-')} is {value}: give {words}")
 
 
 def _from_plain(kind: Any, value: Any, where: str) -> Any:

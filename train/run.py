@@ -271,8 +271,10 @@ def _check_freezing(recipe: Recipe, params: Any) -> None:
 
 
 def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
-    """The recipe's data set."""
+    """The recipe's data set; what comes in any size, as large as it is used."""
     from datasets import load_dataset
+
+    sizes = [size[0], *(stage.augment.resize or 0 for stage in recipe.stages)]
 
     progress = cli.Progress()
     try:
@@ -282,7 +284,7 @@ def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
             seed=recipe.split_seed,
             validation_fraction=recipe.validation_fraction,
             test_fraction=recipe.test_fraction,
-            image_size=size[0],
+            image_size=max(sizes),
             on_bad_image=recipe.on_bad_image,
             progress=_progress_callback(progress),
         )

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from datasets import InputError, Split
 from datasets.images import resize
-from datasets.pipeline import TrainBatches, epoch_order, eval_batches, load_arrays, steps_per_epoch
+from datasets.pipeline import (
+    TrainBatches,
+    balanced_order,
+    epoch_order,
+    eval_batches,
+    load_arrays,
+    steps_per_epoch,
+)
 
 
 def numbered(total, size=(4, 6)):
@@ -44,6 +51,62 @@ def test_order_is_the_same_on_every_platform_and_version():
 PINNED = [2, 8, 9, 3, 6, 4, 1, 7, 5, 0]
 
 
+def test_repeated_visits_are_of_every_example_and_never_the_same():
+    order = epoch_order(7, seed=1, epoch=2, repeats=6)
+    assert sorted(order) == list(range(42))
+    np.testing.assert_array_equal(np.bincount(order % 7), np.full(7, 6))
+    assert np.any(order != epoch_order(7, seed=1, epoch=3, repeats=6))
+
+
+UNEVEN = np.array([0] * 40 + [1] * 7 + [3] * 3)  # and none of class 2
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=80),
+    st.integers(1, 4),
+    st.integers(0, 100),
+)
+def test_balanced_order_has_all_classes_equally_often(labels, repeats, epoch):
+    labels = np.array(labels)
+    order = balanced_order(labels, seed=3, epoch=epoch, repeats=repeats)
+    total = len(labels) * repeats
+    assert len(order) == total == len(set(order.tolist()))
+    examples = order % len(labels)
+    counts = np.bincount(labels[examples], minlength=6)[np.unique(labels)]
+    assert counts.max() - counts.min() <= 1
+    for name in np.unique(labels):  # within a class, too: each example as often as any other
+        visits = np.bincount(examples, minlength=len(labels))[labels == name]
+        assert visits.max() - visits.min() <= 1
+    again = balanced_order(labels, seed=3, epoch=epoch, repeats=repeats)
+    np.testing.assert_array_equal(order, again)
+
+
+def test_balanced_order_is_shuffled_and_depends_on_seed_and_epoch():
+    order = balanced_order(UNEVEN, seed=0, epoch=0)
+    assert np.any(order != balanced_order(UNEVEN, seed=0, epoch=1))
+    assert np.any(order != balanced_order(UNEVEN, seed=1, epoch=0))
+    halves = UNEVEN[order % 50][:24], UNEVEN[order % 50][24:]
+    assert all(set(half.tolist()) == {0, 1, 3} for half in halves)
+    # The largest class takes turns: over some epochs all of its examples are seen, and about equally often.
+    visits = sum(
+        np.bincount(balanced_order(UNEVEN, seed=0, epoch=e) % 50, minlength=50) for e in range(60)
+    )
+    assert visits[:40].min() > 12 and visits[:40].max() < 40  # 25 expected
+    # What does not come out even goes to every class in turn: 50 is 3 x 16 + 2.
+    extra = {
+        tuple(np.bincount(UNEVEN[balanced_order(UNEVEN, seed=0, epoch=e) % 50])) for e in range(30)
+    }
+    assert extra == {(17, 17, 0, 16), (17, 16, 0, 17), (16, 17, 0, 17)}
+
+
+def test_balanced_order_is_the_same_on_every_platform_and_version():
+    order = balanced_order(np.array([0, 0, 0, 0, 0, 1, 1]), seed=3, epoch=2)
+    assert order.tolist() == PINNED_BALANCED
+
+
+PINNED_BALANCED = [13, 12, 6, 1, 5, 0, 2]  # of class 0 three examples, of class 1 both twice
+
+
 @pytest.mark.parametrize(
     ("keep_tail", "multiple_of", "sizes"),
     [(False, 1, [8, 8]), (True, 1, [8, 8, 7]), (True, 4, [8, 8, 4]), (True, 8, [8, 8])],
@@ -69,6 +132,25 @@ def test_batches_hold_images_labels_and_places():
         }
         np.testing.assert_array_equal(batch["image"][:, 3, 3, 1], batch["index"])
         np.testing.assert_array_equal(batch["label"], batch["index"] % 3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"repeats": 3}, {"balanced": True}, {"repeats": 2, "balanced": True}]
+)
+def test_visits_bring_the_image_and_label_of_their_example(options):
+    batches = batches_of(keep_tail=True, **options)
+    repeats = options.get("repeats", 1)
+    assert batches.steps_per_epoch == steps_per_epoch(23 * repeats, 5, keep_tail=True)
+    epochs = list(batches.iterate())
+    assert len(epochs) == 2 * batches.steps_per_epoch
+    for batch in epochs:
+        np.testing.assert_array_equal(batch["image"][:, 3, 3, 1], batch["index"] % 23)
+        np.testing.assert_array_equal(batch["label"], batch["index"] % 23 % 3)
+    for number in range(2):
+        part = epochs[number * batches.steps_per_epoch :][: batches.steps_per_epoch]
+        seen = np.concatenate([b["index"] for b in part])
+        np.testing.assert_array_equal(seen, batches.order(number))
+        assert len(set(seen.tolist())) == 23 * repeats
 
 
 def same(ours, theirs):

@@ -21,10 +21,11 @@ from train import cli
 from train.analysis.metrics import loss_and_accuracy
 from train.engine import steps
 from train.engine.checkpoints import Checkpoints
+from train.engine.cropping import training_geometry
 from train.engine.evaluation import run_outputs
 from train.engine.feeding import Chunk, Resident, Stepwise, choose
 from train.engine.freezing import frozen_paths
-from train.engine.objectives import OBJECTIVES
+from train.engine.objectives import OBJECTIVES, balanced_weights
 from train.engine.optimizers import (
     EarlyStopping,
     ReduceOnPlateau,
@@ -217,12 +218,17 @@ class _Fit:
             total = len(jax.tree.leaves(self.variables["params"]))
             cli.say(f"frozen: {len(self.frozen)} of {total} arrays of parameters")
         objective = OBJECTIVES[stage.objective](self._synchronised(self.model))
+        weights = None
+        if stage.balance == "class_weights":
+            labels = self.dataset.splits["train"].labels
+            weights = balanced_weights(labels, len(self.dataset.class_names))
         train_step = steps.make_train_step(
-            objective, self.optimizer, self.preprocessing, stage.augment, self.frozen
+            objective, self.optimizer, self.preprocessing, stage.augment, self.frozen, weights
         )
         self.eval_step = self.devices.compile_eval_step(
             steps.make_eval_step(objective, self.preprocessing)
         )
+        geometry = training_geometry(self.preprocessing, stage.augment)
         batches = TrainBatches(
             self.dataset.splits["train"],
             batch_size=recipe.batch_size,
@@ -230,7 +236,9 @@ class _Fit:
             keep_tail=recipe.keep_tail,
             num_epochs=stage.epochs,
             multiple_of=len(self.devices),
-            **self._geometry(),
+            repeats=stage.augment.crops_per_image,
+            balanced=stage.balance == "sampling",
+            **geometry,
         )
         self.steps_per_epoch = batches.steps_per_epoch
         plateau = ReduceOnPlateau(
