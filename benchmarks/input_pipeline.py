@@ -126,12 +126,12 @@ def loading(arguments: Arguments, data: Path) -> dict[str, Any]:
     """Images/s of every side with every number of workers, in turns."""
     ours = [sys.executable, "-m", "benchmarks.loading"]
     peer = [str(arguments.torch_python or sys.executable), "-m", "benchmarks.peers.torch_loading"]
-    sides = [
+    sides: list[tuple[str, list[str], str, int]] = [
         (f"zoo, {decoder}", ours, decoder, workers)
         for decoder in arguments.decoders
         for workers in arguments.num_workers
     ]
-    for name in arguments.peers:
+    for name in map(str, arguments.peers):
         sides += [(name, peer, "exact", workers) for workers in (0, *arguments.num_workers)]
     environment: dict[str, Any] = {}
     results = []
@@ -204,7 +204,8 @@ def deviation(data: Path, side: int, count: int = 200) -> dict[str, float]:
     from datasets.images import Geometry
 
     split = load_dataset(data).splits["train"]
-    exact, fast = (Geometry((side, side), decoder=d) for d in ("exact", "fast"))
+    exact = Geometry((side, side))
+    fast = dataclasses.replace(exact, decoder="fast")
     count = min(count, len(split))
     errors = [
         np.abs(split.resized(i, exact).astype(int) - split.resized(i, fast)) for i in range(count)
@@ -223,12 +224,13 @@ def resident(folder: Path, arguments: Arguments) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from datasets import load_dataset
+    from datasets.images import Geometry
     from datasets.pipeline import TrainBatches, epoch_order, load_arrays
     from train.engine.parallel import Devices
 
     make_photographs(folder, arguments.resident_images, SMALL_SIDE)
     split = load_dataset(folder).splits["train"]
-    size = (SMALL_SIDE, SMALL_SIDE)
+    geometry = Geometry((SMALL_SIDE, SMALL_SIDE))
     batch = 2 * arguments.batch_size
     steps = len(split) // batch
     devices = Devices()
@@ -246,7 +248,7 @@ def resident(folder: Path, arguments: Arguments) -> dict[str, Any]:
         return jax.lax.fori_loop(0, len(order), body, jnp.float32(0))
 
     batches = TrainBatches(
-        split, batch_size=batch, image_size=size, seed=0, num_epochs=2 * arguments.rounds + 2
+        split, batch_size=batch, geometry=geometry, seed=0, num_epochs=2 * arguments.rounds + 2
     )
     iterator = batches.iterate()
 
@@ -254,7 +256,7 @@ def resident(folder: Path, arguments: Arguments) -> dict[str, Any]:
         for _ in range(steps):
             use(devices.split(next(iterator))["image"]).block_until_ready()
 
-    images = devices.replicate(load_arrays(split, size)[0])
+    images = devices.replicate(load_arrays(split, geometry)[0])
 
     def from_memory() -> None:
         order = epoch_order(len(split), seed=0, epoch=0)[: steps * batch].reshape(steps, batch)

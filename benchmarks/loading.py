@@ -19,18 +19,18 @@ class ZooLoading:
         return facts
 
     def build(
-        self, path: str, num_workers: int, image_size: int, batch_size: int, decoder: str
+        self, path: str, num_workers: int, image_size: int, batch_size: int, decoder: Any
     ) -> int:
         """Open a data set of images, and load the first batches; how many images an epoch has."""
         from datasets import load_dataset
+        from datasets.images import Geometry
         from datasets.pipeline import TrainBatches
 
         split = load_dataset(Path(path)).splits["train"]
         batches = TrainBatches(
             split,
             batch_size=batch_size,
-            image_size=(image_size, image_size),
-            decoder=decoder,
+            geometry=Geometry((image_size, image_size), decoder=decoder),
             seed=0,
             num_epochs=10_000,
             num_threads=num_workers,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+    from datasets.images import Geometry
+
 # Called as `progress(text, done, total)` while something takes long.
 Progress = Callable[[str, int, int], None]
 
@@ -69,10 +71,10 @@ class Split:
         ids: Sequence[str],
         labels: Sequence[int],
         load: Callable[[int], np.ndarray],
-        load_for: Callable[[int, tuple[int, int]], np.ndarray] | None = None,
+        load_resized: Callable[[int, Geometry], np.ndarray] | None = None,
     ) -> None:
         """Examples named `ids`, of classes `labels`; `load(i)` gives image i, anew or shared, and
-        `load_for(i, size)` the same or one that is quicker to load (see `image_for`)."""
+        `load_resized(i, geometry)` the same at a size, where there is a quicker way to it."""
         import numpy as np
 
         if len(ids) != len(labels):
@@ -80,7 +82,7 @@ class Split:
         self.ids = tuple(ids)
         self.labels = np.asarray(labels, np.int32)  # [N]
         self._load = load
-        self._load_for = load_for or (lambda index, size: load(index))
+        self._load_resized = load_resized or (lambda index, geometry: geometry.apply(load(index)))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,10 +93,9 @@ class Split:
         index = int(index) % len(self)
         return self._checked(index, self._load), int(self.labels[index])
 
-    def image_for(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """Image `index`, about to be resized to `size` (height, width): a much larger one may come
-        reduced, at least twice that size still."""
-        return self._checked(index, lambda i: self._load_for(i, size))
+    def resized(self, index: int, geometry: Geometry) -> np.ndarray:
+        """Image `index` at the size of a geometry: uint8 [H, W, 3]."""
+        return self._checked(index, lambda i: self._load_resized(i, geometry))
 
     def _checked(self, index: int, load: Callable[[int], np.ndarray]) -> np.ndarray:
         try:

@@ -13,9 +13,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from datasets import images
 from datasets.dataset import InputError, Split
-from datasets.images import Interpolation, Resize
+from datasets.images import Geometry
 
 Batch = dict[str, np.ndarray]
 
@@ -89,14 +88,13 @@ class TrainBatches:
     Args:
       split: what to train on.
       batch_size: examples per batch, over all processes.
-      image_size: height and width of the images that come out.
+      geometry: size of the images that come out, and how they get there.
       seed: of the order.
       num_epochs: how many epochs there are.
       keep_tail: end each epoch with the smaller batch that is left.
       multiple_of: the tail is cut to a multiple of this (the number of devices over all processes).
       repeats: how often an epoch visits each example.
       balanced: all classes come equally often (see `balanced_order`), instead of all examples.
-      resize, interpolation, crop_fraction: see `datasets.images.resize`.
       shard: (index, count) of the processes that share each batch.
       num_threads: loading threads, each at work on another batch; by default one a core, at most 16.
 
@@ -108,16 +106,13 @@ class TrainBatches:
         split: Split,
         *,
         batch_size: int,
-        image_size: tuple[int, int],
+        geometry: Geometry,
         seed: int,
         num_epochs: int,
         keep_tail: bool = False,
         multiple_of: int = 1,
         repeats: int = 1,
         balanced: bool = False,
-        resize: Resize = "squash",
-        interpolation: Interpolation = "bilinear",
-        crop_fraction: float = 1.0,
         shard: tuple[int, int] = (0, 1),
         num_threads: int | None = None,
     ):
@@ -140,8 +135,7 @@ class TrainBatches:
             )
         self._split = split
         self._batch_size = batch_size
-        self.image_size = image_size
-        self._geometry = (image_size, resize, interpolation, crop_fraction)
+        self.geometry = geometry
         self._shard = shard
         self._num_threads = num_threads
         full = batch_size if self._used >= batch_size else 0
@@ -173,7 +167,7 @@ class TrainBatches:
         visits = self.indices(step)
         examples = visits % len(self._split)
         return {
-            "image": load_images(self._split, examples, *self._geometry),
+            "image": load_images(self._split, examples, self.geometry),
             "label": self._split.labels[examples],
             "index": visits.astype(np.int32),
         }
@@ -196,31 +190,16 @@ def _threaded(elements: range, load: Callable[[int], Batch], num_threads: int | 
     return iter(dataset.to_iter_dataset(options))
 
 
-def load_images(
-    split: Split,
-    indices: np.ndarray,
-    image_size: tuple[int, int],
-    resize: Resize = "squash",
-    interpolation: Interpolation = "bilinear",
-    crop_fraction: float = 1.0,
-) -> np.ndarray:
+def load_images(split: Split, indices: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read."""
-    batch = np.empty((len(indices), *image_size, 3), np.uint8)
+    batch = np.empty((len(indices), *geometry.size, 3), np.uint8)
     for row, index in enumerate(indices):
-        image = split.image_for(int(index), image_size)
-        batch[row] = images.resize(image, image_size, resize, interpolation, crop_fraction)
+        batch[row] = split.resized(int(index), geometry)
     return batch
 
 
 def eval_batches(
-    split: Split,
-    *,
-    batch_size: int,
-    image_size: tuple[int, int],
-    resize: Resize = "squash",
-    interpolation: Interpolation = "bilinear",
-    crop_fraction: float = 1.0,
-    num_threads: int | None = None,
+    split: Split, *, batch_size: int, geometry: Geometry, num_threads: int | None = None
 ) -> Iterator[Batch]:
     """Every example once, in order, as `TrainBatches` gives them, and `mask`, bool [B]: the last batch is
     padded with copies of its first example, and False there."""
@@ -229,7 +208,7 @@ def eval_batches(
         rows = np.arange(start, start + batch_size)
         mask = rows < len(split)
         indices = np.where(mask, rows, start)
-        loaded = load_images(split, indices[mask], image_size, resize, interpolation, crop_fraction)
+        loaded = load_images(split, indices[mask], geometry)
         return {
             "image": loaded if mask.all() else loaded[np.where(mask, rows - start, 0)],
             "label": split.labels[indices],
@@ -240,20 +219,9 @@ def eval_batches(
     return _threaded(range(0, len(split), batch_size), load, num_threads)
 
 
-def load_arrays(
-    split: Split,
-    image_size: tuple[int, int],
-    resize: Resize = "squash",
-    interpolation: Interpolation = "bilinear",
-    crop_fraction: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
+def load_arrays(split: Split, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """A whole split in memory: images uint8 [N, H, W, 3], labels int32 [N]."""
-    arrays = np.empty((len(split), *image_size, 3), np.uint8)
-    options: dict[str, Any] = {
-        "resize": resize,
-        "interpolation": interpolation,
-        "crop_fraction": crop_fraction,
-    }
-    for batch in eval_batches(split, batch_size=16, image_size=image_size, **options):
+    arrays = np.empty((len(split), *geometry.size, 3), np.uint8)
+    for batch in eval_batches(split, batch_size=16, geometry=geometry):
         arrays[batch["index"][batch["mask"]]] = batch["image"][batch["mask"]]
     return arrays, split.labels

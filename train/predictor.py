@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 import zoo
-from datasets.images import resize
+from datasets.images import Geometry
 from train.engine import steps
-from train.engine.cropping import evaluation_view
+from train.engine.cropping import evaluation_geometry, evaluation_view
 from train.engine.evaluation import array_batches, run_outputs
 from train.engine.objectives import OBJECTIVES
 from train.engine.parallel import Devices
@@ -37,16 +37,10 @@ class Predictor:
     preprocessing: zoo.Preprocessing
     info: dict[str, Any]  # all of model.json
 
-    def resize(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 image [H, W, 3] in the size of the model."""
-        geometry = self.preprocessing
-        return resize(
-            image,
-            geometry.input_size,
-            geometry.resize,
-            geometry.interpolation,
-            geometry.crop_fraction,
-        )
+    @property
+    def geometry(self) -> Geometry:
+        """How an image gets to the size of the model."""
+        return evaluation_geometry(self.preprocessing)
 
     def logits(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB."""
@@ -54,7 +48,7 @@ class Predictor:
             return np.zeros((0, len(self.class_names)), np.float32)
         batch_size = -(-batch_size // len(self._devices)) * len(self._devices)
         batches = (
-            np.stack([self.resize(image) for image in images[start : start + batch_size]])
+            np.stack([self.geometry.apply(image) for image in images[start : start + batch_size]])
             for start in range(0, len(images), batch_size)
         )
         return np.concatenate([self.outputs(batch, batch_size)["logits"] for batch in batches])

@@ -149,6 +149,9 @@ class Recipe:
     """Share of test images, where the data have no such part."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """What to do about files that cannot be decoded."""
+    decoder: Literal["exact", "fast"] = "exact"
+    """How training images are decoded and resized: as Pillow does, or faster and a little different; evaluation is
+    always exact."""
     feed: Literal["auto", "stepwise", "resident"] = "auto"
     """How images reach the device: a batch at a time, or all at once to stay there; auto: resident on a GPU when
     they fit."""

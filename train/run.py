@@ -194,7 +194,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     def absolute(text: str) -> str:
         return os.path.abspath(text) if os.path.exists(text) else text
 
-    changed = {}
+    changed: dict[str, Any] = {}
     if recipe.dataset not in list_datasets():
         changed["dataset"] = absolute(recipe.dataset)
     if recipe.data_dir:
@@ -218,6 +218,7 @@ def _new_workdir(recipe: Recipe) -> Path:
 def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
     """Devices, data set, and the `Start`: everything that bad input can fail, before work starts."""
     import zoo
+    from datasets import fast
     from train.engine.parallel import Devices
     from train.predictor import start_of
 
@@ -228,6 +229,8 @@ def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
                 f"this command trains classifiers only: {recipe.model} would need the objective"
                 f" {objective!r}; `python -m train.models` lists the models"
             )
+    if recipe.decoder == "fast":
+        fast.check()
     height, width, *_ = entry.input_shape
     size = (recipe.image_size, recipe.image_size) if recipe.image_size else (height, width)
     dataset = load_data(recipe, size)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from image_files import png
 from PIL import Image
 
-from datasets import InputError
+from datasets import InputError, images
 from datasets.images import decode, resize, to_rgb_uint8
 
 GREY = np.arange(0, 240, 4, np.uint8).reshape(6, 10)
@@ -293,5 +293,42 @@ def test_what_is_no_image_is_refused():
         resize(np.zeros((2, 2, 3)), (4, 4))
     with pytest.raises(ValueError, match=r"not uint8 \[2, 2, 4\]"):
         resize(np.zeros((2, 2, 4), np.uint8), (4, 4))
-    with pytest.raises(ValueError, match="mode is 'stretch'"):
+    with pytest.raises(ValueError, match="resize is 'stretch'"):
         resize(np.zeros((2, 2, 3), np.uint8), (4, 4), "stretch")
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(300, 300), (17, 33), (97, 250)])
+@pytest.mark.parametrize("kind", ["plain", "progressive", "grey", "optimized"])
+def test_plain_jpegs_are_decoded_as_pillow_does_bit_for_bit(subsampling, size, kind):
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
+    image = Image.fromarray(smooth).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    if kind == "grey":
+        image.convert("L").save(file, "JPEG", quality=85)
+    else:
+        options = {"progressive": kind == "progressive", "optimize": kind == "optimized"}
+        image.save(file, "JPEG", quality=85, subsampling=subsampling, **options)
+    content = file.getvalue()
+    pixels = images.decode_plain_jpeg(content, 1000)
+    np.testing.assert_array_equal(pixels, decode(content))
+    geometry = images.Geometry((64, 48), "crop", "bilinear", 0.9)
+    np.testing.assert_array_equal(
+        images.decode_resized(content, geometry), geometry.apply(decode(content, (64, 48)))
+    )
+
+
+@pytest.mark.parametrize("kind", ["turned", "cmyk", "png", "truncated", "nothing", "large"])
+def test_other_files_are_left_to_pillow(kind):
+    image, file = Image.new("RGB", (64, 48), "red"), io.BytesIO()
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(file, "JPEG", exif=exif)
+    else:
+        image.convert("CMYK" if kind == "cmyk" else "RGB").save(
+            file, "PNG" if kind == "png" else "JPEG"
+        )
+    content = {"truncated": file.getvalue()[:-40], "nothing": b""}.get(kind, file.getvalue())
+    assert images.decode_plain_jpeg(content, 48 if kind == "large" else 1000) is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets import InputError, Split
-from datasets.images import resize
+from datasets.images import Geometry, resize
 from datasets.pipeline import (
     TrainBatches,
     balanced_order,
@@ -29,7 +29,7 @@ def numbered(total, size=(4, 6)):
 
 
 def batches_of(total=23, **options):
-    given = {"batch_size": 5, "image_size": (8, 8), "seed": 1, "num_epochs": 2}
+    given = {"batch_size": 5, "geometry": Geometry((8, 8)), "seed": 1, "num_epochs": 2}
     return TrainBatches(numbered(total), **given | options)
 
 
@@ -234,14 +234,14 @@ def test_threads_are_not_limited_by_the_buffer():
 
     split = Split(list(map(str, range(6))), [0] * 6, load)
     batches = TrainBatches(
-        split, batch_size=1, image_size=(4, 4), seed=0, num_epochs=1, num_threads=6
+        split, batch_size=1, geometry=Geometry((4, 4)), seed=0, num_epochs=1, num_threads=6
     )
     assert len(list(batches.iterate())) == 6
 
 
 @pytest.mark.parametrize("total", [1, 5, 23])
 def test_evaluation_sees_every_example_once_in_order(total):
-    loaded = list(eval_batches(numbered(total), batch_size=5, image_size=(8, 8)))
+    loaded = list(eval_batches(numbered(total), batch_size=5, geometry=Geometry((8, 8))))
     assert all(b["image"].shape == (5, 8, 8, 3) for b in loaded)
     seen = np.concatenate([b["index"][b["mask"]] for b in loaded])
     np.testing.assert_array_equal(seen, np.arange(total))
@@ -250,7 +250,7 @@ def test_evaluation_sees_every_example_once_in_order(total):
 
 
 def test_arrays_hold_the_whole_split():
-    images, labels = load_arrays(numbered(70), (8, 8))
+    images, labels = load_arrays(numbered(70), Geometry((8, 8)))
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(70))
     np.testing.assert_array_equal(labels, np.arange(70) % 3)
 
@@ -260,17 +260,17 @@ def test_geometry_reaches_every_image():
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 12, 20, 3), np.uint8)
     split = Split([str(i) for i in range(4)], [0] * 4, lambda i: pictures[i])
-    geometry = {"resize": "crop", "interpolation": "bicubic", "crop_fraction": 0.75}
+    geometry = Geometry((8, 8), "crop", "bicubic", 0.75)
     expected = np.stack([resize(p, (8, 8), "crop", "bicubic", 0.75) for p in pictures])
     assert not np.array_equal(
         expected, np.stack([resize(p, (8, 8), "crop", "bicubic") for p in pictures])
     )
 
-    images, _ = load_arrays(split, (8, 8), **geometry)
+    images, _ = load_arrays(split, geometry)
     np.testing.assert_array_equal(images, expected)
-    (batch,) = eval_batches(split, batch_size=4, image_size=(8, 8), **geometry)
+    (batch,) = eval_batches(split, batch_size=4, geometry=geometry)
     np.testing.assert_array_equal(batch["image"], expected)
-    batches = TrainBatches(split, batch_size=4, image_size=(8, 8), seed=0, num_epochs=1, **geometry)
+    batches = TrainBatches(split, batch_size=4, geometry=geometry, seed=0, num_epochs=1)
     batch = next(batches.iterate())
     np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
 
@@ -283,7 +283,7 @@ def test_file_that_vanishes_is_named():
 
     split = Split([f"cats/{i}.jpg" for i in range(6)], [0] * 6, load)
     with pytest.raises(InputError, match=r"cats/3.jpg cannot be read any more .*no such file"):
-        load_arrays(split, (8, 8))
-    batches = TrainBatches(split, batch_size=6, image_size=(8, 8), seed=0, num_epochs=1)
+        load_arrays(split, Geometry((8, 8)))
+    batches = TrainBatches(split, batch_size=6, geometry=Geometry((8, 8)), seed=0, num_epochs=1)
     with pytest.raises(InputError, match=r"cats/3.jpg"):
         list(batches.iterate())

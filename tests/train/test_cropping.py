@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import zoo
-from datasets.images import resize
+from datasets.images import Geometry
 from train import run
-from train.engine.cropping import evaluation_view, training_geometry
+from train.engine.cropping import evaluation_geometry, evaluation_view, training_geometry
 from train.recipe import Augmentation, InputError, Stage
 
 
@@ -17,24 +17,11 @@ def stage(size):
 
 
 def loaded(image, preprocessing, augmentation):
-    geometry = training_geometry(preprocessing, augmentation)
-    return resize(
-        image,
-        geometry["image_size"],
-        geometry["resize"],
-        geometry["interpolation"],
-        geometry["crop_fraction"],
-    )
+    return training_geometry(preprocessing, augmentation).apply(image)
 
 
 def evaluated(image, preprocessing):
-    return resize(
-        image,
-        preprocessing.input_size,
-        preprocessing.resize,
-        preprocessing.interpolation,
-        preprocessing.crop_fraction,
-    )
+    return evaluation_geometry(preprocessing).apply(image)
 
 
 def test_document_3_is_read_pixel_by_pixel():
@@ -49,13 +36,7 @@ def test_document_3_is_read_pixel_by_pixel():
 def test_without_resize_nothing_changes():
     given = zoo.Preprocessing((28, 28), "crop", crop_fraction=0.875)
     assert evaluation_view(given, [Stage(), Stage()]) == given
-    geometry = training_geometry(given, Augmentation())
-    assert geometry == {
-        "image_size": (28, 28),
-        "resize": "crop",
-        "interpolation": "bilinear",
-        "crop_fraction": 0.875,
-    }
+    assert training_geometry(given, Augmentation()) == Geometry((28, 28), "crop", "bilinear", 0.875)
 
 
 @pytest.mark.parametrize("mode", ["squash", "crop"])

@@ -12,6 +12,7 @@ import pytest
 
 import zoo
 from datasets import Split
+from datasets.images import Geometry
 from datasets.pipeline import TrainBatches
 from train import recipe, run
 from train.engine import feeding, steps
@@ -59,7 +60,7 @@ class Setup:
         self.batches = TrainBatches(
             Split([str(i) for i in range(COUNT)], labels, lambda i: images[i]),
             batch_size=BATCH,
-            image_size=SIZE,
+            geometry=Geometry(SIZE),
             seed=3,
             num_epochs=num_epochs,
             keep_tail=keep_tail,

@@ -6,9 +6,9 @@ of the model's size at a random place. Evaluation takes the window in the middle
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import zoo
+from datasets.images import Decoder, Geometry
 from train.recipe import Augmentation, InputError, Stage
 
 
@@ -30,22 +30,30 @@ def evaluation_view(preprocessing: zoo.Preprocessing, stages: Iterable[Stage]) -
     return dataclasses.replace(preprocessing, crop_fraction=fraction)
 
 
+def evaluation_geometry(preprocessing: zoo.Preprocessing) -> Geometry:
+    """What the host does to images of evaluation."""
+    return Geometry(
+        preprocessing.input_size,
+        preprocessing.resize,
+        preprocessing.interpolation,
+        preprocessing.crop_fraction,
+    )
+
+
 def training_geometry(
-    preprocessing: zoo.Preprocessing, augmentation: Augmentation
-) -> dict[str, Any]:
-    """How the pipeline loads training images: arguments of `datasets.pipeline.TrainBatches`.
+    preprocessing: zoo.Preprocessing, augmentation: Augmentation, decoder: Decoder = "exact"
+) -> Geometry:
+    """What the host does to training images.
 
     `preprocessing` is `evaluation_view`'s. At n instead of the model's m pixels the images show n / m times as
     much along each side, so that things are as large as in evaluation.
     """
-    height, width = preprocessing.input_size
-    fraction, loaded = preprocessing.crop_fraction, augmentation.resize or height
-    if loaded != height:
-        # Rounded, so that 28 / 32 of 32 / 28 is 1: the image as it is.
-        fraction = min(1.0, round(fraction * loaded / height, 9))
-    return {
-        "image_size": (loaded, round(loaded * width / height)),
-        "resize": preprocessing.resize,
-        "interpolation": preprocessing.interpolation,
-        "crop_fraction": fraction,
-    }
+    geometry = dataclasses.replace(evaluation_geometry(preprocessing), decoder=decoder)
+    height, width = geometry.size
+    loaded = augmentation.resize or height
+    if loaded == height:
+        return geometry
+    # Rounded, so that 28 / 32 of 32 / 28 is 1: the image as it is.
+    fraction = min(1.0, round(geometry.crop_fraction * loaded / height, 9))
+    size = (loaded, round(loaded * width / height))
+    return dataclasses.replace(geometry, size=size, crop_fraction=fraction)

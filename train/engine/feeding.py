@@ -45,7 +45,7 @@ class Stepwise:
 
     def compile(self, state: TrainState, clock: Clock) -> None:
         """Compile every shape; run nothing."""
-        height, width = self._batches.image_size
+        height, width = self._batches.geometry.size
         for size in self._batches.batch_sizes:
             batch: dict[str, np.ndarray] = {
                 "image": np.zeros((size, height, width, 3), np.uint8),

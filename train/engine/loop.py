@@ -16,12 +16,13 @@ import numpy as np
 
 import zoo
 from datasets import Dataset
+from datasets.images import Geometry
 from datasets.pipeline import TrainBatches, eval_batches, load_arrays
 from train import cli
 from train.analysis.metrics import loss_and_accuracy
 from train.engine import steps
 from train.engine.checkpoints import Checkpoints
-from train.engine.cropping import training_geometry
+from train.engine.cropping import evaluation_geometry, training_geometry
 from train.engine.evaluation import run_outputs
 from train.engine.feeding import Chunk, Resident, Stepwise, choose
 from train.engine.freezing import frozen_paths
@@ -137,7 +138,7 @@ class _Fit:
         self.progress = cli.Progress()
         self.checkpoints = Checkpoints(self.run.checkpoints)
         self.feeding = self._choose_feeding()
-        self.resident: tuple[jax.Array, jax.Array] | None = None
+        self.resident: tuple[Geometry, jax.Array, jax.Array] | None = None
         self.validation: list[dict[str, Any]] | None = None  # on the devices, where it stays
         restored = None
         if self.run.exists():
@@ -161,8 +162,12 @@ class _Fit:
             self.checkpoints.close()
 
     def _choose_feeding(self) -> Literal["stepwise", "resident"]:
-        images = len(self.dataset.splits["train"]) + len(self.dataset.splits["validation"])
-        num_bytes = images * math.prod(self.preprocessing.input_size) * 3
+        sizes = [training_geometry(self.preprocessing, s.augment).size for s in self.recipe.stages]
+        train, validation = (len(self.dataset.splits[part]) for part in ("train", "validation"))
+        pixels = train * max(map(math.prod, sizes)) + validation * math.prod(
+            self.preprocessing.input_size
+        )
+        num_bytes = 3 * pixels
         feeding = choose(self.recipe.feed, num_bytes, self.devices)
         if feeding == "resident":
             cli.say(f"feeding: resident, {num_bytes / 1e6:,.0f} MB of images on each device")
@@ -228,17 +233,16 @@ class _Fit:
         self.eval_step = self.devices.compile_eval_step(
             steps.make_eval_step(objective, self.preprocessing)
         )
-        geometry = training_geometry(self.preprocessing, stage.augment)
         batches = TrainBatches(
             self.dataset.splits["train"],
             batch_size=recipe.batch_size,
+            geometry=training_geometry(self.preprocessing, stage.augment, recipe.decoder),
             seed=recipe.seed,
             keep_tail=recipe.keep_tail,
             num_epochs=stage.epochs,
             multiple_of=len(self.devices),
             repeats=stage.augment.crops_per_image,
             balanced=stage.balance == "sampling",
-            **geometry,
         )
         self.steps_per_epoch = batches.steps_per_epoch
         plateau = ReduceOnPlateau(
@@ -301,33 +305,26 @@ class _Fit:
     def _clock(self) -> steps.Clock:
         return steps.Clock(np.uint32(self.recipe.seed), np.int32(self.position.epoch))
 
-    def _geometry(self) -> dict[str, Any]:
-        """What the host does to images, as arguments of `datasets.pipeline`."""
-        return {
-            "image_size": self.preprocessing.input_size,
-            "resize": self.preprocessing.resize,
-            "interpolation": self.preprocessing.interpolation,
-            "crop_fraction": self.preprocessing.crop_fraction,
-        }
-
     def _make_feed(self, batches: TrainBatches, train_step: Callable) -> Stepwise | Resident:
         """Batch by batch, or from the devices' memory, where training and validation images then stay."""
         if self.feeding == "stepwise":
             return Stepwise(batches, self.devices, train_step)
-        if self.resident is None:  # the first stage that comes here loads them for all
-            arrays = load_arrays(self.dataset.splits["train"], **self._geometry())
-            self.resident = self.devices.replicate(arrays)
+        if self.resident is None or self.resident[0] != batches.geometry:
+            self.resident = None  # what another stage has used makes room
+            arrays = load_arrays(self.dataset.splits["train"], batches.geometry)
+            self.resident = batches.geometry, *self.devices.replicate(arrays)
+        if self.validation is None:
             self.validation = [
                 batch | self.devices.split({"image": batch["image"]})
                 for batch in self._validation_batches()
             ]
-        return Resident(batches, self.devices, train_step, *self.resident)
+        return Resident(batches, self.devices, train_step, *self.resident[1:])
 
     def _validation_batches(self) -> Iterable[dict[str, np.ndarray]]:
         return eval_batches(
             self.dataset.splits["validation"],
             batch_size=self.recipe.batch_size,
-            **self._geometry(),
+            geometry=evaluation_geometry(self.preprocessing),
         )
 
     def _compile(self) -> None:
