@@ -118,17 +118,23 @@ def visits(split: Any, arguments: Show, size: int) -> tuple[Any, Any, Any]:
     return before, rounded, split.labels[chosen]
 
 
+# Name: its arguments, and what it does with them.
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {"show": (Show, show)}
 
 
-def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.extras.subcommand_cli_from_dict(
+def parse(argv: list[str]) -> Any:
+    """The arguments of the command that is named first."""
+    return tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         args=argv,
         prog="python -m train.data",
         description=__doc__,
     )
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    arguments = parse(argv)
     for kind, command in COMMANDS.values():
         if type(arguments) is kind:
             command(arguments)

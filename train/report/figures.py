@@ -153,7 +153,7 @@ def class_distribution(
     if named:
         for place, number in zip(places, done, strict=True):
             text = f" {number:,}"
-            axes.text(float(number), place, text, va="center", fontsize=8, color="0.3")
+            axes.text(float(number), float(place), text, va="center", fontsize=8, color="0.3")
         axes.set_yticks(places, [_shorten(name) for name in class_names], fontsize=9)
     else:
         axes.set_ylabel(f"{total} classes")
