@@ -206,8 +206,10 @@ def load_images(
 ) -> np.ndarray:
     """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read."""
     batch = np.empty((len(indices), *image_size, 3), np.uint8)
+    # Of what is cropped more is read: its middle alone has to have the pixels for `image_size`.
+    height, width = (math.ceil(side / crop_fraction - 1e-6) for side in image_size)
     for row, index in enumerate(indices):
-        image = split.image_for(int(index), image_size)
+        image = split.image_for(int(index), (height, width))
         batch[row] = images.resize(image, image_size, resize, interpolation, crop_fraction)
     return batch
 

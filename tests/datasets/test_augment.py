@@ -193,8 +193,10 @@ def test_proportional_crops_have_their_area_and_stay_inside():
     ratio = (width / height)[inside]
     assert 1 / 1.5 - 1e-3 < ratio.min() < 0.72 and 1.38 < ratio.max() < 1.5 + 1e-3
     assert abs(np.log(ratio).mean()) < 0.06  # wide as often as high
-    # All places: the middle of what is shown spreads to where a small window can be.
-    assert first[:, 0].max() > 30 and first[:, 0].min() < 2
+    # All places, along each axis on its own.
+    for corner in first.T:
+        assert corner.max() > 30 and corner.min() < 2
+    assert np.corrcoef(first.T)[0, 1] < 0.5  # above 0: both are large where the window is small
 
 
 def test_zoom_and_aspect_stay_within_their_bounds():
@@ -209,6 +211,8 @@ def test_zoom_and_aspect_stay_within_their_bounds():
     stretched = np.asarray(augment(ramps, keys(400), aspect=1.0))
     down, across = (stretched[:, 20, 20] - stretched[:, 19, 19]).T
     np.testing.assert_allclose(down * across, 1, atol=1e-3)
+    for changed in (zoomed, stretched):  # about the centre
+        np.testing.assert_allclose((changed[:, 19, 19] + changed[:, 20, 20]) / 2, 19.5, atol=1e-3)
     ratio = down / across
     assert 0.5 - 1e-3 < ratio.min() < 0.53 and 1.9 < ratio.max() < 2 + 1e-2
 
@@ -253,6 +257,16 @@ def test_factors_of_colours_are_even_within_their_bounds():
     assert abs(factor.mean() - 1) < 0.02  # four standard deviations
     same = random_colours(grey, keys(500), contrast=0.9)
     np.testing.assert_allclose(same, grey, rtol=1e-5)  # nothing to tell from the mean
+
+
+def test_brightness_and_contrast_are_drawn_apart():
+    """Of two greys the mean tells the one factor, the distance the product of both."""
+    pair = jnp.broadcast_to(jnp.array([100.0, 140.0])[None, :, None, None], (500, 2, 1, 3))
+    out = np.asarray(random_colours(pair, keys(500), brightness=0.2, contrast=0.2))[:, :, 0, 0]
+    bright = out.mean(axis=1) / 120
+    contrasty = (out[:, 1] - out[:, 0]) / (40 * bright)
+    assert 0.8 - 1e-3 < contrasty.min() < 0.82 and 1.18 < contrasty.max() < 1.2 + 1e-3
+    assert abs(np.corrcoef(bright, contrasty)[0, 1]) < 0.2  # 4.5 standard deviations
 
 
 def test_noise_is_gaussian_on_its_share_of_images():

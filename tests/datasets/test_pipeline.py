@@ -276,6 +276,20 @@ def test_geometry_reaches_every_image():
     np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
 
 
+@pytest.mark.parametrize("fraction", [1.0, 28 / 32, 0.3])
+def test_cropped_images_are_read_as_large_as_their_middle_needs(fraction):
+    """A reduced JPEG of 28 pixels has 8 left in the middle 0.3."""
+    asked = []
+
+    def load_for(index, size):
+        asked.append(size)
+        return np.zeros((200, 200, 3), np.uint8)
+
+    split = Split(["a"], [0], lambda index: None, load_for)
+    load_arrays(split, (28, 28), "squash", "bilinear", fraction)
+    assert asked == [{1.0: (28, 28), 28 / 32: (32, 32), 0.3: (94, 94)}[fraction]]
+
+
 def test_file_that_vanishes_is_named():
     def load(index):
         if index == 3:
