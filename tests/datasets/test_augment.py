@@ -293,6 +293,10 @@ def test_noise_of_a_test_belongs_to_the_example():
         return np.asarray(add_noise(images[places], chosen, 0.5))
 
     whole = noisy(np.arange(40))
+    added = (whole - images).reshape(40, -1)
+    chosen = np.abs(added).max(axis=1) > 0
+    assert 8 < chosen.sum() < 32  # 20 +- 3.8 standard deviations
+    assert np.abs(np.triu(np.corrcoef(added[chosen]), 1)).max() < 0.6  # each has its own
     backwards = np.arange(40)[::-1]
     np.testing.assert_array_equal(noisy(backwards), whole[backwards])
     np.testing.assert_array_equal(noisy(np.arange(10, 15)), whole[10:15])

@@ -288,6 +288,14 @@ def test_any_size_becomes_any_other(height, width, to_height, to_width, mode):
     assert (resized == 77).all()
 
 
+@pytest.mark.parametrize("shape", [(480, 640, 3), (640, 480, 3)])
+def test_crops_stay_inside_the_image_whatever_rounding_does(shape):
+    """480 / 232 * 232 is more than 480: Pillow would refuse the box."""
+    image = np.zeros(shape, np.uint8)
+    for side in range(200, 260):
+        assert resize(image, (side, side), "crop").shape == (side, side, 3)
+
+
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float64 \[2, 2, 3\]"):
         resize(np.zeros((2, 2, 3)), (4, 4))
