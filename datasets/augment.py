@@ -118,7 +118,7 @@ def random_geometry(
         draws[name] = (draws[name] < 0.5) & asked
 
     def window_of_whole_pixels(draw: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Its top and left; the least value below 1 times n + 1 is rounded up to n + 1."""
+        """Its top and left, each of n + 1; a draw just below 1, times n + 1, may be rounded to n + 1."""
         top = jnp.floor(draw["window_row"] * (height - out_height + 1)).astype(jnp.int32)
         left = jnp.floor(draw["window_column"] * (width - out_width + 1)).astype(jnp.int32)
         return jnp.minimum(top, height - out_height), jnp.minimum(left, width - out_width)

@@ -30,11 +30,11 @@ def decode_resized(content: bytes, geometry: Geometry) -> np.ndarray:
 
 
 def _decode(content: bytes, geometry: Geometry) -> np.ndarray:
-    height, width = (int(np.ceil(side / geometry.crop_fraction)) for side in geometry.size)
+    height, width = geometry.least
     reduced = {"min_height": height, "min_width": width, "min_factor": MIN_FACTOR}
     quick = {"fastdct": True, "fastupsample": True}
     pixels = decode_plain_jpeg(content, np.inf, **reduced, **quick)
-    return decode(content, for_size=geometry.size) if pixels is None else pixels
+    return decode(content, for_size=geometry.least) if pixels is None else pixels
 
 
 def resize(image: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import math
 import os
 import re
 import struct
@@ -77,6 +78,12 @@ class Geometry:
         top, left = max((height - crop_height) / 2, 0.0), max((width - crop_width) / 2, 0.0)
         return top, left, min(top + crop_height, height), min(left + crop_width, width)
 
+    @property
+    def least(self) -> tuple[int, int]:
+        """Height and width that an image has to have for its part to have the pixels of `size`."""
+        height, width = (math.ceil(side / self.crop_fraction - 1e-6) for side in self.size)
+        return height, width
+
     def apply(self, image: np.ndarray) -> np.ndarray:
         """An image uint8 [H, W, 3] at this size, by Pillow: antialiased unless "nearest"; perhaps read-only. One
         that has the size already, and is wanted whole, is returned as it is, not copied."""
@@ -122,15 +129,15 @@ def decode(
 
 
 def decode_resized(content: bytes, geometry: Geometry) -> np.ndarray:
-    """`geometry.apply(decode(content, geometry.size))` in less time: uint8 [H, W, 3], perhaps read-only."""
+    """`geometry.apply(decode(content, geometry.least))` in less time: uint8 [H, W, 3], perhaps read-only."""
     if geometry.decoder == "fast":
         from datasets import fast
 
         return fast.decode_resized(content, geometry)
-    pixels = decode_plain_jpeg(content, 4 * max(geometry.size))
+    pixels = decode_plain_jpeg(content, 4 * max(geometry.least))
     if pixels is not None:
         return geometry.apply(pixels)
-    image = _decode(io.BytesIO(content), geometry.size)
+    image = _decode(io.BytesIO(content), geometry.least)
     if image.size == (geometry.size[1], geometry.size[0]) and geometry.crop_fraction == 1:
         return np.asarray(image)
     return geometry._resample(image)

@@ -206,7 +206,7 @@ class Recipe:
                     f"stage {index} ({stage.name}) has class weights, but {stage.objective} reads no labels:"
                     f" give --stages.{index}.balance sampling or none"
                 )
-            _check_augmentation(stage.augment, f"--stages.{index}.augment")
+            check_augmentation(stage.augment, f"--stages.{index}.augment")
         self.options()
 
     def to_json(self) -> dict[str, Any]:
@@ -240,7 +240,8 @@ _AUGMENTATION_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _check_augmentation(augment: Augmentation, flag: str) -> None:
+def check_augmentation(augment: Augmentation, flag: str) -> None:
+    """Raise InputError for values that no image can have; `flag` is what the fields' flags begin with."""
     for name, (fits, words) in _AUGMENTATION_LIMITS.items():
         value = getattr(augment, name)
         if not fits(value):

@@ -193,8 +193,10 @@ def test_proportional_crops_have_their_area_and_stay_inside():
     ratio = (width / height)[inside]
     assert 1 / 1.5 - 1e-3 < ratio.min() < 0.72 and 1.38 < ratio.max() < 1.5 + 1e-3
     assert abs(np.log(ratio).mean()) < 0.06  # wide as often as high
-    # All places: the middle of what is shown spreads to where a small window can be.
-    assert first[:, 0].max() > 30 and first[:, 0].min() < 2
+    # All places, along each axis on its own.
+    for corner in first.T:
+        assert corner.max() > 30 and corner.min() < 2
+    assert np.corrcoef(first.T)[0, 1] < 0.5  # above 0: both are large where the window is small
 
 
 def test_zoom_and_aspect_stay_within_their_bounds():
@@ -209,6 +211,8 @@ def test_zoom_and_aspect_stay_within_their_bounds():
     stretched = np.asarray(augment(ramps, keys(400), aspect=1.0))
     down, across = (stretched[:, 20, 20] - stretched[:, 19, 19]).T
     np.testing.assert_allclose(down * across, 1, atol=1e-3)
+    for changed in (zoomed, stretched):  # about the centre
+        np.testing.assert_allclose((changed[:, 19, 19] + changed[:, 20, 20]) / 2, 19.5, atol=1e-3)
     ratio = down / across
     assert 0.5 - 1e-3 < ratio.min() < 0.53 and 1.9 < ratio.max() < 2 + 1e-2
 
@@ -255,6 +259,16 @@ def test_factors_of_colours_are_even_within_their_bounds():
     np.testing.assert_allclose(same, grey, rtol=1e-5)  # nothing to tell from the mean
 
 
+def test_brightness_and_contrast_are_drawn_apart():
+    """Of two greys the mean tells the one factor, the distance the product of both."""
+    pair = jnp.broadcast_to(jnp.array([100.0, 140.0])[None, :, None, None], (500, 2, 1, 3))
+    out = np.asarray(random_colours(pair, keys(500), brightness=0.2, contrast=0.2))[:, :, 0, 0]
+    bright = out.mean(axis=1) / 120
+    contrasty = (out[:, 1] - out[:, 0]) / (40 * bright)
+    assert 0.8 - 1e-3 < contrasty.min() < 0.82 and 1.18 < contrasty.max() < 1.2 + 1e-3
+    assert abs(np.corrcoef(bright, contrasty)[0, 1]) < 0.2  # 4.5 standard deviations
+
+
 def test_noise_is_gaussian_on_its_share_of_images():
     grey = jnp.full((1000, 8, 8, 3), 128.0)
     noise = np.asarray(add_noise(grey, keys(1000), 0.1, 10.0)) - 128
@@ -279,6 +293,10 @@ def test_noise_of_a_test_belongs_to_the_example():
         return np.asarray(add_noise(images[places], chosen, 0.5))
 
     whole = noisy(np.arange(40))
+    added = (whole - images).reshape(40, -1)
+    chosen = np.abs(added).max(axis=1) > 0
+    assert 8 < chosen.sum() < 32  # 20 +- 3.8 standard deviations
+    assert np.abs(np.triu(np.corrcoef(added[chosen]), 1)).max() < 0.6  # each has its own
     backwards = np.arange(40)[::-1]
     np.testing.assert_array_equal(noisy(backwards), whole[backwards])
     np.testing.assert_array_equal(noisy(np.arange(10, 15)), whole[10:15])

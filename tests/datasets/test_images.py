@@ -288,6 +288,14 @@ def test_any_size_becomes_any_other(height, width, to_height, to_width, mode):
     assert (resized == 77).all()
 
 
+@pytest.mark.parametrize("shape", [(480, 640, 3), (640, 480, 3)])
+def test_crops_stay_inside_the_image_whatever_rounding_does(shape):
+    """480 / 232 * 232 is more than 480: Pillow would refuse the box."""
+    image = np.zeros(shape, np.uint8)
+    for side in range(200, 260):
+        assert resize(image, (side, side), "crop").shape == (side, side, 3)
+
+
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float64 \[2, 2, 3\]"):
         resize(np.zeros((2, 2, 3)), (4, 4))
@@ -315,7 +323,7 @@ def test_plain_jpegs_are_decoded_as_pillow_does_bit_for_bit(subsampling, size, k
     np.testing.assert_array_equal(pixels, decode(content))
     geometry = images.Geometry((64, 48), "crop", "bilinear", 0.9)
     np.testing.assert_array_equal(
-        images.decode_resized(content, geometry), geometry.apply(decode(content, (64, 48)))
+        images.decode_resized(content, geometry), geometry.apply(decode(content, geometry.least))
     )
 
 
@@ -332,3 +340,17 @@ def test_other_files_are_left_to_pillow(kind):
         )
     content = {"truncated": file.getvalue()[:-40], "nothing": b""}.get(kind, file.getvalue())
     assert images.decode_plain_jpeg(content, 48 if kind == "large" else 1000) is None
+
+
+@pytest.mark.parametrize(("fraction", "needed"), [(1.0, 28), (28 / 32, 32), (0.3, 94)])
+def test_cropped_images_are_read_as_large_as_their_middle_needs(monkeypatch, fraction, needed):
+    """A JPEG reduced to 28 pixels would have 8 left in the middle 0.3."""
+    file = io.BytesIO()
+    Image.new("RGB", (800, 800)).save(file, "JPEG")
+    geometry, asked = images.Geometry((28, 28), crop_fraction=fraction), []
+    decoder = images._decode
+    monkeypatch.setattr(
+        images, "_decode", lambda file, size: asked.append(size) or decoder(file, size)
+    )
+    images.decode_resized(file.getvalue(), geometry)
+    assert asked == [geometry.least] == [(needed, needed)]

@@ -162,8 +162,9 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
-def test_any_step_can_be_the_first(start):
-    batches = batches_of(keep_tail=True)
+@pytest.mark.parametrize("options", [{}, {"repeats": 2, "balanced": True}])
+def test_any_step_can_be_the_first(start, options):
+    batches = batches_of(keep_tail=True, **options)
     same(batches.iterate(start), list(batches.iterate())[start:])
 
 

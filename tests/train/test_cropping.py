@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import zoo
+from datasets import load_dataset
 from datasets.images import Geometry
+from datasets.pipeline import TrainBatches, balanced_order, epoch_order
 from train import run
 from train.engine.cropping import evaluation_geometry, evaluation_view, training_geometry
-from train.recipe import Augmentation, InputError, Stage
+from train.recipe import Augmentation, InputError, Optimizer, Recipe, Stage
 
 
 def stage(size):
@@ -65,22 +67,57 @@ def test_images_that_are_smaller_than_the_model_are_refused():
 
 
 @pytest.mark.slow
-def test_a_run_with_windows_repeats_and_balance(image_folder, tmp_path):
-    """Of 90 images 72 are for training: at 16 a batch and two visits 9 steps an epoch instead of 4."""
-    text = (
-        f"--model sam_alexnet_tiny --dataset {image_folder} --workdir {tmp_path / 'run'} --epochs 2"
+def test_a_run_with_windows_repeats_and_balance(image_folder, tmp_path, monkeypatch):
+    """Of 90 images 72 are for training: at 16 a batch 4 steps an epoch, with two visits 9."""
+    from train.engine import loop, steps
+
+    batches, weights = [], []
+
+    def spy_batches(*args, **options):
+        batches.append(TrainBatches(*args, **options))
+        return batches[-1]
+
+    def spy_step(*args):
+        weights.append(args[5])
+        return make_train_step(*args)
+
+    make_train_step = steps.make_train_step
+    monkeypatch.setattr(loop, "TrainBatches", spy_batches)
+    monkeypatch.setattr(steps, "make_train_step", spy_step)
+    windows = Augmentation(resize=72, crops_per_image=2, flip=True)
+    optimizer = Optimizer(learning_rate=1e-3)
+    recipe = Recipe(
+        model="sam_alexnet_tiny",
+        model_options=("norm_momentum=0.5", "dropout_rate=0.0"),
+        dataset=str(image_folder),
+        batch_size=16,
+        stages=(
+            Stage(epochs=1, optimizer=optimizer, balance="sampling", augment=windows),
+            Stage(epochs=1, optimizer=optimizer, balance="class_weights"),
+        ),
     )
-    text += " --lr 0.001 --batch-size 16 --model-options norm_momentum=0.5 dropout_rate=0.0"
-    text += " --stages.0.augment.resize 72 --stages.0.augment.crops-per-image 2"
-    text += " --stages.0.augment.flip --stages.0.balance sampling"
-    arguments = run.parse(text.split())
-    results = run.run(arguments.recipe, arguments.workdir)
+    results = run.run(recipe, tmp_path / "run")
     assert results["accuracy"] > 0.6
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 19))
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 9 + 4 + 1))
     info = json.loads((tmp_path / "run" / "best" / "model.json").read_text())
     assert info["preprocessing"]["input_size"] == [64, 64]
     assert info["preprocessing"]["crop_fraction"] == 64 / 72
+
+    first, second = batches
+    labels = load_dataset(image_folder).splits["train"].labels
+    expected = balanced_order(labels, seed=0, epoch=0, repeats=2)
+    np.testing.assert_array_equal(first.order(0), expected)
+    np.testing.assert_array_equal(second.order(0), epoch_order(72, seed=0, epoch=0))
+    assert (first.image_size, second.image_size) == ((72, 72), (64, 64))
+    assert weights[0] is None
+    np.testing.assert_allclose(weights[1], [1, 1, 1])
+
+
+def test_data_of_any_size_come_as_large_as_they_are_used():
+    recipe = Recipe(dataset="digits", stages=(stage(None), stage(48)))
+    image, _ = run.load_data(recipe, (32, 32)).splits["train"][0]
+    assert image.shape == (48, 48, 3)
 
 
 def test_resize_below_the_model_meets_one_line(call, image_folder, tmp_path):
