@@ -109,7 +109,7 @@ def test_a_run_with_windows_repeats_and_balance(image_folder, tmp_path, monkeypa
     expected = balanced_order(labels, seed=0, epoch=0, repeats=2)
     np.testing.assert_array_equal(first.order(0), expected)
     np.testing.assert_array_equal(second.order(0), epoch_order(72, seed=0, epoch=0))
-    assert (first.image_size, second.image_size) == ((72, 72), (64, 64))
+    assert (first.geometry.size, second.geometry.size) == ((72, 72), (64, 64))
     assert weights[0] is None
     np.testing.assert_allclose(weights[1], [1, 1, 1])
 

@@ -46,7 +46,7 @@ def test_show_draws_what_the_training_step_sees(image_folder):
         seed=7,
         num_epochs=2,
         repeats=2,
-        **training_geometry(view, augment),
+        geometry=training_geometry(view, augment),
     )
     see = jax.jit(steps.augmented, static_argnums=(3, 4))
     found = 0
