@@ -32,6 +32,25 @@ class Optimizer:
     """Adam: Keras's epsilon."""
     momentum: float = 0.0
     """SGD: momentum."""
+    nesterov: bool = False
+    """SGD: Nesterov's momentum."""
+    l2: float = 0.0
+    """Keras's kernel_regularizer: this times the sum of squares (without a half) of all kernels, in the gradient;
+    losses are reported without it."""
+    weight_decay: float = 0.0
+    """Of every parameter; in the gradient as torch's Adam and SGD have it, or apart from it as AdamW."""
+    decoupled: bool = True
+    """Weight decay apart from the gradient."""
+    clip_norm: float = 0.0
+    """Largest norm of all gradients together; 0 switches this off."""
+    accumulate: int = 1
+    """Steps whose gradients are averaged into one update."""
+    decay: float = 0.0
+    """Keras's decay: the rate of update n is divided by 1 + decay * n, counted from 0."""
+    warmup_steps: int = 0
+    """Updates over which the rate rises from 0 in a straight line."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the rate falls after the warm-up; cosine: to 0 at the stage's last update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +128,10 @@ class Stage:
     optimizer: Optimizer = Optimizer()
     plateau: Plateau = Plateau()
     early_stop: EarlyStop = EarlyStop()
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    ema: float = 0.0
+    """Keras's ema_momentum: evaluation and best/ take a moving average of the parameters; 0 switches this off."""
     balance: Literal["none", "class_weights", "sampling"] = "none"
     """Against classes of unequal size: weigh the losses of their images (Keras's class_weight, "balanced"), or
     draw all classes equally often."""
@@ -197,10 +220,7 @@ class Recipe:
                 raise InputError(
                     f"stage {index} ({stage.name}) has {stage.epochs} epochs: give at least 1"
                 )
-            if not 0 < stage.optimizer.learning_rate < float("inf"):
-                raise InputError(
-                    f"stage {index} ({stage.name}) has learning rate {stage.optimizer.learning_rate}: give one above 0"
-                )
+            check_optimizer(stage, f"--stages.{index}")
             if stage.balance == "class_weights" and stage.objective != "classification":
                 raise InputError(
                     f"stage {index} ({stage.name}) has class weights, but {stage.objective} reads no labels:"
@@ -219,7 +239,39 @@ class Recipe:
         return _from_plain(cls, data, "recipe")
 
 
-# What a field of an Augmentation may be: the test, and the words for it.
+# What a number may be: the test, and the words for it.
+_NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "at least 0")
+_RATE = (lambda v: 0 < v < math.inf, "above 0, such as 0.001")
+_DECAYS = (lambda v: 0 <= v < 1, "at least 0 and below 1, such as 0.9")
+_OPTIMIZER_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "learning_rate": _RATE,
+    "b1": _DECAYS,
+    "b2": _DECAYS,
+    "epsilon": _RATE,
+    "momentum": _DECAYS,
+    "l2": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "clip_norm": _NOT_NEGATIVE,
+    "accumulate": (lambda v: v >= 1, "at least 1"),
+    "decay": _NOT_NEGATIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+}
+
+
+def check_optimizer(stage: Stage, where: str) -> None:
+    """InputError for numbers that no training can use; `where` is the flags' beginning."""
+    fields = {
+        f"optimizer.{k}": (getattr(stage.optimizer, k), v) for k, v in _OPTIMIZER_LIMITS.items()
+    }
+    fields |= {name: (getattr(stage, name), _DECAYS) for name in ("label_smoothing", "ema")}
+    for name, (value, (accepts, words)) in fields.items():
+        if not accepts(value):
+            raise InputError(f"{where}.{name.replace('_', '-')} is {value}: give {words}")
+    if stage.optimizer.nesterov and not stage.optimizer.momentum:
+        raise InputError(f"{where}.optimizer.nesterov needs a momentum above 0, such as 0.9")
+
+
+# What a field of an Augmentation may be.
 _ANY_SHARE = (lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
 _BELOW_1 = (lambda v: 0 <= v < 1, "a share of at least 0 and below 1, such as 0.1")
 _AUGMENTATION_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {

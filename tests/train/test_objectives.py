@@ -6,6 +6,7 @@ from itertools import permutations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import optax
 import pytest
@@ -58,7 +59,6 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
 def test_weighted_loss_and_its_gradient_are_those_of_keras():
     """One step of SGD on a batch in which classes are unequal, with class_weight."""
-    keras = pytest.importorskip("keras")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 5)).astype(np.float32)
     labels = np.array([0, 0, 0, 0, 0, 1, 1, 2], np.int32)
@@ -87,6 +87,25 @@ def test_weighted_loss_and_its_gradient_are_those_of_keras():
     losses = optax.softmax_cross_entropy_with_integer_labels(x @ kernel, labels)
     expected = float(np.sum(weights[labels] * losses) / 8)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_smoothed_loss_is_that_of_keras():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(6, 5)).astype("f"), rng.integers(0, 5, 6)
+
+    class Identity(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return x
+
+    theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    expected = float(theirs(np.eye(5, dtype="f")[labels], logits))
+    batch = {"image": logits, "label": labels}
+    for smoothing, matches in ((0.1, True), (0.0, False)):
+        goal = classification(Identity(), smoothing)
+        value, (_, metrics) = goal.loss({}, {}, batch, jax.random.key(0))
+        assert (abs(float(value) - expected) < 1e-6) == matches
+        assert float(metrics["accuracy"]) == np.mean(logits.argmax(1) == labels)
 
 
 @pytest.mark.parametrize(("objective", "name", "options"), CASES)

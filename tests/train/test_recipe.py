@@ -70,11 +70,23 @@ def test_options_are_parsed():
         (Recipe(test_fraction=0.6, validation_fraction=0.5), "leave nothing to train on"),
         (Recipe(stages=()), "has no stages"),
         (Recipe(stages=(Stage(epochs=0),)), "has 0 epochs"),
-        (Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=0.0)),)), "learning rate 0.0"),
+        (
+            Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=0.0)),)),
+            "--stages.0.optimizer.learning-rate is 0.0: give above 0",
+        ),
         (
             Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=float("nan"))),)),
-            "learning rate nan",
+            "learning-rate is nan",
         ),
+        (Recipe(stages=(Stage(optimizer=Optimizer(momentum=1.0)),)), "momentum is 1.0: give at"),
+        (Recipe(stages=(Stage(optimizer=Optimizer(accumulate=0)),)), "accumulate is 0: give at"),
+        (Recipe(stages=(Stage(optimizer=Optimizer(l2=-1.0)),)), r"optimizer.l2 is -1.0"),
+        (
+            Recipe(stages=(Stage(optimizer=Optimizer("sgd", nesterov=True)),)),
+            "nesterov needs a momentum",
+        ),
+        (Recipe(stages=(Stage(), Stage(ema=1.0))), "--stages.1.ema is 1.0: give at least 0"),
+        (Recipe(stages=(Stage(label_smoothing=1.0),)), "--stages.0.label-smoothing is 1.0"),
         (Recipe(model_options=("dropout",)), "'dropout' is not of the form name=value"),
         (
             Recipe(stages=(Stage("first", "vade", balance="class_weights"),)),

@@ -2,8 +2,10 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import optax
 import pytest
@@ -230,3 +232,48 @@ def test_training_reduces_the_loss_on_one_batch():
     losses, state = train(1, num_steps=1, augmentation=recipe.Augmentation())
     assert np.isfinite(losses[0])
     assert state.step == 1
+
+
+class Linear(nn.Module):
+    """A layer on the mean colour."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(4, name="head")(x.mean((1, 2)))
+
+
+def test_moving_average_is_keras_and_is_what_is_evaluated():
+    """Keras's, on the same parameters step by step; frozen ones stay as they are."""
+    optimizer = build_optimizer(recipe.Optimizer("sgd", 1.0))
+    devices = Devices(jax.local_devices()[:2])
+    variables = jax.device_get(steps.init_variables(Linear(), SHAPE, seed=0))
+    state = devices.replicate(steps.init_state(variables, optimizer, ema=True))
+    step = devices.compile_train_step(
+        steps.make_train_step(
+            classification(Linear()),
+            optimizer,
+            zoo.Preprocessing(SHAPE[:2]),
+            recipe.Augmentation(),
+            ema=0.9,
+        )
+    )
+    kernel = keras.Variable(variables["params"]["head"]["kernel"])
+    theirs = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.9)
+    theirs.build([kernel])
+    for batch in batches(6):
+        before = np.asarray(state.params["head"]["kernel"])
+        state, _ = step(state, devices.split(batch), steps.Clock(np.uint32(0), np.int32(0)))
+        after = np.asarray(state.params["head"]["kernel"])
+        theirs.apply([before - after])
+    np.testing.assert_allclose(kernel.value, state.params["head"]["kernel"], atol=1e-6)
+    theirs.finalize_variable_values([kernel])
+    average = state.variables()["params"]["head"]["kernel"]
+    np.testing.assert_allclose(kernel.value, average, atol=1e-6)
+    assert np.abs(average - state.params["head"]["kernel"]).max() > 1e-3
+
+
+def test_without_an_average_the_parameters_are_evaluated():
+    variables = steps.init_variables(Linear(), SHAPE, seed=0)
+    state = steps.init_state(variables, build_optimizer(recipe.Optimizer()))
+    assert state.average == {}
+    assert state.variables()["params"] is state.params

@@ -17,7 +17,7 @@ import numpy as np
 import zoo
 from datasets import Dataset
 from datasets.images import Geometry
-from datasets.pipeline import TrainBatches, eval_batches, load_arrays
+from datasets.pipeline import TrainBatches, eval_batches, load_arrays, steps_per_epoch
 from train import cli
 from train.analysis.metrics import loss_and_accuracy
 from train.engine import steps
@@ -151,7 +151,7 @@ class _Fit:
                     self.position.start_stage(index)
                 self._run_stage(self.recipe.stages[index], restored)
                 self.variables = jax.device_get(
-                    self._variables()
+                    self.state.variables()
                 )  # the next stage goes on with these
                 restored = None
             self.checkpoints.wait()
@@ -211,9 +211,15 @@ class _Fit:
             self.position.best_epoch = info["epoch"]
 
     def _fresh_state(self, stage: Stage) -> steps.TrainState:
-        self.optimizer = build_optimizer(stage.optimizer)
+        num_steps = stage.epochs * steps_per_epoch(
+            len(self.dataset.splits["train"]) * stage.augment.crops_per_image,
+            self.recipe.batch_size,
+            keep_tail=self.recipe.keep_tail,
+            multiple_of=len(self.devices),
+        )
+        self.optimizer = build_optimizer(stage.optimizer, num_steps)
         self.frozen = frozen_paths(self.variables["params"], stage.freeze)
-        return steps.init_state(self.variables, self.optimizer, self.frozen)
+        return steps.init_state(self.variables, self.optimizer, self.frozen, ema=stage.ema > 0)
 
     def _run_stage(self, stage: Stage, restored: Any) -> None:
         position, recipe = self.position, self.recipe
@@ -222,13 +228,22 @@ class _Fit:
         if self.frozen:
             total = len(jax.tree.leaves(self.variables["params"]))
             cli.say(f"frozen: {len(self.frozen)} of {total} arrays of parameters")
-        objective = OBJECTIVES[stage.objective](self._synchronised(self.model))
+        model, options = self._synchronised(self.model), {}
+        if stage.objective == "classification":
+            options["label_smoothing"] = stage.label_smoothing
+        objective = OBJECTIVES[stage.objective](model, **options)
         weights = None
         if stage.balance == "class_weights":
             labels = self.dataset.splits["train"].labels
             weights = balanced_weights(labels, len(self.dataset.class_names))
         train_step = steps.make_train_step(
-            objective, self.optimizer, self.preprocessing, stage.augment, self.frozen, weights
+            objective,
+            self.optimizer,
+            self.preprocessing,
+            stage.augment,
+            self.frozen,
+            weights,
+            stage.ema,
         )
         self.eval_step = self.devices.compile_eval_step(
             steps.make_eval_step(objective, self.preprocessing)
@@ -270,9 +285,7 @@ class _Fit:
             is_best = validation["accuracy"] > position.best_accuracy
             if is_best:
                 position.best_accuracy, position.best_epoch = validation["accuracy"], position.epoch
-                host = jax.device_get(
-                    {"params": self.state.params, "batch_stats": self.state.batch_stats}
-                )
+                host = jax.device_get(self.state.variables())
                 facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
                 facts |= {f"val_{name}": value for name, value in validation.items()}
                 self.save_best(host, facts)
@@ -334,7 +347,7 @@ class _Fit:
         self.feed.compile(self.state, self._clock())
         height, width = self.preprocessing.input_size
         self.eval_step(
-            self._variables(),
+            self.state.variables(),
             {"image": np.zeros((self.recipe.batch_size, height, width, 3), np.uint8)},
         )
         cli.say(f"compiled in {time.monotonic() - began:.1f} s")
@@ -393,12 +406,9 @@ class _Fit:
             position.accuracy_sum += values["accuracy"] * size
             position.examples += size
 
-    def _variables(self) -> dict[str, Any]:
-        return {"params": self.state.params, "batch_stats": self.state.batch_stats}
-
     def _validate(self) -> dict[str, float]:
         batches = self._validation_batches() if self.validation is None else self.validation
-        outputs = run_outputs(self.eval_step, self._variables(), batches)
+        outputs = run_outputs(self.eval_step, self.state.variables(), batches)
         loss, accuracy = loss_and_accuracy(outputs["label"], outputs["logits"])
         return {"loss": loss, "accuracy": accuracy}
 

@@ -35,8 +35,10 @@ class Objective:
     outputs: Callable[[Tree, Batch], dict[str, jax.Array]]
 
 
-def classification(model: nn.Module) -> Objective:
+def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
     """Softmax cross-entropy with integer labels, averaged over the batch.
+
+    Of the target, the share `label_smoothing` is spread evenly over all classes.
 
     With weights it is Keras's: their products with the losses are added up and divided by the number of
     examples, not by the sum of the weights. Accuracy is not weighted.
@@ -50,7 +52,12 @@ def classification(model: nn.Module) -> Objective:
             mutable=["batch_stats"],
             rngs={"dropout": rng},
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        if label_smoothing:
+            targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+            targets = optax.smooth_labels(targets, label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         value = jnp.mean(losses * batch["weight"] if "weight" in batch else losses)
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
         return value, (updated.get("batch_stats", {}), {"loss": value, "accuracy": accuracy})

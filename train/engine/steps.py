@@ -29,6 +29,11 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any  # moving average of the parameters; empty where there is none
+
+    def variables(self) -> dict[str, Any]:
+        """What is evaluated and kept: the average, where there is one."""
+        return {"params": self.average or self.params, "batch_stats": self.batch_stats}
 
 
 class Clock(flax.struct.PyTreeNode):
@@ -53,13 +58,17 @@ def init_state(
     variables: dict[str, Any],
     optimizer: optax.GradientTransformation,
     frozen: Collection[freezing.Path] = (),
+    *,
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step; the optimiser knows the parameters that are not frozen."""
     params = variables["params"]
     trainable, _ = freezing.split(params, frozen)
     # An int32 array from the start: a Python int would be weakly typed and compile the step twice.
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, variables["batch_stats"], optimizer.init(trainable))
+    # Copied, since a step uses up its state, and no buffer twice.
+    average = jax.tree.map(jnp.array, params) if ema else {}
+    return TrainState(zero, params, variables["batch_stats"], optimizer.init(trainable), average)
 
 
 def normalise(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
@@ -105,6 +114,7 @@ def make_train_step(
     augmentation: recipe.Augmentation,
     frozen: Collection[freezing.Path] = (),
     class_weights: Sequence[float] | np.ndarray | None = None,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]]:
     """The step of one device under a mapped axis `AXIS`, over which gradients and metrics are averaged.
 
@@ -112,7 +122,9 @@ def make_train_step(
     (see `datasets.pipeline.epoch_order`). An image is augmented by (seed, epoch, index), so alike on any number
     of devices; dropout masks come from (seed, step, device). Parameters at `frozen` paths and the statistics of
     batch-norm layers that are frozen come out as they went in, bit for bit. With `class_weights`, a number a
-    class, the objective gets each example's as `weight`.
+    class, the objective gets each example's as `weight`. With `ema` the state's average moves to
+    `ema * average + (1 - ema) * params` after each step, and to the parameters after the first (Keras's
+    `ema_momentum`).
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock):
@@ -140,13 +152,17 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
         params = freezing.join(trainable, fixed)
+        average = {}
+        if ema:
+            kept = jnp.where(state.step == 0, 0.0, ema)
+            average = optax.incremental_update(params, state.average, 1 - kept)
         metrics |= {
             "learning_rate": learning_rate(opt_state),
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
             "update_norm": optax.tree.norm(updates),
         }
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
     return train_step
 
