@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 SPLITS = ("train", "validation", "test")
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -70,9 +72,11 @@ class Split:
         labels: Sequence[int],
         load: Callable[[int], np.ndarray],
         load_for: Callable[[int, tuple[int, int]], np.ndarray] | None = None,
+        read: Callable[[int], bytes] | None = None,
     ) -> None:
-        """Examples named `ids`, of classes `labels`; `load(i)` gives image i, anew or shared, and
-        `load_for(i, size)` the same or one that is quicker to load (see `image_for`)."""
+        """Examples named `ids`, of classes `labels`; `load(i)` gives image i, anew or shared,
+        `load_for(i, size)` the same or one that is quicker to load (see `image_for`), and `read(i)` its file's
+        content, where there are files."""
         import numpy as np
 
         if len(ids) != len(labels):
@@ -81,6 +85,7 @@ class Split:
         self.labels = np.asarray(labels, np.int32)  # [N]
         self._load = load
         self._load_for = load_for or (lambda index, size: load(index))
+        self._read = read
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -96,7 +101,11 @@ class Split:
         reduced, at least twice that size still."""
         return self._checked(index, lambda i: self._load_for(i, size))
 
-    def _checked(self, index: int, load: Callable[[int], np.ndarray]) -> np.ndarray:
+    def content(self, index: int) -> bytes | None:
+        """The content of image `index`'s file, not decoded; None where images do not come from files."""
+        return None if self._read is None else self._checked(index, self._read)
+
+    def _checked(self, index: int, load: Callable[[int], T]) -> T:
         try:
             return load(index)
         except (OSError, ValueError) as error:

@@ -70,6 +70,7 @@ def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Optio
         options,
         digests={e.id: digests[e.content.path] for e in good},
         load=load,
+        read=lambda example: source.read(example.content),
         bad=bad,
         provenance={"path": str(source.root), "kind": source.kind},
     )
@@ -82,6 +83,7 @@ def assemble(
     *,
     digests: Mapping[str, str],
     load: Callable[[Example, tuple[int, int] | None], np.ndarray],
+    read: Callable[[Example], bytes] | None = None,
     bad: tuple[BadImage, ...] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -93,6 +95,7 @@ def assemble(
       digests: sha256 (hex) of each example's content, by id.
       load: gives an example's image, uint8 [H, W, 3]; a size says what it will be resized to (see
         `Split.image_for`).
+      read: gives the content of an example's file, where there are files.
       bad: what was left out.
       provenance: from where the data come, JSON-able.
     """
@@ -108,7 +111,10 @@ def assemble(
         def get(index: int, size: tuple[int, int] | None = None) -> np.ndarray:
             return load(examples[index], size)
 
-        return Split([e.id for e in examples], [labels[e.class_name] for e in examples], get, get)
+        content = read and (lambda index: read(examples[index]))
+        return Split(
+            [e.id for e in examples], [labels[e.class_name] for e in examples], get, get, content
+        )
 
     return Dataset(
         name=info.name,
