@@ -111,10 +111,12 @@ def assemble(
         def get(index: int, size: tuple[int, int] | None = None) -> np.ndarray:
             return load(examples[index], size)
 
-        content = read and (lambda index: read(examples[index]))
-        return Split(
-            [e.id for e in examples], [labels[e.class_name] for e in examples], get, get, content
-        )
+        def content(index: int) -> bytes:
+            assert read
+            return read(examples[index])
+
+        of_class = [labels[e.class_name] for e in examples]
+        return Split([e.id for e in examples], of_class, get, get, content if read else None)
 
     return Dataset(
         name=info.name,

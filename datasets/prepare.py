@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -66,9 +66,10 @@ def prepare(
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"the image size is {image_size}: give at least 1 pixel")
-    made = {"image_size": image_size}
+    made: dict[str, Any] = {"image_size": image_size}
     if image_size is not None:
         made |= {"resize": resize, "format": format}
+    _check_names(dataset.class_names)
     name = tfds_name(name or dataset.name, None if name else image_size)
     directory = Path(out).expanduser() / name / VERSION
     about = describe(dataset, made)
@@ -86,6 +87,16 @@ def tfds_name(text: str, image_size: int | None = None) -> str:
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     name = name if re.match("[a-z]", name) else f"images_{name}".rstrip("_")
     return name if image_size is None else f"{name}_{image_size}"
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """TFDS keeps class names in a file, one a line, and takes the space around them off."""
+    kept = {name.strip() for name in names if "\n" not in name} - {""}
+    if len(kept) < len(names):
+        bad = next((name for name in names if "\n" in name or name != name.strip()), "")
+        raise InputError(
+            f"the class name {bad!r} cannot be told from others without the space in it: rename it"
+        )
 
 
 def describe(dataset: Dataset, made: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _write(name: str, directory: Path, about: dict[str, Any], writer: "_Writer") -> None:
     import tensorflow_datasets as tfds
 
-    class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         # Shard by shard, in our order: the usual builder shuffles, in memory up to a gigabyte, and beyond
         # through files that it writes with TensorFlow.
         VERSION = tfds.core.Version(VERSION)

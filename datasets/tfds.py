@@ -163,26 +163,24 @@ class Records:
         _check_format(root)
         import tensorflow_datasets as tfds
 
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
         try:
-            self._builder = tfds.builder_from_directory(root, file_format=ARRAY_RECORD)
-            self.info = self._builder.info
+            builder = tfds.builder_from_directory(root)
+            self.info = builder.info
             self.keys = _keys(self.info, tfds)
+            # Each shard has one reader, which is safe in threads and is opened when it is first read from.
+            self._parts = {
+                part: builder.as_data_source(part, deserialize_method=raw, file_format=ARRAY_RECORD)
+                for part, about in self.info.splits.items()
+                if about.num_examples
+            }
         except InputError:
             raise
-        except (
-            Exception
-        ) as error:  # about anything, from a JSON's syntax to features of others' making
+        except Exception as error:  # from a JSON's syntax to features of others' making
             raise InputError(
                 f"{root} cannot be opened by tensorflow-datasets ({_first_line(error)}): prepare it again"
             ) from error
         self.stamp = self._stamp()
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        # Each shard has one reader, which is safe in threads and is opened when it is first read from.
-        self._parts = {
-            part: self._builder.as_data_source(part, deserialize_method=raw)
-            for part, about in self.info.splits.items()
-            if about.num_examples
-        }
         self.files = [
             File(f"{part}/{position}", self.stamp, (part, position))
             for part, records in self._parts.items()
