@@ -1,5 +1,6 @@
 """TFDS directories: those that others prepared, and any data set of ours prepared and read back."""
 
+import dataclasses
 import io
 import json
 import os
@@ -154,8 +155,6 @@ def test_images_without_files_become_png(tmp_path):
 
 
 def test_synthetic_data_stay_synthetic(tmp_path, pets):
-    import dataclasses
-
     data = dataclasses.replace(pets, info=dataclasses.replace(pets.info, synthetic=True))
     assert load_dataset(prepare(data, tmp_path / "out")).info.synthetic
 
@@ -303,6 +302,12 @@ def test_large_sets_have_several_shards_in_order(tmp_path, pets, monkeypatch):
     assert len(list(directory.glob("*train.array_record*"))) == 3
     assert_same(pets, load_dataset(directory))
     assert seen[-1] == ("writing images", 24, 24)
+
+
+def test_nothing_is_shuffled_through_memory_or_tensorflow(tmp_path, pets, monkeypatch):
+    """TFDS's usual builder sorts records in memory, and from a gigabyte on in files of TensorFlow's."""
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1)
+    assert_same(pets, load_dataset(prepare(pets, tmp_path / "out")))
 
 
 # What others prepare.
