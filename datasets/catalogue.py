@@ -50,9 +50,9 @@ def load_dataset(
 
     Args:
       name_or_path: a name of `list_datasets()`, or the path of a folder or .zip of images, with or without
-        published parts (see `datasets.folder`). A name wins over a folder so called: write `./digits`
-        for that one.
-      data_dir: where the files of a named data set lie; others do without.
+        published parts (see `datasets.folder`), or `tfds:NAME` (see `datasets.tfds`). A name wins over a
+        folder so called: write `./digits` for that one.
+      data_dir: where the files of a named data set lie, or the TFDS data directory; others do without.
       seed: of the split, where the data come unsplit; of the generator, where they are drawn.
       validation_fraction, test_fraction: shares of the parts that have to be made; both between 0 and 1.
       image_size: height and width in pixels, for data sets that come in any size (digits).
@@ -73,12 +73,18 @@ def load_dataset(
     _check(options)
     if isinstance(name_or_path, str) and name_or_path in BUILTIN_MODULES:
         return _module(name_or_path).build(options)
+    if isinstance(name_or_path, str) and name_or_path.startswith("tfds:"):
+        from datasets.tfds import load_tfds
+
+        return load_tfds(name_or_path.removeprefix("tfds:"), options)
     path = Path(name_or_path).expanduser()
     if not os.path.lexists(path) and not _looks_like_path(name_or_path):
         _module(str(name_or_path))  # raises
     from datasets.folder import load_folder
+    from datasets.tfds import load_prepared, prepared_directory
 
-    return load_folder(path, options)
+    prepared = prepared_directory(path)
+    return load_prepared(prepared, options) if prepared else load_folder(path, options)
 
 
 def _module(name: str) -> Any:

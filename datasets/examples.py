@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,12 +22,13 @@ from datasets.dataset import (
     Split,
     fingerprint,
 )
-from datasets.images import Geometry, decode, decode_resized
 from datasets.sources import Source
 from datasets.splits import shared_content, stratified_split
 from datasets.verify import verify
 
 MAX_BAD_SHARE = 0.05
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +62,12 @@ def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Optio
     bad = tuple(BadImage(names[b.id], b.reason) for b in bad)
     _check_bad(source.root, layout.examples, good, bad, options.on_bad_image)
 
-    def load(example: Example) -> np.ndarray:
-        return decode(source.read(example.content))
-
-    def load_resized(example: Example, geometry: Geometry) -> np.ndarray:
-        return decode_resized(source.read(example.content), geometry)
-
     return assemble(
         dataclasses.replace(layout, examples=good),
         info,
         options,
         digests={e.id: digests[e.content.path] for e in good},
-        load=load,
-        load_resized=load_resized,
+        read=lambda example: source.read(example.content),
         bad=bad,
         provenance={"path": str(source.root), "kind": source.kind},
     )
@@ -85,8 +79,8 @@ def assemble(
     options: Options,
     *,
     digests: Mapping[str, str],
-    load: Callable[[Example], np.ndarray],
-    load_resized: Callable[[Example, Geometry], np.ndarray] | None = None,
+    load: Callable[[Example], np.ndarray] | None = None,
+    read: Callable[[Example], bytes] | None = None,
     bad: tuple[BadImage, ...] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -96,8 +90,8 @@ def assemble(
       layout: examples, classes, published parts.
       info: name, description and source; classes, and sizes of the parts where they are not given, are filled in.
       digests: sha256 (hex) of each example's content, by id.
-      load: gives an example's image, uint8 [H, W, 3].
-      load_resized: the same at a size, where there is a quicker way to it than by `load`.
+      load: gives an example's image, uint8 [H, W, 3]; or
+      read: gives the content of its file.
       bad: what was left out.
       provenance: from where the data come, JSON-able.
     """
@@ -110,19 +104,11 @@ def assemble(
     ]
 
     def make_split(examples: Sequence[Example]) -> Split:
-        def get(index: int) -> np.ndarray:
-            return load(examples[index])
+        def of(get: Callable[[Example], T] | None) -> Callable[[int], T] | None:
+            return get and (lambda index: get(examples[index]))
 
-        def get_resized(index: int, geometry: Geometry) -> np.ndarray:
-            assert load_resized is not None
-            return load_resized(examples[index], geometry)
-
-        return Split(
-            [e.id for e in examples],
-            [labels[e.class_name] for e in examples],
-            get,
-            get_resized if load_resized else None,
-        )
+        of_class = [labels[e.class_name] for e in examples]
+        return Split([e.id for e in examples], of_class, of(load), read=of(read))
 
     return Dataset(
         name=info.name,

@@ -213,6 +213,19 @@ class Progress:
             self._bar = None
 
 
+def progress_callback(progress: Progress) -> Callable[[str, int, int], None]:
+    """`(text, done, total)` to a progress line."""
+    current: list[str] = []
+
+    def report(text: str, done: int, total: int) -> None:
+        if current != [text]:
+            current[:] = [text]
+            progress.start(text, total, done)
+        progress.update(done)
+
+    return report
+
+
 def duration(seconds: float) -> str:
     """Seconds as "42 s", "3:05" or "1:02:03"."""
     seconds = round(seconds)

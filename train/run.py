@@ -289,23 +289,10 @@ def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
             test_fraction=recipe.test_fraction,
             image_size=max(sizes),
             on_bad_image=recipe.on_bad_image,
-            progress=_progress_callback(progress),
+            progress=cli.progress_callback(progress),
         )
     finally:
         progress.stop()
-
-
-def _progress_callback(progress: cli.Progress) -> Any:
-    """`(text, done, total)` to a progress line."""
-    current: list[str] = []
-
-    def report(text: str, done: int, total: int) -> None:
-        if current != [text]:
-            current[:] = [text]
-            progress.start(text, total, done)
-        progress.update(done)
-
-    return report
 
 
 def check_data(directory: RunDir, dataset: Any) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 import zoo
 from datasets import load_dataset
 from datasets.pipeline import TrainBatches
-from train import data
+from train import data, data_show
 from train.engine import steps
 from train.engine.cropping import evaluation_view, training_geometry
 from train.recipe import Augmentation, Stage
@@ -34,8 +34,8 @@ def test_show_draws_what_the_training_step_sees(image_folder):
     """The same pixels as the pipeline and the step together give, visit for visit."""
     augment = Augmentation(resize=24, crops_per_image=2, rotation=20, flip=True, noise_share=0.5)
     split = load_dataset(image_folder, image_size=24).splits["train"]
-    arguments = data.Show(str(image_folder), count=5, versions=4, seed=7, augment=augment)
-    before, after, labels = data.visits(split, arguments, 20)
+    arguments = data_show.Show(str(image_folder), count=5, versions=4, seed=7, augment=augment)
+    before, after, labels = data_show.visits(split, arguments, 20)
     assert (before.shape, after.shape) == ((5, 24, 24, 3), (5, 4, 20, 20, 3))
     assert set(labels) == {0, 1, 2}
 
@@ -84,8 +84,8 @@ def test_what_cannot_be_shown_meets_one_line(call, image_folder, flags, message)
 
 
 def test_size_without_a_flag_is_the_data_sets_own():
-    assert data._own_size("synthetic_pigs") == 256
-    assert data._own_size("photos.zip") == data.DEFAULT_SIZE
+    assert data_show._own_size("synthetic_pigs") == 256
+    assert data_show._own_size("photos.zip") == data_show.DEFAULT_SIZE
 
 
 def test_many_classes_are_drawn_without_their_names(tmp_path):
