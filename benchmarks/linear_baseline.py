@@ -101,12 +101,13 @@ def fit_all(dataset: "Dataset", sizes: tuple[int, ...], strengths: tuple[float, 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    from datasets.images import Geometry
     from datasets.pipeline import load_arrays
 
     for size in sizes:
         parts = {}
         for name, split in dataset.splits.items():
-            images, labels = load_arrays(split, (size, size))
+            images, labels = load_arrays(split, Geometry((size, size)))
             parts[name] = images.reshape(len(images), -1).astype(np.float32), labels
         pixels = parts["train"][0]
         mean, deviation = pixels.mean(0), pixels.std(0)

@@ -39,6 +39,7 @@ WAITS = {
     "train.evaluate --help": ["-m", "train.evaluate", "--help"],
     "train.predict --help": ["-m", "train.predict", "--help"],
     "train.models --help": ["-m", "train.models", "--help"],
+    "train.data --help": ["-m", "train.data", "--help"],
 }
 
 

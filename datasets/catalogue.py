@@ -55,12 +55,12 @@ def load_dataset(
     """Find a data set, check all its images, and split it.
 
     Args:
-      name_or_path: a name of `list_datasets()`, or the path of a folder, .zip or .tar of images, with or
-        without published parts (see `datasets.folder`), of a .csv that lists images (`datasets.csv_list`), or
-        of a .npz with arrays (`datasets.npz`). A name wins over a folder so called: write `./digits` for
-        that one.
+      name_or_path: a name of `list_datasets()`; the path of a folder, .zip or .tar of images, with or without
+        published parts (see `datasets.folder`), of a .csv that lists images (`datasets.csv_list`), or of a
+        .npz with arrays (`datasets.npz`); or `tfds:NAME` (see `datasets.tfds`). A name wins over a folder so
+        called: write `./digits` for that one.
       data_dir: where the files of a named data set, or the images that a .csv lists, lie: a folder or an
-        archive; others do without.
+        archive; or the TFDS data directory; others do without.
       seed: of the split, where the data come unsplit; of the generator, where they are drawn.
       validation_fraction, test_fraction: shares of the parts that have to be made; both between 0 and 1.
       image_size: height and width in pixels, for data sets that come in any size (digits).
@@ -81,6 +81,10 @@ def load_dataset(
     _check(options)
     if isinstance(name_or_path, str) and name_or_path in BUILTIN_MODULES:
         return _module(name_or_path).build(options)
+    if isinstance(name_or_path, str) and name_or_path.startswith("tfds:"):
+        from datasets.tfds import load_tfds
+
+        return load_tfds(name_or_path.removeprefix("tfds:"), options)
     path = Path(name_or_path).expanduser()
     if not os.path.lexists(path) and not _looks_like_path(name_or_path):
         _module(str(name_or_path))  # raises
@@ -94,8 +98,10 @@ def load_dataset(
 
             return load_npz(path, options)
     from datasets.folder import load_folder
+    from datasets.tfds import load_prepared, prepared_directory
 
-    return load_folder(path, options)
+    prepared = prepared_directory(path)
+    return load_prepared(prepared, options) if prepared else load_folder(path, options)
 
 
 def _module(name: str) -> Any:

@@ -6,15 +6,19 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from datasets.images import Geometry
 
 # Called as `progress(text, done, total)` while something takes long.
 Progress = Callable[[str, int, int], None]
 
 SPLITS = ("train", "validation", "test")
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -68,19 +72,22 @@ class Split:
         self,
         ids: Sequence[str],
         labels: Sequence[int],
-        load: Callable[[int], np.ndarray],
-        load_for: Callable[[int, tuple[int, int]], np.ndarray] | None = None,
+        load: Callable[[int], np.ndarray] | None = None,
+        *,
+        read: Callable[[int], bytes] | None = None,
     ) -> None:
-        """Examples named `ids`, of classes `labels`; `load(i)` gives image i, anew or shared, and
-        `load_for(i, size)` the same or one that is quicker to load (see `image_for`)."""
+        """Examples named `ids`, of classes `labels`. Either `load(i)` gives image i, anew or shared, or `read(i)`
+        the content of its file."""
         import numpy as np
 
         if len(ids) != len(labels):
             raise ValueError(f"{len(ids)} ids, but {len(labels)} labels")
         self.ids = tuple(ids)
         self.labels = np.asarray(labels, np.int32)  # [N]
+        if (load is None) == (read is None):
+            raise ValueError("give either load or read")
         self._load = load
-        self._load_for = load_for or (lambda index, size: load(index))
+        self._read = read
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,14 +96,32 @@ class Split:
         if not -len(self) <= index < len(self):
             raise IndexError(f"position {index} in a split of {len(self)}")
         index = int(index) % len(self)
-        return self._checked(index, self._load), int(self.labels[index])
+        return self._checked(index, self._decoded), int(self.labels[index])
 
-    def image_for(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """Image `index`, about to be resized to `size` (height, width): a much larger one may come
-        reduced, at least twice that size still."""
-        return self._checked(index, lambda i: self._load_for(i, size))
+    def _decoded(self, index: int) -> np.ndarray:
+        from datasets.images import decode
 
-    def _checked(self, index: int, load: Callable[[int], np.ndarray]) -> np.ndarray:
+        if self._read:
+            return decode(self._read(index))
+        assert self._load
+        return self._load(index)
+
+    def resized(self, index: int, geometry: Geometry) -> np.ndarray:
+        """Image `index` at the size of a geometry: uint8 [H, W, 3]; a file is decoded in the quickest way to it."""
+        from datasets.images import decode_resized
+
+        def load(index: int) -> np.ndarray:
+            if self._read:
+                return decode_resized(self._read(index), geometry)
+            return geometry.apply(self._decoded(index))
+
+        return self._checked(index, load)
+
+    def content(self, index: int) -> bytes | None:
+        """The content of image `index`'s file, not decoded; None where images do not come from files."""
+        return self._checked(index, self._read) if self._read else None
+
+    def _checked(self, index: int, load: Callable[[int], T]) -> T:
         try:
             return load(index)
         except (OSError, ValueError) as error:

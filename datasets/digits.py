@@ -40,6 +40,6 @@ def build(options: Options) -> Dataset:
         INFO,
         options,
         digests={e.id: hashlib.sha256(images[e.content].tobytes()).hexdigest() for e in examples},
-        load=lambda example, _: resize(images[example.content], size),
+        load=lambda example: resize(images[example.content], size),
         provenance={"kind": "scikit-learn's load_digits"},
     )

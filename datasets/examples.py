@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,12 +22,13 @@ from datasets.dataset import (
     Split,
     fingerprint,
 )
-from datasets.images import decode
 from datasets.sources import Source
 from datasets.splits import shared_content, stratified_split
 from datasets.verify import verify
 
 MAX_BAD_SHARE = 0.05
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +62,12 @@ def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Optio
     bad = tuple(BadImage(names[b.id], b.reason) for b in bad)
     _check_bad(source.root, layout.examples, good, bad, options.on_bad_image)
 
-    def load(example: Example, size: tuple[int, int] | None) -> np.ndarray:
-        return decode(source.read(example.content), size)
-
     return assemble(
         dataclasses.replace(layout, examples=good, notes=[*source.notes, *layout.notes]),
         info,
         options,
         digests={e.id: digests[e.content.path] for e in good},
-        load=load,
+        read=lambda example: source.read(example.content),
         bad=bad,
         provenance={"path": str(source.root), "kind": source.kind},
     )
@@ -81,7 +79,8 @@ def assemble(
     options: Options,
     *,
     digests: Mapping[str, str],
-    load: Callable[[Example, tuple[int, int] | None], np.ndarray],
+    load: Callable[[Example], np.ndarray] | None = None,
+    read: Callable[[Example], bytes] | None = None,
     bad: tuple[BadImage, ...] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -91,8 +90,8 @@ def assemble(
       layout: examples, classes, published parts.
       info: name, description and source; classes, and sizes of the parts where they are not given, are filled in.
       digests: sha256 (hex) of each example's content, by id.
-      load: gives an example's image, uint8 [H, W, 3]; a size says what it will be resized to (see
-        `Split.image_for`).
+      load: gives an example's image, uint8 [H, W, 3]; or
+      read: gives the content of its file.
       bad: what was left out.
       provenance: from where the data come, JSON-able.
     """
@@ -105,10 +104,11 @@ def assemble(
     ]
 
     def make_split(examples: Sequence[Example]) -> Split:
-        def get(index: int, size: tuple[int, int] | None = None) -> np.ndarray:
-            return load(examples[index], size)
+        def of(get: Callable[[Example], T] | None) -> Callable[[int], T] | None:
+            return get and (lambda index: get(examples[index]))
 
-        return Split([e.id for e in examples], [labels[e.class_name] for e in examples], get, get)
+        of_class = [labels[e.class_name] for e in examples]
+        return Split([e.id for e in examples], of_class, of(load), read=of(read))
 
     return Dataset(
         name=info.name,

@@ -13,9 +13,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from datasets import images
 from datasets.dataset import InputError, Split
-from datasets.images import Interpolation, Resize
+from datasets.images import Geometry
 
 Batch = dict[str, np.ndarray]
 
@@ -23,22 +22,57 @@ MAX_THREADS = 16
 
 
 @functools.lru_cache(maxsize=4)  # every step asks; 50,000 examples take 5 ms to order
-def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: a permutation of `range(num_examples)`, int64, a function of (seed, epoch).
+def epoch_order(num_examples: int, *, seed: int, epoch: int, repeats: int = 1) -> np.ndarray:
+    """The order of an epoch: a permutation of `range(num_examples * repeats)`, int64, a function of
+    (seed, epoch).
 
-    The one source of order, for every way of feeding. It is the same with any version of NumPy, which
-    promises that of the bits that it draws, but not of its own permutations. Read-only.
+    Its elements are visits: visit v is of example `v % num_examples`, and no two visits of an epoch are the
+    same number, so that what is drawn for a visit differs from one to the next. Without repeats a visit is
+    its example.
+
+    The one source of order, for every way of feeding; `TrainBatches.order` chooses between it and
+    `balanced_order`. It is the same with any version of NumPy, which promises that of the bits that it
+    draws, but not of its own permutations. Read-only.
     """
-    bits = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
-    order = np.argsort(bits, kind="stable").astype(np.int64)
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
+    order = _permutation(bits, num_examples * repeats)
     order.setflags(write=False)
     return order
+
+
+def balanced_order(labels: np.ndarray, *, seed: int, epoch: int, repeats: int = 1) -> np.ndarray:
+    """The order of an epoch in which all classes are equally frequent: `len(labels) * repeats` visits (see
+    `epoch_order`), a function of (labels, seed, epoch).
+
+    A class's visits go through all of its examples as often as they can, and the rest are a random part of
+    them: examples of a small class come several times, of a large one not every epoch. Classes that have no
+    example count as absent. Read-only.
+    """
+    total = len(labels) * repeats
+    _, of_class, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(of_class, kind="stable"), np.cumsum(sizes)[:-1])
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch, 1]))
+    counts = np.full(len(sizes), total // len(sizes))
+    counts[_permutation(bits, len(sizes))[: total % len(sizes)]] += 1  # what does not come out even
+    visits = []
+    for examples, count in zip(members, counts, strict=True):
+        shuffled = examples[_permutation(bits, len(examples))]
+        times, place = np.divmod(np.arange(count), len(examples))
+        visits.append(times * len(labels) + shuffled[place])
+    order = np.concatenate(visits)[_permutation(bits, total)]
+    order.setflags(write=False)
+    return order
+
+
+def _permutation(bits: np.random.Philox, count: int) -> np.ndarray:
+    return np.argsort(bits.random_raw(count), kind="stable").astype(np.int64)
 
 
 def steps_per_epoch(
     num_examples: int, batch_size: int, *, keep_tail: bool, multiple_of: int = 1
 ) -> int:
-    """Batches an epoch: full ones, and with `keep_tail` the smaller last one, if it holds anything."""
+    """Batches an epoch: full ones, and with `keep_tail` the smaller last one, if it holds anything.
+    With repeats, `num_examples` counts each visit."""
     tail = _tail(num_examples, batch_size, keep_tail, multiple_of)
     return num_examples // batch_size + bool(tail)
 
@@ -54,12 +88,13 @@ class TrainBatches:
     Args:
       split: what to train on.
       batch_size: examples per batch, over all processes.
-      image_size: height and width of the images that come out.
+      geometry: size of the images that come out, and how they get there.
       seed: of the order.
       num_epochs: how many epochs there are.
       keep_tail: end each epoch with the smaller batch that is left.
       multiple_of: the tail is cut to a multiple of this (the number of devices over all processes).
-      resize, interpolation, crop_fraction: see `datasets.images.resize`.
+      repeats: how often an epoch visits each example.
+      balanced: all classes come equally often (see `balanced_order`), instead of all examples.
       shard: (index, count) of the processes that share each batch.
       num_threads: loading threads, each at work on another batch; by default one a core, at most 16.
 
@@ -71,14 +106,13 @@ class TrainBatches:
         split: Split,
         *,
         batch_size: int,
-        image_size: tuple[int, int],
+        geometry: Geometry,
         seed: int,
         num_epochs: int,
         keep_tail: bool = False,
         multiple_of: int = 1,
-        resize: Resize = "squash",
-        interpolation: Interpolation = "bilinear",
-        crop_fraction: float = 1.0,
+        repeats: int = 1,
+        balanced: bool = False,
         shard: tuple[int, int] = (0, 1),
         num_threads: int | None = None,
     ):
@@ -91,8 +125,9 @@ class TrainBatches:
                 f"a batch of {batch_size} cannot be shared by {multiple_of} devices: give a multiple"
                 f" of {multiple_of}"
             )
-        tail = _tail(len(split), batch_size, keep_tail, multiple_of)
-        self._used = len(split) // batch_size * batch_size + tail  # examples an epoch
+        visits = len(split) * repeats
+        tail = _tail(visits, batch_size, keep_tail, multiple_of)
+        self._used = visits // batch_size * batch_size + tail  # visits an epoch
         if not self._used:
             raise InputError(
                 f"a batch of {batch_size} is more than the {len(split)} training images:"
@@ -100,32 +135,41 @@ class TrainBatches:
             )
         self._split = split
         self._batch_size = batch_size
-        self._geometry = (image_size, resize, interpolation, crop_fraction)
-        self._seed = seed
+        self.geometry = geometry
         self._shard = shard
         self._num_threads = num_threads
         full = batch_size if self._used >= batch_size else 0
         self.batch_sizes = tuple(size // count for size in (full, tail) if size)  # of this process
+        if balanced:
+            order = functools.partial(balanced_order, split.labels, seed=seed, repeats=repeats)
+            self._order: Callable[..., np.ndarray] = functools.lru_cache(maxsize=4)(order)
+        else:
+            self._order = functools.partial(epoch_order, len(split), seed=seed, repeats=repeats)
         self.steps_per_epoch = steps_per_epoch(
-            len(split), batch_size, keep_tail=keep_tail, multiple_of=multiple_of
+            visits, batch_size, keep_tail=keep_tail, multiple_of=multiple_of
         )
         self.num_steps = num_epochs * self.steps_per_epoch
 
+    def order(self, epoch: int) -> np.ndarray:
+        """The visits of an epoch in order, for all processes: int64; example `visit % len(split)`."""
+        return self._order(epoch=epoch)
+
     def indices(self, step: int) -> np.ndarray:
-        """Which examples of the split this process's part of a step's batch holds."""
+        """Which visits this process's part of a step's batch holds."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(self._split), seed=self._seed, epoch=epoch)
+        order = self.order(epoch)
         start = place * self._batch_size
         index, count = self._shard
         return order[start : min(start + self._batch_size, self._used)][index::count]
 
     def load(self, step: int) -> Batch:
-        """The batch of a step: `image` uint8 [B, H, W, 3], `label` int32 [B], `index` int32 [B]."""
-        indices = self.indices(step)
+        """The batch of a step: `image` uint8 [B, H, W, 3], `label` int32 [B], `index` int32 [B], the visit."""
+        visits = self.indices(step)
+        examples = visits % len(self._split)
         return {
-            "image": load_images(self._split, indices, *self._geometry),
-            "label": self._split.labels[indices],
-            "index": indices.astype(np.int32),
+            "image": load_images(self._split, examples, self.geometry),
+            "label": self._split.labels[examples],
+            "index": visits.astype(np.int32),
         }
 
     def iterate(self, start_step: int = 0) -> Any:
@@ -146,31 +190,16 @@ def _threaded(elements: range, load: Callable[[int], Batch], num_threads: int | 
     return iter(dataset.to_iter_dataset(options))
 
 
-def load_images(
-    split: Split,
-    indices: np.ndarray,
-    image_size: tuple[int, int],
-    resize: Resize = "squash",
-    interpolation: Interpolation = "bilinear",
-    crop_fraction: float = 1.0,
-) -> np.ndarray:
+def load_images(split: Split, indices: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read."""
-    batch = np.empty((len(indices), *image_size, 3), np.uint8)
+    batch = np.empty((len(indices), *geometry.size, 3), np.uint8)
     for row, index in enumerate(indices):
-        image = split.image_for(int(index), image_size)
-        batch[row] = images.resize(image, image_size, resize, interpolation, crop_fraction)
+        batch[row] = split.resized(int(index), geometry)
     return batch
 
 
 def eval_batches(
-    split: Split,
-    *,
-    batch_size: int,
-    image_size: tuple[int, int],
-    resize: Resize = "squash",
-    interpolation: Interpolation = "bilinear",
-    crop_fraction: float = 1.0,
-    num_threads: int | None = None,
+    split: Split, *, batch_size: int, geometry: Geometry, num_threads: int | None = None
 ) -> Iterator[Batch]:
     """Every example once, in order, as `TrainBatches` gives them, and `mask`, bool [B]: the last batch is
     padded with copies of its first example, and False there."""
@@ -179,7 +208,7 @@ def eval_batches(
         rows = np.arange(start, start + batch_size)
         mask = rows < len(split)
         indices = np.where(mask, rows, start)
-        loaded = load_images(split, indices[mask], image_size, resize, interpolation, crop_fraction)
+        loaded = load_images(split, indices[mask], geometry)
         return {
             "image": loaded if mask.all() else loaded[np.where(mask, rows - start, 0)],
             "label": split.labels[indices],
@@ -190,20 +219,9 @@ def eval_batches(
     return _threaded(range(0, len(split), batch_size), load, num_threads)
 
 
-def load_arrays(
-    split: Split,
-    image_size: tuple[int, int],
-    resize: Resize = "squash",
-    interpolation: Interpolation = "bilinear",
-    crop_fraction: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
+def load_arrays(split: Split, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """A whole split in memory: images uint8 [N, H, W, 3], labels int32 [N]."""
-    arrays = np.empty((len(split), *image_size, 3), np.uint8)
-    options: dict[str, Any] = {
-        "resize": resize,
-        "interpolation": interpolation,
-        "crop_fraction": crop_fraction,
-    }
-    for batch in eval_batches(split, batch_size=16, image_size=image_size, **options):
+    arrays = np.empty((len(split), *geometry.size, 3), np.uint8)
+    for batch in eval_batches(split, batch_size=16, geometry=geometry):
         arrays[batch["index"][batch["mask"]]] = batch["image"][batch["mask"]]
     return arrays, split.labels

@@ -38,7 +38,10 @@ def test_commands_are_accepted_by_their_parsers(command, monkeypatch):
 
     words = shlex.split(command)
     module = importlib.import_module(words[2])
-    parsed = tyro.cli(module.Arguments, default=defaults(module), args=words[3:])
+    if hasattr(module, "COMMANDS"):
+        parsed = module.parse(words[3:])
+    else:
+        parsed = tyro.cli(module.Arguments, default=defaults(module), args=words[3:])
     assert parsed is not None
 
 

@@ -78,6 +78,11 @@ def _explain(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {first} (add --debug for the traceback)", 1
 
 
+def count(number: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def prepare_environment() -> None:
     """Settings that JAX reads when it starts. What the user has set is left as it is."""
     flags = os.environ.get("XLA_FLAGS", "")
@@ -134,8 +139,12 @@ class StopRequest:
     """Turns the first Ctrl-C (or SIGTERM) into a wish that the loop grants after the step at hand; a second
     one interrupts at once."""
 
+    # A terminal and a parent process may both pass on the same Ctrl-C.
+    SAME_WISH_SECONDS = 0.5
+
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
 
     def __enter__(self) -> "StopRequest":
         signals = (signal.SIGINT, signal.SIGTERM)
@@ -148,8 +157,10 @@ class StopRequest:
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            if time.monotonic() - self._since > self.SAME_WISH_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self.requested, self._since = True, time.monotonic()
         say("\nstopping after this step, then saving (once more to stop at once)")
 
 
@@ -200,6 +211,19 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def progress_callback(progress: Progress) -> Callable[[str, int, int], None]:
+    """`(text, done, total)` to a progress line."""
+    current: list[str] = []
+
+    def report(text: str, done: int, total: int) -> None:
+        if current != [text]:
+            current[:] = [text]
+            progress.start(text, total, done)
+        progress.update(done)
+
+    return report
 
 
 def duration(seconds: float) -> str:

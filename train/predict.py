@@ -44,6 +44,8 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """The command."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m train.predict", description=__doc__)
+    if not arguments.images:
+        raise InputError("no images given: name image files, folders or zips")
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}: give at least 1")
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 import zoo
-from datasets.images import resize
+from datasets.images import Geometry
 from train.engine import steps
+from train.engine.cropping import evaluation_geometry, evaluation_view
 from train.engine.evaluation import array_batches, run_outputs
 from train.engine.objectives import OBJECTIVES
 from train.engine.parallel import Devices
@@ -36,16 +37,10 @@ class Predictor:
     preprocessing: zoo.Preprocessing
     info: dict[str, Any]  # all of model.json
 
-    def resize(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 image [H, W, 3] in the size of the model."""
-        geometry = self.preprocessing
-        return resize(
-            image,
-            geometry.input_size,
-            geometry.resize,
-            geometry.interpolation,
-            geometry.crop_fraction,
-        )
+    @property
+    def geometry(self) -> Geometry:
+        """How an image gets to the size of the model."""
+        return evaluation_geometry(self.preprocessing)
 
     def logits(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB."""
@@ -53,7 +48,7 @@ class Predictor:
             return np.zeros((0, len(self.class_names)), np.float32)
         batch_size = -(-batch_size // len(self._devices)) * len(self._devices)
         batches = (
-            np.stack([self.resize(image) for image in images[start : start + batch_size]])
+            np.stack([self.geometry.apply(image) for image in images[start : start + batch_size]])
             for start in range(0, len(images), batch_size)
         )
         return np.concatenate([self.outputs(batch, batch_size)["logits"] for batch in batches])
@@ -174,20 +169,43 @@ class Start:
     options: dict[str, Any]  # of the module, besides its classes and dtype
     variables: dict[str, Any]  # params and batch_stats
     preprocessing: zoo.Preprocessing
-    report: str  # what was taken from pretrained weights; empty without
+    pretrained: dict[str, Any]  # what was taken from pretrained weights; empty without
+
+    def to_json(self) -> dict[str, Any]:
+        """What pretrained weights decided besides the numbers."""
+        return {
+            "options": self.options,
+            "preprocessing": self.preprocessing.to_json(),
+            "pretrained": self.pretrained,
+        }
 
 
-def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
+def start_of(
+    recipe: Recipe,
+    size: tuple[int, int],
+    num_classes: int,
+    decided: dict[str, Any] | None = None,
+) -> Start:
     """The recipe's model with initial or pretrained weights; `size` is meant unless the weights have their own.
 
+    `decided` is `Start.to_json` of a run that goes on: its numbers are in its checkpoints, and the file of
+    weights, which may be gone or changed since then, is left alone.
+
     Raises InputError for an unknown option, images that are too small, or weights that do not fit.
+    Random windows (`augment.resize`) narrow what evaluation sees.
     """
     if recipe.pretrained is None:
         options = recipe.options()
         module = build_model(recipe.model, num_classes, recipe.dtype, options)
         _check_size(module, recipe.model, size)
         variables = steps.init_variables(module, (*size, 3), recipe.seed)
-        return Start(module, options, variables, zoo.Preprocessing(input_size=size), "")
+        preprocessing = evaluation_view(zoo.Preprocessing(input_size=size), recipe.stages)
+        return Start(module, options, variables, preprocessing, {})
+    if decided is not None:
+        preprocessing = zoo.Preprocessing.from_json(decided["preprocessing"])
+        module = build_model(recipe.model, num_classes, recipe.dtype, decided["options"])
+        variables = steps.init_variables(module, (*preprocessing.input_size, 3), recipe.seed)
+        return Start(module, decided["options"], variables, preprocessing, decided["pretrained"])
     from zoo.pretrained import load
 
     taken = load(
@@ -201,15 +219,17 @@ def start_of(recipe: Recipe, size: tuple[int, int], num_classes: int) -> Start:
     module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
     _check_size(module, recipe.model, taken.preprocessing.input_size)
     variables = {"batch_stats": {}, **taken.variables}
-    return Start(module, taken.options, variables, taken.preprocessing, taken.report)
+    preprocessing = evaluation_view(taken.preprocessing, recipe.stages)
+    pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
+    return Start(module, taken.options, variables, preprocessing, pretrained)
 
 
 def _check_size(module: Any, name: str, size: tuple[int, int]) -> None:
     try:
         zoo.layer_table(module, (*size, 3))
     except zoo.InputError as error:
-        text = f"{name} at {size[0]}x{size[1]} pixels: {error}; give a larger --image-size"
-        raise InputError(text) from None
+        advice = "; give a larger --image-size" if "too small" in str(error) else ""
+        raise InputError(f"{name} at {size[0]}x{size[1]} pixels: {error}{advice}") from None
 
 
 def build_model(name: str, num_classes: int, dtype: str, options: dict[str, Any]) -> Any:

@@ -6,8 +6,10 @@ schedule and augmentation. Names are resolved to functions in `train/engine`.
 
 import ast
 import dataclasses
+import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
 
@@ -30,6 +32,25 @@ class Optimizer:
     """Adam: Keras's epsilon."""
     momentum: float = 0.0
     """SGD: momentum."""
+    nesterov: bool = False
+    """SGD: Nesterov's momentum."""
+    l2: float = 0.0
+    """Keras's kernel_regularizer: this times the sum of squares (without a half) of all kernels, in the gradient;
+    losses are reported without it."""
+    weight_decay: float = 0.0
+    """Of every parameter; in the gradient as torch's Adam and SGD have it, or apart from it as AdamW."""
+    decoupled: bool = True
+    """Weight decay apart from the gradient."""
+    clip_norm: float = 0.0
+    """Largest norm of all gradients together; 0 switches this off."""
+    accumulate: int = 1
+    """Steps whose gradients are averaged into one update."""
+    decay: float = 0.0
+    """Keras's decay: the rate of update n is divided by 1 + decay * n, counted from 0."""
+    warmup_steps: int = 0
+    """Updates over which the rate rises from 0 in a straight line."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the rate falls after the warm-up; cosine: to 0 at the stage's last update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +77,41 @@ class EarlyStop:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of each training image, drawn anew every epoch; nothing by default."""
+    """Random changes of each training image, drawn anew at every visit; nothing by default."""
 
+    resize: int | None = None
+    """Height in pixels at which training images are loaded; each visit sees a random window of the model's
+    size, evaluation the window in the middle (default: the model's size)."""
+    crops_per_image: int = 1
+    """How often an epoch visits each image: its steps multiply."""
     rotation: float = 0.0
     """Largest rotation to either side, in degrees."""
     shift_x: float = 0.0
     """Largest horizontal shift to either side, as a share of the width."""
     shift_y: float = 0.0
     """Largest vertical shift to either side, as a share of the height."""
+    zoom: float = 0.0
+    """Largest enlargement and reduction, as a share: 0.1 is 0.9 to 1.1 times."""
+    aspect: float = 0.0
+    """Largest change of the ratio of width to height: 0.25 is 4/5 to 5/4 of it."""
+    crop_area: float = 1.0
+    """Proportional crop: windows of at least this share of the image's area, scaled to the model's size."""
     flip: bool = False
     """Mirror every other image, on average."""
+    flip_vertical: bool = False
+    """Turn every other image upside down, on average."""
+    brightness: float = 0.0
+    """Largest change of the brightness's factor: 0.2 is 0.8 to 1.2."""
+    contrast: float = 0.0
+    """Largest change of the contrast's factor: 0.2 is 0.8 to 1.2."""
+    noise_share: float = 0.0
+    """Share of the images that get Gaussian noise."""
+    noise_sigma: float = 25.5
+    """That noise's standard deviation, in grey levels of 0 to 255."""
+    cutout: float = 0.0
+    """Side of a square that is hidden, as a share of the image's side."""
+    cutout_fill: int | None = None
+    """Grey level of that square (default: the image's mean colour)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +128,13 @@ class Stage:
     optimizer: Optimizer = Optimizer()
     plateau: Plateau = Plateau()
     early_stop: EarlyStop = EarlyStop()
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    ema: float = 0.0
+    """Keras's ema_momentum: evaluation and best/ take a moving average of the parameters; 0 switches this off."""
+    balance: Literal["none", "class_weights", "sampling"] = "none"
+    """Against classes of unequal size: weigh the losses of their images (Keras's class_weight, "balanced"), or
+    draw all classes equally often."""
     augment: Augmentation = Augmentation()
 
 
@@ -119,6 +172,12 @@ class Recipe:
     """Share of test images, where the data have no such part."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """What to do about files that cannot be decoded."""
+    decoder: Literal["exact", "fast"] = "exact"
+    """How training images are decoded and resized: as Pillow does, or faster and a little different; evaluation is
+    always exact."""
+    feed: Literal["auto", "stepwise", "resident"] = "auto"
+    """How images reach the device: a batch at a time, or all at once to stay there; auto: resident on a GPU when
+    they fit."""
     stages: tuple[Stage, ...] = (Stage(),)
 
     def options(self) -> dict[str, Any]:
@@ -161,10 +220,13 @@ class Recipe:
                 raise InputError(
                     f"stage {index} ({stage.name}) has {stage.epochs} epochs: give at least 1"
                 )
-            if not 0 < stage.optimizer.learning_rate < float("inf"):
+            check_optimizer(stage, f"--stages.{index}")
+            if stage.balance == "class_weights" and stage.objective != "classification":
                 raise InputError(
-                    f"stage {index} ({stage.name}) has learning rate {stage.optimizer.learning_rate}: give one above 0"
+                    f"stage {index} ({stage.name}) has class weights, but {stage.objective} reads no labels:"
+                    f" give --stages.{index}.balance sampling or none"
                 )
+            check_augmentation(stage.augment, f"--stages.{index}.augment")
         self.options()
 
     def to_json(self) -> dict[str, Any]:
@@ -175,6 +237,67 @@ class Recipe:
     def from_json(cls, data: dict[str, Any]) -> "Recipe":
         """The inverse of `to_json`; InputError names a field that is unknown or of a wrong type."""
         return _from_plain(cls, data, "recipe")
+
+
+# What a number may be: the test, and the words for it.
+_NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "at least 0")
+_RATE = (lambda v: 0 < v < math.inf, "above 0, such as 0.001")
+_DECAYS = (lambda v: 0 <= v < 1, "at least 0 and below 1, such as 0.9")
+_OPTIMIZER_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "learning_rate": _RATE,
+    "b1": _DECAYS,
+    "b2": _DECAYS,
+    "epsilon": _RATE,
+    "momentum": _DECAYS,
+    "l2": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "clip_norm": _NOT_NEGATIVE,
+    "accumulate": (lambda v: v >= 1, "at least 1"),
+    "decay": _NOT_NEGATIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+}
+
+
+def check_optimizer(stage: Stage, where: str) -> None:
+    """InputError for numbers that no training can use; `where` is the flags' beginning."""
+    fields = {
+        f"optimizer.{k}": (getattr(stage.optimizer, k), v) for k, v in _OPTIMIZER_LIMITS.items()
+    }
+    fields |= {name: (getattr(stage, name), _DECAYS) for name in ("label_smoothing", "ema")}
+    for name, (value, (accepts, words)) in fields.items():
+        if not accepts(value):
+            raise InputError(f"{where}.{name.replace('_', '-')} is {value}: give {words}")
+    if stage.optimizer.nesterov and not stage.optimizer.momentum:
+        raise InputError(f"{where}.optimizer.nesterov needs a momentum above 0, such as 0.9")
+
+
+# What a field of an Augmentation may be.
+_ANY_SHARE = (lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
+_BELOW_1 = (lambda v: 0 <= v < 1, "a share of at least 0 and below 1, such as 0.1")
+_AUGMENTATION_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "resize": (lambda v: v is None or v >= 1, "at least 1 pixel"),
+    "crops_per_image": (lambda v: v >= 1, "at least 1"),
+    "rotation": (lambda v: 0 <= v <= 180, "degrees from 0 to 180"),
+    "shift_x": _ANY_SHARE,
+    "shift_y": _ANY_SHARE,
+    "zoom": _BELOW_1,
+    "aspect": (lambda v: 0 <= v < math.inf, "at least 0, such as 0.25"),
+    "crop_area": (lambda v: 0 < v <= 1, "a share above 0, at most 1, such as 0.5"),
+    "brightness": _ANY_SHARE,
+    "contrast": _ANY_SHARE,
+    "noise_share": _ANY_SHARE,
+    "noise_sigma": (lambda v: 0 <= v < math.inf, "grey levels of at least 0, such as 25.5"),
+    "cutout": _ANY_SHARE,
+    "cutout_fill": (lambda v: v is None or 0 <= v <= 255, "a grey level from 0 to 255"),
+}
+
+
+def check_augmentation(augment: Augmentation, flag: str) -> None:
+    """Raise InputError for values that no image can have; `flag` is what the fields' flags begin with."""
+    for name, (fits, words) in _AUGMENTATION_LIMITS.items():
+        value = getattr(augment, name)
+        if not fits(value):
+            raise InputError(f"{flag}.{name.replace('_', '-')} is {value}: give {words}")
 
 
 def _from_plain(kind: Any, value: Any, where: str) -> Any:

@@ -25,15 +25,8 @@ def test(
     wall time of predicting and scoring, from images that are decoded to uint8 in host memory, with the
     program compiled beforehand.
     """
-    geometry = predictor.preprocessing
     examples = dataset.splits[split]
-    images, labels = load_arrays(
-        examples,
-        image_size=geometry.input_size,
-        resize=geometry.resize,
-        interpolation=geometry.interpolation,
-        crop_fraction=geometry.crop_fraction,
-    )
+    images, labels = load_arrays(examples, predictor.geometry)
     predictor.outputs(images[: recipe.batch_size], recipe.batch_size)  # compiles
     began = time.perf_counter()
     outputs = predictor.outputs(images, recipe.batch_size, labels)
@@ -83,7 +76,7 @@ def finish(
     )
     shown = sample_of_classes(predictions["labels"], 20)
     figures.prediction_grid(
-        [predictor.resize(dataset.splits["test"][int(i)][0]) for i in shown],
+        [dataset.splits["test"].resized(int(i), predictor.geometry) for i in shown],
         predictions["labels"][shown],
         predictions["predictions"][shown],
         predictions["probabilities"].max(axis=1)[shown],

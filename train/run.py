@@ -121,10 +121,11 @@ def run(
     """Train, test and report; returns what test.json holds. For Python callers, too."""
     began = time.time()
     recipe.validate()
+    recipe = _with_absolute_paths(recipe)
     directory = RunDir(workdir or _new_workdir(recipe))
     directory.check(recipe, resume)
     cli.prepare_environment()
-    devices, dataset, start = _prepare(recipe)
+    devices, dataset, start = _prepare(recipe, directory)
     check_data(directory, dataset)
 
     import jax
@@ -133,8 +134,11 @@ def run(
     from train.predictor import load_run, save_best
     from train.results import finish
 
-    _say_what(recipe, dataset, directory, quick, on_cpu=jax.default_backend() == "cpu")
+    size = start.preprocessing.input_size
+    _say_what(recipe, size, dataset, directory, quick, on_cpu=jax.default_backend() == "cpu")
     with directory.locked(), cli.StopRequest() as stop:
+        if start.pretrained:
+            write_json(directory.start, start.to_json())
         if not directory.exists():
             _write_start(directory, recipe, dataset)
         else:
@@ -142,6 +146,7 @@ def run(
 
         provenance = {
             "pretrained": recipe.pretrained,
+            "pretrained_sha256": start.pretrained.get("sha256"),
             "dataset": dataset.name,
             "synthetic": dataset.info.synthetic,
             "data_fingerprint": dataset.fingerprint,
@@ -178,9 +183,25 @@ def run(
     print(
         f"{recipe.model} on {dataset.name}{synthetic}: test accuracy {results['accuracy']:.2%},"
         f" macro-F1 {results['f1']:.2%}, {results['num_examples']} images,"
-        f" best of {results['epochs_run']} epochs: {results['best_epoch']}"
+        f" best of {cli.count(results['epochs_run'], 'epoch')}: {results['best_epoch']}"
     )
     return results
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """So that the run can go on from another folder. Names of data sets and of sources stay names."""
+
+    def absolute(text: str) -> str:
+        return os.path.abspath(text) if os.path.exists(text) else text
+
+    changed: dict[str, Any] = {}
+    if recipe.dataset not in list_datasets():
+        changed["dataset"] = absolute(recipe.dataset)
+    if recipe.data_dir:
+        changed["data_dir"] = absolute(recipe.data_dir)
+    if recipe.pretrained and (os.sep in recipe.pretrained or "." in recipe.pretrained):
+        changed["pretrained"] = absolute(recipe.pretrained)
+    return dataclasses.replace(recipe, **changed)
 
 
 def _new_workdir(recipe: Recipe) -> Path:
@@ -194,9 +215,10 @@ def _new_workdir(recipe: Recipe) -> Path:
     return path
 
 
-def _prepare(recipe: Recipe) -> tuple[Any, Any, Any]:
+def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
     """Devices, data set, and the `Start`: everything that bad input can fail, before work starts."""
     import zoo
+    from datasets import fast
     from train.engine.parallel import Devices
     from train.predictor import start_of
 
@@ -207,6 +229,8 @@ def _prepare(recipe: Recipe) -> tuple[Any, Any, Any]:
                 f"this command trains classifiers only: {recipe.model} would need the objective"
                 f" {objective!r}; `python -m train.models` lists the models"
             )
+    if recipe.decoder == "fast":
+        fast.check()
     height, width, *_ = entry.input_shape
     size = (recipe.image_size, recipe.image_size) if recipe.image_size else (height, width)
     dataset = load_data(recipe, size)
@@ -223,9 +247,12 @@ def _prepare(recipe: Recipe) -> tuple[Any, Any, Any]:
             f"--batch-size {recipe.batch_size} is more than the {train_size} training images"
             f" of {dataset.name}: give at most {train_size}"
         )
-    start = start_of(recipe, size, len(dataset.class_names))
-    if start.report:
-        cli.say(f"weights: {start.report}")
+    decided = None
+    if recipe.pretrained and directory.start.exists() and directory.has_checkpoint():
+        decided = directory.read_json(directory.start)
+    start = start_of(recipe, size, len(dataset.class_names), decided)
+    if start.pretrained and decided is None:
+        cli.say(f"weights: {start.pretrained['report']}")
     _check_freezing(recipe, start.variables["params"])
     return devices, dataset, start
 
@@ -247,8 +274,10 @@ def _check_freezing(recipe: Recipe, params: Any) -> None:
 
 
 def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
-    """The recipe's data set."""
+    """The recipe's data set; what comes in any size, as large as it is used."""
     from datasets import load_dataset
+
+    sizes = [size[0], *(stage.augment.resize or 0 for stage in recipe.stages)]
 
     progress = cli.Progress()
     try:
@@ -258,25 +287,12 @@ def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
             seed=recipe.split_seed,
             validation_fraction=recipe.validation_fraction,
             test_fraction=recipe.test_fraction,
-            image_size=size[0],
+            image_size=max(sizes),
             on_bad_image=recipe.on_bad_image,
-            progress=_progress_callback(progress),
+            progress=cli.progress_callback(progress),
         )
     finally:
         progress.stop()
-
-
-def _progress_callback(progress: cli.Progress) -> Any:
-    """`(text, done, total)` to a progress line."""
-    current: list[str] = []
-
-    def report(text: str, done: int, total: int) -> None:
-        if current != [text]:
-            current[:] = [text]
-            progress.start(text, total, done)
-        progress.update(done)
-
-    return report
 
 
 def check_data(directory: RunDir, dataset: Any) -> None:
@@ -292,7 +308,13 @@ def check_data(directory: RunDir, dataset: Any) -> None:
 
 
 def _say_what(
-    recipe: Recipe, dataset: Any, directory: RunDir, quick: bool, *, on_cpu: bool
+    recipe: Recipe,
+    image_size: tuple[int, int],
+    dataset: Any,
+    directory: RunDir,
+    quick: bool,
+    *,
+    on_cpu: bool,
 ) -> None:
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     synthetic = " SYNTHETIC images," if dataset.info.synthetic else ""
@@ -308,8 +330,8 @@ def _say_what(
             f" {directory.path / 'bad_images.txt'}"
         )
     cli.say(
-        f"model: {recipe.model}, batch {recipe.batch_size}, {recipe.dtype},"
-        f" {sum(s.epochs for s in recipe.stages)} epochs at most, recipe {recipe.name}"
+        f"model: {recipe.model}, {image_size[0]}x{image_size[1]} pixels, batch {recipe.batch_size}, {recipe.dtype},"
+        f" at most {cli.count(sum(s.epochs for s in recipe.stages), 'epoch')}, recipe {recipe.name}"
     )
     if quick and recipe.name == "pig_faces_quick":
         cli.say(

@@ -40,6 +40,7 @@ class RunDir:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.splits = self.path / "splits.json"
+        self.start = self.path / "start.json"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.csv"
         self.tensorboard = self.path / "tensorboard"
@@ -54,6 +55,12 @@ class RunDir:
     def exists(self) -> bool:
         """Whether a run was started here."""
         return self.config.is_file()
+
+    def has_checkpoint(self) -> bool:
+        """Whether training has got so far that it can go on."""
+        return self.checkpoints.is_dir() and any(
+            path.name.isdecimal() for path in self.checkpoints.iterdir()
+        )
 
     def read_recipe(self) -> Recipe:
         """The recipe of the run; InputError when there is none or it cannot be read."""
@@ -94,11 +101,13 @@ class RunDir:
             raise InputError(
                 f"{self.path} already holds a run: give another --workdir, or --resume auto to go on with it"
             )
-        # More epochs continue a run, and data may have moved (their fingerprint is compared later).
+        # More epochs continue a run, data may have moved (their fingerprint is compared later), and the way
+        # in which they are fed changes nothing but the speed.
         changed = [
             text
             for text in differences(self.read_recipe(), recipe)
-            if not text.startswith(("data_dir:", "name:")) and ".epochs:" not in text
+            if not text.startswith(("data_dir:", "dataset:", "feed:", "name:"))
+            and ".epochs:" not in text
         ]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -20,7 +20,8 @@ def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None =
       variables: its variables.
       x: images, float [B, H, W, C]; or vectors, float [B, N], for a model of vectors.
       layer: None for what enters `head`, after its activation, or, of an auto-encoder, its latent means
-        [B, latent]; or a module's path, such as "conv3", "sam3" or "top/fc1", for that module's output.
+        [B, latent]; or a module's path, such as "conv3", "sam3" or "top/fc1" (dots do, too), for that module's
+        output.
 
     Raises InputError when no module has that path.
     """
@@ -28,6 +29,7 @@ def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None =
         if hasattr(model, "embed"):
             return model.apply(variables, x, method="embed")
         return model.clone(num_classes=0).apply(variables, x, train=False)
+    layer = layer.replace(".", "/")
     wanted = tuple(layer.split("/"))
     _, state = model.apply(
         variables,
@@ -40,7 +42,8 @@ def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None =
     if not captured:
         paths = [row.path for row in layer_table(model, x.shape[1:], leaves_only=False)]
         near = difflib.get_close_matches(layer, paths, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"stages: {', '.join(paths)}"
+        stages = dict.fromkeys(path.partition("/")[0] for path in paths)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"begin with {', '.join(stages)}"
         raise InputError(f"no layer {layer!r} in this model: {hint}")
     return captured[0]
 
@@ -67,21 +70,23 @@ def layer_table(
     With `leaves_only=False` the modules that contain others appear too, with what they own themselves.
     """
     rows: list[LayerRow] = []
+    running: set[tuple[str, ...]] = set()
 
     def record(call, args, kwargs, context):
-        output = call(*args, **kwargs)
         module = context.module
-        if context.method_name == "__call__" and module.path and hasattr(output, "shape"):
-            rows.append(
-                LayerRow(
-                    "/".join(module.path),
-                    type(module).__name__,
-                    tuple(output.shape[1:]),
-                    _own_size(module, "params"),
-                    _own_size(module, "batch_stats"),
-                    _flops(module, args[0].shape, output.shape) if args else 0,
-                )
-            )
+        if module.path in running:  # a subclass that calls its parent's __call__ is one layer
+            return call(*args, **kwargs)
+        running.add(module.path)
+        output = call(*args, **kwargs)
+        running.remove(module.path)
+        if context.method_name != "__call__" or not module.path:
+            return output
+        own = _own_size(module, "params"), _own_size(module, "batch_stats")
+        shape = getattr(output, "shape", None)
+        if shape is not None or any(own):  # a mixture's means have a layer, but no output
+            flops = _flops(module, args[0].shape, shape) if args and shape else 0
+            path, kind = "/".join(module.path), type(module).__name__
+            rows.append(LayerRow(path, kind, tuple(shape or ())[1:], *own, flops))
         return output
 
     with nn.intercept_methods(record):

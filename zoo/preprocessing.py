@@ -21,8 +21,8 @@ class Preprocessing:
     scale: float = 1 / 255
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    # Of "crop": how much of the largest centred part is kept, along each side. 224 / 256 is "scale the
-    # shorter side to 256, take 224" in one step.
+    # How much of the image ("squash") or of its largest centred part ("crop") is kept, along each side: the
+    # middle. 224 / 256 is "scale the shorter side to 256, take 224" in one step.
     crop_fraction: float = 1.0
 
     def to_json(self) -> dict:

@@ -11,7 +11,7 @@ from image_files import images, png, write_folder, write_zip
 
 from datasets import InputError, load_dataset, verify
 from datasets.folder import natural_key
-from datasets.images import decode
+from datasets.images import Geometry, decode
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -363,12 +363,15 @@ def test_images_stay_on_the_disk(tmp_path):
     np.testing.assert_array_equal(split[-1][0], split[len(split) - 1][0])
 
 
-def test_pipeline_gets_large_photographs_reduced(tmp_path):
+def test_pipeline_gets_large_photographs_reduced(tmp_path, monkeypatch):
     files = {f"{c}/{i}.jpg": png(i, (160, 320), "JPEG") for c in "ab" for i in range(5)}
     split = load(tmp_path, files).splits["train"]
     assert split[0][0].shape == (160, 320, 3)
-    assert split.image_for(0, (20, 20)).shape == (40, 80, 3)
-    assert split.image_for(0, (81, 81)).shape == (160, 320, 3)
+    seen = []
+    monkeypatch.setattr(Geometry, "_resample", lambda self, image: seen.append(image.size))
+    for side in (20, 81):
+        split.resized(0, Geometry((side, side)))
+    assert seen == [(80, 40), (320, 160)]
 
 
 # What cannot be used.

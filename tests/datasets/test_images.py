@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from image_files import png
 from PIL import Image
 
-from datasets import InputError
+from datasets import InputError, images
 from datasets.images import decode, resize, to_rgb_uint8
 
 GREY = np.arange(0, 240, 4, np.uint8).reshape(6, 10)
@@ -271,9 +271,10 @@ def test_crop_fraction_takes_the_middle_of_the_crop():
     np.testing.assert_array_equal(ours, np.array(expected))
     same_size = resize(ours, (14, 14), "crop", crop_fraction=0.5)  # wanted in part: not as it is
     assert not np.array_equal(same_size, ours)
-    np.testing.assert_array_equal(
-        resize(rows, (14, 14), "squash", crop_fraction=0.5), resize(rows, (14, 14))
-    )
+    squashed = resize(rows, (14, 14), "squash", crop_fraction=0.5)
+    box = (24.0, 16.0, 72.0, 48.0)  # the middle half of each side
+    expected = Image.fromarray(rows).resize((14, 14), Image.Resampling.BILINEAR, box)
+    np.testing.assert_array_equal(squashed, np.array(expected))
     with pytest.raises(ValueError, match="crop_fraction is 0"):
         resize(rows, (14, 14), "crop", crop_fraction=0)
 
@@ -287,10 +288,69 @@ def test_any_size_becomes_any_other(height, width, to_height, to_width, mode):
     assert (resized == 77).all()
 
 
+@pytest.mark.parametrize("shape", [(480, 640, 3), (640, 480, 3)])
+def test_crops_stay_inside_the_image_whatever_rounding_does(shape):
+    """480 / 232 * 232 is more than 480: Pillow would refuse the box."""
+    image = np.zeros(shape, np.uint8)
+    for side in range(200, 260):
+        assert resize(image, (side, side), "crop").shape == (side, side, 3)
+
+
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float64 \[2, 2, 3\]"):
         resize(np.zeros((2, 2, 3)), (4, 4))
     with pytest.raises(ValueError, match=r"not uint8 \[2, 2, 4\]"):
         resize(np.zeros((2, 2, 4), np.uint8), (4, 4))
-    with pytest.raises(ValueError, match="mode is 'stretch'"):
+    with pytest.raises(ValueError, match="resize is 'stretch'"):
         resize(np.zeros((2, 2, 3), np.uint8), (4, 4), "stretch")
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(300, 300), (17, 33), (97, 250)])
+@pytest.mark.parametrize("kind", ["plain", "progressive", "grey", "optimized"])
+def test_plain_jpegs_are_decoded_as_pillow_does_bit_for_bit(subsampling, size, kind):
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
+    image = Image.fromarray(smooth).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    if kind == "grey":
+        image.convert("L").save(file, "JPEG", quality=85)
+    else:
+        options = {"progressive": kind == "progressive", "optimize": kind == "optimized"}
+        image.save(file, "JPEG", quality=85, subsampling=subsampling, **options)
+    content = file.getvalue()
+    pixels = images.decode_plain_jpeg(content, 1000)
+    np.testing.assert_array_equal(pixels, decode(content))
+    geometry = images.Geometry((64, 48), "crop", "bilinear", 0.9)
+    np.testing.assert_array_equal(
+        images.decode_resized(content, geometry), geometry.apply(decode(content, geometry.least))
+    )
+
+
+@pytest.mark.parametrize("kind", ["turned", "cmyk", "png", "truncated", "nothing", "large"])
+def test_other_files_are_left_to_pillow(kind):
+    image, file = Image.new("RGB", (64, 48), "red"), io.BytesIO()
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(file, "JPEG", exif=exif)
+    else:
+        image.convert("CMYK" if kind == "cmyk" else "RGB").save(
+            file, "PNG" if kind == "png" else "JPEG"
+        )
+    content = {"truncated": file.getvalue()[:-40], "nothing": b""}.get(kind, file.getvalue())
+    assert images.decode_plain_jpeg(content, 48 if kind == "large" else 1000) is None
+
+
+@pytest.mark.parametrize(("fraction", "needed"), [(1.0, 28), (28 / 32, 32), (0.3, 94)])
+def test_cropped_images_are_read_as_large_as_their_middle_needs(monkeypatch, fraction, needed):
+    """A JPEG reduced to 28 pixels would have 8 left in the middle 0.3."""
+    file = io.BytesIO()
+    Image.new("RGB", (800, 800)).save(file, "JPEG")
+    geometry, asked = images.Geometry((28, 28), crop_fraction=fraction), []
+    decoder = images._decode
+    monkeypatch.setattr(
+        images, "_decode", lambda file, size: asked.append(size) or decoder(file, size)
+    )
+    images.decode_resized(file.getvalue(), geometry)
+    assert asked == [geometry.least] == [(needed, needed)]

@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets import InputError, Split
-from datasets.images import resize
-from datasets.pipeline import TrainBatches, epoch_order, eval_batches, load_arrays, steps_per_epoch
+from datasets.images import Geometry, resize
+from datasets.pipeline import (
+    TrainBatches,
+    balanced_order,
+    epoch_order,
+    eval_batches,
+    load_arrays,
+    steps_per_epoch,
+)
 
 
 def numbered(total, size=(4, 6)):
@@ -22,7 +29,7 @@ def numbered(total, size=(4, 6)):
 
 
 def batches_of(total=23, **options):
-    given = {"batch_size": 5, "image_size": (8, 8), "seed": 1, "num_epochs": 2}
+    given = {"batch_size": 5, "geometry": Geometry((8, 8)), "seed": 1, "num_epochs": 2}
     return TrainBatches(numbered(total), **given | options)
 
 
@@ -42,6 +49,62 @@ def test_order_is_the_same_on_every_platform_and_version():
 
 
 PINNED = [2, 8, 9, 3, 6, 4, 1, 7, 5, 0]
+
+
+def test_repeated_visits_are_of_every_example_and_never_the_same():
+    order = epoch_order(7, seed=1, epoch=2, repeats=6)
+    assert sorted(order) == list(range(42))
+    np.testing.assert_array_equal(np.bincount(order % 7), np.full(7, 6))
+    assert np.any(order != epoch_order(7, seed=1, epoch=3, repeats=6))
+
+
+UNEVEN = np.array([0] * 40 + [1] * 7 + [3] * 3)  # and none of class 2
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=80),
+    st.integers(1, 4),
+    st.integers(0, 100),
+)
+def test_balanced_order_has_all_classes_equally_often(labels, repeats, epoch):
+    labels = np.array(labels)
+    order = balanced_order(labels, seed=3, epoch=epoch, repeats=repeats)
+    total = len(labels) * repeats
+    assert len(order) == total == len(set(order.tolist()))
+    examples = order % len(labels)
+    counts = np.bincount(labels[examples], minlength=6)[np.unique(labels)]
+    assert counts.max() - counts.min() <= 1
+    for name in np.unique(labels):  # within a class, too: each example as often as any other
+        visits = np.bincount(examples, minlength=len(labels))[labels == name]
+        assert visits.max() - visits.min() <= 1
+    again = balanced_order(labels, seed=3, epoch=epoch, repeats=repeats)
+    np.testing.assert_array_equal(order, again)
+
+
+def test_balanced_order_is_shuffled_and_depends_on_seed_and_epoch():
+    order = balanced_order(UNEVEN, seed=0, epoch=0)
+    assert np.any(order != balanced_order(UNEVEN, seed=0, epoch=1))
+    assert np.any(order != balanced_order(UNEVEN, seed=1, epoch=0))
+    halves = UNEVEN[order % 50][:24], UNEVEN[order % 50][24:]
+    assert all(set(half.tolist()) == {0, 1, 3} for half in halves)
+    # The largest class takes turns: over some epochs all of its examples are seen, and about equally often.
+    visits = sum(
+        np.bincount(balanced_order(UNEVEN, seed=0, epoch=e) % 50, minlength=50) for e in range(60)
+    )
+    assert visits[:40].min() > 12 and visits[:40].max() < 40  # 25 expected
+    # What does not come out even goes to every class in turn: 50 is 3 x 16 + 2.
+    extra = {
+        tuple(np.bincount(UNEVEN[balanced_order(UNEVEN, seed=0, epoch=e) % 50])) for e in range(30)
+    }
+    assert extra == {(17, 17, 0, 16), (17, 16, 0, 17), (16, 17, 0, 17)}
+
+
+def test_balanced_order_is_the_same_on_every_platform_and_version():
+    order = balanced_order(np.array([0, 0, 0, 0, 0, 1, 1]), seed=3, epoch=2)
+    assert order.tolist() == PINNED_BALANCED
+
+
+PINNED_BALANCED = [13, 12, 6, 1, 5, 0, 2]  # of class 0 three examples, of class 1 both twice
 
 
 @pytest.mark.parametrize(
@@ -71,6 +134,25 @@ def test_batches_hold_images_labels_and_places():
         np.testing.assert_array_equal(batch["label"], batch["index"] % 3)
 
 
+@pytest.mark.parametrize(
+    "options", [{"repeats": 3}, {"balanced": True}, {"repeats": 2, "balanced": True}]
+)
+def test_visits_bring_the_image_and_label_of_their_example(options):
+    batches = batches_of(keep_tail=True, **options)
+    repeats = options.get("repeats", 1)
+    assert batches.steps_per_epoch == steps_per_epoch(23 * repeats, 5, keep_tail=True)
+    epochs = list(batches.iterate())
+    assert len(epochs) == 2 * batches.steps_per_epoch
+    for batch in epochs:
+        np.testing.assert_array_equal(batch["image"][:, 3, 3, 1], batch["index"] % 23)
+        np.testing.assert_array_equal(batch["label"], batch["index"] % 23 % 3)
+    for number in range(2):
+        part = epochs[number * batches.steps_per_epoch :][: batches.steps_per_epoch]
+        seen = np.concatenate([b["index"] for b in part])
+        np.testing.assert_array_equal(seen, batches.order(number))
+        assert len(set(seen.tolist())) == 23 * repeats
+
+
 def same(ours, theirs):
     ours, theirs = list(ours), list(theirs)
     assert len(ours) == len(theirs)
@@ -80,8 +162,9 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
-def test_any_step_can_be_the_first(start):
-    batches = batches_of(keep_tail=True)
+@pytest.mark.parametrize("options", [{}, {"repeats": 2, "balanced": True}])
+def test_any_step_can_be_the_first(start, options):
+    batches = batches_of(keep_tail=True, **options)
     same(batches.iterate(start), list(batches.iterate())[start:])
 
 
@@ -152,14 +235,14 @@ def test_threads_are_not_limited_by_the_buffer():
 
     split = Split(list(map(str, range(6))), [0] * 6, load)
     batches = TrainBatches(
-        split, batch_size=1, image_size=(4, 4), seed=0, num_epochs=1, num_threads=6
+        split, batch_size=1, geometry=Geometry((4, 4)), seed=0, num_epochs=1, num_threads=6
     )
     assert len(list(batches.iterate())) == 6
 
 
 @pytest.mark.parametrize("total", [1, 5, 23])
 def test_evaluation_sees_every_example_once_in_order(total):
-    loaded = list(eval_batches(numbered(total), batch_size=5, image_size=(8, 8)))
+    loaded = list(eval_batches(numbered(total), batch_size=5, geometry=Geometry((8, 8))))
     assert all(b["image"].shape == (5, 8, 8, 3) for b in loaded)
     seen = np.concatenate([b["index"][b["mask"]] for b in loaded])
     np.testing.assert_array_equal(seen, np.arange(total))
@@ -168,7 +251,7 @@ def test_evaluation_sees_every_example_once_in_order(total):
 
 
 def test_arrays_hold_the_whole_split():
-    images, labels = load_arrays(numbered(70), (8, 8))
+    images, labels = load_arrays(numbered(70), Geometry((8, 8)))
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(70))
     np.testing.assert_array_equal(labels, np.arange(70) % 3)
 
@@ -178,17 +261,17 @@ def test_geometry_reaches_every_image():
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 12, 20, 3), np.uint8)
     split = Split([str(i) for i in range(4)], [0] * 4, lambda i: pictures[i])
-    geometry = {"resize": "crop", "interpolation": "bicubic", "crop_fraction": 0.75}
+    geometry = Geometry((8, 8), "crop", "bicubic", 0.75)
     expected = np.stack([resize(p, (8, 8), "crop", "bicubic", 0.75) for p in pictures])
     assert not np.array_equal(
         expected, np.stack([resize(p, (8, 8), "crop", "bicubic") for p in pictures])
     )
 
-    images, _ = load_arrays(split, (8, 8), **geometry)
+    images, _ = load_arrays(split, geometry)
     np.testing.assert_array_equal(images, expected)
-    (batch,) = eval_batches(split, batch_size=4, image_size=(8, 8), **geometry)
+    (batch,) = eval_batches(split, batch_size=4, geometry=geometry)
     np.testing.assert_array_equal(batch["image"], expected)
-    batches = TrainBatches(split, batch_size=4, image_size=(8, 8), seed=0, num_epochs=1, **geometry)
+    batches = TrainBatches(split, batch_size=4, geometry=geometry, seed=0, num_epochs=1)
     batch = next(batches.iterate())
     np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
 
@@ -201,7 +284,7 @@ def test_file_that_vanishes_is_named():
 
     split = Split([f"cats/{i}.jpg" for i in range(6)], [0] * 6, load)
     with pytest.raises(InputError, match=r"cats/3.jpg cannot be read any more .*no such file"):
-        load_arrays(split, (8, 8))
-    batches = TrainBatches(split, batch_size=6, image_size=(8, 8), seed=0, num_epochs=1)
+        load_arrays(split, Geometry((8, 8)))
+    batches = TrainBatches(split, batch_size=6, geometry=Geometry((8, 8)), seed=0, num_epochs=1)
     with pytest.raises(InputError, match=r"cats/3.jpg"):
         list(batches.iterate())

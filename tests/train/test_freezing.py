@@ -163,7 +163,7 @@ NAMES = {
         ("features/3/", ["features/3/expand/kernel"]),
         ("features.14:", ["features/14/expand/kernel", "features/14/project/kernel"]),
         ("features.:14", ["features/3/expand/kernel"]),
-        ("features.0:20.exp*", ["features/14/expand/kernel", "features/3/expand/kernel"]),
+        ("features.0:15.exp*", ["features/14/expand/kernel", "features/3/expand/kernel"]),
         ("*", sorted("/".join(k) for k in flax.traverse_util.flatten_dict(NAMES))),
     ],
 )
@@ -178,8 +178,13 @@ def test_patterns(pattern, expected):
     [
         ("conv2", "nothing to freeze is named 'conv2' in this model: did you mean conv1"),
         ("features.20:", "nothing to freeze is named 'features.20:' in this model: did you mean"),
-        ("zzz", "named 'zzz' in this model: stages: conv1, features, head"),
-        ("", "nothing to freeze is named '' in this model: stages"),
+        ("backbon", "named 'backbon' in this model: did you mean backbone"),
+        (
+            "features.:16",
+            "'features.:16' goes up to 16, and what it counts in this model ends at 15",
+        ),
+        ("zzz", "named 'zzz' in this model: it has conv1, features, head, or backbone"),
+        ("", "nothing to freeze is named '' in this model: it has"),
     ],
 )
 def test_pattern_that_names_nothing(pattern, message):

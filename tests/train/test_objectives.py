@@ -3,15 +3,18 @@
 import functools
 from itertools import permutations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import optax
 import pytest
 from sklearn.mixture import GaussianMixture
+from sklearn.utils.class_weight import compute_class_weight
 
 import zoo
-from train.engine.objectives import OBJECTIVES
+from train.engine.objectives import OBJECTIVES, balanced_weights, classification
 from train.recipe import Stage
 from zoo import variational
 from zoo.vade import with_mixture
@@ -43,6 +46,66 @@ def test_recipes_and_models_know_the_same_objectives():
     hints = Stage.__annotations__["objective"]
     assert set(hints.__args__) == set(OBJECTIVES)
     assert {zoo.get_entry(name).objective for name in zoo.list_models()} == set(OBJECTIVES)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    theirs = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(balanced_weights(labels, 3), theirs, rtol=1e-6)
+    assert np.mean(theirs[labels]) == pytest.approx(1)
+    # A class without examples changes nothing for the others.
+    np.testing.assert_allclose(balanced_weights(labels, 4), [*theirs, 0], rtol=1e-6)
+
+
+def test_weighted_loss_and_its_gradient_are_those_of_keras():
+    """One step of SGD on a batch in which classes are unequal, with class_weight."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 5)).astype(np.float32)
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 2], np.int32)
+    weights = np.array([0.5, 2.0, 3.0], np.float32)  # their mean over the batch is not 1
+    with jax.numpy_rank_promotion("allow"):  # Keras does
+        net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+        kernel = net.get_weights()[0]
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        net.compile(keras.optimizers.SGD(0.5), loss)
+        net.train_on_batch(x, labels, class_weight=dict(enumerate(weights.tolist())))
+
+    class Dense(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return nn.Dense(3, name="head")(x)
+
+    params = {"head": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(3)}}
+    batch = {"image": x, "label": labels, "weight": weights[labels]}
+    gradient = jax.grad(classification(Dense()).loss, has_aux=True)
+    grads, (_, metrics) = gradient(params, {}, batch, jax.random.key(0))
+    updated = jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)["head"]
+    np.testing.assert_allclose(updated["kernel"], net.get_weights()[0], atol=1e-6)
+    np.testing.assert_allclose(updated["bias"], net.get_weights()[1], atol=1e-6)
+    assert np.abs(updated["kernel"] - kernel).max() > 0.1
+    # The metric is what is minimised: the sum of the weighted losses over the number of examples.
+    losses = optax.softmax_cross_entropy_with_integer_labels(x @ kernel, labels)
+    expected = float(np.sum(weights[labels] * losses) / 8)
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_smoothed_loss_is_that_of_keras():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(6, 5)).astype("f"), rng.integers(0, 5, 6)
+
+    class Identity(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return x
+
+    theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    expected = float(theirs(np.eye(5, dtype="f")[labels], logits))
+    batch = {"image": logits, "label": labels}
+    for smoothing, matches in ((0.1, True), (0.0, False)):
+        goal = classification(Identity(), smoothing)
+        value, (_, metrics) = goal.loss({}, {}, batch, jax.random.key(0))
+        assert (abs(float(value) - expected) < 1e-6) == matches
+        assert float(metrics["accuracy"]) == np.mean(logits.argmax(1) == labels)
 
 
 @pytest.mark.parametrize(("objective", "name", "options"), CASES)

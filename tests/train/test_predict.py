@@ -91,6 +91,7 @@ def test_columns_of_top_2(small_run, photos, call):
 @pytest.mark.parametrize(
     ("images", "flags", "message"),
     [
+        ([], [], "no images given: name image files, folders or zips"),
         (["nowhere.jpg"], [], "nowhere.jpg does not exist"),
         (["empty"], [], "empty holds no images"),
         (["broken.jpg"], [], "none of the 1 images could be decoded"),

@@ -4,8 +4,8 @@ import json
 import pytest
 
 import zoo
-from train import papers
-from train.recipe import InputError, Optimizer, Recipe, Stage, differences
+from train import papers, recipe
+from train.recipe import Augmentation, InputError, Optimizer, Recipe, Stage, differences
 
 
 @pytest.mark.parametrize("name", papers.RECIPES)
@@ -47,7 +47,7 @@ def test_document_5_is_stated_in_full():
     (stage,) = recipe.stages
     assert (recipe.batch_size, recipe.keep_tail, stage.epochs) == (128, False, 100)
     assert (stage.optimizer.name, stage.optimizer.learning_rate) == ("sgd", 0.1)
-    assert dataclasses.astuple(stage.augment) == (5.0, 0.1, 0.1, True)
+    assert stage.augment == Augmentation(rotation=5.0, shift_x=0.1, shift_y=0.1, flip=True)
 
 
 def test_models_of_ones_own_get_the_default_recipe():
@@ -70,17 +70,65 @@ def test_options_are_parsed():
         (Recipe(test_fraction=0.6, validation_fraction=0.5), "leave nothing to train on"),
         (Recipe(stages=()), "has no stages"),
         (Recipe(stages=(Stage(epochs=0),)), "has 0 epochs"),
-        (Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=0.0)),)), "learning rate 0.0"),
+        (
+            Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=0.0)),)),
+            "--stages.0.optimizer.learning-rate is 0.0: give above 0",
+        ),
         (
             Recipe(stages=(Stage(optimizer=Optimizer(learning_rate=float("nan"))),)),
-            "learning rate nan",
+            "learning-rate is nan",
         ),
+        (Recipe(stages=(Stage(optimizer=Optimizer(momentum=1.0)),)), "momentum is 1.0: give at"),
+        (Recipe(stages=(Stage(optimizer=Optimizer(accumulate=0)),)), "accumulate is 0: give at"),
+        (Recipe(stages=(Stage(optimizer=Optimizer(l2=-1.0)),)), r"optimizer.l2 is -1.0"),
+        (
+            Recipe(stages=(Stage(optimizer=Optimizer("sgd", nesterov=True)),)),
+            "nesterov needs a momentum",
+        ),
+        (Recipe(stages=(Stage(), Stage(ema=1.0))), "--stages.1.ema is 1.0: give at least 0"),
+        (Recipe(stages=(Stage(label_smoothing=1.0),)), "--stages.0.label-smoothing is 1.0"),
         (Recipe(model_options=("dropout",)), "'dropout' is not of the form name=value"),
+        (
+            Recipe(stages=(Stage("first", "vade", balance="class_weights"),)),
+            r"stage 0 \(first\) has class weights, but vade reads no labels.*--stages.0.balance",
+        ),
     ],
 )
 def test_values_that_no_run_can_use(recipe, message):
     with pytest.raises(InputError, match=message):
         recipe.validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("resize", (0, -3), "at least 1 pixel"),
+        ("crops_per_image", (0,), "at least 1"),
+        ("rotation", (-1.0, 181.0, float("nan")), "degrees from 0 to 180"),
+        ("shift_x", (-0.1, 1.5), "a share from 0 to 1"),
+        ("shift_y", (-0.1, 1.5), "a share from 0 to 1"),
+        ("zoom", (-0.1, 1.0), "a share of at least 0 and below 1"),
+        ("aspect", (-0.1, float("inf")), "at least 0"),
+        ("crop_area", (0.0, 1.1), "a share above 0, at most 1"),
+        ("brightness", (-0.1, 1.1), "a share from 0 to 1"),
+        ("contrast", (-0.1, 1.1), "a share from 0 to 1"),
+        ("noise_share", (-0.05, 5.0), "a share from 0 to 1"),
+        ("noise_sigma", (-1.0, float("nan")), "grey levels of at least 0"),
+        ("cutout", (-0.1, 16.0), "a share from 0 to 1"),
+        ("cutout_fill", (-1, 256), "a grey level from 0 to 255"),
+    ],
+)
+def test_augmentation_that_no_run_can_use(field, values, message):
+    for value in values:
+        stages = (Stage(), Stage(augment=Augmentation(**{field: value})))
+        flag = f"--stages.1.augment.{field.replace('_', '-')} is {value}: give {message}"
+        with pytest.raises(InputError, match=flag):
+            Recipe(stages=stages).validate()
+
+
+def test_every_number_of_an_augmentation_has_its_limits():
+    fields = {f.name for f in dataclasses.fields(Augmentation) if f.type is not bool}
+    assert fields == set(recipe._AUGMENTATION_LIMITS)
 
 
 @pytest.mark.parametrize(

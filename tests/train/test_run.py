@@ -3,11 +3,13 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -511,6 +513,32 @@ def test_run_starts_from_the_weights_of_another(small_run, image_folder, tmp_pat
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"params/head/kernel", "params/head/bias"}
     assert read(workdir / "best" / "model.json")["pretrained"] == str(weights)
+    assert "frozen: 48 of 50 arrays of parameters" in stderr
+
+
+def test_a_resumed_run_needs_its_weights_no_more(
+    small_run, image_folder, tmp_path, call, monkeypatch
+):
+    """Not even from another folder; and another file in their place changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_run / "best", "given")
+    Path("photos").symlink_to(image_folder)
+    given = [*TINY, "--dataset", "photos", "--pretrained", "given/weights.safetensors"]
+    for workdir, epochs in (("whole", 2), ("cut", 1)):
+        status, _, stderr = call(run, *given, "--workdir", workdir, "--epochs", epochs)
+        assert status == 0, stderr
+    description = read(tmp_path / "given" / "model.json")
+    description["preprocessing"]["mean"] = [0.5, 0.5, 0.5]
+    Path("given/model.json").write_text(json.dumps(description))
+    Path("given/weights.safetensors").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, _, stderr = call(run, "--workdir", tmp_path / "cut", "--epochs", 2)
+    assert status == 0, stderr
+    assert "weights:" not in stderr
+    whole, cut = flat_weights(tmp_path / "whole"), flat_weights(tmp_path / "cut")
+    for name in whole:
+        np.testing.assert_array_equal(cut[name], whole[name], err_msg=name)
 
 
 @pytest.mark.slow

@@ -2,9 +2,12 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
+import optax
 import pytest
 
 import zoo
@@ -17,7 +20,6 @@ from train.engine.parallel import Devices
 from train.recipe import InputError
 
 SHAPE = (64, 64, 3)
-PREPROCESSING = zoo.Preprocessing((64, 64))
 AUGMENTATION = recipe.Augmentation(rotation=5.0, shift_x=0.1, shift_y=0.1, flip=True)
 
 
@@ -32,15 +34,27 @@ def batches(count, size=8):
 
 
 @functools.cache
-def train(num_devices, num_steps=5, seed=0, dropout=0.0, augmentation=AUGMENTATION):
+def train(
+    num_devices,
+    num_steps=5,
+    seed=0,
+    dropout=0.0,
+    augmentation=AUGMENTATION,
+    shape=SHAPE[:2],
+):
     """Losses and final state."""
     model = zoo.create_model("sam_alexnet_tiny", 4, dropout_rate=dropout, axis_name=steps.AXIS)
     optimizer = build_optimizer(recipe.Optimizer("sgd", 1e-3))
     devices = Devices(jax.local_devices()[:num_devices])
-    variables = steps.init_variables(model, SHAPE, seed=0)
+    variables = steps.init_variables(model, (*shape, 3), seed=0)
     state = devices.replicate(steps.init_state(variables, optimizer))
     step = devices.compile_train_step(
-        steps.make_train_step(classification(model), optimizer, PREPROCESSING, augmentation)
+        steps.make_train_step(
+            classification(model),
+            optimizer,
+            zoo.Preprocessing(shape),
+            augmentation,
+        )
     )
     clock = steps.Clock(np.uint32(seed), np.int32(0))
     losses = []
@@ -67,6 +81,75 @@ def test_without_dropout_several_devices_equal_one(num_devices):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs
         )
+
+
+CLOCK = steps.Clock(np.uint32(3), np.int32(2))
+
+
+def test_what_a_step_sees_depends_on_seed_epoch_and_visit():
+    """Not on the place in the batch; and a second visit of the same image in an epoch is another one."""
+    augmentation = recipe.Augmentation(rotation=10, crop_area=0.5, flip=True, contrast=0.3)
+    (batch,) = batches(1, size=4)
+    images, index = batch["image"], batch["index"]
+
+    def seen(images, index, clock=CLOCK):
+        return np.asarray(_augmented(images, index, clock, augmentation, (32, 32)))
+
+    first = seen(images, index)
+    assert first.shape == (4, 32, 32, 3)
+    np.testing.assert_allclose(seen(images[::-1], index[::-1])[::-1], first, atol=1e-3)
+    for other in (
+        seen(images, index, steps.Clock(np.uint32(4), np.int32(2))),
+        seen(images, index, steps.Clock(np.uint32(3), np.int32(3))),
+        seen(images, index + 4),
+    ):
+        assert np.abs(other - first).mean(axis=(1, 2, 3)).min() > 1
+
+
+_augmented = jax.jit(steps.augmented, static_argnums=(3, 4))
+
+
+def test_feeding_and_geometry_fields_are_all_known():
+    """A field that is not of the feeding is an argument of `datasets.augment.augment`: else this raises."""
+    (batch,) = batches(1, size=2)
+    augmentation = recipe.Augmentation(resize=80, crops_per_image=3)
+    seen = _augmented(batch["image"], batch["index"], CLOCK, augmentation, (64, 64))
+    np.testing.assert_array_equal(seen, batch["image"])
+
+
+def test_step_takes_windows_of_the_models_size():
+    """Images come larger than the model is; without other changes windows are copied."""
+    losses, _ = train.__wrapped__(
+        1, num_steps=1, augmentation=recipe.Augmentation(resize=64), shape=(56, 56)
+    )
+    assert np.isfinite(losses[0])
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_class_weights_reach_the_loss(num_devices):
+    """Also when the devices' parts of the batch differ in their sums of weights."""
+    import flax.linen as nn
+
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return nn.Dense(4, name="head")(x.reshape(x.shape[0], -1))
+
+    (batch,) = batches(1)
+    batch["label"] = np.array([0, 0, 0, 0, 1, 1, 2, 3], np.int32)
+    weights = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    optimizer = build_optimizer(recipe.Optimizer("sgd", 1e-3))
+    preprocessing, devices = zoo.Preprocessing((64, 64)), Devices(jax.local_devices()[:num_devices])
+    variables = jax.device_get(steps.init_variables(Linear(), SHAPE, seed=0))
+    state = devices.replicate(steps.init_state(variables, optimizer))
+    step = steps.make_train_step(
+        classification(Linear()), optimizer, preprocessing, recipe.Augmentation(), (), weights
+    )
+    _, metrics = devices.compile_train_step(step)(state, devices.split(batch), CLOCK)
+    logits = Linear().apply(variables, batch["image"] / np.float32(255))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    expected = np.mean(weights[batch["label"]] * losses)
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -149,3 +232,48 @@ def test_training_reduces_the_loss_on_one_batch():
     losses, state = train(1, num_steps=1, augmentation=recipe.Augmentation())
     assert np.isfinite(losses[0])
     assert state.step == 1
+
+
+class Linear(nn.Module):
+    """A layer on the mean colour."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(4, name="head")(x.mean((1, 2)))
+
+
+def test_moving_average_is_keras_and_is_what_is_evaluated():
+    """Keras's, on the same parameters step by step; frozen ones stay as they are."""
+    optimizer = build_optimizer(recipe.Optimizer("sgd", 1.0))
+    devices = Devices(jax.local_devices()[:2])
+    variables = jax.device_get(steps.init_variables(Linear(), SHAPE, seed=0))
+    state = devices.replicate(steps.init_state(variables, optimizer, ema=True))
+    step = devices.compile_train_step(
+        steps.make_train_step(
+            classification(Linear()),
+            optimizer,
+            zoo.Preprocessing(SHAPE[:2]),
+            recipe.Augmentation(),
+            ema=0.9,
+        )
+    )
+    kernel = keras.Variable(variables["params"]["head"]["kernel"])
+    theirs = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.9)
+    theirs.build([kernel])
+    for batch in batches(6):
+        before = np.asarray(state.params["head"]["kernel"])
+        state, _ = step(state, devices.split(batch), steps.Clock(np.uint32(0), np.int32(0)))
+        after = np.asarray(state.params["head"]["kernel"])
+        theirs.apply([before - after])
+    np.testing.assert_allclose(kernel.value, state.params["head"]["kernel"], atol=1e-6)
+    theirs.finalize_variable_values([kernel])
+    average = state.variables()["params"]["head"]["kernel"]
+    np.testing.assert_allclose(kernel.value, average, atol=1e-6)
+    assert np.abs(average - state.params["head"]["kernel"]).max() > 1e-3
+
+
+def test_without_an_average_the_parameters_are_evaluated():
+    variables = steps.init_variables(Linear(), SHAPE, seed=0)
+    state = steps.init_state(variables, build_optimizer(recipe.Optimizer()))
+    assert state.average == {}
+    assert state.variables()["params"] is state.params

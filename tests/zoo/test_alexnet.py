@@ -148,7 +148,7 @@ def test_dropout_is_on_in_training_only_and_at_the_stated_rate():
     assert zoo.create_model("alexnet").dropout_rate == 0.5
 
 
-@pytest.mark.parametrize("layer", ["conv3", "sam3", "top/fc1", "pool5"])
+@pytest.mark.parametrize("layer", ["conv3", "sam3", "top/fc1", "pool5", "top.fc1"])
 def test_features_of_a_named_stage(layer):
     model = zoo.create_model("sam_alexnet_tiny")
     images = jnp.ones((2, 64, 64, 3))
@@ -157,6 +157,7 @@ def test_features_of_a_named_stage(layer):
         "conv3": (2, 10, 10, 32),
         "sam3": (2, 10, 10, 32),
         "top/fc1": (2, 64),
+        "top.fc1": (2, 64),
         "pool5": (2, 2, 2, 24),
     }
     assert zoo.features(model, variables, images, layer).shape == shapes[layer]

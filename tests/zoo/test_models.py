@@ -119,6 +119,17 @@ def test_models_that_are_no_classifiers_reconstruct_their_input(name):
         assert outputs["cluster_log_probabilities"].shape == (2, 7)
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_layers_add_up_to_the_model(name):
+    """Each layer is listed once."""
+    rows = zoo.layer_table(zoo.create_model(name), zoo.get_entry(name).input_shape)
+    paths = [row.path for row in rows]
+    assert len(set(paths)) == len(paths)
+    trainable, total = PARAMETERS[name]
+    assert sum(row.parameters for row in rows) == trainable
+    assert sum(row.statistics for row in rows) == total - trainable
+
+
 @functools.cache
 def prepared(name):
     model = zoo.create_model(name, 5)

@@ -3,6 +3,7 @@
 import collections
 import functools
 import gc
+import hashlib
 import http.server
 import json
 import logging
@@ -117,6 +118,8 @@ def test_a_head_that_does_not_fit_is_new(keras_files, ending):
     assert "has no head that fits" in refusal("mobilenet_v2", path)
     loaded = load("mobilenet_v2", path, 3, image_size=32)
     assert "260 of 262 tensors taken; newly initialised: head (seed 0)" in loaded.report
+    assert "options dialect=keras width=0.35" in loaded.report
+    assert "images of 32x32" in loaded.report
     assert loaded.report.count("dense") == 2  # both are named as left
     features = load("mobilenet_v2", path, 0, image_size=32)
     np.testing.assert_allclose(computed(features, images), logits["features"], atol=1e-4)
@@ -351,9 +354,33 @@ def test_our_own_weights(tmp_path):
     np.testing.assert_equal(parity.flatten(loaded.variables), variables)
     assert loaded.preprocessing == given
     assert load("sam_alexnet_tiny", path, 2).module.num_classes == 2
-    assert "no names of torchvision are known for PigAlexNet" in refusal(
-        "sam_alexnet_tiny", _renamed(path)
+    text = refusal("sam_alexnet_tiny", _renamed(path))
+    assert (
+        "foreign.safetensors does not fit sam_alexnet_tiny: torchvision has no such model" in text
     )
+
+
+def test_a_run_is_found_by_its_directory(tmp_path):
+    module = zoo.create_model("sam_alexnet_tiny", 5)
+    variables = parity.unflatten(random_variables(module, (64, 64)))
+    zoo.save_variables(tmp_path / "best" / "weights.safetensors", variables)
+    for path in (tmp_path, tmp_path / "best"):
+        loaded = load("sam_alexnet_tiny", path)
+        np.testing.assert_equal(loaded.variables["params"], variables["params"])
+    digest = hashlib.sha256((tmp_path / "best" / "weights.safetensors").read_bytes())
+    assert loaded.sha256 == digest.hexdigest()
+
+
+def test_weights_of_a_model_for_smaller_images_are_named(tmp_path):
+    """The size in the model.json beside them would end in a complaint about pooling."""
+    module = zoo.create_model("mobilenet_v2_tiny", 5)
+    path = tmp_path / "weights.safetensors"
+    zoo.save_variables(path, parity.unflatten(random_variables(module, (32, 32))))
+    small = zoo.Preprocessing((32, 32))
+    (tmp_path / "model.json").write_text(json.dumps({"preprocessing": small.to_json()}))
+    text = refusal("sam_alexnet_tiny", path)
+    assert f"{path} does not fit sam_alexnet_tiny: " in text
+    assert text.endswith("give weights of this model")
 
 
 def _renamed(path):

@@ -28,7 +28,7 @@ def frozen_paths(params: Any, patterns: Iterable[str]) -> frozenset[Path]:
     below it: "conv1", "features.3.expand" (with dots or slashes). In a component `*` and `?` stand for characters,
     and "14:", ":14", "3:14" for the children whose numbers lie in that range, without its end: "features.:14".
 
-    Raises InputError for a pattern that names nothing.
+    Raises InputError for a pattern that names nothing, or counts beyond the last child.
     """
     paths = sorted(flax.traverse_util.flatten_dict(dict(params)))
     frozen: set[Path] = set()
@@ -36,18 +36,43 @@ def frozen_paths(params: Any, patterns: Iterable[str]) -> frozenset[Path]:
         named = {path for path in paths if _matches(path, pattern)}
         if not named:
             known = {".".join(path[:depth]) for path in paths for depth in range(1, len(path))}
+            known.add("backbone")
             near = difflib.get_close_matches(pattern.replace("/", "."), known, n=3, cutoff=0.5)
-            stages = dict.fromkeys(path[0] for path in paths)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"stages: {', '.join(stages)}"
+            parts = dict.fromkeys(path[0] for path in paths)
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"it has {', '.join(parts)}, or backbone"
+            )
             raise InputError(f"nothing to freeze is named {pattern!r} in this model: {hint}")
+        _check_bounds(pattern, paths)
         frozen |= named
     return frozenset(frozen)
+
+
+def _check_bounds(pattern: str, paths: Iterable[Path]) -> None:
+    """A range that ends beyond the last child was meant for another model."""
+    components = _components(pattern)
+    for place, component in enumerate(components):
+        bounds = re.fullmatch(r"\d*:(\d+)", component)
+        above = components[:place]
+        children = (p for p in paths if len(p) > place and all(map(_matches_one, p, above)))
+        numbers = [int(path[place]) for path in children if path[place].isdecimal()]
+        if bounds and int(bounds[1]) > max(numbers) + 1:
+            raise InputError(
+                f"{pattern!r} goes up to {bounds[1]}, and what it counts in this model ends at"
+                f" {max(numbers) + 1}"
+            )
+
+
+def _components(pattern: str) -> list[str]:
+    return re.split(r"[./]", pattern.strip("./"))
 
 
 def _matches(path: Path, pattern: str) -> bool:
     if pattern == "backbone":
         return path[0] != HEAD
-    components = re.split(r"[./]", pattern.strip("./"))
+    components = _components(pattern)
     return len(components) <= len(path) and all(map(_matches_one, path, components))
 
 

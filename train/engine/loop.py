@@ -7,8 +7,8 @@ request and goes on exactly where it stopped.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,14 +16,17 @@ import numpy as np
 
 import zoo
 from datasets import Dataset
-from datasets.pipeline import TrainBatches, eval_batches, steps_per_epoch
+from datasets.images import Geometry
+from datasets.pipeline import TrainBatches, eval_batches, load_arrays, steps_per_epoch
 from train import cli
 from train.analysis.metrics import loss_and_accuracy
 from train.engine import steps
 from train.engine.checkpoints import Checkpoints
+from train.engine.cropping import evaluation_geometry, training_geometry
 from train.engine.evaluation import run_outputs
+from train.engine.feeding import Chunk, Resident, Stepwise, choose
 from train.engine.freezing import frozen_paths
-from train.engine.objectives import OBJECTIVES
+from train.engine.objectives import OBJECTIVES, balanced_weights
 from train.engine.optimizers import (
     EarlyStopping,
     ReduceOnPlateau,
@@ -134,6 +137,9 @@ class _Fit:
         self.position = Position()
         self.progress = cli.Progress()
         self.checkpoints = Checkpoints(self.run.checkpoints)
+        self.feeding = self._choose_feeding()
+        self.resident: tuple[Geometry, jax.Array, jax.Array] | None = None
+        self.validation: list[dict[str, Any]] | None = None  # on the devices, where it stays
         restored = None
         if self.run.exists():
             restored = self._restore()
@@ -145,7 +151,7 @@ class _Fit:
                     self.position.start_stage(index)
                 self._run_stage(self.recipe.stages[index], restored)
                 self.variables = jax.device_get(
-                    self._variables()
+                    self.state.variables()
                 )  # the next stage goes on with these
                 restored = None
             self.checkpoints.wait()
@@ -154,6 +160,23 @@ class _Fit:
             self.progress.stop()
             self.board.close()
             self.checkpoints.close()
+
+    def _choose_feeding(self) -> Literal["stepwise", "resident"]:
+        sizes = [training_geometry(self.preprocessing, s.augment).size for s in self.recipe.stages]
+        train, validation = (len(self.dataset.splits[part]) for part in ("train", "validation"))
+        pixels = train * max(map(math.prod, sizes)) + validation * math.prod(
+            self.preprocessing.input_size
+        )
+        num_bytes = 3 * pixels
+        feeding = choose(self.recipe.feed, num_bytes, self.devices)
+        if feeding == "resident":
+            cli.say(f"feeding: resident, {num_bytes / 1e6:,.0f} MB of images on each device")
+            if self.recipe.feed == "resident" and jax.default_backend() == "cpu":
+                cli.say(
+                    "warning: on a CPU, XLA runs convolutions inside loops several times slower:"
+                    " --feed stepwise is faster here"
+                )
+        return feeding
 
     def _restore(self) -> Any:
         """Take position and logs back to the newest whole checkpoint, and return its state."""
@@ -188,39 +211,55 @@ class _Fit:
             self.position.best_epoch = info["epoch"]
 
     def _fresh_state(self, stage: Stage) -> steps.TrainState:
-        self.optimizer = build_optimizer(stage.optimizer)
+        num_steps = stage.epochs * steps_per_epoch(
+            len(self.dataset.splits["train"]) * stage.augment.crops_per_image,
+            self.recipe.batch_size,
+            keep_tail=self.recipe.keep_tail,
+            multiple_of=len(self.devices),
+        )
+        self.optimizer = build_optimizer(stage.optimizer, num_steps)
         self.frozen = frozen_paths(self.variables["params"], stage.freeze)
-        return steps.init_state(self.variables, self.optimizer, self.frozen)
+        return steps.init_state(self.variables, self.optimizer, self.frozen, ema=stage.ema > 0)
 
     def _run_stage(self, stage: Stage, restored: Any) -> None:
         position, recipe = self.position, self.recipe
         fresh = self._fresh_state(stage)
         self.state = self.devices.replicate(fresh if restored is None else restored)
-        objective = OBJECTIVES[stage.objective](self._synchronised(self.model))
-        self.train_step = self.devices.compile_train_step(
-            steps.make_train_step(
-                objective, self.optimizer, self.preprocessing, stage.augment, self.frozen
-            )
+        if self.frozen:
+            total = len(jax.tree.leaves(self.variables["params"]))
+            cli.say(f"frozen: {len(self.frozen)} of {total} arrays of parameters")
+        model, options = self._synchronised(self.model), {}
+        if stage.objective == "classification":
+            options["label_smoothing"] = stage.label_smoothing
+        objective = OBJECTIVES[stage.objective](model, **options)
+        weights = None
+        if stage.balance == "class_weights":
+            labels = self.dataset.splits["train"].labels
+            weights = balanced_weights(labels, len(self.dataset.class_names))
+        train_step = steps.make_train_step(
+            objective,
+            self.optimizer,
+            self.preprocessing,
+            stage.augment,
+            self.frozen,
+            weights,
+            stage.ema,
         )
         self.eval_step = self.devices.compile_eval_step(
             steps.make_eval_step(objective, self.preprocessing)
         )
-        split = self.dataset.splits["train"]
-        self.steps_per_epoch = steps_per_epoch(
-            len(split), recipe.batch_size, keep_tail=recipe.keep_tail, multiple_of=len(self.devices)
-        )
         batches = TrainBatches(
-            split,
+            self.dataset.splits["train"],
             batch_size=recipe.batch_size,
-            image_size=self.preprocessing.input_size,
-            resize=self.preprocessing.resize,
-            interpolation=self.preprocessing.interpolation,
-            crop_fraction=self.preprocessing.crop_fraction,
+            geometry=training_geometry(self.preprocessing, stage.augment, recipe.decoder),
             seed=recipe.seed,
             keep_tail=recipe.keep_tail,
             num_epochs=stage.epochs,
             multiple_of=len(self.devices),
+            repeats=stage.augment.crops_per_image,
+            balanced=stage.balance == "sampling",
         )
+        self.steps_per_epoch = batches.steps_per_epoch
         plateau = ReduceOnPlateau(
             stage.plateau,
             _or_infinity(position.plateau_best),
@@ -233,10 +272,12 @@ class _Fit:
 
         if position.stopped or position.stage_epoch >= stage.epochs:
             return  # this stage had ended when the run was resumed
-        self._compile(batches)
-        iterator = self._prefetch(batches.iterate(position.stage_step))
+        if position.step == 0 and recipe.pretrained:  # from here on their file may go
+            self._save()
+        self.feed = self._make_feed(batches, train_step)
+        self._compile()
         while position.stage_epoch < stage.epochs and not position.stopped:
-            self._train_epoch(stage, iterator)
+            self._train_epoch(stage)
             began = time.monotonic()
             validation = self._validate()
             position.epoch += 1
@@ -244,9 +285,7 @@ class _Fit:
             is_best = validation["accuracy"] > position.best_accuracy
             if is_best:
                 position.best_accuracy, position.best_epoch = validation["accuracy"], position.epoch
-                host = jax.device_get(
-                    {"params": self.state.params, "batch_stats": self.state.batch_stats}
-                )
+                host = jax.device_get(self.state.variables())
                 facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
                 facts |= {f"val_{name}": value for name, value in validation.items()}
                 self.save_best(host, facts)
@@ -279,101 +318,97 @@ class _Fit:
     def _clock(self) -> steps.Clock:
         return steps.Clock(np.uint32(self.recipe.seed), np.int32(self.position.epoch))
 
-    def _compile(self, batches: TrainBatches) -> None:
+    def _make_feed(self, batches: TrainBatches, train_step: Callable) -> Stepwise | Resident:
+        """Batch by batch, or from the devices' memory, where training and validation images then stay."""
+        if self.feeding == "stepwise":
+            return Stepwise(batches, self.devices, train_step)
+        if self.resident is None or self.resident[0] != batches.geometry:
+            self.resident = None  # what another stage has used makes room
+            arrays = load_arrays(self.dataset.splits["train"], batches.geometry)
+            self.resident = batches.geometry, *self.devices.replicate(arrays)
+        if self.validation is None:
+            self.validation = [
+                batch | self.devices.split({"image": batch["image"]})
+                for batch in self._validation_batches()
+            ]
+        return Resident(batches, self.devices, train_step, *self.resident[1:])
+
+    def _validation_batches(self) -> Iterable[dict[str, np.ndarray]]:
+        return eval_batches(
+            self.dataset.splits["validation"],
+            batch_size=self.recipe.batch_size,
+            geometry=evaluation_geometry(self.preprocessing),
+        )
+
+    def _compile(self) -> None:
         """Compile every shape that the stage needs, outside the clocks."""
         began = time.monotonic()
         cli.say("compiling the training step ...")
+        self.feed.compile(self.state, self._clock())
         height, width = self.preprocessing.input_size
-        for size in batches.batch_sizes:
-            batch: dict[str, np.ndarray] = {
-                "image": np.zeros((size, height, width, 3), np.uint8),
-                "label": np.zeros(size, np.int32),
-                "index": np.zeros(size, np.int32),
-            }
-            self.train_step.compile(self.state, self.devices.split(batch), self._clock())
         self.eval_step(
-            self._variables(),
+            self.state.variables(),
             {"image": np.zeros((self.recipe.batch_size, height, width, 3), np.uint8)},
         )
         cli.say(f"compiled in {time.monotonic() - began:.1f} s")
 
-    def _prefetch(self, iterator: Iterator[dict[str, np.ndarray]]) -> Iterator[tuple[int, Any]]:
-        """Batches on the devices, one ahead: the next transfer runs beside the step at hand."""
-        ahead = None
-        for batch in iterator:
-            ready, ahead = ahead, (len(batch["label"]), self.devices.split(batch))
-            if ready is not None:
-                yield ready
-        if ahead is not None:
-            yield ahead
-
-    def _train_epoch(self, stage: Stage, iterator: Iterator[tuple[int, Any]]) -> None:
+    def _train_epoch(self, stage: Stage) -> None:
         position = self.position
-        in_epoch = position.stage_step - position.stage_epoch * self.steps_per_epoch
-        remaining = (stage.epochs - position.stage_epoch) * self.steps_per_epoch - in_epoch
-        self.progress.start(f"epoch {position.epoch + 1}", self.steps_per_epoch, in_epoch)
+        done = position.stage_step - position.stage_epoch * self.steps_per_epoch
+        last = (stage.epochs - position.stage_epoch) * self.steps_per_epoch  # of the stage
+        self.progress.start(f"epoch {position.epoch + 1}", self.steps_per_epoch, done)
         last_save = time.monotonic()
-        pending: tuple[int, int, Any] | None = (
-            None  # read one step late, so that the devices never wait
-        )
-        clock = self._clock()
-        for done in range(in_epoch, self.steps_per_epoch):
+        pending: Chunk | None = None  # read one chunk late, so that the devices never wait
+        chunks = self.feed.epoch(self.state, position.stage_step, self._clock())
+        while done < self.steps_per_epoch:
             began = time.monotonic()
-            size, batch = next(iterator)
-            waited = time.monotonic() - began
-            self.state, metrics = self.train_step(self.state, batch, clock)
-            position.step += 1
-            position.stage_step += 1
+            chunk = next(chunks)
+            self.state = chunk.state
+            done += len(chunk.sizes)
             if pending is not None:
-                self._take(stage, *pending)
-            pending = (position.step, size, metrics)
-            is_last = done + 1 == self.steps_per_epoch
+                self._take(stage, pending)
+            pending = chunk
+            is_last = done == self.steps_per_epoch
             if is_last or self.stop.requested or time.monotonic() - last_save > CHECKPOINT_SECONDS:
-                self._take(stage, *pending)
+                self._take(stage, pending)
                 pending = None
+            position.wait_seconds += chunk.waited
             elapsed = time.monotonic() - began
-            position.wait_seconds += waited
             position.seconds += elapsed
             position.train_seconds += elapsed
             note = f"loss {self.log[-1]['loss']:.4f}" if self.log else ""
-            self.progress.update(done + 1, note, remaining - (done + 1 - in_epoch))
+            self.progress.update(done, note, last - done)
             if self.stop.requested and not is_last:
                 self._interrupt()
             if pending is None and not is_last:
                 self._save()
                 last_save = time.monotonic()
 
-    def _take(self, stage: Stage, step: int, size: int, metrics: Any) -> None:
-        """Log one step's metrics, and stop when they are no longer numbers."""
+    def _take(self, stage: Stage, chunk: Chunk) -> None:
+        """Log the metrics of a chunk's steps, and stop when they are no longer numbers."""
         position = self.position
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.log.append({"step": step, "epoch": position.epoch + 1, "stage": stage.name, **values})
-        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            self._flush()
-            raise cli.RunError(
-                f"diverged at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']};"
-                f" try a lower --lr than {values['learning_rate']:g}. The last good checkpoint is kept"
+        metrics = {k: np.atleast_1d(v) for k, v in jax.device_get(chunk.metrics).items()}
+        for index, size in enumerate(chunk.sizes):
+            position.step += 1
+            position.stage_step += 1
+            step = position.step
+            values = {name: float(each[index]) for name, each in metrics.items()}
+            self.log.append(
+                {"step": step, "epoch": position.epoch + 1, "stage": stage.name, **values}
             )
-        position.loss_sum += values["loss"] * size
-        position.accuracy_sum += values["accuracy"] * size
-        position.examples += size
-
-    def _variables(self) -> dict[str, Any]:
-        return {"params": self.state.params, "batch_stats": self.state.batch_stats}
+            if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
+                self._flush()
+                raise cli.RunError(
+                    f"diverged at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']};"
+                    f" try a lower --lr than {values['learning_rate']:g}. The last good checkpoint is kept"
+                )
+            position.loss_sum += values["loss"] * size
+            position.accuracy_sum += values["accuracy"] * size
+            position.examples += size
 
     def _validate(self) -> dict[str, float]:
-        outputs = run_outputs(
-            self.eval_step,
-            self._variables(),
-            eval_batches(
-                self.dataset.splits["validation"],
-                batch_size=self.recipe.batch_size,
-                image_size=self.preprocessing.input_size,
-                resize=self.preprocessing.resize,
-                interpolation=self.preprocessing.interpolation,
-                crop_fraction=self.preprocessing.crop_fraction,
-            ),
-        )
+        batches = self._validation_batches() if self.validation is None else self.validation
+        outputs = run_outputs(self.eval_step, self.state.variables(), batches)
         loss, accuracy = loss_and_accuracy(outputs["label"], outputs["logits"])
         return {"loss": loss, "accuracy": accuracy}
 

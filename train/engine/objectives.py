@@ -1,7 +1,8 @@
 """What is minimised. An objective turns a model into two pure functions of variables and a batch.
 
 A batch is a dict of arrays of one device: `image` float [B, H, W, C], already augmented and normalised, or
-float [B, N] for a model of vectors, and `label` int32 [B], which only `classification` reads.
+float [B, N] for a model of vectors, and `label` int32 [B] and perhaps `weight` float [B], which only
+`classification` reads.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from zoo import gmvae as gmvae_family
@@ -33,8 +35,14 @@ class Objective:
     outputs: Callable[[Tree, Batch], dict[str, jax.Array]]
 
 
-def classification(model: nn.Module) -> Objective:
-    """Softmax cross-entropy with integer labels, averaged over the batch."""
+def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
+    """Softmax cross-entropy with integer labels, averaged over the batch.
+
+    Of the target, the share `label_smoothing` is spread evenly over all classes.
+
+    With weights it is Keras's: their products with the losses are added up and divided by the number of
+    examples, not by the sum of the weights. Accuracy is not weighted.
+    """
 
     def loss(params, batch_stats, batch, rng):
         logits, updated = model.apply(
@@ -44,8 +52,13 @@ def classification(model: nn.Module) -> Objective:
             mutable=["batch_stats"],
             rngs={"dropout": rng},
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        value = jnp.mean(losses)
+        if label_smoothing:
+            targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+            targets = optax.smooth_labels(targets, label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        value = jnp.mean(losses * batch["weight"] if "weight" in batch else losses)
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
         return value, (updated.get("batch_stats", {}), {"loss": value, "accuracy": accuracy})
 
@@ -53,6 +66,15 @@ def classification(model: nn.Module) -> Objective:
         return {"logits": model.apply(variables, batch["image"], train=False)}
 
     return Objective(loss, outputs)
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """scikit-learn's and Keras users' "balanced" class weights, float32 [num_classes]: n / (k * n_c), so that
+    all classes together count for equally much and the mean over the examples is 1. k counts the classes that
+    have examples; the others weigh 0."""
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0.0).astype(np.float32)
 
 
 def autoencoder(model: nn.Module) -> Objective:

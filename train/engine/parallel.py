@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.engine.steps import AXIS
+from train.engine.steps import AXIS, make_steps
 from train.recipe import InputError
 
 
@@ -49,6 +49,18 @@ class Devices:
         }
         return jax.device_put(parts, self._split)
 
+    def split_order(self, order: np.ndarray) -> jax.Array:
+        """Positions [steps, B] as [devices, steps, B / devices], each device with its part of every batch."""
+        steps, size = order.shape
+        parts = order.reshape(steps, len(self), size // len(self)).transpose(1, 0, 2)
+        return jax.device_put(parts, self._split)
+
+    def free_memory(self) -> int | None:
+        """Bytes that the fullest device has left; None where devices do not count (CPUs)."""
+        counts = [device.memory_stats() for device in self.devices]
+        free = [c["bytes_limit"] - c["bytes_in_use"] for c in counts if c and "bytes_limit" in c]
+        return min(free, default=None)
+
     def compile_train_step(self, step: Callable) -> "TrainStep":
         """The step over all devices; the state that goes in is used up."""
         mapped = jax.pmap(
@@ -62,12 +74,26 @@ class Devices:
 
         return TrainStep(mapped, self._must_block)
 
-    def compile_eval_step(self, step: Callable) -> Callable[[Any, dict[str, np.ndarray]], Any]:
-        """`(variables, host batch [B, ...]) -> per-example host arrays [B, ...]`, for any B."""
+    def compile_steps(self, step: Callable) -> "TrainSteps":
+        """Many steps in one program over all devices, on data in their memory; the state is used up."""
+        mapped = jax.pmap(
+            make_steps(step),
+            axis_name=AXIS,
+            in_axes=(None, None, None, 0, None, None, None),
+            out_axes=(None, None),
+            donate_argnums=(0,),
+            devices=self.devices,
+        )
+        return TrainSteps(mapped)
+
+    def compile_eval_step(self, step: Callable) -> Callable[[Any, dict[str, Any]], Any]:
+        """`(variables, batch [B, ...]) -> per-example host arrays [B, ...]`, for any B; the batch is the host's,
+        or one that `split` has put on the devices."""
         mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices)
 
         def run(variables, batch):
-            outputs = mapped(variables, self.split(batch))
+            placed = isinstance(next(iter(batch.values())), jax.Array)
+            outputs = mapped(variables, batch if placed else self.split(batch))
             if self._must_block:
                 jax.block_until_ready(outputs)
             return jax.tree.map(
@@ -94,3 +120,23 @@ class TrainStep:
         """Compile for these shapes and run nothing; the call that follows finds the program ready
         (so seen on JAX 0.10 and 0.12)."""
         self._mapped.lower(state, batch, clock).compile()
+
+
+class TrainSteps:
+    """`(state, images, labels, split order, start, stop, clock) -> (state, metrics)`, over all devices, finished.
+
+    `metrics` are host arrays [steps of the order], filled from `start` to `stop`.
+    """
+
+    def __init__(self, mapped: Any):
+        self._mapped = mapped
+
+    def __call__(self, state, images, labels, order, start: int, stop: int, clock):
+        bounds = (np.int32(start), np.int32(stop))
+        state, metrics = self._mapped(state, images, labels, order, *bounds, clock)
+        return state, jax.device_get(metrics)
+
+    def compile(self, state: Any, images: Any, labels: Any, order: Any, clock: Any) -> None:
+        """Compile for these shapes and run nothing."""
+        bounds = (np.int32(0), np.int32(0))
+        self._mapped.lower(state, images, labels, order, *bounds, clock).compile()

@@ -1,17 +1,19 @@
 """The training and the evaluation step of one device: pure functions, testable without data or devices."""
 
-from collections.abc import Callable, Collection
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 import zoo
-from datasets.augment import random_affine
+from datasets.augment import augment, example_keys
 from train import recipe
 from train.engine import freezing
 from train.engine.objectives import Batch, Objective
@@ -27,6 +29,11 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any  # moving average of the parameters; empty where there is none
+
+    def variables(self) -> dict[str, Any]:
+        """What is evaluated and kept: the average, where there is one."""
+        return {"params": self.average or self.params, "batch_stats": self.batch_stats}
 
 
 class Clock(flax.struct.PyTreeNode):
@@ -51,13 +58,17 @@ def init_state(
     variables: dict[str, Any],
     optimizer: optax.GradientTransformation,
     frozen: Collection[freezing.Path] = (),
+    *,
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step; the optimiser knows the parameters that are not frozen."""
     params = variables["params"]
     trainable, _ = freezing.split(params, frozen)
     # An int32 array from the start: a Python int would be weakly typed and compile the step twice.
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, variables["batch_stats"], optimizer.init(trainable))
+    # Copied, since a step uses up its state, and no buffer twice.
+    average = jax.tree.map(jnp.array, params) if ema else {}
+    return TrainState(zero, params, variables["batch_stats"], optimizer.init(trainable), average)
 
 
 def normalise(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
@@ -69,36 +80,60 @@ def normalise(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
     return (images * preprocessing.scale - mean) / std
 
 
+# Fields of an Augmentation that say how images are fed, not how they are changed.
+FEEDING = frozenset(["resize", "crops_per_image"])
+
+
+def augmented(
+    images: jax.Array,
+    index: jax.Array,
+    clock: Clock,
+    augmentation: recipe.Augmentation,
+    size: tuple[int, int],
+) -> jax.Array:
+    """What a training step sees, before `normalise`: images uint8 [B, H, W, 3] to float32 of `size`, in 0..255.
+
+    An image's changes depend on the clock's seed and epoch and on the visit's number in `index` alone.
+    """
+    key, _ = _keys(clock)
+    changes = {k: v for k, v in dataclasses.asdict(augmentation).items() if k not in FEEDING}
+    keys = example_keys(jax.random.fold_in(key, clock.epoch), index)
+    return augment(images, keys, size, **changes).astype(jnp.float32)
+
+
+def _keys(clock: Clock) -> tuple[jax.Array, jax.Array]:
+    """Of augmentation and of dropout."""
+    augment_key, dropout_key = jax.random.split(jax.random.key(clock.seed))
+    return augment_key, dropout_key
+
+
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     preprocessing: zoo.Preprocessing,
     augmentation: recipe.Augmentation,
     frozen: Collection[freezing.Path] = (),
+    class_weights: Sequence[float] | np.ndarray | None = None,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]]:
     """The step of one device under a mapped axis `AXIS`, over which gradients and metrics are averaged.
 
-    The batch holds `image` uint8 [B, H, W, 3], `label` int32 [B] and `index` int32 [B], the example's place
-    in its split. An example is augmented by (seed, epoch, index), so alike on any number of devices;
-    dropout masks come from (seed, step, device). Parameters at `frozen` paths and the statistics of batch-norm
-    layers that are frozen come out as they went in, bit for bit.
+    The batch holds `image` uint8 [B, H, W, 3], `label` int32 [B] and `index` int32 [B], the visit's number
+    (see `datasets.pipeline.epoch_order`). An image is augmented by (seed, epoch, index), so alike on any number
+    of devices; dropout masks come from (seed, step, device). Parameters at `frozen` paths and the statistics of
+    batch-norm layers that are frozen come out as they went in, bit for bit. With `class_weights`, a number a
+    class, the objective gets each example's as `weight`. With `ema` the state's average moves to
+    `ema * average + (1 - ema) * params` after each step, and to the parameters after the first (Keras's
+    `ema_momentum`).
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock):
-        augment_key, dropout_key = jax.random.split(jax.random.key(clock.seed))
-        augment_key = jax.random.fold_in(augment_key, clock.epoch)
-        example_keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(
-            batch["index"]
-        )
-        images = random_affine(
-            batch["image"].astype(jnp.float32),
-            example_keys,
-            rotation=augmentation.rotation,
-            shift_x=augmentation.shift_x,
-            shift_y=augmentation.shift_y,
-            flip=augmentation.flip,
-        )
+        size = preprocessing.input_size
+        images = augmented(batch["image"], batch["index"], clock, augmentation, size)
         inputs = {"image": normalise(images, preprocessing), "label": batch["label"]}
+        if class_weights is not None:
+            inputs["weight"] = jnp.asarray(class_weights, jnp.float32)[batch["label"]]
+        _, dropout_key = _keys(clock)
         dropout_key = jax.random.fold_in(dropout_key, state.step)
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
 
@@ -117,15 +152,48 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
         params = freezing.join(trainable, fixed)
+        average = {}
+        if ema:
+            kept = jnp.where(state.step == 0, 0.0, ema)
+            average = optax.incremental_update(params, state.average, 1 - kept)
         metrics |= {
             "learning_rate": learning_rate(opt_state),
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
             "update_norm": optax.tree.norm(updates),
         }
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
     return train_step
+
+
+def make_steps(
+    train_step: Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]],
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Steps `start` to `stop` of an epoch as one function of one device, with the data in its memory.
+
+    It takes the state, `images` uint8 [N, H, W, 3], `labels` int32 [N], `order` int32 [steps, B] (the visits
+    of each step, see `datasets.pipeline.epoch_order`), `start`, `stop` and the clock, and gives the state and
+    the metrics, each [steps], zero where no step was run. The bounds are arguments, so that one program runs
+    any piece of an epoch.
+    """
+
+    def run(state: TrainState, images, labels, order, start, stop, clock: Clock):
+        def batch_of(step: ArrayLike) -> Batch:
+            visits = order[step]
+            examples = visits % len(images)
+            return {"image": images[examples], "label": labels[examples], "index": visits}
+
+        def body(step, carry):
+            state, log = carry
+            state, metrics = train_step(state, batch_of(step), clock)
+            return state, jax.tree.map(lambda old, new: old.at[step].set(new), log, metrics)
+
+        _, metrics = jax.eval_shape(train_step, state, batch_of(0), clock)
+        log = jax.tree.map(lambda m: jnp.zeros(len(order), m.dtype), metrics)
+        return jax.lax.fori_loop(start, stop, body, (state, log))
+
+    return run
 
 
 def make_eval_step(

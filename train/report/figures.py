@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from zoo.files import write_atomically
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart.
-TRAIN, VALIDATION, BAD = "#0072B2", "#D55E00", "#CC3311"
+TRAIN, VALIDATION, TEST, BAD = "#0072B2", "#D55E00", "#009E73", "#CC3311"
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
@@ -98,6 +98,75 @@ def prediction_grid(
             panel.set_title(
                 f"✗ {text}\ntrue: {_shorten(class_names[t])}", fontsize=9, color=BAD, weight="bold"
             )
+    _finish(figure, path, title)
+
+
+def augmentation_grid(
+    before: Sequence[np.ndarray],
+    after: Sequence[Sequence[np.ndarray]],
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    path: Path,
+    title: str = "",
+) -> None:
+    """A row an image (uint8 [H, W, 3]): as it is loaded, with its class, then what visits of a training see.
+
+    All at one scale: smaller ones are what is left of the first.
+    """
+    rows, columns = len(before), 1 + len(after[0])
+    figure = Figure(figsize=(1.5 * columns + 0.2, 1.5 * rows + 0.9), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    height, width = before[0].shape[:2]
+    for line, image, versions, label in zip(panels, before, after, labels, strict=True):
+        for panel, picture in zip(line, [image, *versions], strict=True):
+            shown_height, shown_width = picture.shape[:2]
+            top, left = (height - shown_height) / 2, (width - shown_width) / 2
+            box = (left - 0.5, left + shown_width - 0.5, top + shown_height - 0.5, top - 0.5)
+            panel.imshow(picture, extent=box, interpolation="nearest")
+            panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+        line[0].set_ylabel(_shorten(class_names[label]), fontsize=9)
+    panels[0, 0].set_title("loaded", fontsize=9)
+    for number, panel in enumerate(panels[0, 1:], start=1):
+        panel.set_title(f"visit {number}", fontsize=9)
+    _finish(figure, path, title)
+
+
+def class_distribution(
+    counts: dict[str, np.ndarray], class_names: Sequence[str], path: Path, title: str = ""
+) -> None:
+    """How many images each class has (document 2's Figure 2): a bar a class, cut into the parts.
+
+    `counts` maps each part to the numbers of its images, [classes].
+    """
+    total = len(class_names)
+    named = total <= 120  # more names than that cannot be read
+    step = 0.24 if named else 18 / total
+    figure = Figure(figsize=(8, max(2.0, step * total + 1.2)), layout="constrained")
+    axes = figure.subplots()
+    places, done = np.arange(total), np.zeros(total, int)
+    for (part, numbers), colour in zip(counts.items(), (TRAIN, VALIDATION, TEST), strict=True):
+        label = f"{part}: {numbers.sum():,}"
+        axes.barh(places, numbers, 0.8, left=done, color=colour, label=label)
+        done = done + numbers
+    if named:
+        for place, number in zip(places, done, strict=True):
+            text = f" {number:,}"
+            axes.text(float(number), float(place), text, va="center", fontsize=8, color="0.3")
+        axes.set_yticks(places, [_shorten(name) for name in class_names], fontsize=9)
+    else:
+        axes.set_ylabel(f"{total} classes")
+        axes.set_yticks([])
+    axes.set_ylim(total - 0.5, -0.5)
+    axes.set_xlim(0, 1.08 * max(done.max(), 1))
+    axes.set_xlabel("images")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower center", ncols=len(counts), frameon=False, fontsize=9)
     _finish(figure, path, title)
 
 

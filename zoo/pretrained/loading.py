@@ -1,6 +1,7 @@
 """`load_pretrained`: a model of this zoo with somebody else's weights in it."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ class Pretrained:
         str, Any
     ]  # params, and batch_stats where the model has some; float32 NumPy arrays
     preprocessing: Preprocessing
+    sha256: str  # of the file that was read, in hex
     report: str  # one line: what was taken, what is newly initialised, what was left in the file
 
 
@@ -71,7 +73,8 @@ def load(
     Args:
       name: a registered model.
       source: a tag (`python -m train.models --pretrained` lists them), "hf://owner/name[@revision]", or a local
-        .pth, .pt, .safetensors, .h5, .weights.h5 or .keras file; of torchvision, timm, Keras or this zoo.
+        .pth, .pt, .safetensors, .h5, .weights.h5 or .keras file; of torchvision, timm, Keras or this zoo; or
+        a run directory of this zoo, or its best/ folder.
       num_classes: None for the weights' own. Another number means a new head; 0 none.
       image_size: height and width, where not the weights' own. It chooses among Keras's MobileNetV2, and is
         needed for a VGG with Keras's first dense layer for other images than 224x224.
@@ -87,10 +90,11 @@ def load(
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size is {image_size}: give at least 1 pixel")
     published = _published(name, text, image_size, options)
-    path = fetch(published) if published else Path(text)
+    path = fetch(published) if published else _weights_file(Path(text))
     weights = read(path)
     if isinstance(weights, dict) and all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): a for name, a in weights.items()}  # DataParallel's
+    asked = set(options)
     options = {**(published.options if published else {}), **options}
 
     origin, options = _resolve(name, weights, options, text)
@@ -98,11 +102,15 @@ def load(
     config = weights.config if isinstance(weights, KerasFile) else None
     preprocessing = _preprocessing(name, origin, published, path, config, image_size)
     size = preprocessing.input_size
-    shapes = _shapes(module.clone(num_classes=module.num_classes or 1), size)
-    taken = _take(origin, module, weights, shapes)
-    if config and "GlobalMaxPooling2D" in str(
-        config
-    ):  # this zoo averages: such a head does not fit
+    try:
+        shapes = _shapes(module.clone(num_classes=module.num_classes or 1), size)
+        taken = _take(origin, module, weights, shapes)
+    except InputError as error:
+        raise InputError(
+            f"{text} does not fit {name}: {error}; give weights of this model"
+        ) from None
+    if config and "GlobalMaxPooling2D" in str(config) and HEAD[0] in taken.arrays:
+        taken.left.append(f"{taken.names[HEAD[0]]} (it follows max-pooling, and {name} averages)")
         _drop_head(taken)
     body = {leaf: shape for leaf, shape in shapes.items() if leaf not in HEAD}
     _check(text, name, body, taken, _new_leaves(body, taken))
@@ -134,11 +142,29 @@ def load(
         notes.append(f"left in the file: {', '.join(taken.left)}")
     if origin == "keras" and not published and _rescaling(config) is None:
         notes.append("preprocessing assumed: Keras's preprocess_input")
+    height, width = size
+    assumed = (
+        "" if published or _input_size(config) or image_size or _companion(path) else " assumed"
+    )
+    notes.append(f"images of {height}x{width}{assumed}")
+    decided = [f"{k}={v}" for k, v in options.items() if k not in asked]
+    if decided:
+        notes.append(f"options {' '.join(decided)}")
     count = len(shapes) - len(new)
     report = f"{name} from {text} ({origin}): {count} of {len(shapes)} tensors taken"
     report = "; ".join([report, *notes])
     logging.getLogger("zoo").info(report)
-    return Pretrained(module, options, variables, preprocessing, report)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Pretrained(module, options, variables, preprocessing, digest, report)
+
+
+def _weights_file(path: Path) -> Path:
+    """The weights of a run, where its directory is given."""
+    for folder in (path / "best", path):
+        if (folder / "weights.safetensors").is_file():
+            return folder / "weights.safetensors"
+    return path
 
 
 def _published(

@@ -78,7 +78,7 @@ def torchvision_modules(module: Any) -> dict[str, str]:
                     modules[f"features.{index}.conv.{inner}"] = f"features/{index}/{part}/conv"
                     modules[f"features.{index}.conv.{norm}"] = f"features/{index}/{part}/norm"
             return modules | {"classifier.1": "head"}
-    raise InputError(f"no names of torchvision are known for {type(module).__name__}")
+    raise InputError("torchvision has no such model")
 
 
 def timm_modules(module: Any) -> dict[str, str]:
@@ -108,7 +108,7 @@ def timm_modules(module: Any) -> dict[str, str]:
                     modules[f"{theirs}.{convs[part]}"] = f"{ours}/conv"
                     modules[f"{theirs}.bn{place}"] = f"{ours}/norm"
             return modules
-    raise InputError(f"no names of timm are known for {type(module).__name__}")
+    raise InputError("timm has no such model")
 
 
 def keras_layers(module: Any) -> dict[str, str]:
@@ -145,7 +145,7 @@ def keras_layers(module: Any) -> dict[str, str]:
             last = f"features/{index + 1}"
             ends = {"Conv_1": f"{last}/conv", "Conv_1_bn": f"{last}/norm", "predictions": "head"}
             return layers | ends
-    raise InputError(f"no names of Keras are known for {type(module).__name__}")
+    raise InputError("Keras has no such model")
 
 
 def _resnet_blocks(module: ResNet) -> Iterable[tuple[int, int, bool]]:

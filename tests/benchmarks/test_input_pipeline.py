@@ -1,0 +1,50 @@
+"""The benchmark of the way from files to batches, on a few small images."""
+
+import json
+
+import pytest
+
+from benchmarks import input_pipeline
+
+SMALL = ("--images", "40", "--batch-size", "8", "--image-size", "48", "--rounds", "2")
+
+
+@pytest.mark.slow
+def test_every_side_is_timed(tmp_path, call, capsys):
+    out = tmp_path / "times.json"
+    words = [*SMALL, "--num-workers", "1", "2", "--resident-images", "320", "--out", str(out)]
+    status, text, err = call(input_pipeline, *words, "--peers", "torchvision")
+    assert status == 0, err
+    record = json.loads(out.read_text())
+    rows = {(row["side"], row["workers"]): row for row in record["results"]}
+    for decoder in ("exact", "fast"):
+        for workers in (1, 2):
+            row = rows[f"zoo, {decoder}", workers]
+            assert len(row["seconds"]) == 2 and row["images_per_second"] > 0
+            assert row["peak_memory_mb"] > 50
+        assert record["best"][f"zoo, {decoder}"] > 0
+    # torch has no place in this environment: the peer says so, and the rest goes on.
+    assert {workers for side, workers in rows if side == "torchvision"} == {0, 1, 2}
+    for (side, _), row in rows.items():
+        if side == "torchvision" and "error" in row:
+            assert "torchvision" in row["error"]
+    assert 0 < record["fast_deviation"]["mean"] < 5
+    assert record["resident"]["ratio"] > 1
+    assert "resident" in text and "fast differs from Pillow" in text
+    assert str(tmp_path) not in record["command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rounds", "0"], "--rounds is 0: give at least 1"),
+        (["--num-workers", "0"], "--num-workers has to name counts of at least 1"),
+        (["--images", "100"], "--images 100 are too few for batches of 64: give at least 128"),
+        (["--data", "x.zip", "--peers", "torchvision"], "--data x.zip is no folder"),
+        (["--torch-python", "/nowhere"], "--torch-python /nowhere is no interpreter"),
+    ],
+)
+def test_bad_flags_are_one_line(call, words, message):
+    status, out, err = call(input_pipeline, *words)
+    assert (status, out) == (2, "")
+    assert message in err.splitlines()[-1]

@@ -1,0 +1,87 @@
+"""The fast decoder: near Pillow, whatever the file, and never below what it is asked for."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import InputError, fast
+from datasets.images import Geometry, decode, decode_resized
+
+
+def scene(height, width):
+    """Smooth waves with some grain, as photographs have."""
+    y, x = np.mgrid[:height, :width] / 40
+    waves = np.stack([np.sin(x + y), np.cos(x * 1.3), np.sin(y * 0.7)], -1)
+    grain = np.random.default_rng(0).normal(0, 4, waves.shape)
+    return np.clip(127 + 90 * waves + grain, 0, 255).astype(np.uint8)
+
+
+def encoded(pixels, kind="JPEG", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=95, **options)
+    return file.getvalue()
+
+
+def deviation(content, geometry):
+    exact = decode_resized(content, Geometry(*geometry))
+    quick = decode_resized(content, Geometry(*geometry, decoder="fast"))
+    assert quick.shape == exact.shape and quick.dtype == np.uint8
+    return np.abs(quick.astype(int) - exact).mean()
+
+
+@pytest.mark.parametrize("size", [(300, 300), (232, 310), (224, 224), (100, 120), (900, 1300)])
+@pytest.mark.parametrize(
+    "how", [("squash",), ("crop",), ("crop", "bilinear", 0.875), ("squash", "bicubic")]
+)
+def test_it_is_near_pillow(size, how):
+    assert deviation(encoded(scene(*size)), ((224, 224), *how)) < 3
+
+
+def test_large_photographs_are_reduced_by_the_decoder(monkeypatch):
+    """But not below the part that is cut out."""
+    seen = []
+    resize = fast.resize
+    monkeypatch.setattr(fast, "resize", lambda p, g: seen.append(p.shape[:2]) or resize(p, g))
+    content = encoded(scene(1200, 1600))
+    for fraction in (1.0, 0.5):
+        assert deviation(content, ((224, 224), "crop", "bilinear", fraction)) < 3
+    (small, large) = seen
+    assert 224 <= small[0] < 600
+    assert 448 <= large[0] <= 600
+
+
+@pytest.mark.parametrize("kind", ["turned", "grey", "cmyk", "png", "alpha", "palette"])
+def test_every_kind_of_file_comes_through(kind):
+    pixels = scene(300, 200)
+    image = Image.fromarray(pixels)
+    file = io.BytesIO()
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(file, "JPEG", exif=exif)
+    elif kind in ("grey", "cmyk"):
+        image.convert({"grey": "L", "cmyk": "CMYK"}[kind]).save(file, "JPEG")
+    else:
+        image.convert({"png": "RGB", "alpha": "RGBA", "palette": "P"}[kind]).save(file, "PNG")
+    assert deviation(file.getvalue(), ((96, 64), "squash")) < 6  # a palette's edges are sharp
+    assert decode(file.getvalue()).shape == ((200, 300, 3) if kind == "turned" else (300, 200, 3))
+
+
+@pytest.mark.parametrize(("interpolation", "side"), [("nearest", 8), ("bilinear", 4)])
+def test_interpolation_is_the_one_asked_for(interpolation, side):
+    checks = np.kron(np.indices((16, 16)).sum(0) % 2 * 255, np.ones((2, 2), int)).astype(np.uint8)
+    image = np.repeat(checks[..., None], 3, axis=2)
+    resized = fast.resize(image, Geometry((side, side), interpolation=interpolation))
+    assert (set(np.unique(resized)) <= {0, 255}) == (interpolation == "nearest")
+    if interpolation == "bilinear":
+        np.testing.assert_allclose(resized, 127, atol=1)  # areas are averaged
+
+
+def test_without_opencv_it_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs OpenCV: .* -e '.\[fast\]'"):
+        fast.check()
+    monkeypatch.undo()
+    fast.check()

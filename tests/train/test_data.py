@@ -1,0 +1,122 @@
+"""The command that shows a data set."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import zoo
+from datasets import load_dataset
+from datasets.pipeline import TrainBatches
+from train import data, data_show
+from train.engine import steps
+from train.engine.cropping import evaluation_view, training_geometry
+from train.recipe import Augmentation, Stage
+from train.report import figures
+
+
+def test_show_writes_two_pictures_and_names_them(call, image_folder, tmp_path):
+    out = tmp_path / "pens.png"
+    flags = ["--image-size", 20, "--augment.resize", 24, "--augment.rotation", 15, "--count", 4]
+    status, stdout, stderr = call(data, "show", image_folder, *flags, "--out", out)
+    assert (status, stdout.split()) == (0, [str(out), str(tmp_path / "pens_classes.png")]), stderr
+    for path in stdout.split():
+        with Image.open(path) as image:
+            assert image.format == "PNG" and min(image.size) > 150
+            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_show_draws_what_the_training_step_sees(image_folder):
+    """The same pixels as the pipeline and the step together give, visit for visit."""
+    augment = Augmentation(resize=24, crops_per_image=2, rotation=20, flip=True, noise_share=0.5)
+    split = load_dataset(image_folder, image_size=24).splits["train"]
+    arguments = data_show.Show(str(image_folder), count=5, versions=4, seed=7, augment=augment)
+    before, after, labels = data_show.visits(split, arguments, 20)
+    assert (before.shape, after.shape) == ((5, 24, 24, 3), (5, 4, 20, 20, 3))
+    assert set(labels) == {0, 1, 2}
+
+    view = evaluation_view(zoo.Preprocessing((20, 20)), [Stage(augment=augment)])
+    batches = TrainBatches(
+        split,
+        batch_size=36,
+        seed=7,
+        num_epochs=2,
+        repeats=2,
+        geometry=training_geometry(view, augment),
+    )
+    see = jax.jit(steps.augmented, static_argnums=(3, 4))
+    found = 0
+    for step in range(batches.num_steps):
+        epoch = step // batches.steps_per_epoch
+        batch = batches.load(step)
+        clock = steps.Clock(np.uint32(7), np.int32(epoch))
+        seen = np.asarray(see(batch["image"], batch["index"], clock, augment, (20, 20)))
+        for place, visit in enumerate(batch["index"]):
+            same = (before == batch["image"][place]).all(axis=(1, 2, 3))
+            for shown in np.flatnonzero(same):
+                version = 2 * epoch + visit // len(split)
+                difference = np.abs(after[shown, version] - seen[place])
+                assert np.median(difference) <= 0.5 + 1e-3 and difference.max() < 2
+                found += 1
+    assert found == 5 * 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--count", "0"], "--count and --versions have to be at least 1"),
+        (["--augment.zoom", "1"], "--augment.zoom is 1.0: give a share of at least 0 and below 1"),
+        (["--augment.resize", "100"], "--augment.resize is 100, less than .* 224x224 sees"),
+        (["--image-size", "-4"], "--image-size is -4"),
+        (["--out", "picture.gif"], "--out picture.gif does not end in .png"),
+        (["--out", "nowhere/picture.png"], "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_shown_meets_one_line(call, image_folder, flags, message):
+    status, _, stderr = call(data, "show", image_folder, *flags)
+    assert status == 2
+    assert stderr.count("\n") == 1
+    assert re.search(message, stderr), stderr
+
+
+def test_size_without_a_flag_is_the_data_sets_own():
+    assert data_show._own_size("synthetic_pigs") == 256
+    assert data_show._own_size("photos.zip") == data_show.DEFAULT_SIZE
+
+
+def test_many_classes_are_drawn_without_their_names(tmp_path):
+    counts = {
+        part: np.arange(300) * (3 - k) for k, part in enumerate(("train", "validation", "test"))
+    }
+    figures.class_distribution(counts, [f"c{i}" for i in range(300)], tmp_path / "many.png")
+    with Image.open(tmp_path / "many.png") as image:
+        assert image.size[1] < 3000
+    empty = {part: np.zeros(2, int) for part in counts}
+    figures.class_distribution(empty, ["$a", "a long name that goes on and on"], tmp_path / "0.png")
+
+
+def test_every_command_has_arguments_of_its_own():
+    kinds = [kind for kind, _ in data.COMMANDS.values()]
+    assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["show", "--help"]])
+def test_help_answers_without_loading_jax(words, command_environment):
+    code = (
+        "import sys; from train import cli, data\n"
+        "try: cli.main(data.main)\n"
+        "finally: print('loaded', *({'jax', 'numpy', 'flax'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "show" in done.stdout
+    assert done.stderr.strip() == "loaded"
