@@ -22,6 +22,12 @@ MAX_DISTANCE = (
 )
 CHUNK = 1 << 20  # pairs compared at a time
 
+# Places of the 128 compared cells. Comparisons side by side agree often: spread over the columns of `bits` they
+# make `nearest` four times as fast.
+_GRID = np.arange(CELLS**2).reshape(CELLS, CELLS)
+_NEIGHBOUR = np.stack([_GRID[:-1, :-1]] * 2).reshape(8, 16).T.ravel()
+_CELL = np.stack([_GRID[:-1, 1:], _GRID[1:, :-1]]).reshape(8, 16).T.ravel()
+
 
 def look(image: np.ndarray) -> str:
     """What an image uint8 [H, W, 3] looks like, in hex: of 9x9 grey cells, which are brighter than their left
@@ -29,14 +35,11 @@ def look(image: np.ndarray) -> str:
     if min(image.shape[:2]) < MIN_SIDE:
         return ""
     grey = Image.fromarray(image).convert("L").resize((CELLS, CELLS), Image.Resampling.BILINEAR)
-    cells = np.asarray(grey, np.int16)
-    steps = np.concatenate(
-        [np.diff(cells[:-1], axis=1), np.diff(cells[:, :-1], axis=0)], axis=None, dtype=np.int16
-    )
+    cells = np.frombuffer(grey.tobytes(), np.uint8).astype(np.int16)
+    steps = cells[_CELL] - cells[_NEIGHBOUR]
     if np.count_nonzero(np.abs(steps) <= 1) >= FLAT:
         return ""
-    # Neighbours agree often: spread over the columns of `bits` they make `nearest` four times as fast.
-    return np.packbits((steps > 0).reshape(8, 16).T).tobytes().hex()
+    return np.packbits(steps > 0).tobytes().hex()
 
 
 def nearest(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
