@@ -51,6 +51,10 @@ def load_dataset(
     image_size: int | None = None,
     on_bad_image: Literal["skip", "error"] = "skip",
     progress: Progress | None = None,
+    group: str | None = None,
+    folds: int = 0,
+    fold: int = 0,
+    splits_file: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Find a data set, check all its images, and split it.
 
@@ -66,6 +70,14 @@ def load_dataset(
       image_size: height and width in pixels, for data sets that come in any size (digits).
       on_bad_image: leave out images that cannot be decoded, or raise InputError.
       progress: called as `progress(text, done, total)` while images are checked, unpacked or downloaded.
+      group: a regular expression that is searched for in each id; its first group, or all that it matches,
+        names what must stay on one side of a split: an individual, a visit. Groups that come with the
+        data win.
+      folds, fold: cross-validation: the test part is fold number `fold`, from 0 on, of so many, and
+        validation images are taken out of the others by their share. A published validation part
+        joins the folds; a published test part is kept, and the fold is the validation part then.
+      splits_file: the `splits.json` of an earlier run, or its directory: the same examples in the same parts,
+        and its order of classes (see `datasets.manifests`).
 
     Raises InputError, one line, for anything that cannot be used.
     """
@@ -77,6 +89,10 @@ def load_dataset(
         image_size=image_size,
         on_bad_image=on_bad_image,
         progress=progress,
+        group=group,
+        folds=folds,
+        fold=fold,
+        splits_file=splits_file,
     )
     _check(options)
     if isinstance(name_or_path, str) and name_or_path in BUILTIN_MODULES:
@@ -144,3 +160,17 @@ def _check(options: Options) -> None:
         raise InputError(f"the image size is {options.image_size}: give at least 1 pixel")
     if options.on_bad_image not in ("skip", "error"):
         raise InputError(f"on_bad_image is {options.on_bad_image!r}: give 'skip' or 'error'")
+    if options.group is not None:
+        try:
+            re.compile(options.group)
+        except re.error as error:
+            raise InputError(
+                f"the group pattern {options.group!r} is no regular expression ({error}): mend it"
+            ) from None
+    if options.folds < 0 or options.folds == 1:
+        raise InputError(f"the number of folds is {options.folds}: give 2 or more, or 0 for none")
+    if not 0 <= options.fold < max(options.folds, 1):
+        known = f"0 to {options.folds - 1}" if options.folds else "the number of folds, too"
+        raise InputError(f"the fold is {options.fold} of {options.folds}: give {known}")
+    if options.folds and options.splits_file is not None:
+        raise InputError("a file of splits leaves nothing to make folds of: give one of them")

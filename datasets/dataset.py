@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 SPLITS = ("train", "validation", "test")
+MANIFEST_FORMAT = 2
 
 T = TypeVar("T")
 
@@ -50,6 +51,10 @@ class Options:
     image_size: int | None = None
     on_bad_image: Literal["skip", "error"] = "skip"
     progress: Progress | None = None
+    group: str | None = None
+    folds: int = 0
+    fold: int = 0
+    splits_file: str | os.PathLike[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,18 @@ class BadImage:
 
     id: str
     reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Leak:
+    """An image of one part that an earlier part holds, too."""
+
+    kind: Literal["copy", "look"]  # the same bytes, or a picture that looks the same
+    part: str
+    id: str
+    other_part: str
+    other_id: str
+    distance: int  # bits of 128 in which the looks differ: see `datasets.leaks`
 
 
 class Split:
@@ -75,15 +92,20 @@ class Split:
         load: Callable[[int], np.ndarray] | None = None,
         *,
         read: Callable[[int], bytes] | None = None,
+        digests: Sequence[str] = (),
+        groups: Sequence[str] = (),
     ) -> None:
         """Examples named `ids`, of classes `labels`. Either `load(i)` gives image i, anew or shared, or `read(i)`
-        the content of its file."""
+        the content of its file. For the manifest: the sha256 (hex) of each content, and the group of each, ""
+        for none."""
         import numpy as np
 
         if len(ids) != len(labels):
             raise ValueError(f"{len(ids)} ids, but {len(labels)} labels")
         self.ids = tuple(ids)
         self.labels = np.asarray(labels, np.int32)  # [N]
+        self.digests = tuple(digests) or ("",) * len(ids)
+        self.groups = tuple(groups) or ("",) * len(ids)
         if (load is None) == (read is None):
             raise ValueError("give either load or read")
         self._load = load
@@ -148,6 +170,7 @@ class Dataset:
         default_factory=dict
     )  # JSON-able: from where, how
     notes: tuple[str, ...] = ()  # remarks for the user about what was found, a line each
+    leaks: tuple[Leak, ...] = ()  # images of a part that an earlier part holds, too
 
     def __post_init__(self) -> None:
         if tuple(self.splits) != SPLITS:
@@ -156,9 +179,12 @@ class Dataset:
     def manifest(self) -> dict[str, Any]:
         """Which example is in which part, and where all come from, as JSON-able data.
 
-        `splits` maps each part to `{id: label}`, in the order of the part.
+        `splits` maps each part to `{id: label}`, in the order of the part; `sha256` the ids to the hashes
+        of their contents, `groups` those that are in a group to it. See `datasets.manifests`.
         """
+        splits = self.splits.values()
         return {
+            "format": MANIFEST_FORMAT,
             "dataset": self.name,
             "synthetic": self.info.synthetic,
             "fingerprint": self.fingerprint,
@@ -170,6 +196,8 @@ class Dataset:
                 name: dict(zip(split.ids, split.labels.tolist(), strict=True))
                 for name, split in self.splits.items()
             },
+            "sha256": {i: d for s in splits for i, d in zip(s.ids, s.digests, strict=True) if d},
+            "groups": {i: g for s in splits for i, g in zip(s.ids, s.groups, strict=True) if g},
         }
 
 

@@ -74,7 +74,7 @@ def load_npz(path: Path, options: Options) -> Dataset:
         ),
         options,
         digests={e.id: hashlib.sha256(e.content.tobytes()).hexdigest() for e in examples},
-        load=lambda example, _: _rgb(example.content),
+        load=lambda example: _rgb(example.content),
         provenance={"path": str(path), "kind": "npz"},
     )
 

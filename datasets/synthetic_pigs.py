@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.dataset import SPLITS, Dataset, DatasetInfo, Options, Progress, Split, fingerprint
+from datasets.dataset import SPLITS, Dataset, DatasetInfo, Options, Progress, fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,26 +43,24 @@ INFO = DatasetInfo(
 
 def build(options: Options) -> Dataset:
     """All pictures of a seed, from the cache or drawn. The parts are fixed, as published data's would be."""
-    examples = [(part, index) for part in SPLITS for index in range(SPLIT_SIZES[part])]
-    ids = [f"{part}/{CLASS_NAMES[label(i)]}_{i:03d}" for part, i in examples]
-    seed = options.seed
-    images, name = _load(examples, ids, seed, options.progress)
-
-    def make_split(part: str) -> Split:
-        start = examples.index((part, 0))
-        positions = range(start, start + SPLIT_SIZES[part])
-        labels = [label(i) for i in range(len(positions))]
-        return Split([ids[p] for p in positions], labels, lambda i: images[start + i])
-
     from PIL import __version__ as pillow
 
-    return Dataset(
-        name=INFO.name,
-        splits={part: make_split(part) for part in SPLITS},
-        class_names=CLASS_NAMES,
-        info=INFO,
-        fingerprint=name,
-        seed=seed,
+    from datasets.examples import Example, Layout, assemble
+
+    pictures = [(part, index) for part in SPLITS for index in range(SPLIT_SIZES[part])]
+    ids = [f"{part}/{CLASS_NAMES[label(i)]}_{i:03d}" for part, i in pictures]
+    seed = options.seed
+    images, digests = _load(pictures, ids, seed, options.progress)
+    examples = [
+        Example(name, position, CLASS_NAMES[label(index)], part)
+        for position, (name, (part, index)) in enumerate(zip(ids, pictures, strict=True))
+    ]
+    return assemble(
+        Layout(examples, CLASS_NAMES, SPLITS, []),
+        INFO,
+        options,
+        digests=dict(zip(ids, digests, strict=True)),
+        load=lambda example: images[example.content],
         provenance={"kind": "synthetic", "generator": GENERATOR, "seed": seed, "pillow": pillow},
     )
 
@@ -106,19 +104,19 @@ def contact_sheet(path: str | os.PathLike, *, per_pig: int = 4, size: int = 88) 
 
 def _load(
     examples: list[tuple[str, int]], ids: list[str], seed: int, progress: Progress | None
-) -> tuple["np.ndarray", str]:
-    """Images uint8 [N, 256, 256, 3], read-only, and their fingerprint."""
+) -> tuple["np.ndarray", list[str]]:
+    """Images uint8 [N, 256, 256, 3], read-only, and the sha256 (hex) of each."""
     import numpy as np
 
-    from datasets.verify import cache_dir
+    from datasets.cache import cache_dir
 
     path = cache_dir() / f"{INFO.name}-generator{GENERATOR}-seed{seed}.rgb"
     shape = (len(examples), *IMAGE_SHAPE)
     images, stored = _read(path, shape)
     if images is not None:
-        name = _fingerprint(images, ids)
-        if name.encode() == stored:
-            return images, name
+        digests = _digests(images)
+        if _fingerprint(digests, ids).encode() == stored:
+            return images, digests
     images = np.empty(shape, np.uint8)
     last = 0.0
     for done, (part, index) in enumerate(examples, 1):
@@ -127,19 +125,22 @@ def _load(
             progress("drawing synthetic pigs", done, len(examples))
             last = time.monotonic()
     images.flags.writeable = False
-    name = _fingerprint(images, ids)
-    if _write(path, images, name):
+    digests = _digests(images)
+    if _write(path, images, _fingerprint(digests, ids)):
         mapped, _ = _read(path, shape)
         images = (
             images if mapped is None else mapped
         )  # 200 MB that the system can drop and read again
-    return images, name
+    return images, digests
 
 
-def _fingerprint(images: "np.ndarray", ids: list[str]) -> str:
-    contents = (hashlib.sha256(image).hexdigest() for image in images)
+def _digests(images: "np.ndarray") -> list[str]:
+    return [hashlib.sha256(image).hexdigest() for image in images]
+
+
+def _fingerprint(digests: list[str], ids: list[str]) -> str:
     classes = (i.split("/")[1].split("_")[0] for i in ids)
-    return fingerprint(zip(ids, classes, contents, strict=True))
+    return fingerprint(zip(ids, classes, digests, strict=True))
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> tuple["np.ndarray | None", bytes]:

@@ -22,12 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets.cache import cache_dir
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options, Progress
 from datasets.examples import Example, Layout, load_files
 from datasets.folder import PART_NAMES
 from datasets.images import UndecodableError
 from datasets.sources import File
-from datasets.verify import cache_dir
 
 INFO_FILE = "dataset_info.json"
 FEATURES_FILE = "features.json"

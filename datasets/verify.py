@@ -1,4 +1,5 @@
-"""Finds the images that cannot be decoded, once: what was found is kept in the user's cache directory."""
+"""Finds the images that cannot be decoded, and what the others look like, once: what was found is kept in the
+user's cache directory."""
 
 import contextlib
 import hashlib
@@ -8,28 +9,31 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import PIL
 
 from datasets.cache import cache_dir, whole_file
 from datasets.dataset import BadImage, Progress
 from datasets.images import UndecodableError, decode
+from datasets.looks import FOR_SIZE, look
 from datasets.sources import File, Source
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 256  # files handed to the threads at a time; so many are finished after Ctrl-C
 PROGRESS_SECONDS = 0.1
 
-# Of a file: its stamp, the sha256 of its content, and why it is bad, or None.
-Verdict = tuple[str, str, str | None]
+# Of a file: its stamp, the sha256 of its content, why it is bad, or None, and what it looks like.
+Verdict = tuple[str, str, str | None, str]
 
 
 def verify(
     source: Source, files: Sequence[File], progress: Progress | None = None
-) -> tuple[dict[str, str], tuple[BadImage, ...]]:
+) -> tuple[dict[str, str], dict[str, str], tuple[BadImage, ...]]:
     """Decode every file that has changed since it was last decoded.
 
-    Returns the sha256 (hex) of the content of each good file by its path, and the bad ones with reasons.
+    Returns the sha256 (hex) of the content of each good file and its `looks.look`, both by its path, and the
+    bad ones with reasons.
     """
     cache = _cache_file(source)
     known = _read(cache)
@@ -41,15 +45,16 @@ def verify(
         try:
             _decode_all(source, new, verdicts, progress, total=len(files))
         finally:  # an interrupted check goes on where it was
-            _write(cache, others | verdicts)
-    digests, bad = {}, []
+            content = {"format": FORMAT, "pillow": PIL.__version__, "images": others | verdicts}
+            write_cache(cache, content)
+    digests, looks, bad = {}, {}, []
     for file in files:
-        _, digest, reason = verdicts[file.path]
+        _, digest, reason, seen = verdicts[file.path]
         if reason is None:
-            digests[file.path] = digest
+            digests[file.path], looks[file.path] = digest, seen
         else:
             bad.append(BadImage(file.path, reason))
-    return digests, tuple(bad)
+    return digests, looks, tuple(bad)
 
 
 def _decode_all(
@@ -63,13 +68,14 @@ def _decode_all(
         try:
             content = source.read(file)
         except UndecodableError as error:
-            return file.stamp, "", str(error)
+            return file.stamp, "", str(error), ""
         digest = hashlib.sha256(content).hexdigest()
         try:
-            decode(content, for_size=(1, 1))  # all of the file is read, in the quickest way
+            # All of the file is read, in nearly the quickest way.
+            seen = look(decode(content, for_size=FOR_SIZE))
         except UndecodableError as error:
-            return file.stamp, digest, str(error)
-        return file.stamp, digest, None
+            return file.stamp, digest, str(error), ""
+        return file.stamp, digest, None, seen
 
     last = 0.0
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "verify") as pool:
@@ -98,9 +104,8 @@ def _read(cache: Path) -> dict[str, Verdict]:
     return {}
 
 
-def _write(cache: Path, verdicts: dict[str, Verdict]) -> None:
-    """Replace the cache at once, so that no reader meets half a file. Without space or rights the next
-    run checks again: no reason to fail."""
-    content = {"format": FORMAT, "pillow": PIL.__version__, "images": verdicts}
+def write_cache(cache: Path, content: dict[str, Any]) -> None:
+    """Replace a cache at once, so that no reader meets half a file. Without space or rights the next
+    run does the work again: no reason to fail."""
     with contextlib.suppress(OSError), whole_file(cache) as file:
         file.write(json.dumps(content).encode())

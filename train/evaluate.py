@@ -39,10 +39,10 @@ def main(argv: list[str]) -> None:
 
     from train.predictor import load_run
     from train.results import test
-    from train.run import check_data, load_data
+    from train.run import check_data, load_data, with_own_splits
 
     predictor = load_run(arguments.workdir)
-    dataset = load_data(recipe, predictor.preprocessing.input_size)
+    dataset = load_data(with_own_splits(run, recipe), predictor.preprocessing.input_size)
     check_data(run, dataset)
     cli.report_devices()
     results, _ = test(predictor, dataset, recipe, arguments.split)

@@ -7,6 +7,7 @@ schedule and augmentation. Names are resolved to functions in `train/engine`.
 import ast
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -170,6 +171,14 @@ class Recipe:
     """Share of validation images, where the data have no such part."""
     test_fraction: float = 0.1
     """Share of test images, where the data have no such part."""
+    group: str | None = None
+    """Regular expression whose first group in an image's path names what stays together (individual, visit)."""
+    folds: int = 0
+    """Cross-validation: the number of folds (0: none)."""
+    fold: int = 0
+    """Cross-validation: the fold to test on, from 0 on."""
+    splits: str | None = None
+    """The splits.json of an earlier run, to have the same images in the same parts."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """What to do about files that cannot be decoded."""
     decoder: Literal["exact", "fast"] = "exact"
@@ -213,6 +222,20 @@ class Recipe:
             raise InputError(
                 "--validation-fraction and --test-fraction leave nothing to train on: lower them"
             )
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise InputError(
+                    f"--group {self.group!r} is no regular expression ({error}): mend it"
+                ) from None
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"--folds is {self.folds}: give 2 or more, or 0 for none")
+        if not 0 <= self.fold < max(self.folds, 1):
+            known = f"0 to {self.folds - 1}" if self.folds else "--folds, too"
+            raise InputError(f"--fold is {self.fold}: give {known}")
+        if self.folds and self.splits is not None:
+            raise InputError("--splits leaves nothing to make --folds of: give one of them")
         if not self.stages:
             raise InputError(f"recipe {self.name!r} has no stages: nothing to train")
         for index, stage in enumerate(self.stages):

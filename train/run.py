@@ -4,6 +4,7 @@ Settings come from the model's own recipe (train/papers), and every field of it 
 --workdir again goes on where the run stopped.
 """
 
+import csv
 import dataclasses
 import os
 import re
@@ -125,7 +126,7 @@ def run(
     directory = RunDir(workdir or _new_workdir(recipe))
     directory.check(recipe, resume)
     cli.prepare_environment()
-    devices, dataset, start = _prepare(recipe, directory)
+    devices, dataset, start = _prepare(with_own_splits(directory, recipe), directory)
     check_data(directory, dataset)
 
     import jax
@@ -199,6 +200,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         changed["dataset"] = absolute(recipe.dataset)
     if recipe.data_dir:
         changed["data_dir"] = absolute(recipe.data_dir)
+    if recipe.splits:
+        changed["splits"] = absolute(recipe.splits)
     if recipe.pretrained and (os.sep in recipe.pretrained or "." in recipe.pretrained):
         changed["pretrained"] = absolute(recipe.pretrained)
     return dataclasses.replace(recipe, **changed)
@@ -289,21 +292,40 @@ def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
             test_fraction=recipe.test_fraction,
             image_size=max(sizes),
             on_bad_image=recipe.on_bad_image,
+            group=recipe.group,
+            folds=recipe.folds,
+            fold=recipe.fold,
+            splits_file=recipe.splits,
             progress=cli.progress_callback(progress),
         )
     finally:
         progress.stop()
 
 
+def with_own_splits(directory: RunDir, recipe: Recipe) -> Recipe:
+    """The recipe of a run that reads its splits from its own directory: the file that it was given may be
+    gone, or have changed."""
+    if recipe.splits is None or not directory.exists() or not directory.splits.exists():
+        return recipe
+    return dataclasses.replace(recipe, splits=str(directory.splits))
+
+
 def check_data(directory: RunDir, dataset: Any) -> None:
-    """On resume the data must be what they were."""
+    """On resume the data must be what they were, and in the same parts."""
     if not directory.exists() or not directory.splits.exists():
         return
-    before = directory.read_json(directory.splits).get("fingerprint")
-    if before != dataset.fingerprint:
+    before = directory.read_json(directory.splits)
+    if before.get("fingerprint") != dataset.fingerprint:
         raise InputError(
             f"the data of {dataset.name} are not those of the run in {directory.path} (fingerprint"
-            f" {dataset.fingerprint[:12]}, not {str(before)[:12]}): restore them, or give another --workdir"
+            f" {dataset.fingerprint[:12]}, not {str(before.get('fingerprint'))[:12]}): restore them, or give"
+            " another --workdir"
+        )
+    now = dataset.manifest()
+    if any(before.get(field) != now[field] for field in ("class_names", "splits")):
+        raise InputError(
+            f"the images of {dataset.name} are not in the parts that they have in {directory.splits}: give"
+            " that file with --splits and another --workdir"
         )
 
 
@@ -324,6 +346,11 @@ def _say_what(
     )
     for note in dataset.notes:
         cli.say(f"note: {note}")
+    if dataset.leaks:
+        cli.say(
+            f"warning: {len(dataset.leaks)} images have a copy, or one that looks the same, in another part:"
+            f" {directory.path / 'leaks.csv'}"
+        )
     if dataset.bad_images:
         cli.say(
             f"warning: {len(dataset.bad_images)} files cannot be decoded and are left out:"
@@ -350,6 +377,11 @@ def _write_start(directory: RunDir, recipe: Recipe, dataset: Any) -> None:
     if dataset.bad_images:
         lines = [f"{bad.id}\t{bad.reason}\n" for bad in dataset.bad_images]
         (directory.path / "bad_images.txt").write_text("".join(lines), encoding="utf-8")
+    if dataset.leaks:
+        with open(directory.path / "leaks.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in dataclasses.fields(dataset.leaks[0]))
+            writer.writerows(dataclasses.astuple(leak) for leak in dataset.leaks)
     write_json(directory.config, {"format": FORMAT, "recipe": recipe.to_json()})
 
 

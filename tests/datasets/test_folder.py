@@ -226,8 +226,8 @@ def test_copies_across_parts_are_noted(tmp_path):
     files = images("train/a", "train/b", "val/a", "test/a", "test/b", count=5)
     files |= {"test/a/copy.png": files["train/a/0.png"], "test/b/0.png": files["val/a/1.png"]}
     assert [n for n in load(tmp_path, files).notes if "copy" in n] == [
-        "1 of 11 test images have a copy among the train images",
-        "1 of 11 test images have a copy among the validation images",
+        "1 of 11 test images have a copy among the train images, the first is test/a/copy.png (train/a/0.png)",
+        "1 of 11 test images have a copy among the validation images, the first is test/b/0.png (val/a/1.png)",
     ]
 
 

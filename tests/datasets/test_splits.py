@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets import InputError
-from datasets.splits import part_sizes, shared_content, stratified_split
+from datasets.splits import part_sizes, stratified_split
 
 BOTH = {"validation": 0.1, "test": 0.1}
 shares = st.floats(0.01, 0.45)
@@ -112,12 +112,3 @@ def test_part_without_images_is_named():
         InputError, match="4 images in 2 classes leave none for the validation part"
     ):
         stratified_split(ids, classes, BOTH, seed=0)
-
-
-def test_copies_across_parts_are_counted():
-    parts = {"train": ["x", "y", "y"], "validation": ["z", "y"], "test": ["x", "z", "z", "w"]}
-    assert shared_content(parts) == {
-        ("validation", "train"): 1,
-        ("test", "train"): 1,
-        ("test", "validation"): 2,
-    }

@@ -104,13 +104,13 @@ def test_second_load_reads_the_cache(quick, tmp_path):
     np.testing.assert_array_equal(second.splits["test"][2][0][0, 0], (2, 4, 0))
     synthetic_pigs.build(Options(seed=1))
     assert len(quick) == 22
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").glob("*.rgb"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_damaged_cache_is_drawn_again(quick, tmp_path, damage):
     fingerprint = synthetic_pigs.build(Options()).fingerprint
-    (file,) = (tmp_path / "cache").iterdir()
+    (file,) = (tmp_path / "cache").glob("*.rgb")
     content = bytearray(file.read_bytes())
     if damage == "cut":
         del content[-100:]

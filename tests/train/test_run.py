@@ -281,7 +281,7 @@ def test_more_epochs_go_on_from_the_end(small_run, image_folder, tmp_path, call)
             ["--model-options", "droput_rate=0.1"],
             "no option 'droput_rate': did you mean 'dropout_rate'",
         ),
-        (["--lr", "-1"], "learning rate -1"),
+        (["--lr", "-1"], "learning-rate is -1.0: give above 0"),
         (["--epochs", "0"], "has 0 epochs"),
         (["--resume", "must"], "there is no run to resume"),
         (["--from-recipe", "pig_face"], "unknown recipe 'pig_face'"),
