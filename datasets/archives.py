@@ -17,6 +17,7 @@ import tarfile
 import time
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -57,62 +58,83 @@ def open_tar(path: Path, progress: Progress | None = None) -> ZipSource:
     The rules are those for a .zip: names that point outside and sizes beyond bounds are refused, links and
     devices are not followed (as images they are bad ones). Raises InputError for what cannot be used.
     """
-    copy = _copy_of(path)
-    source = None
-    if copy.is_file():
-        with contextlib.suppress(InputError):  # damaged: made anew
-            source = ZipSource(path, copy, kind="tar")
-    if source is None:
-        try:
-            _unpack(path, copy, progress)
-        except OSError as error:
-            raise _no_room(path, copy, error) from None
-        source = ZipSource(path, copy, kind="tar")
-    source.notes = (_note(path.name, copy),)
-    return source
+    return _through_copy(
+        path, _copy_of(path), lambda copy: _unpack(path, copy, progress), path.name, "tar"
+    )
 
 
 def open_inner_zip(path: Path, name: str, progress: Progress | None = None) -> ZipSource | None:
     """The members of the .zip called `name` in another .zip, copied to the cache if they are not there yet; None
     where the file is no .zip or holds none so called."""
-    copy = _copy_of(path, name)
     try:
         with zipfile.ZipFile(path) as archive:
             if name not in archive.namelist():
                 return None
-            member = archive.getinfo(name)
-            check_bounds(path, 1, member.file_size, path.stat().st_size)
-            if not copy.is_file():
-                if progress:
-                    progress(f"copying {name} out of {path.name}", 0, 1)
-                with archive.open(member) as inner, whole_file(copy) as file:
-                    shutil.copyfileobj(inner, file, 1 << 20)
-    except DAMAGED + (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+            size = archive.getinfo(name).file_size
+    except (*DAMAGED, zipfile.BadZipFile, NotImplementedError, OSError):
         return None  # who opens it in the usual way is told why
-    except OSError as error:
-        raise _no_room(path, copy, error) from None
-    source = ZipSource(path, copy, kind="zip")
-    source.notes = (_note(f"{name} in {path.name}", copy),)
+    check_bounds(path, 1, size, path.stat().st_size)
+
+    def unpack(copy: Path) -> None:
+        if progress:
+            progress(f"copying {name} out of {path.name}", 0, 1)
+        try:
+            with (
+                zipfile.ZipFile(path) as archive,
+                archive.open(name) as inner,
+                whole_file(copy) as file,
+            ):
+                shutil.copyfileobj(inner, file, 1 << 20)
+        except (*DAMAGED, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise InputError(
+                f"{path} has a damaged or encrypted {name} ({error}): copy or download it again"
+            ) from None
+
+    return _through_copy(path, _copy_of(path, name), unpack, f"{name} in {path.name}", "zip")
+
+
+def _through_copy(
+    path: Path, copy: Path, unpack: Callable[[Path], None], name: str, kind: str
+) -> ZipSource:
+    """The members of an archive from its copy, which `unpack` makes if it is missing or damaged."""
+    source = None
+    if copy.is_file():
+        with contextlib.suppress(InputError):
+            source = ZipSource(path, copy, kind)
+    if source is None:
+        try:
+            unpack(copy)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be unpacked to {copy.parent} ({error.strerror}): make room there, set"
+                " JAX_ZOO_CACHE to another folder, or unpack it yourself and give the folder"
+            ) from None
+        _drop_older(copy)
+        source = ZipSource(path, copy, kind)
+    size = size_text(copy.stat().st_size)
+    source.notes = (f"{name} is read from {copy} ({size}), where it was unpacked once",)
     return source
 
 
-def _note(name: str, copy: Path) -> str:
-    size = size_text(copy.stat().st_size)
-    return f"{name} is read from {copy} ({size}), where it was unpacked once"
-
-
-def _no_room(path: Path, copy: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{path} cannot be unpacked to {copy.parent} ({error.strerror}): make room there, set"
-        " JAX_ZOO_CACHE to another folder, or unpack it yourself and give the folder"
-    )
-
-
 def _copy_of(path: Path, inner: str = "") -> Path:
+    """Where the copy of an archive is, of this very content as far as size and time tell."""
     status = path.stat()
-    key = f"{FORMAT}\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{inner}"
-    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
-    return cache_dir() / "archives" / f"{digest[:32]}.zip"
+    place = _digest(f"{path.resolve()}\0{inner}")
+    state = _digest(f"{FORMAT}\0{status.st_size}\0{status.st_mtime_ns}")
+    return cache_dir() / "archives" / f"{place}-{state}.zip"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:24]
+
+
+def _drop_older(copy: Path) -> None:
+    """Remove the copies of what an archive was before it changed; who reads one goes on reading."""
+    place = copy.name.partition("-")[0]
+    for other in copy.parent.glob(f"{place}-*.zip"):
+        if other != copy:
+            with contextlib.suppress(OSError):
+                other.unlink()
 
 
 def _unpack(path: Path, copy: Path, progress: Progress | None) -> None:

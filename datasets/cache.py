@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-ABANDONED_SECONDS = 24 * 3600
+ABANDONED_SECONDS = 900  # without a write
 
 
 def cache_dir() -> Path:
@@ -25,7 +25,7 @@ def cache_dir() -> Path:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which appears at `path` when the block is left, or not at all when it fails.
 
-    What a killed process leaves beside it goes a day later, when the same file is written again.
+    What a killed process left beside it goes when the same file is written again, a while later.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):

@@ -164,7 +164,7 @@ class ZipSource:
             ValueError,
             struct.error,
         ) as error:
-            raise InputError(_no_zip(copied or root, error)) from None
+            raise InputError(_no_zip(root, copied or root, error)) from None
         members = self._archive.infolist()
         check_bounds(root, len(members), sum(m.file_size for m in members), status.st_size)
         stamp = f"{status.st_size} {status.st_mtime_ns}"
@@ -257,8 +257,8 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.casefold() in JUNK
 
 
-def _no_zip(path: Path, error: Exception) -> str:
-    with open(path, "rb") as file:
+def _no_zip(path: Path, content: Path, error: Exception) -> str:
+    with open(content, "rb") as file:
         begins_as_zip = file.read(2) == b"PK"
     if begins_as_zip or path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
         return f"{path} is a damaged or incomplete zip ({error}): copy or download it again"

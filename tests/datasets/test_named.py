@@ -416,6 +416,30 @@ def test_cats_dogs_named_alike(tmp_path):
     assert "holds cat.1.jpg twice" in refusal("cats_dogs", write_folder(tmp_path, files))
 
 
+def test_damaged_zips_in_a_zip(tmp_path, own_cache):
+    good = inner_zip(COMPETITION)
+    path = write_zip(tmp_path / "a.zip", {"train.zip": good[:-50]})
+    assert f"{path} is a damaged or incomplete zip" in refusal("cats_dogs", path)
+    path = write_zip(tmp_path / "b.zip", {"train.zip": good})
+    path.write_bytes(path.read_bytes().replace(good[100:110], bytes(10)))
+    assert f"{path} has a damaged or encrypted train.zip (Bad CRC" in refusal("cats_dogs", path)
+    path = write_zip(tmp_path / "c.zip", {"train.zip": good})
+    load_dataset("cats_dogs", data_dir=path)
+    (copy,) = (c for c in (own_cache / "archives").iterdir() if c.stat().st_size == len(good))
+    copy.write_bytes(good[:-50])
+    load_dataset("cats_dogs", data_dir=path)
+    assert copy.read_bytes() == good
+
+
+def test_bomb_in_a_zip(tmp_path, monkeypatch):
+    from datasets import sources
+
+    monkeypatch.setattr(sources, "FREE_BYTES", 100_000)
+    bomb = {"train.zip": bytes(10_000_000)}
+    path = write_zip(tmp_path / "a.zip", bomb, compression=zipfile.ZIP_DEFLATED)
+    assert "would unpack to 10 MiB" in refusal("cats_dogs", path)
+
+
 def test_damaged_zip_of_zips(tmp_path):
     files = {"train.zip": inner_zip(COMPETITION)}
     path = write_zip(tmp_path / "dogs-vs-cats.zip", files, compression=zipfile.ZIP_DEFLATED)

@@ -81,11 +81,14 @@ def test_it_is_unpacked_once_and_says_so(tmp_path, archives, monkeypatch):
 def test_a_changed_tar_is_unpacked_again(tmp_path, archives):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
     before = open_source(path)
+    beside = before.read(before.files[0])
     status = path.stat()
     changed = FILES | {"cats/0.png": FILES["cats/1.png"]}
     write_tar(path, changed, "w")
     assert path.stat().st_size == status.st_size
     assert contents(path) == changed
+    assert len(list(archives.iterdir())) == 1
+    assert before.read(before.files[0]) == beside
     stamps = {f.path: f.stamp for f in before.files}
     assert all(stamps[f.path] != f.stamp for f in open_source(path).files)
     (tmp_path / "b").mkdir()
@@ -93,6 +96,7 @@ def test_a_changed_tar_is_unpacked_again(tmp_path, archives):
     status = path.stat()
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert contents(other) == FILES
+    assert len(list(archives.iterdir())) == 2
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
