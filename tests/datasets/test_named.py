@@ -480,6 +480,12 @@ def test_visits_stay_together(tmp_path):
     assert all(visits)
 
 
+def test_counts_are_of_images_that_can_be_decoded(tmp_path):
+    files = images("a", "b", count=20) | {"a/3.png": b"spoilt"}
+    data = load_dataset("pig_faces", data_dir=write_folder(tmp_path, files))
+    assert data.notes[0] == "39 images, not the 1015 of the document"
+
+
 def test_counts_are_those_of_the_data_however_they_are_split(tmp_path):
     root = write_folder(tmp_path / "a", AFHQ_1)
     plain = load_dataset("afhq", data_dir=root)
