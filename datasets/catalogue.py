@@ -20,8 +20,13 @@ from typing import Any, Literal
 from datasets.dataset import Dataset, DatasetInfo, InputError, Options, Progress
 
 BUILTIN_MODULES = {
+    "afhq": "datasets.afhq",
+    "afhq7": "datasets.afhq7",
+    "animals10": "datasets.animals10",
     "cats_dogs": "datasets.cats_dogs",
+    "cifar10": "datasets.cifar10",
     "digits": "datasets.digits",
+    "pig_faces": "datasets.pig_faces",
     "synthetic_pigs": "datasets.synthetic_pigs",
 }
 
@@ -54,15 +59,17 @@ def load_dataset(
     """Find a data set, check all its images, and split it.
 
     Args:
-      name_or_path: a name of `list_datasets()`, or the path of a folder or .zip of images, with or without
-        published parts (see `datasets.folder`), or `tfds:NAME` (see `datasets.tfds`). A name wins over a
-        folder so called: write `./digits` for that one.
-      data_dir: where the files of a named data set lie, or the TFDS data directory; others do without.
+      name_or_path: a name of `list_datasets()`, or the path of a folder, .zip or .tar of images, with or
+        without published parts (see `datasets.folder`), of a .csv that lists images (`datasets.csv_list`), or
+        of a .npz with arrays (`datasets.npz`), or `tfds:NAME` (`datasets.tfds`). A name wins over a folder
+        so called: write `./digits` for that one.
+      data_dir: where the files of a named data set, or the images that a .csv lists, lie: a folder or an
+        archive; or the TFDS data directory; others do without.
       seed: of the split, where the data come unsplit; of the generator, where they are drawn.
       validation_fraction, test_fraction: shares of the parts that have to be made; both between 0 and 1.
       image_size: height and width in pixels, for data sets that come in any size (digits).
       on_bad_image: leave out images that cannot be decoded, or raise InputError.
-      progress: called as `progress(text, done, total)` while images are checked.
+      progress: called as `progress(text, done, total)` while images are checked, unpacked or downloaded.
       group: a regular expression that is searched for in each id; its first group, or all that it matches,
         names what must stay on one side of a split: an individual, a visit. Groups that come with the
         data win.
@@ -97,6 +104,15 @@ def load_dataset(
     path = Path(name_or_path).expanduser()
     if not os.path.lexists(path) and not _looks_like_path(name_or_path):
         _module(str(name_or_path))  # raises
+    if not path.is_dir():
+        if path.suffix.lower() == ".csv":
+            from datasets.csv_list import load_csv
+
+            return load_csv(path, options)
+        if path.suffix.lower() == ".npz":
+            from datasets.npz import load_npz
+
+            return load_npz(path, options)
     from datasets.folder import load_folder
     from datasets.tfds import load_prepared, prepared_directory
 
@@ -112,7 +128,7 @@ def _module(name: str) -> Any:
         f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(list_datasets())}"
     )
     raise InputError(
-        f"unknown data set {name!r}: {known} (or give the path of a folder or .zip of images)"
+        f"unknown data set {name!r}: {known} (or give the path of a folder, .zip, .tar, .csv or .npz)"
     )
 
 
@@ -122,7 +138,7 @@ def _looks_like_path(text: str | os.PathLike[str]) -> bool:
         not isinstance(text, str)
         or any(s in text for s in separators if s)
         or text.startswith((".", "~"))
-        or text.lower().endswith(".zip")
+        or re.search(r"\.(zip|csv|npz|tar|tgz|txz|tbz2?|tar\.\w+)$", text.lower()) is not None
     )
 
 

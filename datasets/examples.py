@@ -69,7 +69,7 @@ def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Optio
     _check_bad(source.root, layout.examples, good, bad, options.on_bad_image)
 
     return assemble(
-        dataclasses.replace(layout, examples=good),
+        dataclasses.replace(layout, examples=good, notes=[*source.notes, *layout.notes]),
         info,
         options,
         digests={e.id: digests[e.content.path] for e in good},

@@ -34,10 +34,15 @@ def load_folder(path: Path, options: Options) -> Dataset:
     An example's id is its path inside the folder or archive (without a folder around everything), with
     forward slashes: both have the same fingerprint.
     """
-    source = open_source(path)
-    name = path.stem if source.kind == "zip" else path.resolve().name
+    source = open_source(path, options.progress)
+    name = path.resolve().name if source.kind == "folder" else archive_stem(path)
     info = DatasetInfo(name, f"images of the {source.kind} {path}", "the user's own")
     return load_files(source, read_layout(source), info, options)
+
+
+def archive_stem(path: Path) -> str:
+    """The name of an archive without what says that it is one."""
+    return re.sub(r"(\.tar)?\.[^.]+$", "", path.name, flags=re.IGNORECASE) or path.name
 
 
 def read_layout(source: Source) -> Layout:
@@ -48,7 +53,7 @@ def read_layout(source: Source) -> Layout:
     if not images:
         held = f"holds no images, only {_count_suffixes(others)}" if others else "is empty"
         raise InputError(
-            f"{root} {held}: give a folder or .zip that has a folder of images for each class"
+            f"{root} {held}: give a folder, .zip or .tar that has a folder of images for each class"
         )
     twice = [path for path, count in Counter(f.path for f in images).items() if count > 1]
     if twice:
@@ -74,10 +79,9 @@ def read_layout(source: Source) -> Layout:
     loose = sum(map(len, parts.values())) - len(examples)
     if loose:
         notes.append(f"ignored {_images(loose)} outside of the class folders")
-    class_names = _class_names(root, examples, notes)
     return Layout(
         examples=sorted(examples, key=lambda e: natural_key(e.id)),
-        class_names=class_names,
+        class_names=class_names(root, examples, notes),
         published=tuple(part for part in SPLITS if part in parts),
         notes=notes,
     )
@@ -136,15 +140,15 @@ def _published_parts(
 
     parts: dict[str | None, list[_Found]] = {}
     for top in sorted(parted):
-        part = PART_NAMES[_plain(top)]
+        part = part_called(top)
         if part in parts:
-            both = [t for t in parted if PART_NAMES[_plain(t)] == part]
+            both = [t for t in parted if part_called(t) == part]
             raise InputError(
                 f"{root} has {_folders(both)}, which both mean the {part} part: keep one of them"
             )
         members = [image.below() for image in tops[top]]
         inner = {image.inside[0] for image in members}
-        if len(inner) == 1 and {PART_NAMES.get(_plain(name)) for name in inner} == {part}:
+        if len(inner) == 1 and {part_called(name) for name in inner} == {part}:
             members = [image.below() for image in members if len(image.inside) > 1]
         parts[part] = members
     if "train" not in parts:
@@ -152,7 +156,7 @@ def _published_parts(
     return parts
 
 
-def _class_names(root: Path, examples: Sequence[Example], notes: list[str]) -> tuple[str, ...]:
+def class_names(root: Path, examples: Sequence[Example], notes: list[str]) -> tuple[str, ...]:
     """The classes of the training part, which the other parts must keep to."""
     classes: dict[str | None, set[str]] = {}
     for example in examples:
@@ -162,7 +166,7 @@ def _class_names(root: Path, examples: Sequence[Example], notes: list[str]) -> t
         unknown = sorted(classes[part] - known, key=natural_key)
         if unknown:
             raise InputError(
-                f"the {part} part of {root} has {_folders(unknown)}, which the training part lacks:"
+                f"the {part} part of {root} has {listed(unknown)}, which the training part lacks:"
                 " name the classes alike, and give each some training images"
             )
         if known - classes[part]:
@@ -171,18 +175,18 @@ def _class_names(root: Path, examples: Sequence[Example], notes: list[str]) -> t
     names = tuple(sorted(known, key=natural_key))
     if len(names) < 2:
         raise InputError(
-            f"{root} has only one class, {', '.join(names)}: a classifier needs at least two folders"
-            " of images"
+            f"{root} has only one class, {', '.join(names)}: a classifier needs at least two"
         )
     return names
 
 
 def _parts_among(names: Iterable[str]) -> set[str]:
-    return {name for name in names if _plain(name) in PART_NAMES}
+    return {name for name in names if part_called(name)}
 
 
-def _plain(name: str) -> str:
-    return re.sub("[- ]", "_", name.casefold())
+def part_called(name: str) -> str | None:
+    """The part that a name stands for, if any."""
+    return PART_NAMES.get(re.sub("[- ]", "_", name.casefold()))
 
 
 def _suffix(path: str) -> str:
@@ -201,5 +205,10 @@ def _images(count: int) -> str:
 
 
 def _folders(names: Iterable[str]) -> str:
+    return listed(f"{name}/" for name in names)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first five of some names."""
     names = sorted(names, key=natural_key)
-    return ", ".join(f"{name}/" for name in names[:5]) + ", ..." * (len(names) > 5)
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)

@@ -4,15 +4,14 @@ user's cache directory."""
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import PIL
 
+from datasets.cache import cache_dir, write_cache
 from datasets.dataset import BadImage, Progress
 from datasets.images import UndecodableError, decode
 from datasets.looks import FOR_SIZE, look
@@ -37,13 +36,15 @@ def verify(
     cache = _cache_file(source)
     known = _read(cache)
     verdicts = {f.path: v for f in files if (v := known.get(f.path)) and v[0] == f.stamp}
+    # What is known of the source's other files stays: other data sets may be made of those.
+    others = {f.path: known[f.path] for f in source.files if f.path in known}
     new = [f for f in files if f.path not in verdicts]
     if new:
         try:
             _decode_all(source, new, verdicts, progress, total=len(files))
         finally:  # an interrupted check goes on where it was
-            content = {"format": FORMAT, "pillow": PIL.__version__, "images": verdicts}
-            write_cache(cache, content)
+            everything = others | verdicts
+            write_cache(cache, {"format": FORMAT, "pillow": PIL.__version__, "images": everything})
     digests, looks, bad = {}, {}, []
     for file in files:
         _, digest, reason, seen = verdicts[file.path]
@@ -86,15 +87,6 @@ def _decode_all(
                     last = now
 
 
-def cache_dir() -> Path:
-    """Where derived files are kept: $JAX_ZOO_CACHE, else the user's cache directory."""
-    if os.environ.get("JAX_ZOO_CACHE"):
-        return Path(os.environ["JAX_ZOO_CACHE"])
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("jax-zoo"))
-
-
 def _cache_file(source: Source) -> Path:
     name = hashlib.sha256(os.path.realpath(source.root).encode(errors="surrogateescape"))
     return cache_dir() / "images" / f"{name.hexdigest()[:32]}.json"
@@ -108,20 +100,3 @@ def _read(cache: Path) -> dict[str, Verdict]:
     except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: all is checked again
         pass
     return {}
-
-
-def write_cache(cache: Path, content: dict[str, Any]) -> None:
-    """Replace a cache at once, so that no reader meets half a file. Without space or rights the next
-    run does the work again: no reason to fail."""
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=cache.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-            os.replace(temporary, cache)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:
-        pass

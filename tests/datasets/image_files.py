@@ -1,6 +1,7 @@
-"""Folders and zips of small images."""
+"""Folders and archives of small images."""
 
 import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -39,4 +40,14 @@ def write_zip(path: Path, files: dict[str, bytes], **options) -> Path:
     with zipfile.ZipFile(path, "w", **options) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+    return path
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
+    """Write files into a tar."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return path

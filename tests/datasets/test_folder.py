@@ -378,7 +378,7 @@ def test_pipeline_gets_large_photographs_reduced(tmp_path, monkeypatch):
 
 
 def test_empty(tmp_path):
-    assert "photos is empty: give a folder or .zip that has a folder" in refusal(tmp_path, {})
+    assert "photos is empty: give a folder, .zip or .tar that has a folder" in refusal(tmp_path, {})
     assert "is empty" in refusal(tmp_path, write_zip(tmp_path / "a.zip", {}))
 
 
@@ -441,7 +441,7 @@ def test_classes_beside_a_part(tmp_path):
 def test_class_that_training_lacks(tmp_path):
     message = refusal(tmp_path, images("train/a", "train/b", "test/a", "test/B"))
     assert "the test part of" in message
-    assert "has B/, which the training part lacks: name the classes alike" in message
+    assert "has B, which the training part lacks: name the classes alike" in message
 
 
 def test_path_twice(tmp_path):
@@ -451,3 +451,19 @@ def test_path_twice(tmp_path):
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("cats/1.png", png(3))
     assert "holds cats/1.png twice: remove or rename" in refusal(tmp_path, path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_bad_images_at_scale(tmp_path, kind):
+    """One in a hundred of ten thousand."""
+    good, bad = png(1, (2, 2)), png(2, (2, 2))[:40]
+    files = {f"{'abcd'[i % 4]}/{i}.png": good for i in range(10_000)}
+    spoiled = [f"{'abcd'[i % 4]}/{i}.png" for i in range(0, 10_000, 100)]
+    files |= dict.fromkeys(spoiled, bad)
+    path = (write_zip if kind == "zip" else write_folder)(tmp_path / f"a.{kind}", files)
+    data = load_dataset(path)
+    assert {b.id for b in data.bad_images} == set(spoiled)
+    assert all(b.reason for b in data.bad_images)
+    assert sum(map(len, data.splits.values())) == 9_900
+    message = refusal(tmp_path, path, on_bad_image="error")
+    assert f"100 of 10000 images of {path} cannot be decoded, the first is a/0.png (" in message

@@ -105,9 +105,9 @@ def test_huge_files_are_not_read(tmp_path, monkeypatch):
 def test_file_that_is_no_zip(tmp_path):
     path = tmp_path / "photos.zip"
     path.write_bytes(b"Rar! and so on")
-    assert "neither a folder nor a .zip: unpack it" in refusal(path)
+    assert "neither a folder nor a .zip or .tar: unpack it" in refusal(path)
     path.write_bytes(b"")
-    assert "neither a folder nor a .zip: unpack it" in refusal(path)
+    assert "neither a folder nor a .zip or .tar: unpack it" in refusal(path)
 
 
 @pytest.mark.parametrize("cut", [0.2, 0.9, 0.999])

@@ -1,0 +1,354 @@
+"""CIFAR-10 from its published archives and from images; pickles run nothing; it is downloaded whole or not at all."""
+
+import functools
+import hashlib
+import http.server
+import os
+import pickle
+import struct
+import threading
+
+import numpy as np
+import pytest
+from image_files import images, write_folder, write_tar, write_zip
+from PIL import Image
+
+from datasets import InputError, cifar10, load_dataset
+from datasets.cifar10 import CLASSES
+
+COUNT = 20  # images of a batch, two of each class
+BATCHES = [*cifar10.BATCHES["train"], *cifar10.BATCHES["test"]]
+
+
+@pytest.fixture(autouse=True)
+def cache(own_cache):
+    return own_cache
+
+
+def batch(seed):
+    """Images as rows of three planes, and labels."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (COUNT, 3072), np.uint8), [i % 10 for i in range(COUNT)]
+
+
+def as_python_2_wrote_it(data, labels):
+    """A batch, by the instructions that Python 2 used for the published ones."""
+
+    def text(content):
+        return b"T" + struct.pack("<I", len(content)) + content
+
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tU\x01btR"
+        + b"(K\x01(M%sM%st" % (struct.pack("<H", data.shape[0]), struct.pack("<H", data.shape[1]))
+        + b"cnumpy\ndtype\n(U\x02u1K\0K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+        + (b"\x89" + text(data.tobytes()) + b"tb")
+    )
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    names = b"](" + b"".join(text(f"frog_{i}.png".encode()) for i in range(len(labels))) + b"e"
+    items = [
+        *(text(b"batch_label"), text(b"training batch 1 of 5")),
+        *(text(b"labels"), numbers),
+        *(text(b"data"), array),
+        *(text(b"filenames"), names),
+    ]
+    return b"\x80\x02}(" + b"".join(items) + b"u."
+
+
+def python_files(write=as_python_2_wrote_it):
+    files = {f"cifar-10-batches-py/{name}": write(*batch(i)) for i, name in enumerate(BATCHES)}
+    return files | {
+        "cifar-10-batches-py/batches.meta": b"not opened",
+        "cifar-10-batches-py/readme.html": b"<html>",
+    }
+
+
+def binary_files():
+    files = {"cifar-10-batches-bin/batches.meta.txt": "\n".join(CLASSES).encode()}
+    for i, name in enumerate(BATCHES):
+        data, labels = batch(i)
+        rows = np.concatenate([np.array(labels, np.uint8)[:, None], data], axis=1)
+        files[f"cifar-10-batches-bin/{name}.bin"] = rows.tobytes()
+    return files
+
+
+def sizes(data):
+    return {name: len(split) for name, split in data.splits.items()}
+
+
+def refusal(**options):
+    with pytest.raises(InputError) as error:
+        load_dataset("cifar10", **options)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("cifar10: ")
+    return str(error.value)
+
+
+def test_what_the_tests_write_is_what_numpy_reads():
+    data, labels = batch(0)
+    found = pickle.loads(as_python_2_wrote_it(data, labels), encoding="bytes")
+    np.testing.assert_array_equal(found[b"data"], data)
+    assert found[b"labels"] == labels
+    assert len(found[b"filenames"]) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["python", "binary"])
+@pytest.mark.parametrize("way", ["tar.gz", "folder with it", "folder", "inner folder", "zip"])
+def test_published_archives(tmp_path, kind, way):
+    files = python_files() if kind == "python" else binary_files()
+    if way in ("tar.gz", "folder with it"):
+        data_dir = write_tar(tmp_path / f"cifar-10-{kind}.tar.gz", files)
+        data_dir = tmp_path if way == "folder with it" else data_dir
+    elif way == "zip":
+        data_dir = write_zip(tmp_path / "a.zip", files)
+    else:
+        data_dir = write_folder(tmp_path, files)
+        data_dir = data_dir / next(iter(files)).split("/")[0] if way == "inner folder" else data_dir
+    data = load_dataset("cifar10", data_dir=data_dir)
+    assert data.class_names == CLASSES
+    assert sizes(data) == {"train": 90, "validation": 10, "test": 20}
+    assert data.notes[0] == (
+        "100 training (with validation) and 20 test images, not the 50000 and 10000 of the published set"
+    )
+    assert data.info is cifar10.INFO
+    assert len(data.notes) == 1 + ("tar" in way or way == "folder with it")
+    split = data.splits["train"]
+    seen = {}
+    for part in data.splits.values():
+        seen |= dict(zip(part.ids, part, strict=True))
+    for i, name in enumerate(BATCHES):
+        rows, labels = batch(i)
+        for j, (row, label) in enumerate(zip(rows, labels, strict=True)):
+            part, number = ("test", j) if name == "test_batch" else ("train", i * COUNT + j)
+            image, found = seen[f"{part}/{CLASSES[label]}/{number}"]
+            assert found == label
+            np.testing.assert_array_equal(image, row.reshape(3, 32, 32).transpose(1, 2, 0))
+    assert split[0][0].dtype == np.uint8
+
+
+def test_both_archives_are_the_same_data(tmp_path):
+    python = load_dataset("cifar10", data_dir=write_tar(tmp_path / "a.tar.gz", python_files()))
+    binary = load_dataset("cifar10", data_dir=write_tar(tmp_path / "b.tar.gz", binary_files()))
+    assert python.fingerprint == binary.fingerprint
+    assert python.manifest()["splits"] == binary.manifest()["splits"]
+
+
+def test_a_folder_that_holds_several_archives(tmp_path):
+    write_tar(tmp_path / "cifar-10-python.tar.gz", python_files())
+    write_tar(tmp_path / "cifar-10-binary.tar.gz", binary_files())
+    write_zip(tmp_path / "photos.zip", images("cats", "dogs"))
+    data = load_dataset("cifar10", data_dir=tmp_path)
+    assert data.provenance["path"] == str(tmp_path / "cifar-10-python.tar.gz")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_batches_that_python_3_wrote(tmp_path, protocol):
+    def write(data, labels):
+        return pickle.dumps({"data": data, "labels": labels}, protocol)
+
+    old = load_dataset("cifar10", data_dir=write_folder(tmp_path / "a", python_files()))
+    new = load_dataset("cifar10", data_dir=write_folder(tmp_path / "b", python_files(write)))
+    assert new.fingerprint == old.fingerprint
+    fortran = python_files(lambda data, labels: write(np.asfortranarray(data), labels))
+    other = load_dataset("cifar10", data_dir=write_folder(tmp_path / "c", fortran))
+    assert other.fingerprint == old.fingerprint
+
+
+class Evil:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize(
+    ("evil", "named"),
+    [
+        (Evil(os.system, "touch EVIL"), f"{os.system.__module__}.system"),
+        (Evil(eval, "open('EVIL', 'w')"), "builtins.eval"),
+        (Evil(getattr, 1, "real"), "builtins.getattr"),
+        (Evil(np.load, "x.npy"), "numpy.load"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickles_run_nothing(tmp_path, monkeypatch, evil, named, protocol):
+    monkeypatch.chdir(tmp_path)
+    files = python_files(lambda data, labels: pickle.dumps({"data": evil}, protocol))
+    message = refusal(data_dir=write_folder(tmp_path / "a", files))
+    module, _, name = named.rpartition(".")
+    renamed = {"builtins": "__builtin__"}.get(module, module) if protocol < 3 else module
+    assert f"it names {renamed}.{name}, which could run a program" in message
+    assert "cifar-10-batches-py/data_batch_1 in" in message
+    assert not (tmp_path / "EVIL").exists()
+
+
+def broken(**changes):
+    def write(data, labels):
+        return pickle.dumps({"data": data, "labels": labels} | changes, 2)
+
+    return python_files(write)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (python_files(lambda *_: b"no pickle"), "is no batch of CIFAR-10 (UnpicklingError"),
+        (python_files(lambda *_: b""), "is no batch of CIFAR-10 (EOFError"),
+        (python_files(lambda *_: pickle.dumps([1])), "is no batch of CIFAR-10 (AttributeError"),
+        (python_files(lambda *_: pickle.dumps({})), "is no batch of CIFAR-10 (KeyError 'data')"),
+        (broken(data=[1, 2]), "its data are no array of images"),
+        (broken(data=np.zeros((COUNT, 10), np.uint8)), "its data are no array of images"),
+        (broken(data=np.zeros((COUNT, 3072), np.float32)), "an array of the type 'f4'"),
+        (broken(data=np.array([None] * 3)), "an array of the type 'O8'"),
+        (broken(labels=[0] * 3), "not one label for each image"),
+        (broken(labels=[10] * COUNT), "a label that is not 0 to 9"),
+        (broken(labels=[-1] * COUNT), "a label that is not 0 to 9"),
+        (broken(labels=["cat"] * COUNT), "a label that is not 0 to 9"),
+        ({n: c[:-1] for n, c in binary_files().items()}, "61459 bytes, no multiple of 3073"),
+    ],
+)
+def test_damaged_batches(tmp_path, files, message):
+    said = refusal(data_dir=write_folder(tmp_path, files))
+    assert message in said
+    assert f"data_batch_1{'.bin' * ('3073' in message)} in {tmp_path} is no batch" in said
+    assert f"download {cifar10.URL} again" in said
+
+
+def test_missing_and_doubled_batches(tmp_path):
+    files = python_files()
+    several = {n: c for n, c in files.items() if not n.endswith(("batch_3", "test_batch"))}
+    message = refusal(data_dir=write_folder(tmp_path / "a", several))
+    assert "lacks data_batch_3, test_batch: download https://www.cs.toronto.edu" in message
+    both = files | binary_files()
+    assert "more than once: keep one" in refusal(data_dir=write_folder(tmp_path / "b", both))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_images_in_folders(tmp_path, suffix):
+    files = images(*(f"{part}/{name}" for part in ("train", "test") for name in CLASSES), count=10)
+    files = {name.replace("png", suffix): content for name, content in files.items()}
+    loaded = [
+        load_dataset("cifar10", data_dir=place)
+        for place in (
+            write_folder(tmp_path / "a", files),
+            write_zip(tmp_path / "b.zip", files),
+            write_tar(tmp_path / "cifar10.tar.xz", files, "w:xz"),
+        )
+    ]
+    assert len({data.fingerprint for data in loaded}) == 1
+    assert loaded[0].class_names == CLASSES
+    assert sizes(loaded[2]) == {"train": 90, "validation": 10, "test": 100}
+    lossy = "the images are JPEG files, a lossy copy of the published ones"
+    assert (lossy in loaded[0].notes) == (suffix == "jpg")
+
+
+def test_images_of_other_classes(tmp_path):
+    root = write_folder(tmp_path, images("train/cats", "train/dogs"))
+    assert "has the classes cats, dogs instead of airplane, automobile" in refusal(data_dir=root)
+
+
+def test_nothing_in_the_folder(tmp_path):
+    message = refusal(data_dir=tmp_path)
+    for text in (f"there is nothing at {tmp_path}", cifar10.URL, "data_batch_1 to data_batch_5"):
+        assert text in message
+    assert "leave --data-dir out" in message
+
+
+# Downloads
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Gives `content`; cuts the connection in the middle while `broken`."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.requests, self.broken = b"", 0, False
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):  # noqa: N802
+        self.server.requests += 1
+        if not self.server.content:
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        whole = len(self.server.content)
+        self.wfile.write(self.server.content[: whole // 2 if self.server.broken else whole])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with Server() as server:
+        thread = threading.Thread(target=functools.partial(server.serve_forever, 0.01))
+        thread.start()
+        server.content = write_tar(tmp_path / "x.tar.gz", python_files()).read_bytes()
+        url = f"http://127.0.0.1:{server.server_address[1]}/cifar-10-python.tar.gz"
+        monkeypatch.setattr(cifar10, "URL", url)
+        monkeypatch.setattr(cifar10, "MD5", hashlib.md5(server.content).hexdigest())
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_it_is_downloaded_once(server, cache, tmp_path):
+    seen = []
+    data = load_dataset("cifar10", progress=lambda *report: seen.append(report[0]))
+    assert sizes(data) == {"train": 90, "validation": 10, "test": 20}
+    assert "downloading cifar-10-python.tar.gz (MiB)" in seen
+    assert load_dataset("cifar10").fingerprint == data.fingerprint
+    assert server.requests == 1
+    assert [path.name for path in (cache / "cifar10").iterdir()] == ["cifar-10-python.tar.gz"]
+    by_hand = load_dataset("cifar10", data_dir=tmp_path / "x.tar.gz")
+    assert by_hand.fingerprint == data.fingerprint
+
+
+def test_nothing_is_downloaded_with_data_dir(server, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refusal(data_dir=tmp_path / "empty")
+    assert server.requests == 0
+
+
+@pytest.mark.parametrize("problem", ["404", "cut", "other", "offline"])
+def test_downloads_that_fail(server, cache, monkeypatch, problem):
+    content = server.content
+    server.broken = problem == "cut"
+    if problem == "404":
+        server.content = b""
+    elif problem == "other":
+        server.content = b"an error page"
+    elif problem == "offline":
+        monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    message = refusal()
+    path = cache / "cifar10" / "cifar-10-python.tar.gz"
+    for text in (cifar10.URL, f"put it at {path}, or say with --data-dir where it is"):
+        assert text in message
+    reasons = {"404": "(404 ", "other": f"(md5 {cifar10.MD5} expected)", "offline": "(Connection"}
+    assert reasons.get(problem, "cannot download") in message
+    assert not list((cache / "cifar10").glob("*"))
+    server.content, server.broken = content, False
+    if problem != "offline":
+        load_dataset("cifar10")
+
+
+def test_a_file_put_into_the_cache_will_do(server, cache):
+    path = cache / "cifar10" / "cifar-10-python.tar.gz"
+    write_folder(path.parent, {path.name: server.content})
+    load_dataset("cifar10")
+    assert server.requests == 0
+
+
+def test_a_damaged_file_in_the_cache_is_replaced(server, cache):
+    path = cache / "cifar10" / "cifar-10-python.tar.gz"
+    write_folder(path.parent, {path.name: server.content[:1000]})
+    load_dataset("cifar10")
+    assert path.read_bytes() == server.content
+
+
+def test_small_images_are_decoded_by_no_one(tmp_path, monkeypatch):
+    """An array needs no decoder."""
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    load_dataset("cifar10", data_dir=write_folder(tmp_path, binary_files()))
