@@ -1,7 +1,7 @@
 """Images and labels for classification: named data sets, folders and zips of images, and their way to a device.
 
     from datasets import load_dataset, list_datasets, dataset_info
-    data = load_dataset("photos.zip", seed=0)           # a name, a folder or a .zip
+    data = load_dataset("photos.zip", seed=0)           # a name, a folder, .zip, .tar, .csv or .npz
     image, label = data.splits["train"][0]              # uint8 [H, W, 3] in its own size, int
     data.class_names, data.bad_images, data.fingerprint, data.manifest()
 

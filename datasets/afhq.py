@@ -57,4 +57,4 @@ def build(options: Options) -> Dataset:
                 "val/ is the published test part; validation images are taken out of training",
             ],
         )
-    return DOWNLOAD.finish(load_files(source, layout, INFO, options))
+    return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)

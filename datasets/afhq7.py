@@ -76,7 +76,7 @@ def build(options: Options) -> Dataset:
         class_names=classes,
         published=(),
     )
-    return DOWNLOAD.finish(load_files(source, layout, INFO, options))
+    return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)
 
 
 def _list_of(root: Path, options: Options) -> Path:

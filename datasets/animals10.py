@@ -57,4 +57,4 @@ def build(options: Options) -> Dataset:
     source = DOWNLOAD.open(options)
     layout = DOWNLOAD.layout(source, ENGLISH)
     DOWNLOAD.check_classes(source.root, layout.class_names, tuple(sorted(ENGLISH.values())))
-    return DOWNLOAD.finish(load_files(source, layout, INFO, options))
+    return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)

@@ -59,10 +59,10 @@ def load_dataset(
     """Find a data set, check all its images, and split it.
 
     Args:
-      name_or_path: a name of `list_datasets()`, or the path of a folder, .zip or .tar of images, with or
-        without published parts (see `datasets.folder`), of a .csv that lists images (`datasets.csv_list`), or
-        of a .npz with arrays (`datasets.npz`), or `tfds:NAME` (`datasets.tfds`). A name wins over a folder
-        so called: write `./digits` for that one.
+      name_or_path: a name of `list_datasets()`; the path of a folder, .zip or .tar of images, with or without
+        published parts (see `datasets.folder`), of a .csv that lists images (`datasets.csv_list`), or of a
+        .npz with arrays (`datasets.npz`); or `tfds:NAME` (see `datasets.tfds`). A name wins over a folder so
+        called: write `./digits` for that one.
       data_dir: where the files of a named data set, or the images that a .csv lists, lie: a folder or an
         archive; or the TFDS data directory; others do without.
       seed: of the split, where the data come unsplit; of the generator, where they are drawn.

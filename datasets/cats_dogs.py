@@ -57,7 +57,7 @@ def build(options: Options) -> Dataset:
     source = inner or DOWNLOAD.open(options)
     layout = _named_files(source) or DOWNLOAD.layout(source, FOLDERS)
     DOWNLOAD.check_classes(source.root, layout.class_names, CLASSES)
-    return DOWNLOAD.finish(load_files(source, layout, INFO, options))
+    return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)
 
 
 def _named_files(source: Source) -> Layout | None:

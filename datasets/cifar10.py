@@ -23,6 +23,7 @@ from datasets.published import Download
 if TYPE_CHECKING:
     import numpy as np
 
+    from datasets.examples import Layout
     from datasets.sources import Source
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -62,7 +63,7 @@ DOWNLOAD = Download(
 def build(options: Options) -> Dataset:
     """The data in `options.data_dir`, or else the published archive, downloaded to the cache."""
     from datasets.downloads import fetch
-    from datasets.examples import load_files
+    from datasets.examples import assemble, load_files
     from datasets.sources import open_source
 
     if options.data_dir is None:
@@ -74,12 +75,21 @@ def build(options: Options) -> Dataset:
     else:
         source = DOWNLOAD.open(options)
     if any(_batch_of(file.path) for file in source.files):
-        return DOWNLOAD.finish(_of_batches(source, options))
+        layout = _layout_of_batches(source)
+        dataset = assemble(
+            layout,
+            INFO,
+            options,
+            digests={e.id: _digest(e.content) for e in layout.examples},
+            load=lambda example: example.content,
+            provenance={"path": str(source.root), "kind": source.kind},
+        )
+        return DOWNLOAD.finish(dataset, layout)
     layout = DOWNLOAD.layout(source)
     DOWNLOAD.check_classes(source.root, layout.class_names, CLASSES)
     if any(e.id.lower().endswith((".jpg", ".jpeg")) for e in layout.examples):
         layout.notes.append("the images are JPEG files, a lossy copy of the published ones")
-    return DOWNLOAD.finish(load_files(source, layout, INFO, options))
+    return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)
 
 
 def _batch_of(path: str) -> str | None:
@@ -88,9 +98,13 @@ def _batch_of(path: str) -> str | None:
     return name if any(name in names for names in BATCHES.values()) else None
 
 
-def _of_batches(source: Source, options: Options) -> Dataset:
+def _digest(image: np.ndarray) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def _layout_of_batches(source: Source) -> Layout:
     """Both archives have the same images in the same order, and so the same ids: train/frog/0."""
-    from datasets.examples import Example, Layout, assemble, natural_key
+    from datasets.examples import Example, Layout, natural_key
     from datasets.images import UndecodableError
 
     files = {}
@@ -125,14 +139,7 @@ def _of_batches(source: Source, options: Options) -> Dataset:
                 examples.append(Example(f"{part}/{class_name}/{count}", image, class_name, part))
                 count += 1
     examples.sort(key=lambda e: natural_key(e.id))
-    return assemble(
-        Layout(examples, CLASSES, ("train", "test"), [*source.notes]),
-        INFO,
-        options,
-        digests={e.id: hashlib.sha256(e.content.tobytes()).hexdigest() for e in examples},
-        load=lambda example: example.content,
-        provenance={"path": str(source.root), "kind": source.kind},
-    )
+    return Layout(examples, CLASSES, ("train", "test"), [*source.notes])
 
 
 class _NoBatch(ValueError):

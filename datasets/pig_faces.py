@@ -34,4 +34,5 @@ def build(options: Options) -> Dataset:
     from datasets.examples import load_files
 
     source = DOWNLOAD.open(options)
-    return DOWNLOAD.finish(load_files(source, DOWNLOAD.layout(source), INFO, options))
+    layout = DOWNLOAD.layout(source)
+    return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)

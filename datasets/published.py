@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,9 +101,9 @@ class Download:
                 f" {self.how_to_get}"
             )
 
-    def finish(self, dataset: Dataset) -> Dataset:
-        """The data set under its name, with a note where its size is not the published one."""
-        difference = self._difference(dataset)
+    def finish(self, dataset: Dataset, layout: Layout) -> Dataset:
+        """The data set of a layout under its name, with a note where its size is not the published one."""
+        difference = self._difference(dataset, layout)
         info = self.info
         if info.num_classes != len(dataset.class_names):
             info = dataclasses.replace(info, num_classes=len(dataset.class_names))
@@ -113,12 +114,10 @@ class Download:
             notes=(*([difference] if difference else []), *dataset.notes),
         )
 
-    def _difference(self, dataset: Dataset) -> str | None:
-        sizes = {part: len(split) for part, split in dataset.splits.items()}
-        published = set(dataset.provenance["published_parts"]) or {"train"}
-        found = {part: sizes[part] for part in published}
-        found["train"] += sum(sizes[part] for part in sizes if part not in published)
-        found = {part: found[part] for part in PART_TEXTS if part in found}
+    def _difference(self, dataset: Dataset, layout: Layout) -> str | None:
+        bad = {image.id for image in dataset.bad_images}
+        good = Counter(e.part or "train" for e in layout.examples if e.id not in bad)
+        found = {part: good[part] for part in PART_TEXTS if part in good}
         alike = [edition for edition in self.editions if set(edition) == set(found)]
         if found in alike:
             return None

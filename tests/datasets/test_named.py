@@ -1,6 +1,7 @@
 """The documents' data sets in the layouts in which they are published, in miniature; what is wrong is said."""
 
 import io
+import json
 import zipfile
 
 import pytest
@@ -439,3 +440,25 @@ def test_pig_faces(tmp_path):
     assert data.notes == (
         "4 training, 4 validation and 4 test images, not the 684, 77 and 254 of the document",
     )
+
+
+def test_visits_stay_together(tmp_path):
+    """As the module's docstring says."""
+    files = {
+        f"pig{pig}/visit{pig}{visit}_{frame:04d}.png": png(100 * pig + 10 * visit + frame)
+        for pig in (1, 2)
+        for visit in range(8)
+        for frame in range(5)
+    }
+    data = load_dataset("pig_faces", data_dir=write_folder(tmp_path, files), group="(visit[0-9]+)")
+    visits = [{name.split("_")[0] for name in split.ids} for split in data.splits.values()]
+    assert sum(map(len, visits)) == len(set().union(*visits)) == 16
+    assert all(visits)
+
+
+def test_counts_are_those_of_the_data_however_they_are_split(tmp_path):
+    root = write_folder(tmp_path / "a", AFHQ_1)
+    plain = load_dataset("afhq", data_dir=root)
+    (tmp_path / "splits.json").write_text(json.dumps(plain.manifest()))
+    for options in ({"folds": 3, "fold": 1}, {"splits_file": tmp_path / "splits.json"}):
+        assert load_dataset("afhq", data_dir=root, **options).notes[0] == plain.notes[0]
