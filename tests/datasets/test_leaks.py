@@ -100,7 +100,7 @@ def test_bits_are_those_of_the_cells():
     found = np.unpackbits(np.frombuffer(bytes.fromhex(look(image)), np.uint8))
     right, down = np.diff(cells[:-1], axis=1) > 0, np.diff(cells[:, :-1], axis=0) > 0
     expected = np.concatenate([right, down], axis=None).reshape(8, 16).T.ravel()
-    assert np.count_nonzero(found != expected) < 8  # the resize blurs a little
+    assert np.count_nonzero(found != expected) < 16  # the resize blurs; of others half would differ
 
 
 # The search
