@@ -106,14 +106,13 @@ class _Unit:
 
 
 def _units(ids: Sequence[str], classes: Sequence[str], groups: Sequence[str] | None) -> list[_Unit]:
-    """In the order of their names."""
     positions: dict[tuple[bool, str], list[int]] = {}
     for position, name in enumerate(ids):
         group = groups[position] if groups else ""
         positions.setdefault((bool(group), group or name), []).append(position)
     return [
         _Unit(name, group, members, dict(sorted(Counter(classes[p] for p in members).items())))
-        for (group, name), members in sorted(positions.items())
+        for (group, name), members in positions.items()
     ]
 
 
@@ -222,11 +221,9 @@ def _take_groups(
         while moved:  # each move brings the part nearer: this ends
             moved = False
             for unit in free:
-                if unit in taken:
-                    able, sign = all(held[c] > 1 for c in unit.classes), -1
-                else:
-                    able = all(left[c] >= (2 + later if held[c] else 2) for c in unit.classes)
-                    sign = 1
+                leaves = unit in taken
+                able = leaves or all(left[c] >= (2 + later if held[c] else 2) for c in unit.classes)
+                sign = -1 if leaves else 1
                 if able and cost(unit, sign) < -1e-9:  # more than what rounding makes
                     move(unit)
                     moved = True
@@ -253,6 +250,7 @@ def _folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
             -len(units[i].positions).bit_length(),
             list(units[i].classes),
             _rank(seed, units[i].name),
+            units[i].group,
         ),
     )
     have: list[Counter[str]] = [Counter() for _ in range(folds)]
