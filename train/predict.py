@@ -1,6 +1,6 @@
 """Name what is in images:  python -m train.predict runs/my-run photos/ more.zip one.jpg --top-k 3
 
-Writes a row an image, as csv or json, to stdout or to --output. Folders and zips are searched for images,
+Writes a row an image, as csv or json, to stdout or to --output. Folders and archives are searched for images,
 in natural order; files that cannot be decoded get a row that says why.
 """
 
@@ -30,7 +30,7 @@ class Arguments:
     workdir: Annotated[Path, tyro.conf.Positional]
     """Run directory, or a best/ folder of one."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Image files, folders and zips."""
+    """Image files, folders, .zip and .tar."""
     top_k: int = 1
     """How many classes to name for each image, the likeliest first."""
     format: Literal["csv", "json"] = "csv"
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     """The command."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m train.predict", description=__doc__)
     if not arguments.images:
-        raise InputError("no images given: name image files, folders or zips")
+        raise InputError("no images given: name image files, folders or archives")
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}: give at least 1")
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
@@ -72,21 +72,22 @@ Found = tuple[str, Any]
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Found]:
-    """The images in files, folders and zips; InputError for a path without any."""
+    """The images in files, folders, .zip and .tar; InputError for a path without any."""
+    from datasets.archives import SUFFIXES
     from datasets.folder import natural_key
     from datasets.images import EXTENSIONS
     from datasets.sources import open_source
 
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path} does not exist: give image files, folders or zips")
-        if path.is_file() and path.suffix.lower() != ".zip":
+            raise InputError(f"{path} does not exist: give image files, folders or archives")
+        if path.is_file() and not path.name.lower().endswith((".zip", *SUFFIXES)):
             yield str(path), path.read_bytes
             continue
         source = open_source(path)
         files = [file for file in source.files if Path(file.path).suffix.lower() in EXTENSIONS]
         if not files:
-            raise InputError(f"{path} holds no images: give another folder or zip")
+            raise InputError(f"{path} holds no images: give another folder or archive")
         for file in sorted(files, key=lambda file: natural_key(file.path)):
             yield f"{path}/{file.path}", lambda source=source, file=file: source.read(file)
 

@@ -3,9 +3,9 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -58,14 +58,12 @@ def test_natural_order(small_run, photos, call):
     assert by_colour == sorted(by_colour)
 
 
-def test_zip_gives_what_the_folder_gives(small_run, photos, tmp_path, call):
-    archive = tmp_path / "photos.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in photos.rglob("*.*"):
-            file.write(path, path.relative_to(photos))
-    _, from_zip, _ = call(predict, small_run, archive)
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_archive_gives_what_the_folder_gives(small_run, photos, tmp_path, call, kind):
+    archive = shutil.make_archive(str(tmp_path / "archived"), kind, photos)
+    _, from_archive, _ = call(predict, small_run, archive)
     _, from_folder, _ = call(predict, small_run, photos)
-    assert from_zip.replace(str(archive), "X") == from_folder.replace(str(photos), "X")
+    assert from_archive.replace(str(archive), "X") == from_folder.replace(str(photos), "X")
 
 
 def test_top_k_json_to_a_file_in_small_batches(small_run, photos, tmp_path, call):
@@ -91,7 +89,7 @@ def test_columns_of_top_2(small_run, photos, call):
 @pytest.mark.parametrize(
     ("images", "flags", "message"),
     [
-        ([], [], "no images given: name image files, folders or zips"),
+        ([], [], "no images given: name image files, folders or archives"),
         (["nowhere.jpg"], [], "nowhere.jpg does not exist"),
         (["empty"], [], "empty holds no images"),
         (["broken.jpg"], [], "none of the 1 images could be decoded"),
