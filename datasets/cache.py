@@ -2,12 +2,13 @@
 
 import contextlib
 import glob
+import json
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 ABANDONED_SECONDS = 900  # without a write
 
@@ -40,3 +41,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_cache(path: Path, content: Any) -> None:
+    """Replace a JSON file at once, so that no reader meets half of it. Without space or rights the next run
+    does the work again: no reason to fail."""
+    with contextlib.suppress(OSError), whole_file(path) as file:
+        file.write(json.dumps(content).encode())

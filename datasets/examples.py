@@ -227,7 +227,7 @@ def _as_in_manifest(
                 changed.append(name)
             examples.append(dataclasses.replace(example, part=part))
     if missing:
-        cannot = f" (cannot be decoded: {r[0]})" if (r := _reason(bad, missing[0])) else ""
+        cannot = f" (cannot be decoded: {r})" if (r := _reason(bad, missing[0])) else ""
         raise InputError(
             f"{path} names {_count(missing)} that the data lack, the first is {missing[0]}{cannot}: {again}"
         )

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import PIL
 
-from datasets.cache import cache_dir
+from datasets.cache import cache_dir, write_cache
 from datasets.dataset import Leak, Progress
 from datasets.looks import FORMAT, bits, look, nearest
-from datasets.verify import CHUNK, write_cache
+from datasets.verify import CHUNK
 
 
 def find_leaks(

@@ -17,9 +17,8 @@ CELLS = 9  # along each side; their neighbours are compared
 FOR_SIZE = (16, 16)  # a decoder may reduce a picture to twice that: `images.decode`
 MIN_SIDE = 16  # pixels; smaller pictures, such as digits of 8x8, look alike by nature
 FLAT = 64  # of 128 comparisons; a picture with so many equal neighbours shows too little
-MAX_DISTANCE = (
-    10  # bits of 128 in which pictures that look the same may differ; 15 at most, for `nearest`
-)
+# Bits of 128 in which pictures that look the same may differ; `nearest` can do 15.
+MAX_DISTANCE = 10
 CHUNK = 1 << 20  # pairs compared at a time
 
 # Places of the 128 compared cells. Comparisons side by side agree often: spread over the columns of `bits` they

@@ -106,14 +106,13 @@ class _Unit:
 
 
 def _units(ids: Sequence[str], classes: Sequence[str], groups: Sequence[str] | None) -> list[_Unit]:
-    """In the order of their names."""
     positions: dict[tuple[bool, str], list[int]] = {}
     for position, name in enumerate(ids):
         group = groups[position] if groups else ""
         positions.setdefault((bool(group), group or name), []).append(position)
     return [
         _Unit(name, group, members, dict(sorted(Counter(classes[p] for p in members).items())))
-        for (group, name), members in sorted(positions.items())
+        for (group, name), members in positions.items()
     ]
 
 
@@ -186,7 +185,8 @@ def _take_images(
 def _take_groups(
     units: Sequence[_Unit], fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
-    """In the order of their hashes the units join a part as long as that brings it nearer to its shares.
+    """In the order of their hashes the units join a part, or leave it again, as long as that brings it nearer
+    to its shares.
 
     Training keeps a unit of each class, and each part gets one where there are enough; where there are
     not, the parts named first go without.
@@ -196,33 +196,45 @@ def _take_groups(
     parts: dict[str, list[int]] = {"train": [], **{name: [] for name in fractions}}
     for later, part in reversed(list(enumerate(fractions))):  # `later` parts are still to come
         wanted = {name: fractions[part] * images[name] for name in images}
-        have: Counter[str] = Counter()
+        have: Counter[str] = Counter()  # images
+        held: Counter[str] = Counter()  # units
         taken: set[_Unit] = set()
 
-        def cost(unit: _Unit, wanted=wanted, have=have) -> float:
-            """By how much the part moves away from its shares."""
+        def cost(unit: _Unit, sign: int = 1, wanted=wanted, have=have) -> float:
+            """By how much the part moves away from its shares when the unit joins, or leaves."""
             return sum(
-                ((have[c] + n - wanted[c]) ** 2 - (have[c] - wanted[c]) ** 2) / images[c] ** 2
+                ((have[c] + sign * n - wanted[c]) ** 2 - (have[c] - wanted[c]) ** 2)
+                / images[c] ** 2
                 for c, n in unit.classes.items()
             )
 
-        def take(unit: _Unit, part=part, have=have, taken=taken) -> None:
-            parts[part] += unit.positions
-            have.update(unit.classes)
-            left.subtract(unit.classes.keys())
-            taken.add(unit)
+        def move(unit: _Unit, have=have, held=held, taken=taken) -> None:
+            joins = unit not in taken
+            change, count = (have.update, 1) if joins else (have.subtract, -1)
+            change(unit.classes)
+            for name in unit.classes:
+                held[name] += count
+                left[name] -= count
+            (taken.add if joins else taken.remove)(unit)
 
-        for unit in free:
-            spare = all(left[c] >= (2 + later if have[c] else 2) for c in unit.classes)
-            if spare and cost(unit) < 0:
-                take(unit)
+        moved = True
+        while moved:  # each move brings the part nearer: this ends
+            moved = False
+            for unit in free:
+                leaves = unit in taken
+                able = leaves or all(left[c] >= (2 + later if held[c] else 2) for c in unit.classes)
+                sign = -1 if leaves else 1
+                if able and cost(unit, sign) < -1e-9:  # more than what rounding makes
+                    move(unit)
+                    moved = True
         for name in sorted(images):
-            if have[name]:
+            if held[name]:
                 continue
-            able = [u for u in free if name in u.classes and u not in taken]
-            able = [u for u in able if all(left[c] > 1 for c in u.classes)]
-            if able:
-                take(min(able, key=cost))  # of equals the first by its hash
+            lacking = [u for u in free if name in u.classes and u not in taken]
+            lacking = [u for u in lacking if all(left[c] > 1 for c in u.classes)]
+            if lacking:
+                move(min(lacking, key=cost))  # of equals the first by its hash
+        parts[part] = [p for unit in free if unit in taken for p in unit.positions]
         free = [unit for unit in free if unit not in taken]
     parts["train"] = [p for unit in free for p in unit.positions]
     return parts
@@ -238,6 +250,7 @@ def _folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
             -len(units[i].positions).bit_length(),
             list(units[i].classes),
             _rank(seed, units[i].name),
+            units[i].group,
         ),
     )
     have: list[Counter[str]] = [Counter() for _ in range(folds)]

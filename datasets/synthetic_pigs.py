@@ -13,11 +13,11 @@ user's), 200 MB per seed, and is mapped from there.
 
 import hashlib
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasets.cache import cache_dir, whole_file
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, Options, Progress, fingerprint
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ def _load(
     """Images uint8 [N, 256, 256, 3], read-only, and the sha256 (hex) of each."""
     import numpy as np
 
-    from datasets.cache import cache_dir
-
     path = cache_dir() / f"{INFO.name}-generator{GENERATOR}-seed{seed}.rgb"
     shape = (len(examples), *IMAGE_SHAPE)
     images, stored = _read(path, shape)
@@ -162,16 +160,9 @@ def _write(path: Path, images: "np.ndarray", name: str) -> bool:
     """Replace the cache at once, so that no reader meets half a file. Without space or rights the next run
     draws again: no reason to fail."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(images.data)
-                file.write(name.encode())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with whole_file(path) as file:
+            file.write(images.data)
+            file.write(name.encode())
         return True
     except OSError:
         return False

@@ -16,13 +16,12 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets.cache import cache_dir
+from datasets.cache import cache_dir, write_cache
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options, Progress
 from datasets.examples import Example, Layout, load_files
 from datasets.folder import PART_NAMES
@@ -235,7 +234,7 @@ class Records:
                 if progress and (time.monotonic() - last > PROGRESS_SECONDS):
                     progress("reading labels", done, len(self.files))
                     last = time.monotonic()
-        _write(cache, {"format": INDEX_FORMAT, "stamp": self.stamp, "parts": index})
+        write_cache(cache, {"format": INDEX_FORMAT, "stamp": self.stamp, "parts": index})
         return index
 
     def _label_and_id(self, part: str, position: int) -> tuple[int, str]:
@@ -417,17 +416,3 @@ def _first_line(error: Exception) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
-
-
-def _write(cache: Path, content: Any) -> None:
-    """Replace a cache at once. Without space or rights the next run reads again: no reason to fail."""
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=cache.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-            os.replace(temporary, cache)
-        except BaseException:
-            os.unlink(temporary)
-            raise

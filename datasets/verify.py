@@ -1,7 +1,6 @@
 """Finds the images that cannot be decoded, and what the others look like, once: what was found is kept in the
 user's cache directory."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -9,11 +8,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import PIL
 
-from datasets.cache import cache_dir, whole_file
+from datasets.cache import cache_dir, write_cache
 from datasets.dataset import BadImage, Progress
 from datasets.images import UndecodableError, decode
 from datasets.looks import FOR_SIZE, look
@@ -45,8 +43,8 @@ def verify(
         try:
             _decode_all(source, new, verdicts, progress, total=len(files))
         finally:  # an interrupted check goes on where it was
-            content = {"format": FORMAT, "pillow": PIL.__version__, "images": others | verdicts}
-            write_cache(cache, content)
+            everything = others | verdicts
+            write_cache(cache, {"format": FORMAT, "pillow": PIL.__version__, "images": everything})
     digests, looks, bad = {}, {}, []
     for file in files:
         _, digest, reason, seen = verdicts[file.path]
@@ -102,10 +100,3 @@ def _read(cache: Path) -> dict[str, Verdict]:
     except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: all is checked again
         pass
     return {}
-
-
-def write_cache(cache: Path, content: dict[str, Any]) -> None:
-    """Replace a cache at once, so that no reader meets half a file. Without space or rights the next
-    run does the work again: no reason to fail."""
-    with contextlib.suppress(OSError), whole_file(cache) as file:
-        file.write(json.dumps(content).encode())

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from datasets.cache import cache_dir
 from train.recipe import InputError
 
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -93,15 +94,6 @@ def prepare_environment() -> None:
     # Cold compilation takes 5 to 35 s on two cores; later runs read it from here.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-def cache_dir() -> Path:
-    """Where derived files are kept between runs: $JAX_ZOO_CACHE, else the user's cache directory."""
-    if os.environ.get("JAX_ZOO_CACHE"):
-        return Path(os.environ["JAX_ZOO_CACHE"])
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("jax-zoo"))
 
 
 def report_devices() -> list[Any]:

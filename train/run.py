@@ -348,7 +348,7 @@ def _say_what(
         cli.say(f"note: {note}")
     if dataset.leaks:
         cli.say(
-            f"warning: {len(dataset.leaks)} images have a copy, or one that looks the same, in another part:"
+            f"warning: copies, or images that look the same, in two parts: {len(dataset.leaks)}, listed in"
             f" {directory.path / 'leaks.csv'}"
         )
     if dataset.bad_images:

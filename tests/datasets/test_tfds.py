@@ -489,10 +489,7 @@ def test_data_prepared_for_tensorflow(tmp_path, pets):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "tfds:cifar100",
-            "`tfds build cifar100 --data_dir={root} --file_format=array_record` prep",
-        ),
+        ("tfds:mnist", "`tfds build mnist --data_dir={root} --file_format=array_record` prep"),
         ("tfds:my_pet", "did you mean tfds:my_pets"),
         ("tfds:my_pets:3.0.0", "there is 1.0.0, say tfds:my_pets:1.0.0"),
         ("tfds:cats_dogs", "`python -m train.data prepare cats_dogs --out {root}`"),

@@ -68,6 +68,13 @@ def test_options_are_parsed():
         (Recipe(image_size=0), "--image-size is 0"),
         (Recipe(validation_fraction=0.0), "--validation-fraction is 0.0"),
         (Recipe(test_fraction=0.6, validation_fraction=0.5), "leave nothing to train on"),
+        (Recipe(group="("), "--group '\\(' is no regular expression .missing"),
+        (Recipe(folds=1), "--folds is 1: give 2 or more, or 0 for none"),
+        (Recipe(folds=-2), "--folds is -2"),
+        (Recipe(fold=2), "--fold is 2: give --folds, too"),
+        (Recipe(folds=2, fold=2), "--fold is 2: give 0 to 1"),
+        (Recipe(folds=2, fold=-1), "--fold is -1: give 0 to 1"),
+        (Recipe(folds=2, splits="splits.json"), "--splits leaves nothing to make --folds of"),
         (Recipe(stages=()), "has no stages"),
         (Recipe(stages=(Stage(epochs=0),)), "has 0 epochs"),
         (

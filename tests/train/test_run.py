@@ -151,6 +151,76 @@ def test_data_that_moved_are_found_and_data_that_changed_are_refused(
     assert "are not those of the run" in stderr
 
 
+def test_splits_of_another_run(small_run, image_folder, tmp_path, call):
+    """With a copy of a training image put into the test part."""
+    import shutil
+
+    pens, given, workdir = tmp_path / "pens", tmp_path / "splits.json", tmp_path / "run"
+    shutil.copytree(image_folder, pens)
+    splits = read(small_run / "splits.json")
+    first = next(iter(splits["splits"]["train"]))
+    shutil.copy(pens / first, pens / "blue" / "copy.png")
+    splits["splits"]["test"]["blue/copy.png"] = splits["splits"]["train"][first]
+    given.write_text(json.dumps(splits))
+    data = ["--dataset", pens, "--splits", given, "--epochs", 1]
+    status, _, stderr = call(run, "--workdir", workdir, *TINY, *data)
+    assert status == 0, stderr
+    assert "note: 1 of 10 test images have a copy among the train images" in stderr
+    assert "look the same, in two parts: 1, listed in " in stderr
+    with open(workdir / "leaks.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {
+                "kind": "copy",
+                "part": "test",
+                "id": "blue/copy.png",
+                "other_part": "train",
+                "other_id": first,
+                "distance": "0",
+            }
+        ]
+    written = read(workdir / "splits.json")
+    assert (written["splits"], written["class_names"]) == (splits["splits"], splits["class_names"])
+    assert not (small_run / "leaks.csv").exists()
+
+    # The run has its own copy.
+    given.unlink()
+    status, stdout, stderr = call(evaluate, workdir)
+    assert status == 0, stderr
+    assert json.loads(stdout)["accuracy"] == read(workdir / "test.json")["accuracy"]
+    status, _, stderr = call(run, "--workdir", workdir)
+    assert status == 0, stderr
+    (pens / first).write_bytes((pens / "red" / "1.png").read_bytes())
+    status, _, stderr = call(evaluate, workdir)
+    assert status == 2
+    assert f"the first is {first}: restore" in stderr
+
+
+def test_images_in_other_parts_are_refused(small_run, tmp_path, call):
+    """As another version of the splitting would have it."""
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(small_run, workdir)
+    manifest = read(workdir / "splits.json")
+    parts = manifest["splits"]
+    name = next(iter(parts["test"]))
+    parts["train"][name] = parts["test"].pop(name)
+    (workdir / "splits.json").write_text(json.dumps(manifest))
+    for arguments in ((evaluate, workdir), (run, "--workdir", workdir)):
+        status, _, stderr = call(*arguments)
+        assert status == 2
+        assert f"are not in the parts that they have in {workdir / 'splits.json'}: give" in stderr
+
+
+def test_folds_and_groups_by_flag(image_folder):
+    text = f"--dataset {image_folder} --folds 3 --fold 1 --group (\\d).png$".split()
+    data = run.load_data(run.parse([*TINY, *text]).recipe, (64, 64))
+    assert len(data.splits["test"]) in range(20, 41)
+    groups = [{name[-5] for name in split.ids} for split in data.splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 10
+    assert (data.provenance["folds"], data.provenance["fold"]) == (3, 1)
+
+
 # Interruptions, in processes of their own.
 
 
@@ -287,6 +357,14 @@ def test_more_epochs_go_on_from_the_end(small_run, image_folder, tmp_path, call)
         (["--from-recipe", "pig_face"], "unknown recipe 'pig_face'"),
         (["--from-recipe", "digits", "--quick"], "give one of them"),
         (["--quick"], "sam_alexnet_tiny has no quick form"),
+        (["--group", "("], r"--group '\(' is no regular expression"),
+        (["--group", "pig"], "the group pattern 'pig' finds nothing in"),
+        (["--folds", "1"], "--folds is 1: give 2 or more"),
+        (["--folds", "5000"], "1797 images cannot make 5000 folds"),
+        (["--fold", "1"], "--fold is 1: give --folds, too"),
+        (["--folds", "3", "--fold", "3"], "--fold is 3: give 0 to 2"),
+        (["--splits", "/no/splits.json"], "there is no file of splits at /no/splits.json"),
+        (["--splits", "x", "--folds", "2"], "--splits leaves nothing to make --folds of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
