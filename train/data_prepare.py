@@ -16,7 +16,7 @@ class Prepare:
     """Check all images, resize them if asked to, and write them for TFDS (ArrayRecord), without TensorFlow."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Registered data set, or the path of a folder or .zip of images."""
+    """Registered data set, tfds:NAME, or the path of a folder, .zip, .tar, .csv or .npz of images."""
     data_dir: str | None = None
     """Where a registered data set's files lie."""
     out: Path | None = None

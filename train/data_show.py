@@ -17,7 +17,7 @@ class Show:
     """Draw examples, as they are and augmented, and the number of images of each class."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Registered data set, or the path of a folder or .zip of images."""
+    """Registered data set, tfds:NAME, or the path of a folder, .zip, .tar, .csv or .npz of images."""
     data_dir: str | None = None
     """Where a registered data set's files lie."""
     image_size: int | None = None

@@ -152,7 +152,7 @@ class Recipe:
     pretrained: str | None = None
     """Weights to start from: a source's tag (python -m train.models --pretrained), hf://owner/name, or a file."""
     dataset: str = "synthetic_pigs"
-    """Registered data set, or the path of a folder or .zip of images."""
+    """Registered data set, tfds:NAME, or the path of a folder, .zip, .tar, .csv or .npz of images."""
     data_dir: str | None = None
     """Where a registered data set's files lie."""
     image_size: int | None = None
