@@ -1,10 +1,10 @@
 """What a picture looks like, in 128 bits, and a search for those that look the same.
 
 Measured: of 3,500 photographs of cats and dogs (six million pairs) two pairs are within MAX_DISTANCE, both copies,
-and the next is at 23. On CIFAR-10 the pairs of a training and a test image up to 10 are copies or pictures of
-one series; from 11 on strangers are among them. Saved again as JPEG of quality 20, halved or brighter, nearly all
-photographs stay within it; cut by 1 % on each side, most; mirrored, none. Drawings on an empty ground, such
-as letters, may look alike without being copies.
+and the next is at 18. On CIFAR-10 (500 million pairs of a training and a test image) those up to 10 are copies or
+pictures of one series; from 11 on strangers are among them. Saved again as JPEG of quality 20, halved, grey or
+brighter by a fifth, 99 to 100 % of the photographs stay within it; cut by 1 % on each side, 99.7 %, by 3 %, 59 %;
+mirrored, none. Drawings on an empty ground, such as letters, may look alike without being copies.
 """
 
 from collections.abc import Iterator, Sequence
