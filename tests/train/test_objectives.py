@@ -63,6 +63,7 @@ def test_weighted_loss_and_its_gradient_are_those_of_keras():
     x = rng.normal(size=(8, 5)).astype(np.float32)
     labels = np.array([0, 0, 0, 0, 0, 1, 1, 2], np.int32)
     weights = np.array([0.5, 2.0, 3.0], np.float32)  # their mean over the batch is not 1
+    keras.utils.set_random_seed(0)
     with jax.numpy_rank_promotion("allow"):  # Keras does
         net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
         kernel = net.get_weights()[0]
