@@ -12,16 +12,19 @@ import importlib.util
 import numpy as np
 
 from datasets.dataset import InputError
-from datasets.images import Geometry, decode, decode_plain_jpeg
+from datasets.images import Geometry, decode
 
 # Below a half, the decoder reduces by itself; in between its reduced transforms are slower than the full one.
 MIN_FACTOR = 2.0
 
 
 def check() -> None:
-    """InputError unless OpenCV is there."""
-    if not importlib.util.find_spec("cv2"):
-        raise InputError("--decoder fast needs OpenCV: python -m pip install -e '.[fast]'")
+    """InputError unless the libraries are there."""
+    missing = [name for name in ("cv2", "simplejpeg") if not importlib.util.find_spec(name)]
+    if missing:
+        raise InputError(
+            f"--decoder fast needs {' and '.join(missing)}: python -m pip install -e '.[fast]'"
+        )
 
 
 def decode_resized(content: bytes, geometry: Geometry) -> np.ndarray:
@@ -30,11 +33,35 @@ def decode_resized(content: bytes, geometry: Geometry) -> np.ndarray:
 
 
 def _decode(content: bytes, geometry: Geometry) -> np.ndarray:
-    height, width = geometry.least
-    reduced = {"min_height": height, "min_width": width, "min_factor": MIN_FACTOR}
-    quick = {"fastdct": True, "fastupsample": True}
-    pixels = decode_plain_jpeg(content, np.inf, **reduced, **quick)
+    pixels = _decode_plain_jpeg(content, geometry.least)
     return decode(content, for_size=geometry.least) if pixels is None else pixels
+
+
+def _decode_plain_jpeg(content: bytes, least: tuple[int, int]) -> np.ndarray | None:
+    """A JPEG in colour or grey, not below `least` (height, width): uint8 [H, W, 3].
+
+    None for other files, for those with a camera's notes, which may say that they are to be turned, and for
+    damaged ones.
+    """
+    import simplejpeg
+
+    # In front of the image's own size, which the first 64 KiB nearly always hold.
+    if not content.startswith(b"\xff\xd8") or content.find(b"Exif\x00", 0, 65536) >= 0:
+        return None
+    try:
+        *_, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray"):
+            return None
+        return simplejpeg.decode_jpeg(
+            content,
+            fastdct=True,
+            fastupsample=True,
+            min_height=least[0],
+            min_width=least[1],
+            min_factor=MIN_FACTOR,
+        )
+    except ValueError:  # Pillow forgives more, and has the words for the rest
+        return None
 
 
 def resize(image: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -11,7 +11,6 @@ import warnings
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from datasets.dataset import InputError
@@ -134,32 +133,10 @@ def decode_resized(content: bytes, geometry: Geometry) -> np.ndarray:
         from datasets import fast
 
         return fast.decode_resized(content, geometry)
-    pixels = decode_plain_jpeg(content, 4 * max(geometry.least))
-    if pixels is not None:
-        return geometry.apply(pixels)
     image = _decode(io.BytesIO(content), geometry.least)
     if image.size == (geometry.size[1], geometry.size[0]) and geometry.crop_fraction == 1:
         return np.asarray(image)
     return geometry._resample(image)
-
-
-def decode_plain_jpeg(content: bytes, below: float, **options: Any) -> np.ndarray | None:
-    """What Pillow makes of a JPEG in colour or grey, in less time and bit for bit: uint8 [H, W, 3].
-
-    None for other files, for those with a camera's notes, which may say that they are to be turned, for
-    damaged ones, and for images with a side of `below` pixels or more on both sides. `options` are
-    simplejpeg's.
-    """
-    # In front of the image's own size, which the first 64 KiB nearly always hold.
-    if not content.startswith(b"\xff\xd8") or b"Exif\x00" in content[:65536]:
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in ("YCbCr", "Gray") or min(height, width) >= below:
-            return None
-        return simplejpeg.decode_jpeg(content, **options)
-    except ValueError:  # Pillow forgives more, and has the words for the rest
-        return None
 
 
 def _decode(file: BinaryIO, for_size: tuple[int, int] | None) -> Image.Image:
@@ -205,7 +182,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_rgb_uint8(image: Image.Image) -> np.ndarray:

@@ -79,9 +79,25 @@ def test_interpolation_is_the_one_asked_for(interpolation, side):
         np.testing.assert_allclose(resized, 127, atol=1)  # areas are averaged
 
 
-def test_without_opencv_it_is_refused_in_one_line(monkeypatch):
+def test_without_its_libraries_it_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs OpenCV: .* -e '.\[fast\]'"):
+    with pytest.raises(InputError, match=r"needs cv2 and simplejpeg: .* -e '.\[fast\]'"):
         fast.check()
     monkeypatch.undo()
     fast.check()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"\xff\xd8 and no more"])
+def test_what_is_no_image_is_refused_as_ever(content):
+    with pytest.raises(InputError):
+        decode_resized(content, Geometry((8, 8), decoder="fast"))
+
+
+def test_a_damaged_end_is_what_pillow_says():
+    content = encoded(scene(100, 100))[:-200]
+    messages = []
+    for decoder in ("exact", "fast"):
+        with pytest.raises(InputError) as caught:
+            decode_resized(content, Geometry((8, 8), decoder=decoder))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] != ""
