@@ -106,8 +106,11 @@ def measure(arguments: Arguments) -> dict[str, Any]:
         cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or make_photographs(Path(folder, "photographs"), arguments.images)
+        command = portable("benchmarks.input_pipeline", sys.argv[1:])
+        if arguments.data:
+            command = command.replace(str(arguments.data), f"$DATA/{arguments.data.name}")
         record = {
-            "command": portable("benchmarks.input_pipeline", sys.argv[1:]),
+            "command": command,
             "date": time.strftime("%Y-%m-%d"),
             "load_before": round(load, 2),
             "images": f"{PHOTO_SIDE}x{PHOTO_SIDE} JPEG" if not arguments.data else data.name,
