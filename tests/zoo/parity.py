@@ -273,3 +273,29 @@ def float64() -> Iterator[None]:
         finally:
             keras.config.set_floatx("float32")
             keras.config.set_dtype_policy("float32")
+
+
+def assert_logits_equal_keras(
+    ours: nn.Module, application: str, path: Callable[[str], str], size: tuple[int, int], **options
+) -> None:
+    """A model of ours for 10 classes in Keras's dialect, and an application with the same random weights."""
+    theirs = keras_application(application, size, **options)
+    images, _ = batch(size, 2)
+    logits = keras_logits(theirs, images)
+    assert 0.1 < np.max(np.abs(logits)) < 100
+    variables = keras_variables(theirs, path)
+    np.testing.assert_allclose(zoo_logits(ours, variables, images), logits, rtol=1e-4, atol=1e-4)
+
+
+def assert_step_equals_keras(
+    ours: nn.Module, application: str, path: Callable[[str], str], size: tuple[int, int], **options
+) -> None:
+    """The same for one training step in float64; the model of ours has no dropout."""
+    images, labels = batch(size, 2)
+    with float64():
+        theirs = keras_application(application, size, **options)
+        errors = step_errors(
+            zoo_step(ours.clone(dtype="float64"), keras_variables(theirs, path), images, labels),
+            keras_step(theirs, images, labels, path),
+        )
+    assert max(errors.values()) < 1e-4, errors

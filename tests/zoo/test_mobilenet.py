@@ -91,32 +91,14 @@ def test_width_must_be_positive():
     ],
 )
 def test_logits_equal_keras(width, size):
-    theirs = parity.keras_application("MobileNetV2", size, alpha=width)
-    images, _ = parity.batch(size, 2)
     ours = zoo.create_model("mobilenet_v2", 10, dialect="keras", width=width)
-    variables = parity.keras_variables(theirs, parity.mobilenet_path)
-    logits = parity.keras_logits(theirs, images)
-    assert 0.1 < np.max(np.abs(logits)) < 100
-    np.testing.assert_allclose(
-        parity.zoo_logits(ours, variables, images), logits, rtol=1e-4, atol=1e-4
-    )
+    parity.assert_logits_equal_keras(ours, "MobileNetV2", parity.mobilenet_path, size, alpha=width)
 
 
 @pytest.mark.slow
 def test_training_step_equals_keras():
-    size = (33, 32)
-    images, labels = parity.batch(size, 4)
-    with parity.float64():
-        theirs = parity.keras_application("MobileNetV2", size, alpha=0.5)
-        ours = zoo.create_model(
-            "mobilenet_v2", 10, dialect="keras", width=0.5, dropout_rate=0.0, dtype="float64"
-        )
-        variables = parity.keras_variables(theirs, parity.mobilenet_path)
-        errors = parity.step_errors(
-            parity.zoo_step(ours, variables, images, labels),
-            parity.keras_step(theirs, images, labels, parity.mobilenet_path),
-        )
-    assert max(errors.values()) < 1e-4, errors
+    ours = zoo.create_model("mobilenet_v2", 10, dialect="keras", width=0.5, dropout_rate=0.0)
+    parity.assert_step_equals_keras(ours, "MobileNetV2", parity.mobilenet_path, (33, 32), alpha=0.5)
 
 
 # The depthwise convolution as a sum of shifts, against XLA's grouped one.

@@ -67,30 +67,14 @@ def test_the_dialect_moves_the_stride():
 
 @pytest.mark.parametrize("size", [(64, 64), (47, 75)])
 def test_logits_equal_keras(size):
-    theirs = parity.keras_application("ResNet50", size)
-    images, _ = parity.batch(size, 2)
     ours = zoo.create_model("resnet50", 10, dialect="keras")
-    variables = parity.keras_variables(theirs, parity.resnet_path)
-    logits = parity.keras_logits(theirs, images)
-    assert 0.1 < np.max(np.abs(logits)) < 100
-    np.testing.assert_allclose(
-        parity.zoo_logits(ours, variables, images), logits, rtol=1e-4, atol=1e-4
-    )
+    parity.assert_logits_equal_keras(ours, "ResNet50", parity.resnet_path, size)
 
 
 @pytest.mark.slow
 def test_training_step_equals_keras():
-    size = (48, 48)
-    images, labels = parity.batch(size, 4)
-    with parity.float64():
-        theirs = parity.keras_application("ResNet50", size)
-        ours = zoo.create_model("resnet50", 10, dialect="keras", dtype="float64")
-        variables = parity.keras_variables(theirs, parity.resnet_path)
-        errors = parity.step_errors(
-            parity.zoo_step(ours, variables, images, labels),
-            parity.keras_step(theirs, images, labels, parity.resnet_path),
-        )
-    assert max(errors.values()) < 1e-4, errors
+    ours = zoo.create_model("resnet50", 10, dialect="keras")
+    parity.assert_step_equals_keras(ours, "ResNet50", parity.resnet_path, (48, 48))
 
 
 def test_options_override_the_dialect():

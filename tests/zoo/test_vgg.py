@@ -47,30 +47,14 @@ def test_sizes_and_stage_names():
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 71)])
 def test_logits_equal_keras(size):
-    theirs = parity.keras_application("VGG16", size)
-    images, _ = parity.batch(size, 2)
     ours = zoo.create_model("vgg16", 10, dialect="keras")
-    variables = parity.keras_variables(theirs, parity.vgg_path)
-    logits = parity.keras_logits(theirs, images)
-    assert 0.1 < np.max(np.abs(logits)) < 100
-    np.testing.assert_allclose(
-        parity.zoo_logits(ours, variables, images), logits, rtol=1e-4, atol=1e-4
-    )
+    parity.assert_logits_equal_keras(ours, "VGG16", parity.vgg_path, size)
 
 
 @pytest.mark.slow
 def test_training_step_equals_keras():
-    size = (32, 32)
-    images, labels = parity.batch(size, 4)
-    with parity.float64():
-        theirs = parity.keras_application("VGG16", size)
-        ours = zoo.create_model("vgg16", 10, dialect="keras", dropout_rate=0.0, dtype="float64")
-        variables = parity.keras_variables(theirs, parity.vgg_path)
-        errors = parity.step_errors(
-            parity.zoo_step(ours, variables, images, labels),
-            parity.keras_step(theirs, images, labels, parity.vgg_path),
-        )
-    assert max(errors.values()) < 1e-4, errors
+    ours = zoo.create_model("vgg16", 10, dialect="keras", dropout_rate=0.0)
+    parity.assert_step_equals_keras(ours, "VGG16", parity.vgg_path, (32, 32))
 
 
 @pytest.mark.parametrize(
