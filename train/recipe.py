@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 
@@ -122,6 +122,11 @@ class Stage:
     name: str = "train"
     objective: Literal["classification", "autoencoder", "vade", "gmvae"] = "classification"
     """What is minimised: softmax cross-entropy, reconstruction error, or a negative evidence lower bound."""
+    start: Literal["continue", "mixture", "bottleneck"] = "continue"
+    """What is done to the parameters first: nothing; fit VaDE's mixture to the codes of the training data; insert
+    the fully connected layers of a convolutional auto-encoder that was trained without."""
+    model_options: tuple[str, ...] = ()
+    """Fields of the model in this stage alone, as name=value."""
     freeze: tuple[str, ...] = ()
     """What this stage leaves as it is: backbone (all but the head), or paths such as conv1 or features.:14."""
     epochs: int = 30
@@ -137,6 +142,26 @@ class Stage:
     """Against classes of unequal size: weigh the losses of their images (Keras's class_weight, "balanced"), or
     draw all classes equally often."""
     augment: Augmentation = Augmentation()
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What is asked of the trained net's features, instead of its own answer."""
+
+    method: Literal["none", "svm", "kmeans", "gmm"] = "none"
+    """A support vector machine with the labels; k-means or a Gaussian mixture without, as many clusters as
+    classes."""
+    layer: str = "features"
+    """Whose output: features (what enters the head; an auto-encoder's latent means), a layer's path, or input (the
+    data themselves)."""
+    standardise: bool = True
+    """Give each number of the features mean 0 and variance 1 over the training data first."""
+    c: float = 1.0
+    """SVM: the price of errors, C."""
+    gamma: float | None = None
+    """SVM: width of the rbf kernel (default: scikit-learn's "scale")."""
+    kernel: Literal["rbf", "linear"] = "rbf"
+    """SVM: kernel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +204,18 @@ class Recipe:
     """Cross-validation: the fold to test on, from 0 on."""
     splits: str | None = None
     """The splits.json of an earlier run, to have the same images in the same parts."""
+    images_per_class: int | None = None
+    """Train on so many images of each class at most; validation and test images stay."""
+    noisy_images: float = 0.0
+    """Share of the images, of every part, that get Gaussian noise for good."""
+    noise_sigma: float = 25.5
+    """That noise's standard deviation, in grey levels of 0 to 255."""
+    features: str | None = None
+    """Train on vectors instead of images: pixels, or the features of a trained net: a run directory, or
+    MODEL=SOURCE of pretrained weights, such as resnet50=torchvision."""
+    feature_scaling: Literal["none", "unit", "standardise"] = "none"
+    """Divide all vectors by one number, the standard deviation of the training data, or give each of their numbers mean
+    0 and variance 1."""
     on_bad_image: Literal["skip", "error"] = "skip"
     """What to do about files that cannot be decoded."""
     decoder: Literal["exact", "fast"] = "exact"
@@ -188,21 +225,11 @@ class Recipe:
     """How images reach the device: a batch at a time, or all at once to stay there; auto: resident on a GPU when
     they fit."""
     stages: tuple[Stage, ...] = (Stage(),)
+    probe: Probe = Probe()
 
     def options(self) -> dict[str, Any]:
         """`model_options` as keyword arguments of `zoo.create_model`."""
-        options = {}
-        for text in self.model_options:
-            name, equals, value = text.partition("=")
-            if not equals or not name.strip():
-                raise InputError(
-                    f"model option {text!r} is not of the form name=value, such as dropout_rate=0.3"
-                )
-            try:
-                options[name.strip()] = ast.literal_eval(value.strip())
-            except (ValueError, SyntaxError):
-                options[name.strip()] = value.strip()
-        return options
+        return parse_options(self.model_options)
 
     def validate(self) -> None:
         """Raise InputError for values that no run can use."""
@@ -236,8 +263,18 @@ class Recipe:
             raise InputError(f"--fold is {self.fold}: give {known}")
         if self.folds and self.splits is not None:
             raise InputError("--splits leaves nothing to make --folds of: give one of them")
-        if not self.stages:
+        if not self.stages and self.probe.method == "none":
             raise InputError(f"recipe {self.name!r} has no stages: nothing to train")
+        if self.images_per_class is not None and self.images_per_class < 1:
+            raise InputError(f"--images-per-class is {self.images_per_class}: give at least 1")
+        for name, (accepts, words) in _DATA_LIMITS.items():
+            if not accepts(getattr(self, name)):
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} is {getattr(self, name)}: give {words}")
+        for name in ("c", "gamma"):
+            value = getattr(self.probe, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--probe.{name} is {value}: give a number above 0")
         for index, stage in enumerate(self.stages):
             if stage.epochs < 1:
                 raise InputError(
@@ -250,6 +287,7 @@ class Recipe:
                     f" give --stages.{index}.balance sampling or none"
                 )
             check_augmentation(stage.augment, f"--stages.{index}.augment")
+            parse_options(stage.model_options)
         self.options()
 
     def to_json(self) -> dict[str, Any]:
@@ -262,10 +300,50 @@ class Recipe:
         return _from_plain(cls, data, "recipe")
 
 
+def parse_options(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Texts of the form name=value as keyword arguments of `zoo.create_model`."""
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(
+                f"model option {text!r} is not of the form name=value, such as dropout_rate=0.3"
+            )
+        try:
+            options[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            options[name.strip()] = value.strip()
+    return options
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values in fields that are named by dotted paths: `stages.0.optimizer.learning_rate`;
+    `stages.*.epochs` is that of every stage."""
+
+    def put(item: Any, path: list[str], value: Any) -> Any:
+        if not path:
+            return value
+        head, *rest = path
+        if isinstance(item, tuple):
+            chosen = range(len(item)) if head == "*" else [int(head)]
+            return tuple(put(v, rest, value) if i in chosen else v for i, v in enumerate(item))
+        return dataclasses.replace(item, **{head: put(getattr(item, head), rest, value)})
+
+    for path, value in values.items():
+        recipe = put(recipe, path.split("."), value)
+    return recipe
+
+
 # What a number may be: the test, and the words for it.
 _NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "at least 0")
 _RATE = (lambda v: 0 < v < math.inf, "above 0, such as 0.001")
 _DECAYS = (lambda v: 0 <= v < 1, "at least 0 and below 1, such as 0.9")
+_ANY_SHARE = (lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
+_GREY_LEVELS = (lambda v: 0 <= v < math.inf, "grey levels of at least 0, such as 25.5")
+_DATA_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "noisy_images": _ANY_SHARE,
+    "noise_sigma": _GREY_LEVELS,
+}
 _OPTIMIZER_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate": _RATE,
     "b1": _DECAYS,
@@ -295,7 +373,6 @@ def check_optimizer(stage: Stage, where: str) -> None:
 
 
 # What a field of an Augmentation may be.
-_ANY_SHARE = (lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
 _BELOW_1 = (lambda v: 0 <= v < 1, "a share of at least 0 and below 1, such as 0.1")
 _AUGMENTATION_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "resize": (lambda v: v is None or v >= 1, "at least 1 pixel"),
@@ -309,7 +386,7 @@ _AUGMENTATION_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "brightness": _ANY_SHARE,
     "contrast": _ANY_SHARE,
     "noise_share": _ANY_SHARE,
-    "noise_sigma": (lambda v: 0 <= v < math.inf, "grey levels of at least 0, such as 25.5"),
+    "noise_sigma": _GREY_LEVELS,
     "cutout": _ANY_SHARE,
     "cutout_fill": (lambda v: v is None or 0 <= v <= 255, "a grey level from 0 to 255"),
 }
