@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Split:
     def __init__(
         self,
         ids: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         load: Callable[[int], np.ndarray] | None = None,
         *,
         read: Callable[[int], bytes] | None = None,
@@ -155,12 +155,29 @@ class Split:
         return (self[i] for i in range(len(self)))
 
 
+class VectorSplit(Split):
+    """One part of a data set whose examples are arrays of numbers, such as a net's features: float32 [N, ...]."""
+
+    def __init__(self, split: Split, values: np.ndarray) -> None:
+        """`values` [N, ...] in place of the images of a split."""
+        super().__init__(
+            split.ids,
+            split.labels,
+            values.__getitem__,
+            digests=split.digests,
+            groups=split.groups,
+        )
+        if len(values) != len(split):
+            raise ValueError(f"{len(values)} vectors for {len(split)} examples")
+        self.values = values
+
+
 @dataclasses.dataclass
 class Dataset:
     """Images with labels, in three parts that share no example."""
 
     name: str
-    splits: dict[str, Split]  # exactly "train", "validation", "test"
+    splits: Mapping[str, Split]  # exactly "train", "validation", "test"
     class_names: tuple[str, ...]  # a label is a position in it
     info: DatasetInfo
     fingerprint: str  # of ids, class names and contents: see `fingerprint`

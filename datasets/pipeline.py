@@ -13,7 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from datasets.dataset import InputError, Split
+from datasets.dataset import InputError, Split, VectorSplit
 from datasets.images import Geometry
 
 Batch = dict[str, np.ndarray]
@@ -88,7 +88,7 @@ class TrainBatches:
     Args:
       split: what to train on.
       batch_size: examples per batch, over all processes.
-      geometry: size of the images that come out, and how they get there.
+      geometry: size of the images that come out, and how they get there; None for vectors.
       seed: of the order.
       num_epochs: how many epochs there are.
       keep_tail: end each epoch with the smaller batch that is left.
@@ -106,7 +106,7 @@ class TrainBatches:
         split: Split,
         *,
         batch_size: int,
-        geometry: Geometry,
+        geometry: Geometry | None,
         seed: int,
         num_epochs: int,
         keep_tail: bool = False,
@@ -136,6 +136,7 @@ class TrainBatches:
         self._split = split
         self._batch_size = batch_size
         self.geometry = geometry
+        self.element = element(split, geometry)
         self._shard = shard
         self._num_threads = num_threads
         full = batch_size if self._used >= batch_size else 0
@@ -163,7 +164,8 @@ class TrainBatches:
         return order[start : min(start + self._batch_size, self._used)][index::count]
 
     def load(self, step: int) -> Batch:
-        """The batch of a step: `image` uint8 [B, H, W, 3], `label` int32 [B], `index` int32 [B], the visit."""
+        """The batch of a step: `image` uint8 [B, H, W, 3] (vectors: float32 [B, ...]), `label` int32 [B], `index`
+        int32 [B], the visit."""
         visits = self.indices(step)
         examples = visits % len(self._split)
         return {
@@ -190,8 +192,20 @@ def _threaded(elements: range, load: Callable[[int], Batch], num_threads: int | 
     return iter(dataset.to_iter_dataset(options))
 
 
-def load_images(split: Split, indices: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read."""
+def element(split: Split, geometry: Geometry | None) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of one example as batches hold it: an image of the geometry, or a vector as it is."""
+    if geometry is None:
+        assert isinstance(split, VectorSplit)
+        return split.values.shape[1:], split.values.dtype
+    return (*geometry.size, 3), np.dtype(np.uint8)
+
+
+def load_images(split: Split, indices: np.ndarray, geometry: Geometry | None) -> np.ndarray:
+    """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read.
+    Without a geometry some vectors, float32 [N, ...]."""
+    if geometry is None:
+        assert isinstance(split, VectorSplit)
+        return split.values[indices]
     batch = np.empty((len(indices), *geometry.size, 3), np.uint8)
     for row, index in enumerate(indices):
         batch[row] = split.resized(int(index), geometry)
@@ -199,7 +213,7 @@ def load_images(split: Split, indices: np.ndarray, geometry: Geometry) -> np.nda
 
 
 def eval_batches(
-    split: Split, *, batch_size: int, geometry: Geometry, num_threads: int | None = None
+    split: Split, *, batch_size: int, geometry: Geometry | None, num_threads: int | None = None
 ) -> Iterator[Batch]:
     """Every example once, in order, as `TrainBatches` gives them, and `mask`, bool [B]: the last batch is
     padded with copies of its first example, and False there."""
@@ -219,9 +233,12 @@ def eval_batches(
     return _threaded(range(0, len(split), batch_size), load, num_threads)
 
 
-def load_arrays(split: Split, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """A whole split in memory: images uint8 [N, H, W, 3], labels int32 [N]."""
-    arrays = np.empty((len(split), *geometry.size, 3), np.uint8)
+def load_arrays(split: Split, geometry: Geometry | None) -> tuple[np.ndarray, np.ndarray]:
+    """A whole split in memory: images uint8 [N, H, W, 3] or vectors float32 [N, ...], labels int32 [N]."""
+    if isinstance(split, VectorSplit):
+        return split.values, split.labels
+    shape, dtype = element(split, geometry)
+    arrays = np.empty((len(split), *shape), dtype)
     for batch in eval_batches(split, batch_size=16, geometry=geometry):
         arrays[batch["index"][batch["mask"]]] = batch["image"][batch["mask"]]
     return arrays, split.labels

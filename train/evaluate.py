@@ -37,19 +37,23 @@ def main(argv: list[str]) -> None:
     recipe = dataclasses.replace(recipe, **moved)
     cli.prepare_environment()
 
+    import zoo
     from train.predictor import load_run
-    from train.results import test
-    from train.run import check_data, load_data, with_own_splits
+    from train.results import OF_TRAINING, test
+    from train.run import check_data, input_size, load_data, with_own_splits
 
     predictor = load_run(arguments.workdir)
-    dataset = load_data(with_own_splits(run, recipe), predictor.preprocessing.input_size)
+    size = input_size(recipe, zoo.get_entry(recipe.model))
+    if predictor.preprocessing is not None:  # pretrained weights may have a size of their own
+        size = predictor.preprocessing.input_size
+    dataset = load_data(with_own_splits(run, recipe), size)
     check_data(run, dataset)
     cli.report_devices()
     results, _ = test(predictor, dataset, recipe, arguments.split)
     if arguments.split == "test" and run.test.exists():
         # What only the training knows.
         recorded = run.read_json(run.test)
-        results |= {k: recorded[k] for k in ("train_time_ms", "epochs_run") if k in recorded}
+        results |= {k: recorded[k] for k in OF_TRAINING if k in recorded}
     print(json.dumps(results, indent=2, ensure_ascii=False))
 
 

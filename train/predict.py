@@ -97,7 +97,7 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """A row an image: `image`, `predictions` (the likeliest first), `error`. Holds one batch in memory."""
     found = iter(found)
-    size = predictor.preprocessing.input_size
+    size = predictor.classifier_geometry().size
     while batch := list(itertools.islice(found, batch_size)):
         read = [(name, *_decode(load, size)) for name, load in batch]
         images = [image for _, image, _ in read if image is not None]

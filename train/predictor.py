@@ -20,8 +20,9 @@ from train.engine.cropping import evaluation_geometry, evaluation_view
 from train.engine.evaluation import array_batches, run_outputs
 from train.engine.objectives import OBJECTIVES
 from train.engine.parallel import Devices
-from train.recipe import InputError, Recipe
+from train.recipe import InputError, Recipe, Stage, parse_options
 from train.rundir import FORMAT, write_json
+from zoo.registry import module_options
 
 WEIGHTS = "weights.safetensors"
 MODEL = "model.json"
@@ -34,21 +35,35 @@ class Predictor:
     module: Any  # Linen module
     variables: dict[str, Any]
     class_names: tuple[str, ...]
-    preprocessing: zoo.Preprocessing
+    preprocessing: zoo.Preprocessing | None  # None: the model takes vectors
     info: dict[str, Any]  # all of model.json
 
     @property
-    def geometry(self) -> Geometry:
-        """How an image gets to the size of the model."""
-        return evaluation_geometry(self.preprocessing)
+    def geometry(self) -> Geometry | None:
+        """How an image gets to the size of the model; None for a model of vectors."""
+        return None if self.preprocessing is None else evaluation_geometry(self.preprocessing)
+
+    def classifier_geometry(self) -> Geometry:
+        """`geometry`; InputError for a model that gives no classes, or takes no images."""
+        geometry, objective = self.geometry, self.info["objective"]
+        if geometry is None or objective != "classification":
+            what = "takes vectors" if geometry is None else "gives no classes"
+            raise InputError(
+                f"{self.info['model']}, trained by the objective {objective}, {what}: give a classifier"
+            )
+        return geometry
 
     def logits(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB."""
+        """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB.
+
+        Raises InputError for a model that gives no classes, or takes no images.
+        """
+        geometry = self.classifier_geometry()
         if not len(images):
             return np.zeros((0, len(self.class_names)), np.float32)
         batch_size = -(-batch_size // len(self._devices)) * len(self._devices)
         batches = (
-            np.stack([self.geometry.apply(image) for image in images[start : start + batch_size]])
+            np.stack([geometry.apply(image) for image in images[start : start + batch_size]])
             for start in range(0, len(images), batch_size)
         )
         return np.concatenate([self.outputs(batch, batch_size)["logits"] for batch in batches])
@@ -64,7 +79,7 @@ class Predictor:
     def outputs(
         self, images: np.ndarray, batch_size: int, labels: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """What evaluation yields an example, for images uint8 [N, H, W, 3] of the model's own size."""
+        """What evaluation yields an example, for images uint8 [N, H, W, 3] of the model's own size, or vectors."""
         return run_outputs(
             self._eval_step, self._on_devices, array_batches(images, batch_size, labels)
         )
@@ -87,14 +102,12 @@ def save_best(
     directory: Path,
     variables: dict[str, Any],
     recipe: Recipe,
-    options: dict[str, Any],
-    preprocessing: zoo.Preprocessing,
+    stage: Stage,
+    start: "Start",
     class_names: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
     """Write weights and everything needed to use them again anywhere: a folder of two files.
-
-    `options` are the model's: the recipe's, and what pretrained weights decided.
 
     `model.json` is written last and names the digest of the weights: it is the record that they are whole.
     """
@@ -102,12 +115,13 @@ def save_best(
     description = {
         "format": FORMAT,
         "model": recipe.model,
-        "options": options,
+        "options": start.options | parse_options(stage.model_options),
         "dtype": recipe.dtype,
         "num_classes": len(class_names),
         "class_names": list(class_names),
-        "objective": recipe.stages[-1].objective,
-        "preprocessing": preprocessing.to_json(),
+        "objective": stage.objective,
+        "input_shape": list(start.input_shape),
+        "preprocessing": start.preprocessing and start.preprocessing.to_json(),
         **{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in facts.items()},
         "weights_sha256": digest,
         "versions": versions(),
@@ -139,8 +153,9 @@ def load_run(path: str | os.PathLike) -> Predictor:
     except (OSError, ValueError) as error:
         raise InputError(f"{directory / MODEL} cannot be read ({error}): copy it again") from None
     try:
-        preprocessing = zoo.Preprocessing.from_json(info["preprocessing"])
+        preprocessing = info["preprocessing"] and zoo.Preprocessing.from_json(info["preprocessing"])
         class_names = tuple(info["class_names"])
+        shape = info.get("input_shape") or (*preprocessing.input_size, 3)
         module = build_model(info["model"], len(class_names), info["dtype"], info["options"])
         digest = info["weights_sha256"]
     except (KeyError, TypeError) as error:
@@ -151,8 +166,7 @@ def load_run(path: str | os.PathLike) -> Predictor:
             f"{weights} is not the file that {MODEL} describes: copy the folder again,"
             " or go on with the run so that it is written anew"
         )
-    shape = (1, *preprocessing.input_size, 3)
-    image = jax.ShapeDtypeStruct(shape, np.float32)
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     like = {
         "params": {},
         "batch_stats": {},
@@ -168,11 +182,13 @@ class Start:
     module: Any  # Linen module
     options: dict[str, Any]  # of the module, besides its classes and dtype
     variables: dict[str, Any]  # params and batch_stats
-    preprocessing: zoo.Preprocessing
+    preprocessing: zoo.Preprocessing | None  # None for vectors
+    input_shape: tuple[int, ...]  # of one example
     pretrained: dict[str, Any]  # what was taken from pretrained weights; empty without
 
     def to_json(self) -> dict[str, Any]:
         """What pretrained weights decided besides the numbers."""
+        assert self.preprocessing is not None
         return {
             "options": self.options,
             "preprocessing": self.preprocessing.to_json(),
@@ -182,11 +198,13 @@ class Start:
 
 def start_of(
     recipe: Recipe,
-    size: tuple[int, int],
+    shape: tuple[int, ...],
     num_classes: int,
     decided: dict[str, Any] | None = None,
 ) -> Start:
-    """The recipe's model with initial or pretrained weights; `size` is meant unless the weights have their own.
+    """The recipe's model with initial or pretrained weights. `shape` is that of one image, which is meant unless the
+    weights have a size of their own, or the length of one vector, alone; a model with a field `input_shape` or
+    `input_size` gets it.
 
     `decided` is `Start.to_json` of a run that goes on: its numbers are in its checkpoints, and the file of
     weights, which may be gone or changed since then, is left alone.
@@ -197,15 +215,29 @@ def start_of(
     if recipe.pretrained is None:
         options = recipe.options()
         module = build_model(recipe.model, num_classes, recipe.dtype, options)
-        _check_size(module, recipe.model, size)
-        variables = steps.init_variables(module, (*size, 3), recipe.seed)
-        preprocessing = evaluation_view(zoo.Preprocessing(input_size=size), recipe.stages)
-        return Start(module, options, variables, preprocessing, {})
+        fields = module_options(module)
+        if "input_shape" in fields and len(shape) == 3:
+            options["input_shape"] = shape
+        if "input_size" in fields and len(shape) == 1:
+            options["input_size"] = shape[0]
+        module = module.clone(
+            **{k: options[k] for k in ("input_shape", "input_size") if k in options}
+        )
+        _check_size(module, recipe.model, shape)
+        variables = steps.init_variables(module, shape, recipe.seed)
+        preprocessing = None
+        if len(shape) == 3:
+            size = (shape[0], shape[1])
+            preprocessing = evaluation_view(zoo.Preprocessing(input_size=size), recipe.stages)
+        return Start(module, options, variables, preprocessing, shape, {})
     if decided is not None:
         preprocessing = zoo.Preprocessing.from_json(decided["preprocessing"])
         module = build_model(recipe.model, num_classes, recipe.dtype, decided["options"])
-        variables = steps.init_variables(module, (*preprocessing.input_size, 3), recipe.seed)
-        return Start(module, decided["options"], variables, preprocessing, decided["pretrained"])
+        shape = (*preprocessing.input_size, 3)
+        variables = steps.init_variables(module, shape, recipe.seed)
+        return Start(
+            module, decided["options"], variables, preprocessing, shape, decided["pretrained"]
+        )
     from zoo.pretrained import load
 
     taken = load(
@@ -217,19 +249,21 @@ def start_of(
         **recipe.options(),
     )
     module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
-    _check_size(module, recipe.model, taken.preprocessing.input_size)
+    shape = (*taken.preprocessing.input_size, 3)
+    _check_size(module, recipe.model, shape)
     variables = {"batch_stats": {}, **taken.variables}
     preprocessing = evaluation_view(taken.preprocessing, recipe.stages)
     pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
-    return Start(module, taken.options, variables, preprocessing, pretrained)
+    return Start(module, taken.options, variables, preprocessing, shape, pretrained)
 
 
-def _check_size(module: Any, name: str, size: tuple[int, int]) -> None:
+def _check_size(module: Any, name: str, shape: tuple[int, ...]) -> None:
     try:
-        zoo.layer_table(module, (*size, 3))
+        zoo.layer_table(module, shape)
     except zoo.InputError as error:
         advice = "; give a larger --image-size" if "too small" in str(error) else ""
-        raise InputError(f"{name} at {size[0]}x{size[1]} pixels: {error}{advice}") from None
+        what = f"{shape[0]}x{shape[1]} pixels" if len(shape) == 3 else f"{shape[0]} numbers"
+        raise InputError(f"{name} at {what}: {error}{advice}") from None
 
 
 def build_model(name: str, num_classes: int, dtype: str, options: dict[str, Any]) -> Any:

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from datasets import Dataset
+from datasets.images import Geometry
 from datasets.pipeline import load_arrays
-from train.analysis.metrics import classification_metrics, softmax
+from train.analysis.clustering import clustering_metrics
+from train.analysis.metrics import classification_metrics, prediction_scores, softmax
 from train.predictor import Predictor
 from train.recipe import Recipe
 from train.rundir import RunDir, write_json
@@ -15,28 +17,32 @@ from train.rundir import RunDir, write_json
 # Fields of test.json that differ from one evaluation to the next.
 TIMES = ("test_time_ms", "train_time_ms")
 
+# Fields of test.json that only the training knows.
+OF_TRAINING = ("train_accuracy", "validation_accuracy", "train_time_ms", "epochs_run")
 
-def test(
-    predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str = "test"
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+TSNE_POINTS = 1000
+
+Results = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def test(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str = "test") -> Results:
     """Score a predictor on a whole split.
 
     Returns the results that need no knowledge of the training, and the predictions. `test_time_ms` is the
     wall time of predicting and scoring, from images that are decoded to uint8 in host memory, with the
-    program compiled beforehand.
+    program compiled beforehand; of a probe it is that of its predictions and scores from features.
+
+    `scored_by` says what answered: the net ("classification"), its clusters ("vade", "gmvae"), the probe of the
+    recipe ("svm", "kmeans", "gmm"); or "autoencoder", which has a loss and nothing else. Clusters are matched to
+    classes on the split itself, one to one.
     """
+    if recipe.probe.method != "none":
+        scores, predictions = _probe(predictor, dataset, recipe, split)
+    else:
+        scores, predictions = _answers(predictor, dataset, recipe, split)
     examples = dataset.splits[split]
-    images, labels = load_arrays(examples, predictor.geometry)
-    predictor.outputs(images[: recipe.batch_size], recipe.batch_size)  # compiles
-    began = time.perf_counter()
-    outputs = predictor.outputs(images, recipe.batch_size, labels)
-    scores = classification_metrics(outputs["label"], outputs["logits"], dataset.class_names)
-    elapsed = time.perf_counter() - began
-    probabilities = softmax(outputs["logits"]).astype(np.float32)
-    predictions = {
-        "probabilities": probabilities,
-        "predictions": probabilities.argmax(axis=1).astype(np.int32),
-        "labels": labels,
+    predictions |= {
+        "labels": examples.labels,
         "ids": np.array(examples.ids),
         "class_names": np.array(dataset.class_names),
     }
@@ -46,7 +52,6 @@ def test(
         "synthetic": dataset.info.synthetic,
         "split": split,
         **scores,
-        "test_time_ms": round(1000 * elapsed, 1),
         "batch_size": recipe.batch_size,
         "seed": recipe.seed,
         "best_epoch": predictor.info["epoch"],
@@ -54,37 +59,130 @@ def test(
     return results, predictions
 
 
+def _answers(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -> Results:
+    """What the net says itself."""
+    images, labels = load_arrays(dataset.splits[split], predictor.geometry)
+    predictor.outputs(images[: recipe.batch_size], recipe.batch_size)  # compiles
+    began = time.perf_counter()
+    outputs = predictor.outputs(images, recipe.batch_size, labels)
+    predictions: dict[str, np.ndarray] = {}
+    names = dataset.class_names
+    if "logits" in outputs:
+        scores = classification_metrics(labels, outputs["logits"], names)
+    elif "cluster_log_probabilities" in outputs:
+        log_probabilities = outputs["cluster_log_probabilities"]
+        clusters = log_probabilities.argmax(axis=1)
+        scores = clustering_metrics(labels, clusters, names, log_probabilities.shape[1])
+        scores["loss"] = float(outputs["loss"].mean())
+        predictions = _of_clusters(clusters, scores)
+    else:
+        scores = {"loss": float(outputs["loss"].mean()), "num_examples": len(labels)}
+    elapsed = time.perf_counter() - began
+    if "logits" in outputs:
+        probabilities = softmax(outputs["logits"]).astype(np.float32)
+        predictions = {
+            "probabilities": probabilities,
+            "predictions": probabilities.argmax(axis=1).astype(np.int32),
+        }
+    if "latent" in outputs:
+        predictions["features"] = outputs["latent"]
+    by = {"scored_by": predictor.info["objective"], "test_time_ms": round(1000 * elapsed, 1)}
+    return scores | by, predictions
+
+
+def _of_clusters(clusters: np.ndarray, scores: dict[str, Any]) -> dict[str, np.ndarray]:
+    matched = np.array(scores["class_of_cluster"])
+    return {
+        "clusters": clusters.astype(np.int32),
+        "predictions": matched[clusters].astype(np.int32),
+    }
+
+
+def _probe(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -> Results:
+    """What the recipe's probe says, fitted to the training part; with its accuracy on the other parts."""
+    from train.engine.probing import FittedProbe, probe_features
+
+    probe, names = recipe.probe, dataset.class_names
+    features = probe_features(predictor, dataset, probe.layer)
+    train = dataset.splits["train"].labels
+    fitted = FittedProbe(probe, features["train"], train, len(names), recipe.seed)
+
+    def scores_of(part: str) -> Results:
+        labels, answers = dataset.splits[part].labels, fitted.predict(features[part])
+        if probe.method == "svm":
+            scores = {"loss": None} | prediction_scores(labels, answers, names)
+            return scores, {"predictions": answers.astype(np.int32)}
+        scores = clustering_metrics(labels, answers, names, fitted.num_clusters)
+        return scores, _of_clusters(answers, scores)
+
+    began = time.perf_counter()
+    scores, predictions = scores_of(split)
+    elapsed = time.perf_counter() - began
+    others = {
+        f"{part}_accuracy": scores_of(part)[0]["accuracy"] for part in ("train", "validation")
+    }
+    by = {"scored_by": probe.method, "test_time_ms": round(1000 * elapsed, 1)}
+    return scores | others | by, predictions | {"features": features[split].astype(np.float32)}
+
+
 def finish(
     run: RunDir, predictor: Predictor, dataset: Dataset, recipe: Recipe, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Test the best weights and write test.json, predictions, figures and report. Returns the results."""
-    from train.report import figures, html
+    from train.report import html
 
     results, predictions = test(predictor, dataset, recipe)
+    best = [row for row in run.read_summary() if row["epoch"] == results["best_epoch"]]
+    for part, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):
+        if best and np.isfinite(best[0][column]):
+            results.setdefault(f"{part}_accuracy", best[0][column])
     results |= facts
     write_json(run.test, results)
     np.savez_compressed(run.predictions, allow_pickle=False, **predictions)
-
     run.figures.mkdir(exist_ok=True)
-    title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
-    figures.learning_curves(run.read_summary(), run.figures / "curves.png", title)
-    figures.confusion_matrix(
-        results["confusion_matrix"],
-        dataset.class_names,
-        run.figures / "confusion_matrix.png",
-        title,
-    )
-    shown = sample_of_classes(predictions["labels"], 20)
-    figures.prediction_grid(
-        [dataset.splits["test"].resized(int(i), predictor.geometry) for i in shown],
-        predictions["labels"][shown],
-        predictions["predictions"][shown],
-        predictions["probabilities"].max(axis=1)[shown],
-        dataset.class_names,
-        run.figures / "predictions.png",
-    )
+    _draw(run, predictor, dataset, recipe, results, predictions)
     html.write_report(run.path)
     return results
+
+
+def _draw(
+    run: RunDir,
+    predictor: Predictor,
+    dataset: Dataset,
+    recipe: Recipe,
+    results: dict[str, Any],
+    predictions: dict[str, np.ndarray],
+) -> None:
+    from train.report import figures
+
+    title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
+    rows = run.read_summary()
+    if rows:
+        figures.learning_curves(rows, run.figures / "curves.png", title)
+    if "confusion_matrix" in results:
+        figures.confusion_matrix(
+            results["confusion_matrix"],
+            dataset.class_names,
+            run.figures / "confusion_matrix.png",
+            title,
+        )
+    if "probabilities" in predictions:
+        assert isinstance(predictor.geometry, Geometry)
+        shown = sample_of_classes(predictions["labels"], 20)
+        figures.prediction_grid(
+            [dataset.splits["test"].resized(int(i), predictor.geometry) for i in shown],
+            predictions["labels"][shown],
+            predictions["predictions"][shown],
+            predictions["probabilities"].max(axis=1)[shown],
+            dataset.class_names,
+            run.figures / "predictions.png",
+        )
+    if "features" in predictions and len(predictions["features"]) > 1:
+        from train.analysis.embedding import tsne
+
+        points, chosen = tsne(predictions["features"], seed=recipe.seed, limit=TSNE_POINTS)
+        labels = predictions["labels"][chosen]
+        figures.tsne_figure(points, labels, dataset.class_names, run.figures / "tsne.png", title)
 
 
 def sample_of_classes(labels: np.ndarray, count: int) -> np.ndarray:

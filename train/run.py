@@ -18,7 +18,7 @@ import tyro
 
 from datasets import list_datasets
 from train import cli, papers
-from train.recipe import InputError, Recipe
+from train.recipe import InputError, Recipe, Stage, parse_options
 from train.rundir import FORMAT, RunDir, write_json
 from zoo import list_models
 
@@ -77,13 +77,14 @@ def parse(argv: list[str]) -> Arguments:
             f"recipe {recipe.name!r} has {len(recipe.stages)} stages:"
             " say --stages.0.epochs, --stages.1.optimizer.learning-rate and so on"
         )
-    stage = recipe.stages[0]
+    stage = recipe.stages[0] if recipe.stages else Stage()
     if arguments.epochs is not None:
         stage = dataclasses.replace(stage, epochs=arguments.epochs)
     if arguments.lr is not None:
         optimizer = dataclasses.replace(stage.optimizer, learning_rate=arguments.lr)
         stage = dataclasses.replace(stage, optimizer=optimizer)
-    recipe = dataclasses.replace(recipe, stages=(stage, *recipe.stages[1:]))
+    if recipe.stages:
+        recipe = dataclasses.replace(recipe, stages=(stage, *recipe.stages[1:]))
     recipe.validate()
     return dataclasses.replace(arguments, recipe=recipe)
 
@@ -135,8 +136,14 @@ def run(
     from train.predictor import load_run, save_best
     from train.results import finish
 
-    size = start.preprocessing.input_size
-    _say_what(recipe, size, dataset, directory, quick, on_cpu=jax.default_backend() == "cpu")
+    _say_what(
+        recipe,
+        start.input_shape,
+        dataset,
+        directory,
+        quick,
+        on_cpu=jax.default_backend() == "cpu",
+    )
     with directory.locked(), cli.StopRequest() as stop:
         if start.pretrained:
             write_json(directory.start, start.to_json())
@@ -153,17 +160,19 @@ def run(
             "data_fingerprint": dataset.fingerprint,
         }
 
-        def save(weights: dict[str, Any], facts: dict[str, Any]) -> None:
+        def save(weights: dict[str, Any], facts: dict[str, Any], stage: Stage) -> None:
             save_best(
                 directory.best,
                 weights,
                 recipe,
-                start.options,
-                start.preprocessing,
+                stage,
+                start,
                 dataset.class_names,
                 provenance | facts,
             )
 
+        if not recipe.stages:  # the net as it is
+            save(start.variables, {"epoch": 0, "step": 0}, Stage(objective=_objective(recipe)))
         end = fit(
             recipe,
             start.module,
@@ -181,12 +190,28 @@ def run(
     cli.say(
         f"done in {cli.duration(time.time() - began)}; report: {directory.path / 'report.html'}"
     )
-    print(
-        f"{recipe.model} on {dataset.name}{synthetic}: test accuracy {results['accuracy']:.2%},"
-        f" macro-F1 {results['f1']:.2%}, {results['num_examples']} images,"
+    print(f"{recipe.model} on {dataset.name}{synthetic}: {_scores(results)}")
+    return results
+
+
+def _scores(results: dict[str, Any]) -> str:
+    """The last line of a run."""
+    if "accuracy" not in results:
+        text = f"test loss {results['loss']:.4f}"
+    else:
+        text = f"test accuracy {results['accuracy']:.2%}, macro-F1 {results['f1']:.2%}"
+    how = f" ({results['scored_by']})" if results["scored_by"] != "classification" else ""
+    return (
+        f"{text}{how}, {results['num_examples']} images,"
         f" best of {cli.count(results['epochs_run'], 'epoch')}: {results['best_epoch']}"
     )
-    return results
+
+
+def _objective(recipe: Recipe) -> Any:
+    """What the recipe's last stage minimises; without stages, what its model is made for."""
+    import zoo
+
+    return recipe.stages[-1].objective if recipe.stages else zoo.get_entry(recipe.model).objective
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -204,6 +229,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         changed["splits"] = absolute(recipe.splits)
     if recipe.pretrained and (os.sep in recipe.pretrained or "." in recipe.pretrained):
         changed["pretrained"] = absolute(recipe.pretrained)
+    if recipe.features and "=" not in recipe.features and recipe.features != "pixels":
+        changed["features"] = absolute(recipe.features)
     return dataclasses.replace(recipe, **changed)
 
 
@@ -226,18 +253,11 @@ def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
     from train.predictor import start_of
 
     entry = zoo.get_entry(recipe.model)
-    for objective in (entry.objective, *(stage.objective for stage in recipe.stages)):
-        if objective != "classification":
-            raise InputError(
-                f"this command trains classifiers only: {recipe.model} would need the objective"
-                f" {objective!r}; `python -m train.models` lists the models"
-            )
+    _check_objectives(recipe, entry)
     if recipe.decoder == "fast":
         fast.check()
-    height, width, *_ = entry.input_shape
-    size = (recipe.image_size, recipe.image_size) if recipe.image_size else (height, width)
-    dataset = load_data(recipe, size)
     cli.report_devices()
+    dataset = load_data(recipe, input_size(recipe, entry))
     devices = Devices()
     if recipe.batch_size % len(devices):
         raise InputError(
@@ -253,11 +273,66 @@ def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
     decided = None
     if recipe.pretrained and directory.start.exists() and directory.has_checkpoint():
         decided = directory.read_json(directory.start)
-    start = start_of(recipe, size, len(dataset.class_names), decided)
+    start = start_of(recipe, _shape(recipe, entry, dataset), len(dataset.class_names), decided)
     if start.pretrained and decided is None:
         cli.say(f"weights: {start.pretrained['report']}")
     _check_freezing(recipe, start.variables["params"])
     return devices, dataset, start
+
+
+def input_size(recipe: Recipe, entry: Any) -> tuple[int, int] | None:
+    """Height and width of the recipe's images; None where the data's own size is meant, for vectors."""
+    if recipe.image_size:
+        return recipe.image_size, recipe.image_size
+    if len(entry.input_shape) == 1:
+        return None
+    height, width, *_ = recipe.options().get("input_shape", entry.input_shape)
+    return height, width
+
+
+def _shape(recipe: Recipe, entry: Any, dataset: Any) -> tuple[int, ...]:
+    if recipe.features:
+        return dataset.splits["train"].values.shape[1:]
+    return (*input_size(recipe, entry), 3)  # type: ignore[misc]
+
+
+# Which objectives a model can be trained by, of those that a stage may name.
+OBJECTIVES_OF = {
+    "classification": ("classification",),
+    "autoencoder": ("autoencoder",),
+    "vade": ("autoencoder", "vade"),
+    "gmvae": ("autoencoder", "gmvae"),
+}
+
+
+def _check_objectives(recipe: Recipe, entry: Any) -> None:
+    """InputError for stages that cannot train this model, and for data that it cannot take."""
+    import zoo
+
+    takes_vectors = len(entry.input_shape) == 1
+    if takes_vectors and not recipe.features:
+        raise InputError(
+            f"{recipe.model} takes vectors: give --features pixels, the directory of a finished run, or"
+            " resnet50=torchvision"
+        )
+    if recipe.features and not takes_vectors:
+        raise InputError(
+            f"{recipe.model} takes images: --features is for models of vectors, such as vade"
+        )
+    known = OBJECTIVES_OF[entry.objective]
+    for index, stage in enumerate(recipe.stages):
+        if stage.objective not in known:
+            raise InputError(
+                f"--stages.{index}.objective is {stage.objective}, which cannot train {recipe.model}:"
+                f" give {' or '.join(known)}"
+            )
+        if stage.start == "mixture" and entry.objective != "vade":
+            raise InputError(f"--stages.{index}.start mixture is for vade, not for {recipe.model}")
+        if stage.start == "bottleneck" and entry.objective != "autoencoder":
+            raise InputError(
+                f"--stages.{index}.start bottleneck is for conv_autoencoder, not for {recipe.model}"
+            )
+        zoo.create_model(recipe.model, **recipe.options() | parse_options(stage.model_options))
 
 
 def _check_freezing(recipe: Recipe, params: Any) -> None:
@@ -276,21 +351,23 @@ def _check_freezing(recipe: Recipe, params: Any) -> None:
             )
 
 
-def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
-    """The recipe's data set; what comes in any size, as large as it is used."""
+def load_data(recipe: Recipe, size: tuple[int, int] | None) -> Any:
+    """The recipe's data set; what comes in any size, as large as it is used. With `features` one of vectors."""
     from datasets import load_dataset
+    from datasets.views import add_noise, limit_per_class
+    from train.engine.vectors import vector_dataset
 
-    sizes = [size[0], *(stage.augment.resize or 0 for stage in recipe.stages)]
+    sizes = [size[0], *(stage.augment.resize or 0 for stage in recipe.stages)] if size else []
 
     progress = cli.Progress()
     try:
-        return load_dataset(
+        dataset = load_dataset(
             recipe.dataset,
             data_dir=recipe.data_dir,
             seed=recipe.split_seed,
             validation_fraction=recipe.validation_fraction,
             test_fraction=recipe.test_fraction,
-            image_size=max(sizes),
+            image_size=max(sizes, default=None),
             on_bad_image=recipe.on_bad_image,
             group=recipe.group,
             folds=recipe.folds,
@@ -298,6 +375,14 @@ def load_data(recipe: Recipe, size: tuple[int, int]) -> Any:
             splits_file=recipe.splits,
             progress=cli.progress_callback(progress),
         )
+        if recipe.images_per_class:
+            dataset = limit_per_class(dataset, recipe.images_per_class, recipe.split_seed)
+        if recipe.noisy_images:
+            share, sigma = recipe.noisy_images, recipe.noise_sigma
+            dataset = add_noise(dataset, share, sigma, recipe.split_seed)
+        if recipe.features:
+            dataset = vector_dataset(recipe, dataset, cli.progress_callback(progress))
+        return dataset
     finally:
         progress.stop()
 
@@ -331,7 +416,7 @@ def check_data(directory: RunDir, dataset: Any) -> None:
 
 def _say_what(
     recipe: Recipe,
-    image_size: tuple[int, int],
+    input_shape: tuple[int, ...],
     dataset: Any,
     directory: RunDir,
     quick: bool,
@@ -357,7 +442,7 @@ def _say_what(
             f" {directory.path / 'bad_images.txt'}"
         )
     cli.say(
-        f"model: {recipe.model}, {image_size[0]}x{image_size[1]} pixels, batch {recipe.batch_size}, {recipe.dtype},"
+        f"model: {recipe.model}, {_pixels(input_shape)}, batch {recipe.batch_size}, {recipe.dtype},"
         f" at most {cli.count(sum(s.epochs for s in recipe.stages), 'epoch')}, recipe {recipe.name}"
     )
     if quick and recipe.name == "pig_faces_quick":
@@ -367,6 +452,10 @@ def _say_what(
         )
     elif on_cpu and f"{recipe.name}_quick" in papers.RECIPES and recipe.stages[0].epochs > 20:
         cli.say("hint: on a CPU this may take hours; --quick gives a first result in minutes")
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]} pixels" if len(shape) == 3 else f"vectors of {shape[0]}"
 
 
 def _write_start(directory: RunDir, recipe: Recipe, dataset: Any) -> None:

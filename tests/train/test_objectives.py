@@ -282,13 +282,3 @@ def test_gmvae_finds_the_clusters():
     goal = OBJECTIVES["gmvae"](model)
     variables = fit(goal, jax.jit(model.init)(jax.random.key(2), x)["params"], x, 1000)
     assert matched_accuracy(goal, variables, x, labels) > 0.95
-
-
-def test_the_command_says_what_it_cannot_train_yet(call, image_folder, tmp_path):
-    from train import run
-
-    status, _, err = call(
-        run, "--model", "vade", "--dataset", image_folder, "--workdir", tmp_path / "run"
-    )
-    assert status != 0
-    assert "trains classifiers only: vade would need the objective 'vade'" in err

@@ -45,10 +45,10 @@ class Stepwise:
 
     def compile(self, state: TrainState, clock: Clock) -> None:
         """Compile every shape; run nothing."""
-        height, width = self._batches.geometry.size
+        shape, dtype = self._batches.element
         for size in self._batches.batch_sizes:
             batch: dict[str, np.ndarray] = {
-                "image": np.zeros((size, height, width, 3), np.uint8),
+                "image": np.zeros((size, *shape), dtype),
                 "label": np.zeros(size, np.int32),
                 "index": np.zeros(size, np.int32),
             }

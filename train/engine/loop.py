@@ -7,7 +7,7 @@ request and goes on exactly where it stopped.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -16,10 +16,10 @@ import numpy as np
 
 import zoo
 from datasets import Dataset
-from datasets.images import Geometry
+from datasets.dataset import Split
 from datasets.pipeline import TrainBatches, eval_batches, load_arrays, steps_per_epoch
 from train import cli
-from train.analysis.metrics import loss_and_accuracy
+from train.analysis.clustering import collapse_warning, occupancy
 from train.engine import steps
 from train.engine.checkpoints import Checkpoints
 from train.engine.cropping import evaluation_geometry, training_geometry
@@ -34,10 +34,12 @@ from train.engine.optimizers import (
     set_plateau_scale,
 )
 from train.engine.parallel import Devices
-from train.recipe import InputError, Recipe, Stage
+from train.engine.transitions import TRANSITIONS, Transition
+from train.recipe import InputError, Recipe, Stage, parse_options
 from train.rundir import RunDir
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints inside a long epoch
+SAVE_SECONDS = 3.0  # at least, between checkpoints after short epochs
 
 
 @dataclasses.dataclass
@@ -63,8 +65,8 @@ class Position:
     stop_best: float | None = None
     stop_wait: int = 0
     stopped: bool = False  # early, in this stage
-    # The best epoch.
-    best_accuracy: float = -1.0
+    # The best epoch of the stages that can be compared: its validation accuracy, or its validation loss negated.
+    best_score: float | None = None
     best_epoch: int = 0
 
     def start_epoch(self) -> None:
@@ -72,9 +74,11 @@ class Position:
         self.loss_sum = self.accuracy_sum = self.seconds = self.wait_seconds = 0.0
         self.examples = 0
 
-    def start_stage(self, stage: int) -> None:
-        """Move to a stage's beginning."""
+    def start_stage(self, stage: int, *, comparable: bool) -> None:
+        """Move to a stage's beginning; unless it is `comparable` with the one before, the best epoch is sought anew."""
         fresh = Position()
+        if not comparable:
+            self.best_score = None
         for name in ("stage_epoch", "stage_step", "stopped", *_RULE_FIELDS):
             setattr(self, name, getattr(fresh, name))
         self.stage = stage
@@ -88,12 +92,12 @@ def fit(
     recipe: Recipe,
     model: nn.Module,
     variables: dict[str, Any],
-    preprocessing: zoo.Preprocessing,
+    preprocessing: zoo.Preprocessing | None,
     dataset: Dataset,
     run: RunDir,
     devices: Devices,
     *,
-    save_best: Callable[[dict[str, Any], dict[str, Any]], None],
+    save_best: Callable[[dict[str, Any], dict[str, Any], Stage], None],
     stop: cli.StopRequest,
 ) -> Position:
     """Train through the recipe's stages, from the run directory's newest checkpoint if it has one.
@@ -102,11 +106,11 @@ def fit(
       recipe: what to do.
       model: a Linen module, without an axis name.
       variables: initial `params` and `batch_stats`.
-      preprocessing: geometry for the host, arithmetic for the step.
+      preprocessing: geometry for the host, arithmetic for the step; None for vectors.
       dataset: with `train` and `validation` splits.
       run: where logs and checkpoints go.
       devices: what to train on.
-      save_best: called with the variables (on the host) and facts of each new best epoch.
+      save_best: called with the variables (on the host), facts and stage of each new best epoch.
       stop: asked after each step.
 
     Returns where training ended. Raises Interrupted after saving, RunError when the loss diverges.
@@ -123,23 +127,30 @@ class _Fit:
     recipe: Recipe
     model: nn.Module
     variables: dict[str, Any]
-    preprocessing: zoo.Preprocessing
+    preprocessing: zoo.Preprocessing | None
     dataset: Dataset
     run: RunDir
     devices: Devices
-    save_best: Callable[[dict[str, Any], dict[str, Any]], None]
+    save_best: Callable[[dict[str, Any], dict[str, Any], Stage], None]
     stop: cli.StopRequest
 
     def run_all(self) -> Position:
         """Go through the stages."""
         from tensorboardX import SummaryWriter
 
+        self.given = self.variables
         self.position = Position()
         self.progress = cli.Progress()
         self.checkpoints = Checkpoints(self.run.checkpoints)
         self.feeding = self._choose_feeding()
-        self.resident: tuple[Geometry, jax.Array, jax.Array] | None = None
-        self.validation: list[dict[str, Any]] | None = None  # on the devices, where it stays
+        self.resident: tuple[Any, jax.Array, jax.Array] | None = None  # of what, images, labels
+        # What the stage at hand trains on and is judged by, and its validation batches on the devices, where they
+        # stay.
+        self.splits: Mapping[str, Split] = self.dataset.splits
+        self.view = self.preprocessing
+        self.validation: list[dict[str, Any]] | None = None
+        self.saved = 0.0  # when the last checkpoint was written
+        self.collapsed = False  # clusters; said once
         restored = None
         if self.run.exists():
             restored = self._restore()
@@ -147,9 +158,13 @@ class _Fit:
         self.log: list[dict[str, Any]] = []
         try:
             for index in range(self.position.stage, len(self.recipe.stages)):
+                stage = self.recipe.stages[index]
+                self.stage_model = stage_model(self.model, stage)
                 if restored is None:
-                    self.position.start_stage(index)
-                self._run_stage(self.recipe.stages[index], restored)
+                    comparable = index > 0 and _comparable(self.recipe.stages[index - 1], stage)
+                    self.position.start_stage(index, comparable=comparable)
+                    self.variables = self._started(stage, self.variables if index else None)
+                self._run_stage(stage, restored)
                 self.variables = jax.device_get(
                     self.state.variables()
                 )  # the next stage goes on with these
@@ -162,12 +177,13 @@ class _Fit:
             self.checkpoints.close()
 
     def _choose_feeding(self) -> Literal["stepwise", "resident"]:
-        sizes = [training_geometry(self.preprocessing, s.augment).size for s in self.recipe.stages]
-        train, validation = (len(self.dataset.splits[part]) for part in ("train", "validation"))
-        pixels = train * max(map(math.prod, sizes)) + validation * math.prod(
-            self.preprocessing.input_size
-        )
-        num_bytes = 3 * pixels
+        train, validation = (self.dataset.splits[part] for part in ("train", "validation"))
+        if self.preprocessing is None:
+            num_bytes = sum(s.values.nbytes for s in (train, validation))  # type: ignore[attr-defined]
+        else:
+            views = [training_geometry(self.preprocessing, s.augment) for s in self.recipe.stages]
+            pixels = len(train) * max(math.prod(view.size) for view in views)
+            num_bytes = 3 * (pixels + len(validation) * math.prod(self.preprocessing.input_size))
         feeding = choose(self.recipe.feed, num_bytes, self.devices)
         if feeding == "resident":
             cli.say(f"feeding: resident, {num_bytes / 1e6:,.0f} MB of images on each device")
@@ -181,7 +197,7 @@ class _Fit:
     def _restore(self) -> Any:
         """Take position and logs back to the newest whole checkpoint, and return its state."""
         restored = self.checkpoints.restore(
-            lambda position: self._fresh_state(self.recipe.stages[position["stage"]]),
+            lambda position: self._blank_state(self.recipe.stages[position["stage"]]),
             lambda text: cli.say(f"warning: {text}"),
         )
         if restored is None:
@@ -203,12 +219,56 @@ class _Fit:
             info = self.run.read_json(self.run.best / "model.json")
         except InputError:
             return
-        if (
-            info.get("step", 0) > self.position.step
-            and info["val_accuracy"] > self.position.best_accuracy
-        ):
-            self.position.best_accuracy = info["val_accuracy"]
-            self.position.best_epoch = info["epoch"]
+        if info.get("step", 0) > self.position.step:
+            score = info.get("val_accuracy" if info["monitor"] == "accuracy" else "val_loss")
+            if score is not None:
+                self._take_best(score if info["monitor"] == "accuracy" else -score, info["epoch"])
+
+    def _take_best(self, score: float, epoch: int) -> bool:
+        """Note an epoch that is strictly better than those before; whether it is."""
+        position = self.position
+        if not math.isfinite(score):
+            return False
+        if position.best_score is not None and score <= position.best_score:
+            return False
+        position.best_score, position.best_epoch = score, epoch
+        return True
+
+    def _blank(self, stage: Stage) -> dict[str, Any]:
+        """Initial variables of a stage's model: the given ones, unless it is another model than the last stage's."""
+        model = stage_model(self.model, stage)
+        if model == self.model:
+            return self.given
+        return steps.init_variables(model, self._input_shape(), self.recipe.seed)
+
+    def _input_shape(self) -> tuple[int, ...]:
+        if self.preprocessing is None:
+            return self.dataset.splits["train"].values.shape[1:]  # type: ignore[attr-defined]
+        return (*self.preprocessing.input_size, 3)
+
+    def _started(self, stage: Stage, before: dict[str, Any] | None) -> dict[str, Any]:
+        """What a stage begins with; `before` is what the stage before has left."""
+        if before is None and stage.start == "continue":
+            return self._blank(stage)
+        return TRANSITIONS[stage.start](
+            Transition(
+                self.stage_model,
+                self._blank(stage) if before is None else before,
+                self.recipe.seed,
+                self._training_latents,
+            )
+        )
+
+    def _training_latents(self, variables: dict[str, Any]) -> np.ndarray:
+        """The codes of the training data, float32 [N, latent]."""
+        objective = OBJECTIVES["autoencoder"](self.stage_model)
+        step = self.devices.compile_eval_step(steps.make_eval_step(objective, self.preprocessing))
+        outputs = run_outputs(step, self.devices.replicate(variables), self._batches_of("train"))
+        return outputs["latent"]
+
+    def _blank_state(self, stage: Stage) -> steps.TrainState:
+        self.variables = self._blank(stage)
+        return self._fresh_state(stage)
 
     def _fresh_state(self, stage: Stage) -> steps.TrainState:
         num_steps = stage.epochs * steps_per_epoch(
@@ -228,30 +288,38 @@ class _Fit:
         if self.frozen:
             total = len(jax.tree.leaves(self.variables["params"]))
             cli.say(f"frozen: {len(self.frozen)} of {total} arrays of parameters")
-        model, options = self._synchronised(self.model), {}
+        model, options = self._synchronised(self.stage_model), {}
         if stage.objective == "classification":
             options["label_smoothing"] = stage.label_smoothing
-        objective = OBJECTIVES[stage.objective](model, **options)
+        self.objective = OBJECTIVES[stage.objective](model, **options)
+        self._look_at(self.dataset.splits, self.preprocessing)
+        if position.stopped or position.stage_epoch >= stage.epochs:
+            return  # this stage had ended when the run was resumed
+        if position.step == 0 and recipe.pretrained:  # from here on their file may go
+            self._save()
         weights = None
         if stage.balance == "class_weights":
-            labels = self.dataset.splits["train"].labels
+            labels = self.splits["train"].labels
             weights = balanced_weights(labels, len(self.dataset.class_names))
         train_step = steps.make_train_step(
-            objective,
+            self.objective,
             self.optimizer,
-            self.preprocessing,
+            self.view,
             stage.augment,
             self.frozen,
             weights,
             stage.ema,
         )
         self.eval_step = self.devices.compile_eval_step(
-            steps.make_eval_step(objective, self.preprocessing)
+            steps.make_eval_step(self.objective, self.view)
         )
+        geometry = None
+        if self.view is not None:
+            geometry = training_geometry(self.view, stage.augment, recipe.decoder)
         batches = TrainBatches(
-            self.dataset.splits["train"],
+            self.splits["train"],
             batch_size=recipe.batch_size,
-            geometry=training_geometry(self.preprocessing, stage.augment, recipe.decoder),
+            geometry=geometry,
             seed=recipe.seed,
             keep_tail=recipe.keep_tail,
             num_epochs=stage.epochs,
@@ -270,10 +338,6 @@ class _Fit:
             stage.early_stop, _or_infinity(position.stop_best), position.stop_wait
         )
 
-        if position.stopped or position.stage_epoch >= stage.epochs:
-            return  # this stage had ended when the run was resumed
-        if position.step == 0 and recipe.pretrained:  # from here on their file may go
-            self._save()
         self.feed = self._make_feed(batches, train_step)
         self._compile()
         while position.stage_epoch < stage.epochs and not position.stopped:
@@ -282,13 +346,15 @@ class _Fit:
             validation = self._validate()
             position.epoch += 1
             position.stage_epoch += 1
-            is_best = validation["accuracy"] > position.best_accuracy
+            monitor = self.objective.monitor
+            score = validation["accuracy"] if monitor == "accuracy" else -validation["loss"]
+            is_best = self._take_best(score, position.epoch)
             if is_best:
-                position.best_accuracy, position.best_epoch = validation["accuracy"], position.epoch
                 host = jax.device_get(self.state.variables())
                 facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}
+                facts |= {"monitor": monitor}
                 facts |= {f"val_{name}": value for name, value in validation.items()}
-                self.save_best(host, facts)
+                self.save_best(host, facts, stage)
             position.seconds += time.monotonic() - began
             position.train_seconds += time.monotonic() - began
             self._report_epoch(stage, validation, is_best)
@@ -303,7 +369,7 @@ class _Fit:
             position.plateau_scale = scale
             position.stop_best, position.stop_wait = _finite(early.best), early.wait
             position.start_epoch()
-            self._save()
+            self._save_epoch(stage)
             if position.stopped:
                 cli.say(
                     f"early stop: the validation loss has not fallen for {stage.early_stop.patience} epochs"
@@ -322,22 +388,31 @@ class _Fit:
         """Batch by batch, or from the devices' memory, where training and validation images then stay."""
         if self.feeding == "stepwise":
             return Stepwise(batches, self.devices, train_step)
-        if self.resident is None or self.resident[0] != batches.geometry:
+        data = (batches.geometry, self.splits["train"])
+        if self.resident is None or self.resident[0] != data:
             self.resident = None  # what another stage has used makes room
-            arrays = load_arrays(self.dataset.splits["train"], batches.geometry)
-            self.resident = batches.geometry, *self.devices.replicate(arrays)
+            arrays = load_arrays(self.splits["train"], batches.geometry)
+            self.resident = data, *self.devices.replicate(arrays)
         if self.validation is None:
             self.validation = [
                 batch | self.devices.split({"image": batch["image"]})
-                for batch in self._validation_batches()
+                for batch in self._batches_of("validation")
             ]
         return Resident(batches, self.devices, train_step, *self.resident[1:])
 
-    def _validation_batches(self) -> Iterable[dict[str, np.ndarray]]:
+    def _look_at(
+        self, splits: Mapping[str, Split], preprocessing: zoo.Preprocessing | None
+    ) -> None:
+        """What the stage trains on and is judged by."""
+        if self.splits is not splits:
+            self.validation = None
+        self.splits, self.view = splits, preprocessing
+
+    def _batches_of(self, part: str) -> Iterable[dict[str, np.ndarray]]:
         return eval_batches(
-            self.dataset.splits["validation"],
+            self.splits[part],
             batch_size=self.recipe.batch_size,
-            geometry=evaluation_geometry(self.preprocessing),
+            geometry=None if self.view is None else evaluation_geometry(self.view),
         )
 
     def _compile(self) -> None:
@@ -345,11 +420,8 @@ class _Fit:
         began = time.monotonic()
         cli.say("compiling the training step ...")
         self.feed.compile(self.state, self._clock())
-        height, width = self.preprocessing.input_size
-        self.eval_step(
-            self.state.variables(),
-            {"image": np.zeros((self.recipe.batch_size, height, width, 3), np.uint8)},
-        )
+        first = next(iter(self._batches_of("validation")))
+        self.eval_step(self.state.variables(), {"image": first["image"]})
         cli.say(f"compiled in {time.monotonic() - began:.1f} s")
 
     def _train_epoch(self, stage: Stage) -> None:
@@ -403,19 +475,35 @@ class _Fit:
                     f" try a lower --lr than {values['learning_rate']:g}. The last good checkpoint is kept"
                 )
             position.loss_sum += values["loss"] * size
-            position.accuracy_sum += values["accuracy"] * size
+            position.accuracy_sum += values.get("accuracy", math.nan) * size
             position.examples += size
 
     def _validate(self) -> dict[str, float]:
-        batches = self._validation_batches() if self.validation is None else self.validation
+        batches = self._batches_of("validation") if self.validation is None else self.validation
         outputs = run_outputs(self.eval_step, self.state.variables(), batches)
-        loss, accuracy = loss_and_accuracy(outputs["label"], outputs["logits"])
-        return {"loss": loss, "accuracy": accuracy}
+        self._watch_clusters(outputs)
+        return self.objective.scores(outputs)
+
+    def _watch_clusters(self, outputs: dict[str, np.ndarray]) -> None:
+        """Say it when clusters have collapsed, once, and log what the terms cannot show."""
+        if "cluster_log_probabilities" not in outputs or self.collapsed:
+            return
+        log_probabilities = outputs["cluster_log_probabilities"]
+        shares = occupancy(log_probabilities.argmax(axis=1), log_probabilities.shape[1])
+        warning = collapse_warning(shares, len(self.dataset.class_names))
+        if warning:
+            self.collapsed = True
+            self.progress.stop()
+            cli.say(f"warning: epoch {self.position.epoch + 1}: {warning}")
 
     def _report_epoch(self, stage: Stage, validation: dict[str, float], is_best: bool) -> None:
         position = self.position
         train_loss = position.loss_sum / position.examples
         train_accuracy = position.accuracy_sum / position.examples
+        if math.isnan(train_accuracy) and "accuracy" in validation:  # clusters: matched afterwards
+            batches = self._batches_of("train")
+            outputs = run_outputs(self.eval_step, self.state.variables(), batches)
+            train_accuracy = self.objective.scores(outputs)["accuracy"]
         rate = self.log[-1]["learning_rate"]
         row = {
             "epoch": position.epoch,
@@ -424,7 +512,7 @@ class _Fit:
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
             "val_loss": validation["loss"],
-            "val_accuracy": validation["accuracy"],
+            "val_accuracy": validation.get("accuracy", math.nan),
             "learning_rate": rate,
             "seconds": round(position.seconds, 3),
             "images_per_second": round(position.examples / position.seconds, 2),
@@ -434,13 +522,14 @@ class _Fit:
         self._flush()
         self.run.append_summary(row)
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate"):
-            self.board.add_scalar(f"epoch/{name}", row[name], position.step)
+            if not math.isnan(row[name]):
+                self.board.add_scalar(f"epoch/{name}", row[name], position.step)
         self.board.flush()
         self.progress.stop()
         cli.say(
             f"epoch {position.stage_epoch}/{stage.epochs}"
-            f"  train loss {train_loss:.4f} acc {train_accuracy:.2%}"
-            f"  val loss {validation['loss']:.4f} acc {validation['accuracy']:.2%}"
+            f"  train loss {train_loss:.4f}{_accuracy(train_accuracy)}"
+            f"  val loss {validation['loss']:.4f}{_accuracy(row['val_accuracy'])}"
             f"  lr {rate:.2g}  {row['images_per_second']:.0f} images/s  {cli.duration(position.seconds)}"
             f"{'  *' if is_best else ''}"
         )
@@ -449,11 +538,19 @@ class _Fit:
         """Write the steps that were logged since the last time."""
         self.run.append_metrics(self.log)
         for line in self.log:
-            for name in ("loss", "accuracy", "learning_rate", "grad_norm"):
-                self.board.add_scalar(f"step/{name}", line[name], line["step"])
+            for name, value in line.items():
+                if name not in ("step", "epoch", "stage"):
+                    self.board.add_scalar(f"step/{name}", value, line["step"])
         self.log = []
 
+    def _save_epoch(self, stage: Stage) -> None:
+        """A checkpoint, unless epochs take so short that it would take longer than what it saves."""
+        ended = self.position.stopped or self.position.stage_epoch >= stage.epochs
+        if ended or self.stop.requested or time.monotonic() - self.saved > SAVE_SECONDS:
+            self._save()
+
     def _save(self) -> None:
+        self.saved = time.monotonic()
         self._flush()
         self.checkpoints.save(self.position.step, self.state, dataclasses.asdict(self.position))
 
@@ -465,6 +562,24 @@ class _Fit:
             f"interrupted at step {self.position.step}, saved in {self.run.path};"
             f" to go on: python -m train.run --workdir {self.run.path}"
         )
+
+
+def stage_model(model: nn.Module, stage: Stage) -> nn.Module:
+    """The model as a stage has it."""
+    return model.clone(**parse_options(stage.model_options))
+
+
+def _comparable(before: Stage, stage: Stage) -> bool:
+    """Whether the scores of two stages in a row are of the same thing."""
+    return (
+        stage.start == "continue"
+        and stage.objective == before.objective
+        and stage.model_options == before.model_options
+    )
+
+
+def _accuracy(value: float) -> str:
+    return "" if math.isnan(value) else f" acc {value:.2%}"
 
 
 def _or_infinity(value: float | None) -> float:

@@ -7,7 +7,7 @@ float [B, N] for a model of vectors, and `label` int32 [B] and perhaps `weight` 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from train.analysis.clustering import clustering_accuracy
+from train.analysis.metrics import loss_and_accuracy
 from zoo import gmvae as gmvae_family
 from zoo import vade as vade_family
 from zoo.variational import reconstruction_error
@@ -27,12 +29,15 @@ Batch = dict[str, jax.Array]
 class Objective:
     """`loss(params, batch_stats, batch, rng) -> (scalar, (new batch_stats, metrics))`, in training mode;
     `outputs(variables, batch) -> per-example arrays`, in evaluation mode. Metrics are scalars: means over
-    the batch."""
+    the batch. `scores(outputs with labels) -> loss`, and `accuracy` where there is one, over a whole split on the
+    host; `monitor` is the score by which the best epoch is chosen."""
 
     loss: Callable[
         [Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]
     ]
     outputs: Callable[[Tree, Batch], dict[str, jax.Array]]
+    scores: Callable[[dict[str, np.ndarray]], dict[str, float]]
+    monitor: Literal["accuracy", "loss"]
 
 
 def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
@@ -65,7 +70,11 @@ def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
     def outputs(variables, batch):
         return {"logits": model.apply(variables, batch["image"], train=False)}
 
-    return Objective(loss, outputs)
+    def scores(outputs):
+        value, accuracy = loss_and_accuracy(outputs["label"], outputs["logits"])
+        return {"loss": value, "accuracy": accuracy}
+
+    return Objective(loss, outputs, scores, "accuracy")
 
 
 def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -102,7 +111,11 @@ def autoencoder(model: nn.Module) -> Objective:
         losses, latent, _ = errors(variables, batch, False)
         return {"latent": latent.reshape(latent.shape[0], -1), "loss": losses}
 
-    return Objective(loss, outputs)
+    return Objective(loss, outputs, _mean_loss, "loss")
+
+
+def _mean_loss(outputs: dict[str, np.ndarray]) -> dict[str, float]:
+    return {"loss": float(outputs["loss"].astype(np.float64).mean())}
 
 
 def vade(model: nn.Module) -> Objective:
@@ -153,10 +166,16 @@ def _negative_bound(
         kept = {name: found[name] for name in ("latent", "cluster_log_probabilities")}
         return {**kept, "loss": -terms["elbo"]}
 
-    return Objective(loss, outputs)
+    def scores(outputs):
+        # Labels are looked at, and decide nothing: the best epoch is that of the best bound.
+        clusters = outputs["cluster_log_probabilities"].argmax(axis=1)
+        accuracy = clustering_accuracy(outputs["label"], clusters)
+        return {**_mean_loss(outputs), "accuracy": accuracy}
+
+    return Objective(loss, outputs, scores, "loss")
 
 
-OBJECTIVES: dict[str, Callable[[nn.Module], Objective]] = {
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classification": classification,
     "autoencoder": autoencoder,
     "vade": vade,

@@ -44,10 +44,8 @@ class Clock(flax.struct.PyTreeNode):
     epoch: ArrayLike  # int32
 
 
-def init_variables(
-    model: nn.Module, input_shape: tuple[int, int, int], seed: int
-) -> dict[str, Any]:
-    """Fresh `params` and `batch_stats` (empty where the model has none) for images of `input_shape`."""
+def init_variables(model: nn.Module, input_shape: tuple[int, ...], seed: int) -> dict[str, Any]:
+    """Fresh `params` and `batch_stats` (empty where the model has none) for images or vectors of `input_shape`."""
     image = jnp.zeros((1, *input_shape), jnp.float32)
     # Under jit: eagerly, one compilation an initialiser takes seconds.
     variables = jax.jit(model.init)(jax.random.key(seed), image)
@@ -110,7 +108,7 @@ def _keys(clock: Clock) -> tuple[jax.Array, jax.Array]:
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    preprocessing: zoo.Preprocessing,
+    preprocessing: zoo.Preprocessing | None,
     augmentation: recipe.Augmentation,
     frozen: Collection[freezing.Path] = (),
     class_weights: Sequence[float] | np.ndarray | None = None,
@@ -119,7 +117,8 @@ def make_train_step(
     """The step of one device under a mapped axis `AXIS`, over which gradients and metrics are averaged.
 
     The batch holds `image` uint8 [B, H, W, 3], `label` int32 [B] and `index` int32 [B], the visit's number
-    (see `datasets.pipeline.epoch_order`). An image is augmented by (seed, epoch, index), so alike on any number
+    (see `datasets.pipeline.epoch_order`). Without `preprocessing` the "images" are vectors, and go into the model as
+    they are. An image is augmented by (seed, epoch, index), so alike on any number
     of devices; dropout masks come from (seed, step, device). Parameters at `frozen` paths and the statistics of
     batch-norm layers that are frozen come out as they went in, bit for bit. With `class_weights`, a number a
     class, the objective gets each example's as `weight`. With `ema` the state's average moves to
@@ -128,9 +127,11 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock):
-        size = preprocessing.input_size
-        images = augmented(batch["image"], batch["index"], clock, augmentation, size)
-        inputs = {"image": normalise(images, preprocessing), "label": batch["label"]}
+        inputs = {"image": batch["image"], "label": batch["label"]}
+        if preprocessing is not None:
+            size = preprocessing.input_size
+            images = augmented(batch["image"], batch["index"], clock, augmentation, size)
+            inputs["image"] = normalise(images, preprocessing)
         if class_weights is not None:
             inputs["weight"] = jnp.asarray(class_weights, jnp.float32)[batch["label"]]
         _, dropout_key = _keys(clock)
@@ -197,12 +198,14 @@ def make_steps(
 
 
 def make_eval_step(
-    objective: Objective, preprocessing: zoo.Preprocessing
+    objective: Objective, preprocessing: zoo.Preprocessing | None
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Per-example outputs of one device for `image` uint8 [B, H, W, 3]."""
+    """Per-example outputs of one device for `image` uint8 [B, H, W, 3], or, without preprocessing, for vectors."""
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        images = normalise(batch["image"].astype(jnp.float32), preprocessing)
+        images = batch["image"].astype(jnp.float32)
+        if preprocessing is not None:
+            images = normalise(images, preprocessing)
         return objective.outputs(variables, {"image": images})
 
     return eval_step

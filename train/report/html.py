@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def write_report(run_dir: str | Path) -> Path:
         _figure(run, "curves", "Learning curves"),
         _figure(run, "predictions", "Predictions on test images"),
         _figure(run, "confusion_matrix", "Confusion matrix (test images)"),
-        _per_class(test) if test else "",
+        _figure(run, "tsne", "Features of test images (t-SNE)"),
+        _per_class(test) if test and "per_class" in test else "",
         _mistakes(run),
         _epochs(run.read_summary()),
         _bad_images(run.path / "bad_images.txt"),
@@ -94,12 +96,19 @@ def _subtitle(sizes: dict[str, int], env: dict[str, Any]) -> str:
 
 
 def _headline(test: dict[str, Any]) -> str:
-    numbers = [
-        (f"{test['accuracy']:.2%}", "test accuracy"),
-        (f"{test['f1']:.2%}", "macro-F1"),
-        (f"{test['precision']:.2%}", "precision"),
-        (f"{test['recall']:.2%}", "recall"),
-        ("not finite" if test["loss"] is None else f"{test['loss']:.4f}", "loss"),
+    shares = {
+        "accuracy": "test accuracy",
+        "f1": "macro-F1",
+        "precision": "precision",
+        "recall": "recall",
+        "nmi": "normalised mutual information",
+        "ari": "adjusted Rand index",
+    }
+    numbers = [(f"{test[name]:.2%}", text) for name, text in shares.items() if name in test]
+    if test["scored_by"] not in ("svm", "kmeans", "gmm"):
+        loss = test["loss"]
+        numbers.append(("not finite" if loss is None else f"{loss:.4f}", "loss"))
+    numbers += [
         (f"{test['test_time_ms']:,.0f} ms", f"test time, {test['num_examples']} images"),
         (f"{test['train_time_ms'] / 1000:,.1f} s", f"training time, {test['epochs_run']} epochs"),
         (str(test["best_epoch"]), "epoch that was kept"),
@@ -152,6 +161,8 @@ def _mistakes(run: RunDir, most: int = 10) -> str:
         return ""
     with np.load(run.predictions, allow_pickle=False) as saved:
         data = {name: saved[name] for name in saved.files}
+    if "probabilities" not in data:
+        return ""
     wrong = np.flatnonzero(data["predictions"] != data["labels"])
     if not len(wrong):
         return _section("Mistakes", "<p>None on the test images.</p>")
@@ -186,9 +197,9 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
         (
             row["epoch"],
             f"{row['train_loss']:.4f}",
-            f"{row['train_accuracy']:.2%}",
+            _share(row["train_accuracy"]),
             f"{row['val_loss']:.4f}",
-            f"{row['val_accuracy']:.2%}",
+            _share(row["val_accuracy"]),
             f"{row['learning_rate']:.2e}",
             f"{row['images_per_second']:.1f}",
             f"{row['seconds']:.1f}",
@@ -197,6 +208,10 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return _section("Epochs", _table(heading, body, numeric=True))
+
+
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2%}"
 
 
 def _bad_images(path: Path) -> str:

@@ -1,0 +1,66 @@
+"""What a simple method makes of a trained net's features: a support vector machine, or clusters without labels."""
+
+from typing import Any
+
+import numpy as np
+
+from datasets import Dataset
+from datasets.pipeline import load_arrays
+from train.analysis.clustering import fit_gmm, fit_kmeans
+from train.analysis.svm import fit_svm
+from train.engine.vectors import Progress, net_features, scaled
+from train.predictor import Predictor
+from train.recipe import InputError, Probe
+
+
+def probe_features(
+    predictor: Predictor,
+    dataset: Dataset,
+    layer: str = "features",
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """The vectors that a probe works on, float32 [N, D] for each part; `layer` as in `Probe`.
+
+    Raises InputError for a layer that the model does not have.
+    """
+    if layer == "input":
+        arrays = {n: load_arrays(s, predictor.geometry)[0] for n, s in dataset.splits.items()}
+        whole = predictor.preprocessing is None
+        return {n: a if whole else _in_a_row(a) for n, a in arrays.items()}
+    name = None if layer == "features" else layer
+    module, variables = predictor.module, predictor.variables
+    return net_features(
+        dataset, module, variables, predictor.preprocessing, layer=name, progress=progress
+    )
+
+
+def _in_a_row(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+class FittedProbe:
+    """A probe that has seen the training part."""
+
+    def __init__(
+        self, probe: Probe, features: np.ndarray, labels: np.ndarray, classes: int, seed: int
+    ):
+        """Features [N, D] and labels int [N] of the training part; clusters do not see the labels."""
+        self._clusters = probe.method in ("kmeans", "gmm")
+        self.num_clusters = classes
+        if probe.method == "svm":
+            if len(np.unique(labels)) < 2:
+                raise InputError("an SVM needs training images of two classes at least")
+            options: dict[str, Any] = {"c": probe.c, "gamma": probe.gamma, "kernel": probe.kernel}
+            self._fitted = fit_svm(features, labels, standardise=probe.standardise, **options)
+            return
+        self._how = "standardise" if probe.standardise else "none"
+        self._train = features
+        fit = fit_kmeans if probe.method == "kmeans" else fit_gmm
+        self._fitted = fit(self._scaled(features), classes, seed)
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Classes, or clusters, int [N] of features [N, D]."""
+        return self._fitted.predict(self._scaled(features) if self._clusters else features)
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        return scaled({"train": self._train, "these": features}, self._how)["these"]
