@@ -110,7 +110,7 @@ def _keys(clock: Clock) -> tuple[jax.Array, jax.Array]:
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    preprocessing: zoo.Preprocessing,
+    preprocessing: zoo.Preprocessing | None,
     augmentation: recipe.Augmentation,
     frozen: Collection[freezing.Path] = (),
     class_weights: Sequence[float] | np.ndarray | None = None,
@@ -120,7 +120,8 @@ def make_train_step(
 
     The batch holds `image` uint8 [B, H, W, 3], `label` int32 [B] and `index` int32 [B], the visit's number
     (see `datasets.pipeline.epoch_order`). An image is augmented by (seed, epoch, index), so alike on any number
-    of devices; dropout masks come from (seed, step, device). Parameters at `frozen` paths and the statistics of
+    of devices; dropout masks come from (seed, step, device). Without `preprocessing` the inputs are as they are:
+    `image` is what the model takes, and nothing is augmented. Parameters at `frozen` paths and the statistics of
     batch-norm layers that are frozen come out as they went in, bit for bit. With `class_weights`, a number a
     class, the objective gets each example's as `weight`. With `ema` the state's average moves to
     `ema * average + (1 - ema) * params` after each step, and to the parameters after the first (Keras's
@@ -128,9 +129,12 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock):
-        size = preprocessing.input_size
-        images = augmented(batch["image"], batch["index"], clock, augmentation, size)
-        inputs = {"image": normalise(images, preprocessing), "label": batch["label"]}
+        images = batch["image"]
+        if preprocessing is not None:
+            size = preprocessing.input_size
+            images = augmented(images, batch["index"], clock, augmentation, size)
+            images = normalise(images, preprocessing)
+        inputs = {"image": images, "label": batch["label"]}
         if class_weights is not None:
             inputs["weight"] = jnp.asarray(class_weights, jnp.float32)[batch["label"]]
         _, dropout_key = _keys(clock)
@@ -197,12 +201,15 @@ def make_steps(
 
 
 def make_eval_step(
-    objective: Objective, preprocessing: zoo.Preprocessing
+    objective: Objective, preprocessing: zoo.Preprocessing | None
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Per-example outputs of one device for `image` uint8 [B, H, W, 3]."""
+    """Per-example outputs of one device for `image` uint8 [B, H, W, 3]; without preprocessing, for `image` as the
+    model takes it."""
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        images = normalise(batch["image"].astype(jnp.float32), preprocessing)
+        images = batch["image"]
+        if preprocessing is not None:
+            images = normalise(images.astype(jnp.float32), preprocessing)
         return objective.outputs(variables, {"image": images})
 
     return eval_step
