@@ -12,12 +12,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from datasets.cache import cache_dir
 from train.recipe import InputError
+
+Item = TypeVar("Item")
 
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
@@ -197,6 +199,16 @@ class Progress:
         elif now - self._last_line >= 30:
             self._last_line = now
             print(f"{self._text} {done}/{self._total}  {note}", file=self._stream, flush=True)
+
+    def follow(
+        self, items: Iterable[Item], text: str, total: int, weight: int = 1
+    ) -> Iterator[Item]:
+        """The items, each counted as `weight` units when the next is asked for."""
+        self.start(text, total)
+        for number, item in enumerate(items):
+            self.update(min(number * weight, total))
+            yield item
+        self.stop()
 
     def stop(self) -> None:
         """Take the live line away."""

@@ -93,7 +93,9 @@ def train(name, num_devices, cut=None, **options):
     if cut is not None:
         preprocessing = zoo.Preprocessing(shape_of(name)[:2])
         batches = array_batches(images, BATCH)
-        inputs = cached.compute_features(model, variables, cut, batches, preprocessing, devices)
+        feature_step = cached.make_feature_step(model, cut, preprocessing)
+        feature_step = devices.compile_eval_step(feature_step)
+        inputs = run_outputs(feature_step, variables, batches)["features"]
         assert inputs.shape == (len(images), *cut.feature_shape) and inputs.dtype == np.float32
         assert np.mean(np.std(inputs, axis=0) > 0) > 0.5
     optimizer = build_optimizer(recipe.Optimizer("sgd", 0.02))

@@ -10,7 +10,7 @@ import pytest
 from train import evaluate, predict, run
 from train.engine import vectors
 from train.engine.loop import _Fit
-from train.recipe import InputError, Optimizer, Probe, Recipe, Stage
+from train.recipe import Augmentation, InputError, Optimizer, Probe, Recipe, Stage
 from train.results import TIMES
 
 FAST = Optimizer(learning_rate=1e-2)
@@ -275,3 +275,42 @@ def test_a_model_of_vectors_predicts_no_images(vade_run, image_folder, call):
     status, _, stderr = call(predict, vade_run, image_folder)
     assert status == 2
     assert "takes vectors: give a classifier" in stderr
+
+
+def test_a_frozen_phase_on_cached_features_gives_the_numbers_of_one_without(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    recipe = Recipe(
+        model="mobilenet_v2_tiny",
+        dataset=str(image_folder),
+        batch_size=16,
+        stages=(
+            Stage(freeze=("backbone",), epochs=2, optimizer=FAST),
+            Stage(freeze=("features.:3",), epochs=1, optimizer=FAST),
+        ),
+    )
+    run.run(recipe, tmp_path / "cached")
+    assert capsys.readouterr().err.count("what is frozen was computed once") == 1
+    monkeypatch.setattr(_Fit, "_cut", lambda self, stage: None)
+    run.run(recipe, tmp_path / "uncached")
+    assert "computed once" not in capsys.readouterr().err
+    numbers = [
+        [
+            float(r[k])
+            for r in rows(tmp_path / w)
+            for k in ("train_loss", "val_loss", "val_accuracy")
+        ]
+        for w in ("cached", "uncached")
+    ]
+    np.testing.assert_allclose(*numbers, rtol=1e-5)
+
+
+def test_a_frozen_phase_with_augmentation_is_not_cached(image_folder, tmp_path, capsys):
+    stage = Stage(
+        freeze=("backbone",), epochs=1, optimizer=FAST, augment=Augmentation(rotation=5.0)
+    )
+    recipe = Recipe(
+        model="mobilenet_v2_tiny", dataset=str(image_folder), batch_size=16, stages=(stage,)
+    )
+    run.run(recipe, tmp_path / "run")
+    assert "computed once" not in capsys.readouterr().err

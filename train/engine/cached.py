@@ -16,14 +16,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Literal
 
 import zoo
 from train.engine import freezing, steps
-from train.engine.evaluation import run_outputs
 from train.engine.objectives import Batch, Objective, classification
-from train.engine.parallel import Devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,16 +197,3 @@ def make_feature_step(
         return {"features": entered[0].astype(jnp.float32)}
 
     return feature_step
-
-
-def compute_features(
-    model: nn.Module,
-    variables: dict[str, Any],
-    cut: Cut,
-    batches: Iterable[dict[str, np.ndarray]],
-    preprocessing: zoo.Preprocessing,
-    devices: Devices,
-) -> np.ndarray:
-    """Features float32 [N, ...] of padded batches (`image`, `mask`), in their order, without the padding."""
-    step = devices.compile_eval_step(make_feature_step(model, cut, preprocessing))
-    return run_outputs(step, variables, batches)["features"]

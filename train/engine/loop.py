@@ -16,11 +16,12 @@ import numpy as np
 
 import zoo
 from datasets import Dataset
-from datasets.dataset import Split
+from datasets.dataset import Split, VectorSplit
 from datasets.pipeline import TrainBatches, eval_batches, load_arrays, steps_per_epoch
 from train import cli
 from train.analysis.clustering import collapse_warning, occupancy
 from train.engine import steps
+from train.engine.cached import Cut, classification_from_features, cut, make_feature_step
 from train.engine.checkpoints import Checkpoints
 from train.engine.cropping import evaluation_geometry, training_geometry
 from train.engine.evaluation import run_outputs
@@ -35,7 +36,7 @@ from train.engine.optimizers import (
 )
 from train.engine.parallel import Devices
 from train.engine.transitions import TRANSITIONS, Transition
-from train.recipe import InputError, Recipe, Stage, parse_options
+from train.recipe import Augmentation, InputError, Recipe, Stage, parse_options
 from train.rundir import RunDir
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints inside a long epoch
@@ -297,6 +298,10 @@ class _Fit:
             return  # this stage had ended when the run was resumed
         if position.step == 0 and recipe.pretrained:  # from here on their file may go
             self._save()
+        place = self._cut(stage)
+        if place is not None:
+            self.objective = classification_from_features(model, place, stage.label_smoothing)
+            self._look_at(self._cached_features(stage, place), None)
         weights = None
         if stage.balance == "class_weights":
             labels = self.splits["train"].labels
@@ -376,6 +381,42 @@ class _Fit:
                 )
             elif self.stop.requested and position.stage_epoch < stage.epochs:
                 self._interrupt()
+
+    def _cut(self, stage: Stage) -> Cut | None:
+        """Where the frozen part of the model ends, if what it gives is the same at every visit of an image."""
+        unchanged = dataclasses.replace(stage.augment, crops_per_image=1) == Augmentation()
+        if not (self.frozen and unchanged and stage.objective == "classification"):
+            return None
+        if self.preprocessing is None:
+            return None
+        shape = (*self.preprocessing.input_size, 3)
+        return cut(self.stage_model, self.variables, shape, self.frozen)
+
+    def _cached_features(self, stage: Stage, place: Cut) -> dict[str, Split]:
+        """What the frozen part gives for each training and validation image."""
+        assert self.preprocessing is not None
+        began = time.monotonic()
+        step = self.devices.compile_eval_step(
+            make_feature_step(self.stage_model, place, self.preprocessing)
+        )
+        train = training_geometry(self.preprocessing, stage.augment, self.recipe.decoder)
+        found: dict[str, Split] = {}
+        for part, geometry in (
+            ("train", train),
+            ("validation", evaluation_geometry(self.preprocessing)),
+        ):
+            split = self.dataset.splits[part]
+            size = self.recipe.batch_size
+            batches = eval_batches(split, batch_size=size, geometry=geometry)
+            shown = self.progress.follow(batches, f"features of {part} images", len(split), size)
+            outputs = run_outputs(step, self.state.variables(), shown)
+            found[part] = VectorSplit(split, outputs["features"])
+        elapsed = time.monotonic() - began
+        self.position.train_seconds += elapsed
+        cli.say(
+            f"features: what is frozen was computed once for each image, in {cli.duration(elapsed)}"
+        )
+        return found
 
     def _synchronised(self, model: nn.Module) -> nn.Module:
         """The model with batch-norm statistics averaged over the devices, if it has any."""

@@ -129,7 +129,7 @@ def _cached(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> dict
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
     path = cache_dir() / "features" / f"{digest[:32]}.npz"
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+        with open(path, "rb") as read, np.load(read, allow_pickle=False) as saved:
             return {name: saved[name] for name in dataset.splits}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or not whole
         pass
