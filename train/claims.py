@@ -57,7 +57,8 @@ class Grid:
     table: str
     recipe: Recipe
     axes: Mapping[str, tuple[Any, ...]]  # dotted paths of fields, and the values that are tried
-    best: Mapping[str, Any]  # the combination that the document found to be the best
+    # The combination that the document found to be the best; empty where it searched for none.
+    best: Mapping[str, Any]
     stand_in: Mapping[str, Any] | None = None  # as of rows
     short: Mapping[str, Any] | None = None
     reading: str = ""

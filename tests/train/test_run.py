@@ -635,7 +635,8 @@ def test_what_the_weights_decide_travels_to_best(image_folder, tmp_path, call):
     workdir = tmp_path / "run"
     status, _, stderr = call(
         run,
-        *("--model", "mobilenet_v2", "--pretrained", tmp_path / "theirs.weights.h5"),
+        *("--model", "mobilenet_v2", "--from-recipe", "default"),
+        *("--pretrained", tmp_path / "theirs.weights.h5"),
         *("--dataset", image_folder, "--workdir", workdir, "--epochs", 1, "--batch-size", 4),
         # Frozen, it compiles in a third of the time.
         *("--image-size", 32, "--stages.0.freeze", "backbone"),

@@ -1,9 +1,14 @@
-"""Named recipes: one file per source document, and which recipe a model gets when none is named."""
+"""The source documents, a file each: what they claim, and the recipes by name.
+
+`DOCUMENTS` is what `python -m train.reproduce` runs, `RECIPES` what `--from-recipe` knows, `recipe_for` says which one
+a model gets when none is named.
+"""
 
 import dataclasses
 import difflib
 
-from train.papers import cats_dogs, pig_faces
+from train.claims import Document
+from train.papers import afhq, animals10, cats_dogs, cifar10, pig_faces
 from train.recipe import Augmentation, InputError, Optimizer, Plateau, Recipe, Stage
 
 # Digits written by hand lean and move; halving the learning rate settles what a constant one leaves noisy.
@@ -35,15 +40,39 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         pig_faces.PIG_FACES,
         pig_faces.PIG_FACES_QUICK,
+        animals10.ANIMALS10,
+        cifar10.CIFAR10,
+        afhq.RESNET,
+        afhq.VGG,
+        afhq.VADE,
+        afhq.GMVAE,
+        afhq.CAE,
         cats_dogs.CATS_DOGS,
         DIGITS,
         DEFAULT,
     )
 }
 
+DOCUMENTS: dict[str, Document] = {
+    module.DOCUMENT.name: module.DOCUMENT
+    for module in (pig_faces, animals10, cifar10, afhq, cats_dogs)
+}
+
 _RECIPE_OF_MODEL = {
     "sam_alexnet": "pig_faces",
     "pig_alexnet": "pig_faces",
+    "mobilenet_v2": "animals10",
+    "cifar_alexnet_1": "cifar10",
+    "cifar_alexnet_2": "cifar10",
+    "deconv_alexnet_1": "cifar10",
+    "deconv_alexnet_2": "cifar10",
+    "deconv_alexnet_1_factored": "cifar10",
+    "deconv_alexnet_2_factored": "cifar10",
+    "resnet50": "afhq_resnet50",
+    "vgg16": "afhq_vgg16",
+    "vade": "afhq_vade",
+    "gmvae": "afhq_gmvae",
+    "conv_autoencoder": "afhq_cae",
     "alexnet": "cats_dogs",
     "sam_alexnet_tiny": "digits",
 }
