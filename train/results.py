@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 from datasets.images import Geometry
 from datasets.pipeline import load_arrays
+from train import cli
 from train.analysis.clustering import clustering_metrics
 from train.analysis.metrics import classification_metrics, prediction_scores, softmax
 from train.predictor import Predictor
@@ -103,7 +104,11 @@ def _probe(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -
     from train.engine.probing import FittedProbe, probe_features
 
     probe, names = recipe.probe, dataset.class_names
-    features = probe_features(predictor, dataset, probe.layer)
+    progress = cli.Progress()
+    try:
+        features = probe_features(predictor, dataset, recipe, cli.progress_callback(progress))
+    finally:
+        progress.stop()
     train = dataset.splits["train"].labels
     fitted = FittedProbe(probe, features["train"], train, len(names), recipe.seed)
 

@@ -277,6 +277,8 @@ def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
     if start.pretrained and decided is None:
         cli.say(f"weights: {start.pretrained['report']}")
     _check_freezing(recipe, start.variables["params"])
+    if recipe.probe.method != "none" and recipe.probe.layer not in ("features", "input"):
+        _check_layer(start, recipe.probe.layer)
     return devices, dataset, start
 
 
@@ -333,6 +335,21 @@ def _check_objectives(recipe: Recipe, entry: Any) -> None:
                 f"--stages.{index}.start bottleneck is for conv_autoencoder, not for {recipe.model}"
             )
         zoo.create_model(recipe.model, **recipe.options() | parse_options(stage.model_options))
+
+
+def _check_layer(start: Any, layer: str) -> None:
+    """InputError for a layer that the model does not have."""
+    import jax
+
+    import zoo
+
+    example = jax.ShapeDtypeStruct((1, *start.input_shape), "float32")
+    try:
+        jax.eval_shape(
+            lambda v, x: zoo.features(start.module, v, x, layer), start.variables, example
+        )
+    except zoo.InputError as error:
+        raise InputError(f"--probe.layer: {error}, or features, or input") from None
 
 
 def _check_freezing(recipe: Recipe, params: Any) -> None:

@@ -250,6 +250,7 @@ def test_scales_are_the_training_parts():
         ("--model sam_alexnet_tiny --stages.0.start bottleneck", "is for conv_autoencoder"),
         ("--noisy-images 1.5", "--noisy-images is 1.5: give a share"),
         ("--images-per-class 0", "--images-per-class is 0: give at least 1"),
+        ("--probe.method svm --probe.layer conv9", "--probe.layer: no layer 'conv9' in this model"),
         ("--probe.c -1", "--probe.c is -1.0: give a number above 0"),
         ("--model vade_tiny --features nowhere --stages.0.objective vade", "nothing at"),
         (

@@ -8,29 +8,32 @@ from datasets import Dataset
 from datasets.pipeline import load_arrays
 from train.analysis.clustering import fit_gmm, fit_kmeans
 from train.analysis.svm import fit_svm
-from train.engine.vectors import Progress, net_features, scaled
+from train.engine.vectors import Progress, cached_features, scaled
 from train.predictor import Predictor
-from train.recipe import InputError, Probe
+from train.recipe import InputError, Probe, Recipe
 
 
 def probe_features(
-    predictor: Predictor,
-    dataset: Dataset,
-    layer: str = "features",
-    progress: Progress | None = None,
+    predictor: Predictor, dataset: Dataset, recipe: Recipe, progress: Progress | None = None
 ) -> dict[str, np.ndarray]:
-    """The vectors that a probe works on, float32 [N, D] for each part; `layer` as in `Probe`.
+    """The vectors that the recipe's probe works on, float32 [N, D] for each part.
 
     Raises InputError for a layer that the model does not have.
     """
+    layer = recipe.probe.layer
     if layer == "input":
         arrays = {n: load_arrays(s, predictor.geometry)[0] for n, s in dataset.splits.items()}
         whole = predictor.preprocessing is None
         return {n: a if whole else _in_a_row(a) for n, a in arrays.items()}
-    name = None if layer == "features" else layer
-    module, variables = predictor.module, predictor.variables
-    return net_features(
-        dataset, module, variables, predictor.preprocessing, layer=name, progress=progress
+    return cached_features(
+        recipe,
+        dataset,
+        predictor.module,
+        predictor.variables,
+        predictor.preprocessing,
+        predictor.info["weights_sha256"],
+        layer=None if layer == "features" else layer,
+        progress=progress,
     )
 
 

@@ -96,7 +96,9 @@ def vector_dataset(recipe: Recipe, dataset: Dataset, progress: Progress | None =
         size = (recipe.image_size, recipe.image_size) if recipe.image_size else None
         parts = pixels(dataset, size)
     else:
-        parts = _cached(recipe, dataset, progress)
+        module, variables, preprocessing, weights = _net(recipe)
+        given = (recipe, dataset, module, variables, preprocessing, weights)
+        parts = cached_features(*given, progress=progress)
     parts = scaled(parts, recipe.feature_scaling)
     splits = {name: VectorSplit(split, parts[name]) for name, split in dataset.splits.items()}
     provenance = {**dataset.provenance, "features": recipe.features}
@@ -116,15 +118,28 @@ def scaled(parts: dict[str, np.ndarray], how: str) -> dict[str, np.ndarray]:
     return {n: ((v - mean) / deviation).astype(np.float32) for n, v in parts.items()}
 
 
-def _cached(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> dict[str, np.ndarray]:
-    module, variables, preprocessing, weights = _net(recipe)
+def cached_features(
+    recipe: Recipe,
+    dataset: Dataset,
+    module: Any,
+    variables: dict[str, Any],
+    preprocessing: zoo.Preprocessing | None,
+    weights: str,
+    *,
+    layer: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """`net_features` of the recipe's data set, from the cache directory where they are there; `weights` is a digest of
+    the net's."""
     named = {
         "weights": weights,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": preprocessing and preprocessing.to_json(),
         "module": repr(module),
+        "layer": layer,
         "data": dataset.fingerprint,
         "ids": {name: list(split.ids) for name, split in dataset.splits.items()},
         "noise": [recipe.noisy_images, recipe.noise_sigma, recipe.split_seed],
+        "vectors": [recipe.features, recipe.feature_scaling, recipe.image_size],
     }
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
     path = cache_dir() / "features" / f"{digest[:32]}.npz"
@@ -133,7 +148,9 @@ def _cached(recipe: Recipe, dataset: Dataset, progress: Progress | None) -> dict
             return {name: saved[name] for name in dataset.splits}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or not whole
         pass
-    features = net_features(dataset, module, variables, preprocessing, progress=progress)
+    features = net_features(
+        dataset, module, variables, preprocessing, layer=layer, progress=progress
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         np.savez(file, allow_pickle=False, **features)

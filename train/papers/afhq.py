@@ -389,8 +389,12 @@ GMVAE = dataclasses.replace(
     model="gmvae",
     stages=(Stage(objective="gmvae", epochs=100, optimizer=Optimizer(learning_rate=1e-4)),),
 )
-AE_GMM = dataclasses.replace(CLUSTERING, stages=CLUSTERING.stages[:1], probe=Probe(method="gmm"))
-KMEANS = dataclasses.replace(CLUSTERING, stages=(), probe=Probe(method="kmeans", layer="input"))
+AE_GMM = dataclasses.replace(
+    CLUSTERING, stages=CLUSTERING.stages[:1], probe=Probe(method="gmm", standardise=False)
+)
+KMEANS = dataclasses.replace(
+    CLUSTERING, stages=(), probe=Probe(method="kmeans", layer="input", standardise=False)
+)
 METHODS = {"vade": VADE, "gmvae": GMVAE, "ae-gmm": AE_GMM, "kmeans": KMEANS}
 LABELS = {
     "vade": "VaDE",
