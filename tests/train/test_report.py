@@ -34,6 +34,79 @@ def test_curves_of_one_epoch_and_of_lost_values(tmp_path):
     assert pixels(tmp_path / "one.png").shape == pixels(tmp_path / "five.png").shape
 
 
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_curves_without_accuracy_are_of_the_loss_alone(tmp_path, nothing):
+    rows = [row(i, i == 2, train_accuracy=nothing, val_accuracy=nothing) for i in (1, 2, 3)]
+    for rows_, name in ((rows, "loss.png"), ([*rows, row(4)], "both.png")):
+        figures.learning_curves(rows_, tmp_path / name)
+        figures.curves_of_runs({"run": rows_}, ("loss", "accuracy"), tmp_path / f"runs-{name}")
+    assert pixels(tmp_path / "loss.png").shape[1] < 0.7 * pixels(tmp_path / "both.png").shape[1]
+    alone, both = (pixels(tmp_path / f"runs-{name}.png").shape[0] for name in ("loss", "both"))
+    assert alone < 0.7 * both
+
+
+def test_curves_of_runs_have_a_colour_each(tmp_path):
+    runs = {f"run {i} $x": [row(e, val_loss=i + e) for e in (1, 2)] for i in range(3)}
+    figures.curves_of_runs(runs, ("loss",), tmp_path / "three.png", "title")
+    assert has_colours(tmp_path / "three.png", figures.STRONG, 3)
+    runs["lost"] = [row(1, val_loss=float("nan"), train_loss=None)]
+    figures.curves_of_runs(runs, ("loss", "accuracy"), tmp_path / "lost.png")
+    many = {f"run {i}": [row(1), row(2)] for i in range(30)}  # more than colours and line styles
+    figures.curves_of_runs(many, ("accuracy",), tmp_path / "many.png")
+
+
+@pytest.mark.parametrize("total", [1, 3, 7, 40])
+def test_embedding_shows_each_class_in_its_colour(tmp_path, total):
+    labels = np.repeat(np.arange(total), 12)
+    points = np.random.default_rng(0).normal(size=(len(labels), 3)) + 9 * np.eye(total, 3)[labels]
+    path = tmp_path / "tsne.png"
+    figures.tsne_figure(points, labels, (NAMES * 8)[:total], path, "title")
+    assert has_colours(path, figures.PALETTE, total)
+
+
+def test_embedding_of_classes_without_examples(tmp_path):
+    path = tmp_path / "tsne.png"
+    figures.tsne_figure(np.eye(3), np.array([0, 2, 2]), NAMES, path)
+    assert has_colours(path, [figures.PALETTE[0]], 1) and has_colours(path, [figures.PALETTE[2]], 1)
+    assert not has_colours(path, [figures.PALETTE[1]], 1)
+
+
+def test_box_plot_shows_every_seed(tmp_path):
+    def drawn(scores):
+        figures.seed_boxplot(scores, tmp_path / "box.png", "title", "clustering accuracy")
+        return np.sum(near(tmp_path / "box.png", figures.STRONG[0], 130))
+
+    one, five = drawn({"vade": [0.9]}), drawn({"vade": [0.1, 0.3, 0.5, 0.7, 0.9]})
+    assert 4 * one < five < 6 * one
+    pictures = []
+    for scores in ([0.8, 0.9], [0.8, float("nan"), 0.9]):
+        drawn({"vade": scores})
+        pictures.append(pixels(tmp_path / "box.png"))
+    np.testing.assert_array_equal(*pictures)
+    drawn({NAMES[i % 5] + str(i): [0.5, 0.6] for i in range(14)} | {"none": []})
+    assert pixels(tmp_path / "box.png").shape[1] < 1500
+
+
+def test_timing_bars_are_as_long_as_the_times(tmp_path):
+    times = {"AlexNet $": {"16": 1000.0, "64": 500.0}, "VGG": {"64": 250.0}}
+    figures.timing_bars(times, tmp_path / "bars.png", "title")
+    slow, fast = (near(tmp_path / "bars.png", colour, 5) for colour in figures.STRONG[:2])
+    rows = slow.sum(axis=1).max(), *(half.sum(axis=1).max() for half in np.array_split(fast, 2))
+    assert rows[0] == pytest.approx(2 * rows[1], rel=0.02)
+    assert rows[0] == pytest.approx(4 * rows[2], rel=0.02)
+
+
+def near(path, colour, most):
+    """Whether pixels have a colour, bool [H, W], to `most` grey levels in all."""
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return np.abs(pixels(path) - wanted).sum(axis=2) <= most
+
+
+def has_colours(path, palette, count):
+    """Whether the first `count` colours are in the picture, in more than a few pixels each."""
+    return all(near(path, colour, 40).sum() > 10 for colour in palette[:count])
+
+
 def test_equal_data_give_equal_files(tmp_path):
     for name in ("a.png", "b.png"):
         figures.learning_curves([row(1), row(2, 1)], tmp_path / name, "title")

@@ -24,6 +24,32 @@ def loss_and_accuracy(labels: np.ndarray, logits: np.ndarray) -> tuple[float, fl
     return float(-picked.mean()), float(np.mean(logits.argmax(axis=1) == labels))
 
 
+def prediction_scores(
+    labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """What `classification_metrics` says that needs predictions int [N] only; one of -1 is no class, and wrong."""
+    classes = np.arange(len(class_names))
+    per_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    precision, recall, f1, support = (np.asarray(values) for values in per_class)
+    return {
+        "accuracy": float(np.mean(predicted == labels)),
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "f1": float(f1.mean()),
+        "num_examples": len(labels),
+        "per_class": {
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(support[i]),
+            }
+            for i, name in enumerate(class_names)
+        },
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
+    }
+
+
 def classification_metrics(
     labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
@@ -38,26 +64,6 @@ def classification_metrics(
     has precision 0, one without examples recall 0. A loss that is not finite is None. Rows of the confusion
     matrix are true classes.
     """
-    loss, accuracy = loss_and_accuracy(labels, logits)
-    predicted = logits.argmax(axis=1)
-    classes = np.arange(len(class_names))
-    per_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-    precision, recall, f1, support = (np.asarray(values) for values in per_class)
-    return {
-        "accuracy": accuracy,
-        "precision": float(precision.mean()),
-        "recall": float(recall.mean()),
-        "f1": float(f1.mean()),
-        "loss": loss if np.isfinite(loss) else None,
-        "num_examples": len(labels),
-        "per_class": {
-            name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int(support[i]),
-            }
-            for i, name in enumerate(class_names)
-        },
-        "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
-    }
+    loss, _ = loss_and_accuracy(labels, logits)
+    scores = prediction_scores(labels, logits.argmax(axis=1), class_names)
+    return scores | {"loss": loss if np.isfinite(loss) else None}

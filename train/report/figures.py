@@ -3,46 +3,94 @@
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from zoo.files import write_atomically
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart.
 TRAIN, VALIDATION, TEST, BAD = "#0072B2", "#D55E00", "#009E73", "#CC3311"
+# The rest of them; what comes after the last differs in marker or line style, too. Yellow is too faint for lines.
+STRONG = (TRAIN, VALIDATION, TEST, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+PALETTE = (*STRONG, "#F0E442")
+MARKERS = ("o", "^", "s", "v", "D", "P", "X")
+LINES = ("-", "--", ":", "-.")
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     """Loss and accuracy over epochs, training and validation (document 1's Figure 5).
 
-    `rows` are those of summary.csv; the epoch whose weights were kept is marked.
+    `rows` are those of summary.csv; the epoch whose weights were kept is marked. Where no row has an accuracy
+    (None or NaN, as of an auto-encoder) its panel is left out.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
+    measured = _measured([rows], ("loss", "accuracy"))
+    quantities = ("loss", "accuracy") if "accuracy" in measured else ("loss",)
+    figure = Figure(figsize=(5 * len(quantities) + (len(quantities) == 1), 4), layout="constrained")
+    panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     epochs = [row["epoch"] for row in rows]
     kept = [row["epoch"] for row in rows if row["is_best"]]
     marker = "o" if len(rows) < 30 else None
-    for panel, quantity in zip(panels, ("loss", "accuracy"), strict=True):
+    for panel, quantity in zip(panels, quantities, strict=True):
         for part, colour, style in (("train", TRAIN, "--"), ("val", VALIDATION, "-")):
-            values = [row[f"{part}_{quantity}"] for row in rows]
+            values = _values(rows, f"{part}_{quantity}")
             label = {"train": "training", "val": "validation"}[part]
             panel.plot(
                 epochs, values, style, color=colour, label=label, marker=marker, markersize=3
             )
         if kept:
             panel.axvline(kept[-1], color="0.6", linewidth=1, zorder=0, label=f"kept: {kept[-1]}")
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(quantity)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.grid(color="0.92")
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[1].set_ylim(-0.02, 1.02)
-    panels[1].legend(frameon=False, loc="lower right")
+        _over_epochs(panel, quantity)
+    # The loss falls and the accuracy rises: the curves leave these corners free, the line may cross them.
+    corner = "lower right" if "accuracy" in quantities else "upper right"
+    panels[-1].legend(loc=corner, edgecolor="none", framealpha=0.9)
+    _finish(figure, path, title)
+
+
+def curves_of_runs(
+    runs: Mapping[str, Sequence[dict[str, Any]]],
+    quantities: Sequence[str],
+    path: Path,
+    title: str = "",
+) -> None:
+    """Curves of several runs over epochs (document 1's Figure 5, document 3's Figure 4).
+
+    A row of panels a quantity ("loss", "accuracy"), training on the left and validation on the right on one
+    scale, a colour a run. `runs` maps names to rows of summary.csv. A quantity that no run has (None or NaN)
+    is left out, a run without it is missing from its panels.
+    """
+    quantities = _measured(runs.values(), quantities)
+    figure = Figure(figsize=(10, 3.3 * len(quantities) + 0.8), layout="constrained")
+    panels = figure.subplots(len(quantities), 2, squeeze=False, sharey="row", sharex=True)
+    for line, quantity in zip(panels, quantities, strict=True):
+        for panel, part in zip(line, ("train", "val"), strict=True):
+            for number, (name, rows) in enumerate(runs.items()):
+                panel.plot(
+                    [row["epoch"] for row in rows],
+                    _values(rows, f"{part}_{quantity}"),
+                    LINES[number // len(STRONG) % len(LINES)],
+                    color=STRONG[number % len(STRONG)],
+                    label=_shorten(name, 40),
+                    marker="o" if len(rows) == 1 else None,  # a line of one point is invisible
+                    markersize=4,
+                    linewidth=1.4,
+                )
+            _over_epochs(panel, quantity)
+            panel.tick_params(labelleft=True, labelbottom=True)
+    panels[0, 0].set_title("training", fontsize=10)
+    panels[0, 1].set_title("validation", fontsize=10)
+    for panel in panels[:, 1]:
+        panel.set_ylabel("")
+    for panel in panels[:-1].ravel():
+        panel.set_xlabel("")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     _finish(figure, path, title)
 
 
@@ -168,6 +216,148 @@ def class_distribution(
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside lower center", ncols=len(counts), frameon=False, fontsize=9)
     _finish(figure, path, title)
+
+
+def tsne_figure(
+    points: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    path: Path,
+    title: str = "",
+) -> None:
+    """Embedded examples, float [N, 3], in the colour of their class (document 4's Figure 9).
+
+    The legend names the twenty largest classes.
+    """
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot(projection="3d")
+    sizes = np.bincount(labels, minlength=len(class_names))
+    named = set(np.argsort(-sizes, kind="stable")[:20].tolist())
+    handles = []
+    for number, name in enumerate(class_names):
+        if not sizes[number]:
+            continue
+        colour = PALETTE[number % len(PALETTE)]
+        marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
+        axes.scatter(
+            *points[labels == number].T,
+            s=float(np.clip(8000 / len(points), 8, 30)),
+            linewidths=0,
+            color=colour,
+            marker=marker,
+        )
+        if number in named:
+            text = _shorten(name)
+            handles.append(Line2D([], [], linestyle="", color=colour, marker=marker, label=text))
+    # t-SNE's axes have no unit; the grid stays, for depth.
+    axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
+    axes.set_box_aspect(None, zoom=1.08)
+    more = np.count_nonzero(sizes) - len(named)
+    figure.legend(
+        handles=handles,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=9,
+        title=f"20 of {more + 20} classes" if more > 0 else None,
+        title_fontsize=9,
+    )
+    _finish(figure, path, title)
+
+
+def seed_boxplot(
+    scores: Mapping[str, Sequence[float]], path: Path, title: str = "", ylabel: str = "accuracy"
+) -> None:
+    """A box a method of its scores over seeds, and each score as a point (document 4's Figure 8).
+
+    Boxes are quartiles and median, whiskers reach the extremes; scores that are not finite are left out.
+    """
+    values = [np.asarray([v for v in s if math.isfinite(v)]) for s in scores.values()]
+    names = [f"{_shorten(name)}\nn = {len(v)}" for name, v in zip(scores, values, strict=True)]
+    many = len(values) > 10
+    width = max(4.0, (0.6 if many else 1.2) * len(values) + 1.5)
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.boxplot(
+        values,
+        widths=0.5,
+        whis=(0, 100),
+        medianprops={"color": "black", "linewidth": 1.6},
+        boxprops={"color": "0.45"},
+        whiskerprops={"color": "0.45"},
+        capprops={"color": "0.45"},
+    )
+    for number, found in enumerate(values, start=1):
+        # Side by side, in the order of the seeds: points on one line would hide each other.
+        across = number + np.linspace(-0.14, 0.14, len(found)) * (len(found) > 1)
+        colour = STRONG[(number - 1) % len(STRONG)]
+        axes.scatter(across, found, s=22, color=colour, alpha=0.85, linewidths=0, zorder=3)
+    places, size = range(1, len(values) + 1), 9 if len(values) <= 4 else 8
+    axes.set_xticks(places, names, rotation=90 if many else 0, fontsize=size)
+    axes.set_ylabel(ylabel)
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _finish(figure, path, title)
+
+
+def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
+    """Test times in milliseconds: a group of bars a model, a bar a batch size (document 1's Table 1).
+
+    `times` maps models to batch sizes to milliseconds; a model may lack some of the batch sizes.
+    """
+    batches = list(dict.fromkeys(batch for row in times.values() for batch in row))
+    thick = 0.8 / max(len(batches), 1)
+    tall = len(times) * (0.28 * len(batches) + 0.2)
+    figure = Figure(figsize=(8, max(2.2, tall + 1.2)), layout="constrained")
+    axes = figure.subplots()
+    for number, batch in enumerate(batches):
+        shift = (number - (len(batches) - 1) / 2) * thick
+        bars = [(i + shift, row[batch]) for i, row in enumerate(times.values()) if batch in row]
+        places, values = zip(*bars, strict=True)
+        colour = STRONG[number % len(STRONG)]
+        axes.barh(places, values, 0.9 * thick, color=colour, label=f"batch {batch}")
+        for place, value in bars:
+            axes.text(value, place, f" {value:,.0f}", va="center", fontsize=8, color="0.3")
+    longest = max((value for row in times.values() for value in row.values()), default=1)
+    axes.set_xlim(0, 1.1 * longest)
+    axes.set_yticks(range(len(times)), [_shorten(name, 30) for name in times], fontsize=9)
+    axes.set_ylim(len(times) - 0.5, -0.5)
+    axes.set_xlabel("test time, ms")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower center", ncols=max(len(batches), 1), frameon=False, fontsize=9)
+    _finish(figure, path, title)
+
+
+def _values(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
+    """A column of summary.csv, NaN where it has no value."""
+    return [math.nan if (value := row.get(column)) is None else float(value) for row in rows]
+
+
+def _measured(
+    runs: Iterable[Sequence[dict[str, Any]]], quantities: Sequence[str]
+) -> tuple[str, ...]:
+    """The quantities that some row has, in training or validation; the first if none has any."""
+    rows = [row for run in runs for row in run]
+
+    def has(quantity: str) -> bool:
+        columns = (f"train_{quantity}", f"val_{quantity}")
+        return any(math.isfinite(v) for column in columns for v in _values(rows, column))
+
+    return tuple(filter(has, quantities)) or tuple(quantities[:1])
+
+
+def _over_epochs(panel: Axes, quantity: str) -> None:
+    panel.set_xlabel("epoch")
+    panel.set_ylabel(quantity)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.grid(color="0.92")
+    panel.spines[["top", "right"]].set_visible(False)
+    if quantity == "accuracy":
+        panel.set_ylim(-0.02, 1.02)
 
 
 def _shorten(name: str, longest: int = 18) -> str:
