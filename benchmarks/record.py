@@ -6,13 +6,13 @@ hardware, on which data (by fingerprint). Paths of the machine are left out: dat
 
 import dataclasses
 import os
-import platform
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from train import cli
+from train.machine import hardware
 from train.recipe import InputError
 from train.rundir import RunDir, write_json
 
@@ -91,24 +91,6 @@ def portable_command(words: list[str]) -> str:
         else:
             kept.append(f"$DATA/{Path(word).name}" if os.path.isabs(word) else word)
     return " ".join(kept)
-
-
-def hardware(env: dict[str, Any]) -> str:
-    """The device, and for a CPU its model and cores."""
-    if env["backend"] != "cpu":
-        return f"{len(env['devices'])} x {env['devices'][0]}"
-    return f"{cpu_model()}, {env['cores']} cores"
-
-
-def cpu_model() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
