@@ -52,7 +52,8 @@ class Found:
     sizes: Mapping[str, int] | None = None  # parameters and total_parameters
     setting: str = ""  # in a line
     command: str = ""  # that runs the row
-    needs: str = ""  # what a run of it needs, or why there is none
+    needs: str = ""  # what a run of it needs
+    problem: str = ""  # why a run was tried and did not begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class FoundGrid:
 
     points: Sequence[Mapping[str, Any]] = ()
     command: str = ""
-    needs: str = ""
+    problem: str = ""
 
 
 # Data.
@@ -243,7 +244,10 @@ def _row(
         "name": row.name,
         "table": row.table,
         "label": row.label,
+        "model": row.recipe.model,
+        "batch_size": row.recipe.batch_size,
         "failure": row.failure,
+        "printed": bool(row.printed),  # or a row of ours, that the document's are compared with
         "verdict": verdict,
         "text": text,
         "columns": columns,
@@ -251,6 +255,7 @@ def _row(
         "setting": found.setting,
         "command": found.command,
         "needs": found.needs,
+        "problem": found.problem,
         "data": dict(runs[0].data) if runs else None,
         "shortened": short,
         "commits": _different(fact.get("commit") for fact in facts),
@@ -491,7 +496,7 @@ def points_table(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _grid(grid: Grid, found: FoundGrid, smoke: bool) -> dict[str, Any]:
     points = points_table(found.points)
     done = [p for p in points if p.get("validation_accuracy") is not None]
-    rank = next((i for i, p in enumerate(done, 1) if p["point"] == dict(grid.best)), None)
+    rank = next((i for i, p in enumerate(done, 1) if _is_at(p["point"], grid.best)), None)
     return {
         "name": grid.name,
         "table": grid.table,
@@ -499,7 +504,7 @@ def _grid(grid: Grid, found: FoundGrid, smoke: bool) -> dict[str, Any]:
         "axes": {path: list(values) for path, values in grid.axes.items()},
         "reading": grid.reading,
         "command": found.command,
-        "needs": found.needs,
+        "problem": found.problem,
         "smoke": smoke,
         "data": points[0].get("data") if points else None,
         "shortened": any(p.get("short") for p in points),
@@ -510,6 +515,10 @@ def _grid(grid: Grid, found: FoundGrid, smoke: bool) -> dict[str, Any]:
         "dirty": any(p.get("dirty") for p in points),
         "points": points,
     }
+
+
+def _is_at(point: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    return bool(best) and all(point.get(path) == value for path, value in best.items())
 
 
 # Words.
@@ -558,7 +567,9 @@ def show_data(row: Mapping[str, Any]) -> str:
     data = row["data"]
     if data is None:
         return ""
-    return f"{data['name']}, {'the document’s' if data['is_documents'] else data['why']}"
+    if data["is_documents"]:
+        return f"{data['name']}, {'the document’s' if row['printed'] else 'as published'}"
+    return f"{data['name']}, stand-in: {data['why']}"
 
 
 def seeds_of(row: Mapping[str, Any]) -> str:
@@ -590,6 +601,8 @@ def describe_grid(grid: Mapping[str, Any]) -> str:
     text += f"; best {show_point(best['point'])}: validation {best['validation_accuracy']:.2%}"
     if best.get("accuracy") is not None:
         text += f", test {best['accuracy']:.2%}"
+    if not grid["documents_best"]:
+        return text
     theirs, rank = show_point(grid["documents_best"]), grid["documents_best_rank"]
     where = f"is number {rank} here" if rank else "was not run to its end"
     return f"{text}; the document's best ({theirs}) {where}"
@@ -623,7 +636,7 @@ def markdown(ledger: Mapping[str, Any], link: str = "") -> str:
             ", ".join(printed),
             ", ".join(ours) + seeds,
             show_data(row),
-            row["text"],
+            row["text"] + (f" `{row['command']}`" if row["verdict"] == NOT_RUN else ""),
         )
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
     for heading, items in (
