@@ -37,6 +37,10 @@ class NotRun(Exception):
     """A run cannot begin; the message says what it lacks."""
 
 
+class NoData(NotRun):
+    """What it lacks are the data, which were not named."""
+
+
 def run_point(recipe: Recipe, workdir: Path) -> None:
     """Train and test in a folder, going on with what is there. Results lie in it; stdout stays ours."""
     with contextlib.redirect_stdout(sys.stderr):
@@ -160,7 +164,7 @@ class Work:
                 if reason is None:
                     return recipe
                 reasons.append(reason)
-        raise NotRun(reasons[0])
+        raise (NotRun if self.data_dir else NoData)(reasons[0])
 
     def _data_problem(self, recipe: Recipe) -> str | None:
         """Why the recipe's data cannot be loaded."""
@@ -247,7 +251,8 @@ class Work:
             return "done"
         except NotRun as error:
             text = " ".join(str(error).split())
-            self._problems[name] = text
+            # In the ledger `needs` says it in fewer words.
+            self._problems[name] = "" if isinstance(error, NoData) else text
             return f"not run: {text}"
         except cli.Interrupted:
             raise

@@ -360,18 +360,21 @@ def _verdict_without_runs(
         return _verdict_of(columns)
     failed = [run for run in found.runs if run.state == "failed"]
     if failed:
-        return FAILED, f"{FAILED}: {failed[0].text}"
+        return FAILED, f"{FAILED}: {_brief(failed[0].text)}"
     unfinished = [run for run in found.runs if run.state == "unfinished"]
     if unfinished:
         return NOT_RUN, f"{NOT_RUN} to its end: {unfinished[0].text}"
-    return NOT_RUN, (f"{NOT_RUN}: {found.needs}" if found.needs else NOT_RUN) + _about_sizes(
-        columns
-    )
+    why = _brief(found.problem or found.needs)
+    return NOT_RUN, (f"{NOT_RUN}: {why}" if why else NOT_RUN) + _about_sizes(columns)
 
 
 def _about_sizes(columns: Sequence[Mapping[str, Any]]) -> str:
     """Numbers of parameters have their verdict without a run, too."""
-    judged = [c for c in columns if kind_of(c["column"]) == "size" and c["printed"] is not None]
+    judged = [
+        c
+        for c in columns
+        if kind_of(c["column"]) == "size" and None not in (c["printed"], c["mean"])
+    ]
     return "".join(f"; {title_of(c['column'])} {c['verdict']}" for c in judged)
 
 
@@ -390,7 +393,13 @@ def _verdict_of(columns: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
             NOT_REPRODUCED,
             f"{NOT_REPRODUCED}: {title_of(worst['column'])} {ours}, printed {theirs}{beside}",
         )
-    lacking = [c for c in columns if c["verdict"] == NOT_MEASURED and c["printed"] is not None]
+    lacking = [
+        c
+        for c in columns
+        if c["verdict"] == NOT_MEASURED
+        and c["printed"] is not None
+        and kind_of(c["column"]) != "size"
+    ]
     if any(c["verdict"] == REPRODUCED for c in columns):
         if lacking:
             beside += f"; {', '.join(title_of(c['column']) for c in lacking)} {NOT_MEASURED}"
@@ -567,8 +576,9 @@ def show_data(row: Mapping[str, Any]) -> str:
     data = row["data"]
     if data is None:
         return ""
+    theirs = "the document's" if row["printed"] else "as published"
     if data["is_documents"]:
-        return f"{data['name']}, {'the document’s' if row['printed'] else 'as published'}"
+        return f"{data['name']}, {theirs}"
     return f"{data['name']}, stand-in: {data['why']}"
 
 
@@ -650,6 +660,10 @@ def markdown(ledger: Mapping[str, Any], link: str = "") -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _brief(text: str, longest: int = 160) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _different(values: Iterable[Any]) -> list[Any]:
