@@ -19,7 +19,7 @@ from train import cli, papers
 from train.claims import Document, Grid, Row
 from train.recipe import InputError
 from train.report import ledger
-from train.reproduce_runs import Job, Work, describe
+from train.reproduce_runs import Work, describe
 from train.rundir import write_json
 
 
@@ -121,7 +121,7 @@ def run_all(
     order = list(dict.fromkeys(job.row.name for job in jobs))
     failures: list[str] = []
     refused: set[str] = set()
-    where = ""
+    where = "the beginning"
     try:
         for job in jobs:
             name = job.row.name
@@ -137,11 +137,12 @@ def run_all(
             if how.startswith("failed"):
                 failures.append(f"{name} seed {job.seed} {how}")
         for grid in grids:
+            where = f"grid {grid.name}"
             failures += run_grid(work, grid, ranges[grid.name])
     except (cli.Interrupted, KeyboardInterrupt):
         save(work)
         raise cli.Interrupted(
-            f"stopped in {where or 'a grid'}; what is done is saved in {work.out}: the same command goes on"
+            f"stopped in {where}; what is done is saved in {work.out}: the same command goes on"
         ) from None
     return failures
 
@@ -246,8 +247,6 @@ def _print(table: Any) -> None:
 
     Console(width=None if sys.stdout.isatty() else 220, markup=False, highlight=False).print(table)
 
-
-__all__ = ["Arguments", "Job", "main"]
 
 if __name__ == "__main__":
     cli.main(main)

@@ -339,7 +339,7 @@ class Work:
             dataset_info(name).split_sizes if known else None,
             fewer_on_purpose=run.read_recipe().images_per_class is not None,
         )
-        return data | {"provenance": _portable(run.read_recipe().data_dir, manifest)}
+        return data | {"data_dir": _portable(run.read_recipe().data_dir, manifest)}
 
     def _facts(self, run: RunDir, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
         env, test = _read(run.path / "env.json"), _read(run.test)
@@ -355,7 +355,7 @@ class Work:
 
     def _command(self, row: Row, runs: Sequence[Run]) -> str:
         words = ["python -m train.reproduce", self.document.name, f"--rows {row.name}"]
-        where = next((run.data.get("provenance") for run in runs), None)
+        where = next((run.data.get("data_dir") for run in runs), None)
         if not runs and takes_data_dir(row.recipe.dataset) and not row.stand_in:
             where = "$DATA"
         if where:
@@ -396,7 +396,7 @@ class Work:
             if index in there and (found := self._read_point(grid, index, point))
         ]
         words = ["python -m train.reproduce", self.document.name, f"--grids {grid.name}"]
-        if where := next((p["data"].get("provenance") for p in points if p["data"]), None):
+        if where := next((p["data"].get("data_dir") for p in points if p["data"]), None):
             words.append(f"--data-dir {where}")
         if self.scale == "smoke" or any(p["short"] for p in points):
             words.append(f"--scale {'smoke' if self.scale == 'smoke' else 'short'}")
