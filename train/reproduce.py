@@ -117,7 +117,7 @@ def run_all(
     work: Work, rows: Sequence[Row], grids: Sequence[Grid], ranges: dict[str, range]
 ) -> list[str]:
     """Run what is not there yet, saving after each; returns the failures, a line each."""
-    jobs = work.jobs(rows, [grid.recipe for grid in grids])
+    jobs = work.jobs(rows, grids)
     order = list(dict.fromkeys(job.row.name for job in jobs))
     failures: list[str] = []
     refused: set[str] = set()

@@ -75,7 +75,7 @@ class Work:
         self.root = self.out / document.name
         self.ledger_path = self.out / f"{document.name}.json"
         self._problems = self._earlier_problems()
-        self._bases: dict[str, Recipe] = {}
+        self._bases: dict[tuple[str, str], Recipe] = {}
         self._data: dict[tuple[str, str | None], str | None] = {}
         self._sizes: dict[str, dict[str, int] | None] = {}
 
@@ -99,26 +99,33 @@ class Work:
         whole = self.scale == "full" or (self.scale == "short" and row.short is None)
         return row.seeds if whole else 1
 
-    def jobs(self, rows: Sequence[Row], also: Sequence[Recipe] = ()) -> list[Job]:
-        """Runs of the rows in an order in which each follows the runs that it starts from; those of other rows are
-        added. `also`: recipes of grids, which may start from rows, too."""
+    def jobs(self, rows: Sequence[Row], grids: Sequence[Grid] = ()) -> list[Job]:
+        """Runs of the rows in an order in which each follows the runs that it starts from; those of other rows, that
+        these or the grids start from, are added."""
         jobs: dict[tuple[str, int], Job] = {}
 
         def add(row: Row, seed: int, above: tuple[str, ...]) -> None:
             if row.name in above:
                 raise InputError(f"the rows {' and '.join(above)} start from each other")
-            for name in rows_before(row.recipe):
+            for name in self._before(row):
                 before = self._row(name)
                 add(before, self._seed_before(before, seed), (*above, row.name))
             jobs.setdefault((row.name, seed), Job(row, seed))
 
-        for recipe in also:
-            for name in rows_before(recipe):
+        for grid in grids:
+            for name in self._before(grid):
                 add(self._row(name), 0, ())
         for row in rows:
             for seed in range(self.seeds_of(row)):
                 add(row, seed, ())
         return list(jobs.values())
+
+    def _before(self, item: Row | Grid) -> list[str]:
+        """Names of the rows that the item starts from, on the data that it gets."""
+        try:
+            return rows_before(self.base(item))
+        except NotRun:
+            return []
 
     def _row(self, name: str) -> Row:
         return self.document.row(select([name], self.document.rows, "row")[0])
@@ -147,9 +154,10 @@ class Work:
     def base(self, item: Row | Grid) -> Recipe:
         """The recipe at this scale, on the first that can be had of: the document's data in --data-dir; those that
         come by themselves; the stand-in. NotRun when there is none."""
-        if item.name not in self._bases:
-            self._bases[item.name] = self._find_data(item)
-        return self._bases[item.name]
+        key = (type(item).__name__, item.name)
+        if key not in self._bases:
+            self._bases[key] = self._find_data(item)
+        return self._bases[key]
 
     def _find_data(self, item: Row | Grid) -> Recipe:
         if self.scale == "smoke":
@@ -196,8 +204,10 @@ class Work:
             return
         if not self.data_dir.exists():
             raise InputError(f"--data-dir {self.data_dir}: there is nothing: check the path")
-        names = dict.fromkeys(item.recipe.dataset for item in items)
-        wanted = [name for name in names if takes_data_dir(name)]
+        recipes = [recipe for item in items for recipe in variants(item, short=False)]
+        wanted = [
+            name for name in dict.fromkeys(r.dataset for r in recipes) if takes_data_dir(name)
+        ]
         reasons = [
             self._data_problem(Recipe(dataset=name, data_dir=str(self.data_dir))) for name in wanted
         ]
@@ -344,6 +354,7 @@ class Work:
     def _facts(self, run: RunDir, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
         env, test = _read(run.path / "env.json"), _read(run.test)
         return {
+            "setting": describe(_without_places(recipe)),
             "directory": run.path.relative_to(self.out).as_posix(),
             "commit": env.get("git_commit", ""),
             "dirty": bool(env.get("git_dirty")),
@@ -556,7 +567,10 @@ def needs(row: Row) -> str:
     if takes_data_dir(recipe.dataset):
         info = dataset_info(recipe.dataset)
         where = f" ({info.homepage})" if info.homepage else ""
-        found.append(f"the data {recipe.dataset}{where}")
+        instead = (row.stand_in or {}).get("dataset")
+        found.append(
+            f"the data {recipe.dataset}{where}{f'; {instead} stands in' if instead else ''}"
+        )
     if recipe.pretrained and not row_in(recipe.pretrained):
         found.append(f"the weights {recipe.pretrained} of {recipe.model}")
     if recipe.features and "=" in recipe.features:

@@ -159,6 +159,18 @@ def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
     assert {r["verdict"] for r in work.ledger()["rows"]} == {"reproduced"}
 
 
+def test_a_stand_in_may_start_from_a_row(ask, trainer, tmp_path):
+    """And does so only where it stands in."""
+    keras = with_values(RECIPE, {"dataset": "pig_faces", "pretrained": "keras"})
+    stand_in = {"dataset": "synthetic_pigs", "pretrained": "row:first", "batch_size": 8}
+    ask([row("after", keras, stand_in=stand_in), row("first")], "--rows", "after")
+    assert trainer.asked == ["first/seed0", "after/seed0"]
+    after, _ = ledger_of(tmp_path)["rows"]
+    assert after["verdict"] == "stand-in"
+    assert after["setting"].startswith("sam_alexnet_tiny on pig_faces, from keras, batch 64")
+    assert after["ran"][0].startswith("sam_alexnet_tiny on synthetic_pigs, from row:first, batch 8")
+
+
 def test_rows_that_start_from_each_other_are_an_error(ask, trainer):
     one = row("one", with_values(RECIPE, {"pretrained": "row:two"}))
     two = row("two", with_values(RECIPE, {"pretrained": "row:one"}))

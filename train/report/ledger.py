@@ -40,7 +40,7 @@ class Run:
     on_document: bool = False  # on the data that the document has
     short: bool = False  # with the row's `short` settings
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `describe_data`
-    # commit, dirty, hardware, versions, epochs_run, best_epoch, directory
+    # setting, commit, dirty, hardware, versions, epochs_run, best_epoch, directory
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -253,6 +253,7 @@ def _row(
         "columns": columns,
         "reading": row.reading,
         "setting": found.setting,
+        "ran": _different(fact.get("setting") for fact in facts),  # stand-ins may have other models
         "command": found.command,
         "needs": found.needs,
         "problem": found.problem,

@@ -86,7 +86,8 @@ def _share(value: float | None) -> str:
 def _row(row: Mapping[str, Any], out: Path) -> str:
     data = row["data"] or {}
     facts = [
-        ("setting", row["setting"]),
+        ("document's setting", row["setting"]),
+        ("ours", "; ".join(row["ran"])),
         ("verdict", row["text"]),
         ("reading", row["reading"]),
         ("data", ledger.show_data(row)),
