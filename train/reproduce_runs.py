@@ -324,7 +324,7 @@ class Work:
                 facts=self._facts(run, recipe, data),
                 **_outcome(run),
             )
-        except (InputError, OSError) as error:
+        except (ValueError, KeyError, OSError) as error:
             return Run(seed=seed, state="failed", text=" ".join(str(error).split()))
 
     def _expected(self, row: Row, seed: int) -> list[tuple[bool, Recipe]]:
@@ -432,7 +432,7 @@ class Work:
             if short is None:
                 check_same(run, kinds[0][1])
             outcome = _outcome(run)
-        except (InputError, OSError) as error:
+        except (ValueError, KeyError, OSError) as error:
             return found | {"state": "failed", "text": " ".join(str(error).split())}
         values = outcome.pop("values", {})
         facts = self._facts(run, recipe, {})

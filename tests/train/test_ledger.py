@@ -218,6 +218,15 @@ def test_what_cannot_be_compared_is_not_measured(lower, note):
     assert (result["verdict"], result["note"]) == ("not measured", note)
 
 
+def test_smoke_runs_are_no_evidence():
+    document = Document("d", "D", (row("a"), row("b")), (Ordering("accuracy", "a", "b", "a wins"),))
+    found = {"a": Found(runs(0.95)), "b": Found(runs(0.5))}
+    result = ledger.build(document, found, smoke=True)
+    assert [r["verdict"] for r in result["rows"]] == ["smoke", "smoke"]
+    assert result["orderings"][0]["note"] == "smoke"
+    assert "nothing below is a result" in ledger.markdown(result)
+
+
 # Data.
 
 

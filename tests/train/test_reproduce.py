@@ -136,6 +136,15 @@ def test_other_settings_in_the_folder_are_refused(ask, trainer, tmp_path):
     assert result[1]["verdict"] == "reproduced"
 
 
+def test_a_damaged_folder_is_a_failed_row(ask, trainer, tmp_path):
+    ask([row("a"), row("b")])
+    (tmp_path / "out/doc/a/seed0/test.json").write_text("{")
+    status, _, stderr = ask([row("a"), row("b")])
+    verdicts = [r["verdict"] for r in ledger_of(tmp_path)["rows"]]
+    assert verdicts == ["failed", "reproduced"]
+    assert "cannot be read" in ledger_of(tmp_path)["rows"][0]["text"]
+
+
 def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
     after = row("after", with_values(RECIPE, {"pretrained": "row:first"}), seeds=3)
     features = row("features", with_values(RECIPE, {"features": "row:after"}))

@@ -208,7 +208,7 @@ def build(
     """The ledger of a document as JSON-able data, from what is known of its rows and grids by name."""
     known = {row.name: found.get(row.name, Found()) for row in document.rows}
     chosen = {name: comparable(item.runs) for name, item in known.items()}
-    orderings = [_ordering(o, document, known, chosen) for o in document.orderings]
+    orderings = [_ordering(o, document, known, chosen, smoke) for o in document.orderings]
     return {
         "format": FORMAT,
         "document": document.name,
@@ -426,6 +426,7 @@ def _ordering(
     document: Document,
     known: Mapping[str, Found],
     chosen: Mapping[str, Sequence[Run]],
+    smoke: bool,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {
         "text": ordering.text,
@@ -463,7 +464,8 @@ def _ordering(
     if first.on_document != second.on_document or (same_claim and other_data):
         return result | {"note": "the two rows were run on different data"}
     words = [STAND_IN] * (not first.on_document) + [SHORTENED] * (first.short or second.short)
-    return result | _difference(higher, lower) | {"note": ", ".join(words)}
+    note = SMOKE if smoke else ", ".join(words)
+    return result | _difference(higher, lower) | {"note": note}
 
 
 def _difference(higher: Mapping[int, float], lower: Mapping[int, float]) -> dict[str, Any]:
