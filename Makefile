@@ -10,7 +10,7 @@ SHELL = /bin/bash
 python = $(VENV)/bin/python
 needs = pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help run test test-all bench constraints clean
+.PHONY: help run test test-all bench record constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test         lint, format, types and tests, as CI runs them"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
 	@echo "make bench        time sam_alexnet on this machine, beside torch where it is installed"
+	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and the README"
 	@echo "make constraints  renew the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
 	@echo "make clean        remove the environments and caches that make created"
 
@@ -46,6 +47,12 @@ test-all:
 
 bench: $(VENV)/.installed
 	@$(python) -m benchmarks.throughput --models sam_alexnet --batch-sizes 16 --peers torch --rounds 5
+
+LEDGER ?= $(wildcard results/*.json)
+record: $(VENV)/.installed
+	@test -n "$(LEDGER)" || { echo "error: no ledger in results/: run $(python) -m train.reproduce first" >&2; exit 2; }
+	@set -e; for ledger in $(LEDGER); do $(python) -m benchmarks.record --ledger "$$ledger"; done
+	@$(python) -m benchmarks.tables
 
 # The versions that a plain install of the tests gets today, on each Python.
 constraints:

@@ -1,18 +1,21 @@
 """Keep a run's result:  python -m benchmarks.record runs/my-run --name cats_dogs_sam_alexnet
+or a document's ledger:  python -m benchmarks.record --ledger results/cats_dogs.json
 
 Writes benchmarks/results/runs/NAME.json: what was measured, by which command, at which commit, on which
 hardware, on which data (by fingerprint). Paths of the machine are left out: data are named $DATA/<file>.
+A ledger, which `python -m train.reproduce` wrote, is copied to benchmarks/results/ledger_<document>.json.
 """
 
 import dataclasses
+import json
 import os
-import platform
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from train import cli
+from train.machine import hardware
 from train.recipe import InputError
 from train.rundir import RunDir, write_json
 
@@ -24,10 +27,12 @@ SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 class Arguments:
     """Flags of the command."""
 
-    workdir: Annotated[Path, tyro.conf.Positional]
+    workdir: Annotated[Path | None, tyro.conf.Positional] = None
     """Run directory of a finished run."""
-    name: str
+    name: str | None = None
     """File name of the record, without .json."""
+    ledger: Path | None = None
+    """A ledger instead, OUT/<document>.json."""
     note: str = ""
     """What a reader has to know about the result."""
 
@@ -37,9 +42,45 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.record", description=__doc__
     )
-    path = RESULTS / f"{arguments.name}.json"
-    write_json(path, record(RunDir(arguments.workdir), arguments.note))
+    if arguments.ledger:
+        if (arguments.workdir, arguments.name, arguments.note) != (None, None, ""):
+            raise InputError("--ledger is recorded as it is: leave the run, --name and --note out")
+        content = checked_ledger(arguments.ledger)
+        path = RESULTS.parent / f"ledger_{content['document']}.json"
+    elif arguments.workdir and arguments.name:
+        path = RESULTS / f"{arguments.name}.json"
+        content = record(RunDir(arguments.workdir), arguments.note)
+    else:
+        raise InputError("give a run directory and --name, or --ledger")
+    write_json(path, content)
     print(path)
+
+
+def checked_ledger(path: Path) -> dict[str, Any]:
+    """A ledger that may be recorded; InputError for smoke runs and uncommitted code.
+
+    Runs of several commits may stand together: each row names its own.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        runs = [*content["rows"], *content["grids"]]
+        title = content["document"]
+        dirty = [run["name"] for run in runs if run["dirty"]]
+        unknown = [run["name"] for run in content["rows"] if run["runs"] and not run["commits"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no ledger ({type(error).__name__}): give the OUT/<document>.json of train.reproduce"
+        ) from None
+    if content["smoke"]:
+        raise InputError(
+            f"{path} holds smoke runs of {title}, which are no results: run it in earnest"
+        )
+    if dirty or unknown:
+        raise InputError(
+            f"{', '.join(dirty or unknown)} of {title} ran from uncommitted code: commit, remove those"
+            " folders, then run again"
+        )
+    return content
 
 
 def record(run: RunDir, note: str = "") -> dict[str, Any]:
@@ -91,24 +132,6 @@ def portable_command(words: list[str]) -> str:
         else:
             kept.append(f"$DATA/{Path(word).name}" if os.path.isabs(word) else word)
     return " ".join(kept)
-
-
-def hardware(env: dict[str, Any]) -> str:
-    """The device, and for a CPU its model and cores."""
-    if env["backend"] != "cpu":
-        return f"{len(env['devices'])} x {env['devices'][0]}"
-    return f"{cpu_model()}, {env['cores']} cores"
-
-
-def cpu_model() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

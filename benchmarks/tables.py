@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.record import RESULTS
 from train import cli
+from train.report import ledger
 from zoo.files import write_atomically
 
 README = Path(__file__).parents[1] / "README.md"
@@ -24,7 +25,13 @@ def main(argv: list[str]) -> None:
 
 def render(text: str) -> str:
     """The README with each marked table made anew."""
-    for name, table in (("models", models_table), ("runs", runs_table), ("speed", speed_table)):
+    tables = {
+        "models": models_table,
+        "runs": runs_table,
+        "ledger": ledger_tables,
+        "speed": speed_table,
+    }
+    for name, table in tables.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         before, _, rest = text.partition(begin)
         text = before + begin + table() + end + rest.partition(end)[2]
@@ -66,6 +73,18 @@ def runs_table() -> str:
         "model, data, epochs, test accuracy, macro-F1, test images, training, waiting for data, on"
     )
     return markdown(tuple(heading.split(", ")), rows)
+
+
+def ledger_tables() -> str:
+    """Every recorded ledger."""
+    paths = sorted(RESULTS.parent.glob("ledger_*.json"))
+    texts = [
+        ledger.markdown(
+            json.loads(path.read_text(encoding="utf-8")), f"benchmarks/results/{path.name}"
+        )
+        for path in paths
+    ]
+    return "\n".join(texts) or "Nothing recorded yet.\n"
 
 
 def speed_table() -> str:

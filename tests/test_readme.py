@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import record, tables
 
 TEXT = tables.README.read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (?:\.venv/bin/)?(python -m (?!pytest)[^#\n]+)", TEXT, re.MULTILINE)
@@ -27,6 +27,12 @@ def test_every_record_says_how_it_was_made():
         assert re.fullmatch(r"[0-9a-f]{40}", data["commit"]), path
         assert data["command"].startswith("python -m train.run"), path
         assert data["hardware"] and data["versions"]["jax"] and data["data_fingerprint"], path
+
+
+def test_recorded_ledgers_could_be_recorded_again():
+    for path in tables.RESULTS.parent.glob("ledger_*.json"):
+        content = record.checked_ledger(path)
+        assert path.name == f"ledger_{content['document']}.json"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -47,7 +47,7 @@ def main(command: Callable[[list[str]], None]) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _fail(*_explain(error))
+        _fail(*explain(error))
 
 
 def _fail(message: str, status: int) -> None:
@@ -55,7 +55,14 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def command_line() -> list[str]:
+    """The command that this process runs, as one would type it; for a Python caller the one that trains."""
+    command = Path(sys.argv[0])
+    ours = command.parent == Path(__file__).parent and command.suffix == ".py"
+    return ["python", "-m", f"train.{command.stem}" if ours else "train.run", *sys.argv[1:]]
+
+
+def explain(error: Exception) -> tuple[str, int]:
     """One line and an exit status for anything that can go wrong."""
     text = f"{error}"
     # The rooms' own InputErrors; named rather than imported, so that this module stays light.

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ import tyro
 
 from datasets import list_datasets
 from train import cli, papers
+from train.machine import cpu_model
 from train.recipe import InputError, Recipe, Stage, parse_options
 from train.rundir import FORMAT, RunDir, write_json
 from zoo import list_models
@@ -513,13 +513,14 @@ def environment() -> dict[str, Any]:
     return {
         "versions": versions(),
         "platform": platform.platform(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.local_devices()],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_commit": commit,
         "git_dirty": dirty,
-        "command": ["python", "-m", "train.run", *sys.argv[1:]],
+        "command": cli.command_line(),
     }
 
 

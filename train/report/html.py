@@ -1,37 +1,15 @@
 """One self-contained page about a run: `report.html`."""
 
-import base64
-import html
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from train.report import page
 from train.rundir import RunDir
 from zoo.files import write_atomically
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #666; --line: #ddd; --page: #fff; --card: #f6f7f9; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --soft: #a0a0a0; --line: #3a3a3a; --page: #161616; --card: #222; }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-.soft { color: var(--soft); } .badge { background: #b35c00; color: #fff; border-radius: .3rem;
-  padding: .05rem .5rem; font-size: .8rem; vertical-align: middle; }
-.numbers { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0; padding: 0; list-style: none; }
-.numbers li { background: var(--card); border-radius: .5rem; padding: .6rem 1rem; min-width: 7rem; }
-.numbers b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; overflow-wrap: break-word; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
-pre { background: var(--card); padding: .8rem; border-radius: .4rem; overflow-x: auto; font-size: .85rem; }
-"""
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -49,8 +27,8 @@ def write_report(run_dir: str | Path) -> Path:
     sizes = {name: len(ids) for name, ids in splits.get("splits", {}).items()}
 
     parts = [
-        f"<h1>{_text(title)}{' <span class=badge>synthetic images</span>' if synthetic else ''}</h1>",
-        f"<p class=soft>{_text(_subtitle(sizes, env))}</p>",
+        f"<h1>{page.text(title)}{' <span class=badge>synthetic images</span>' if synthetic else ''}</h1>",
+        f"<p class=soft>{page.text(_subtitle(sizes, env))}</p>",
         _headline(test) if test else "<p>The run has not been tested yet: it has no test.json.</p>",
         _figure(run, "curves", "Learning curves"),
         _figure(run, "predictions", "Predictions on test images"),
@@ -60,24 +38,13 @@ def write_report(run_dir: str | Path) -> Path:
         _mistakes(run),
         _epochs(run.read_summary()),
         _bad_images(run.path / "bad_images.txt"),
-        _section("Settings", _table(("field", "value"), _flatten(recipe))),
-        _section("Environment", _table(("field", "value"), _flatten(env))),
-        _section("Again", f"<pre>{_text(' '.join(env.get('command', [])))}</pre>"),
+        page.section("Settings", page.table(("field", "value"), _flatten(recipe))),
+        page.section("Environment", page.table(("field", "value"), _flatten(env))),
+        page.section("Again", f"<pre>{page.text(' '.join(env.get('command', [])))}</pre>"),
     ]
-    page = (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body></html>\n"
-    )
     path = run.path / "report.html"
-    write_atomically(path, page.encode())
+    write_atomically(path, page.document(title, parts).encode())
     return path
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -113,37 +80,15 @@ def _headline(test: dict[str, Any]) -> str:
         (f"{test['train_time_ms'] / 1000:,.1f} s", f"training time, {test['epochs_run']} epochs"),
         (str(test["best_epoch"]), "epoch that was kept"),
     ]
-    items = "".join(f"<li><b>{_text(value)}</b>{_text(name)}</li>" for value, name in numbers)
+    items = "".join(
+        f"<li><b>{page.text(value)}</b>{page.text(name)}</li>" for value, name in numbers
+    )
     return f"<ul class=numbers>{items}</ul>"
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h2>{_text(title)}</h2>{body}" if body else ""
 
 
 def _figure(run: RunDir, name: str, title: str) -> str:
     path = run.figures / f"{name}.png"
-    if not path.exists():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return _section(title, f'<img alt="{_text(title)}" src="data:image/png;base64,{data}">')
-
-
-def _table(heading: Iterable[str], rows: Iterable[Iterable[Any]], numeric: bool = False) -> str:
-    """A table; with `numeric` all columns but the first are numbers."""
-
-    def cells(tag: str, values: Iterable[Any]) -> str:
-        classes = (" class=n" if numeric and i else "" for i in range(1000))
-        return "".join(
-            f"<{tag}{c}>{_text(v)}</{tag}>" for c, v in zip(classes, values, strict=False)
-        )
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f"<div class=scroll><table><tr>{cells('th', heading)}</tr>{body}</table></div>"
-        if body
-        else ""
-    )
+    return page.section(title, page.picture(path, title)) if path.exists() else ""
 
 
 def _per_class(test: dict[str, Any]) -> str:
@@ -152,7 +97,7 @@ def _per_class(test: dict[str, Any]) -> str:
         for name, scores in test["per_class"].items()
     ]
     heading = ("class", "precision", "recall", "F1", "images")
-    return _section("Per class", _table(heading, rows, numeric=True))
+    return page.section("Per class", page.table(heading, rows, numeric=True))
 
 
 def _mistakes(run: RunDir, most: int = 10) -> str:
@@ -165,7 +110,7 @@ def _mistakes(run: RunDir, most: int = 10) -> str:
         return ""
     wrong = np.flatnonzero(data["predictions"] != data["labels"])
     if not len(wrong):
-        return _section("Mistakes", "<p>None on the test images.</p>")
+        return page.section("Mistakes", "<p>None on the test images.</p>")
     confidence = data["probabilities"].max(axis=1)
     names = data["class_names"]
     rows = [
@@ -177,8 +122,8 @@ def _mistakes(run: RunDir, most: int = 10) -> str:
         )
         for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
     ]
-    table = _table(("image", "true", "predicted", "sure"), rows)
-    return _section(f"Mistakes: {len(wrong)}, the surest first", table)
+    table = page.table(("image", "true", "predicted", "sure"), rows)
+    return page.section(f"Mistakes: {len(wrong)}, the surest first", table)
 
 
 def _epochs(rows: list[dict[str, Any]]) -> str:
@@ -207,7 +152,7 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return _section("Epochs", _table(heading, body, numeric=True))
+    return page.section("Epochs", page.table(heading, body, numeric=True))
 
 
 def _share(value: float) -> str:
@@ -218,8 +163,8 @@ def _bad_images(path: Path) -> str:
     if not path.exists():
         return ""
     lines = path.read_text(encoding="utf-8").splitlines()
-    shown = _table(("file", "reason"), (line.split("\t", 1) for line in lines[:20]))
-    return _section(f"Files left out, because they cannot be decoded: {len(lines)}", shown)
+    shown = page.table(("file", "reason"), (line.split("\t", 1) for line in lines[:20]))
+    return page.section(f"Files left out, because they cannot be decoded: {len(lines)}", shown)
 
 
 def _flatten(data: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,0 +1,331 @@
+"""Verdicts, orderings and tables, from cases computed by hand."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from train.claims import Document, Grid, Ordering, Row
+from train.recipe import Recipe
+from train.report import ledger
+from train.report.ledger import Found, FoundGrid, Run
+
+RECIPE = Recipe(model="sam_alexnet_tiny", dataset="digits")
+DATA = {"name": "digits", "fingerprint": "f", "synthetic": False, "images": {"test": 9}, "why": ""}
+
+
+def runs(*accuracies, column="accuracy", **changes):
+    """Finished runs on the document's data, a seed each."""
+    document = changes.pop("on_document", True)
+    data = DATA | {"is_documents": document, "why": "" if document else "subset"}
+    return [
+        dataclasses.replace(
+            Run(seed, "done", {column: value}, on_document=document, data=data), **changes
+        )
+        for seed, value in enumerate(accuracies)
+    ]
+
+
+def row(name="a", printed=None, **changes):
+    return Row(name, "Table 1", name.upper(), RECIPE, printed or {"accuracy": 0.9}, **changes)
+
+
+def built(rows, found, **changes):
+    return ledger.build(Document("doc", "A document", tuple(rows), **changes), found)
+
+
+def verdict(item, found):
+    (result,) = built([item], {item.name: found})["rows"]
+    return result["verdict"], result["text"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.95], "reproduced"),
+        ([0.89], "reproduced"),  # exactly one point less
+        ([0.8899], "not reproduced"),
+        ([0.88, 0.90], "reproduced"),  # mean 0.89
+        # Mean 0.86, standard deviation 0.02: 0.90 - 0.04 is reached exactly.
+        ([0.84, 0.86, 0.88], "reproduced"),
+        ([0.83, 0.85, 0.87], "not reproduced"),
+        ([], "not measured"),
+    ],
+)
+def test_a_score_may_lack_a_point_or_two_standard_deviations(values, expected):
+    assert ledger.column_verdict("accuracy", 0.90, values) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.355, "reproduced"), (0.34, "not reproduced"), (0.93, "not reproduced")],
+)
+def test_a_failure_is_reproduced_when_as_bad(value, expected):
+    assert ledger.column_verdict("accuracy", 0.3507, [value], failure=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "printed", "value", "expected"),
+    [
+        ("total_parameters", 586000, 585610, "reproduced"),
+        ("total_parameters", 586000, 585499, "not reproduced"),
+        ("parameters", 58289538, 58289538, "reproduced"),
+        ("parameters", 58289538, 58289539, "not reproduced"),
+        ("test_time_ms", 5123, 900000, "shown"),
+        ("loss", 0.1, 9.0, "shown"),
+        ("accuracy", None, 0.5, "shown"),
+    ],
+)
+def test_sizes_are_judged_within_their_rounding_and_times_and_losses_not(
+    column, printed, value, expected
+):
+    assert ledger.column_verdict(column, printed, [value]) == expected
+
+
+def test_what_cannot_be_right_is_not_judged():
+    assert ledger.column_verdict("f1", 0.98, [0.99], misprint=True) == ledger.CONTRADICTS
+    item = row(printed={"accuracy": 0.9, "f1": 0.98}, misprints=("f1",), reading="too high")
+    (result,) = built([item], {"a": Found(runs(0.91))})["rows"]
+    assert result["text"] == "reproduced; the document contradicts itself (F1)"
+    assert result["reading"] == "too high"
+
+
+def test_rows_on_the_documents_data():
+    assert verdict(row(), Found(runs(0.95))) == ("reproduced", "reproduced")
+    assert verdict(row(), Found(runs(0.5))) == (
+        "not reproduced",
+        "not reproduced: accuracy 50.00%, printed 90.00%",
+    )
+
+
+def test_a_stand_in_never_reproduces():
+    found = Found(runs(0.99, on_document=False))
+    assert verdict(row(), found) == ("stand-in", "stand-in")
+    result = built(
+        [row("a"), row("b")],
+        {"a": found, "b": Found(runs(0.98, on_document=False))},
+        orderings=(Ordering("accuracy", "a", "b", "a wins"),),
+    )
+    assert result["rows"][0]["text"] == "stand-in; 1 of 1 ordering holds"
+    assert [c["verdict"] for c in result["rows"][0]["columns"]] == ["shown"]
+
+
+def test_shortened_rows_say_so_and_full_ones_win():
+    assert verdict(row(), Found(runs(0.99, short=True))) == ("shortened", "shortened")
+    assert verdict(row(), Found(runs(0.99, short=True, on_document=False)))[1] == (
+        "stand-in and shortened"
+    )
+    both = [*runs(0.1, short=True), *(dataclasses.replace(r, seed=5) for r in runs(0.95))]
+    (result,) = built([row()], {"a": Found(both)})["rows"]
+    assert result["verdict"] == "reproduced"
+    assert [r["seed"] for r in result["runs"]] == [5]
+    assert [r["seed"] for r in result["others"]] == [0]
+
+
+def diverged(seed=0, **changes):
+    (run,) = runs(0.0, **changes)
+    return dataclasses.replace(
+        run, seed=seed, state="diverged", values={}, text="diverged at step 7"
+    )
+
+
+def test_divergence_is_a_result():
+    assert verdict(row(), Found([diverged()])) == ("diverged", "not reproduced: diverged at step 7")
+    assert verdict(row(failure=True), Found([diverged()])) == (
+        "reproduced",
+        "reproduced: diverges (diverged at step 7)",
+    )
+    some = [*runs(0.95), diverged(1)]
+    assert verdict(row(), Found(some))[1] == "not reproduced: diverged at step 7 in 1 of 2 runs"
+    assert verdict(row(failure=True), Found([diverged(on_document=False)])) == (
+        "stand-in",
+        "stand-in: diverged at step 7",
+    )
+
+
+def test_rows_without_runs_say_what_they_need():
+    assert verdict(row(), Found(needs="needs cats")) == ("not run", "not run: needs cats")
+    assert verdict(row(), Found(needs="needs cats", problem="no net"))[1] == "not run: no net"
+    failed = Found([Run(0, "failed", text="no space")])
+    assert verdict(row(), failed) == ("failed", "failed: no space")
+    assert verdict(row(), Found([Run(0, "unfinished", text="stopped after 2 epochs")]))[0] == (
+        "not run"
+    )
+
+
+def test_parameters_are_judged_without_a_run():
+    sizes = {"parameters": 584202, "total_parameters": 585610}
+    only = row(printed={"total_parameters": 586000})
+    assert verdict(only, Found(sizes=sizes)) == ("reproduced", "reproduced")
+    more = row(printed={"total_parameters": 586000, "accuracy": 0.9})
+    assert verdict(more, Found(sizes=sizes)) == (
+        "not run",
+        "not run; total parameters reproduced",
+    )
+
+
+# Orderings.
+
+
+def ordering(higher, lower, column="accuracy"):
+    document = {"a": Found(higher), "b": Found(lower)}
+    (result,) = built(
+        [row("a"), row("b")], document, orderings=(Ordering(column, "a", "b", "a wins"),)
+    )["orderings"]
+    return result
+
+
+def test_orderings_are_paired_by_seed():
+    result = ordering(runs(0.90, 0.80, 0.99), runs(0.88, 0.76))
+    # Differences 0.02 and 0.04: mean 0.03, standard deviation 0.01414.
+    assert (result["verdict"], result["n"], result["paired"]) == ("holds", 2, True)
+    assert result["difference"] == pytest.approx(0.03)
+    assert result["sd"] == pytest.approx(0.02 / math.sqrt(2))
+    assert ledger.describe_ordering(result) == "holds, +3.00 ± 1.41 points over 2 seeds"
+
+
+def test_orderings_without_common_seeds():
+    lower = [dataclasses.replace(run, seed=run.seed + 5) for run in runs(0.6, 0.8)]
+    result = ordering(runs(0.5, 0.7), lower)
+    assert (result["verdict"], result["paired"]) == ("does not hold", False)
+    assert result["difference"] == pytest.approx(-0.1)
+    assert result["sd"] == pytest.approx(math.hypot(0.02**0.5, 0.02**0.5))
+
+
+def test_a_draw_is_no_order():
+    assert ordering(runs(0.5), runs(0.5))["verdict"] == "does not hold"
+
+
+def test_times_have_an_order_too():
+    result = ordering(
+        runs(900.0, column="test_time_ms"), runs(400.0, column="test_time_ms"), "test_time_ms"
+    )
+    assert ledger.describe_ordering(result) == "holds, +500 ms"
+
+
+@pytest.mark.parametrize(
+    ("lower", "note"),
+    [
+        ([], "b was not run"),
+        ([diverged()], "b diverged at step 7"),
+        (runs(0.1, on_document=False), "the two rows were run on different data"),
+        (runs(0.1, column="f1"), "no accuracy in b"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_measured(lower, note):
+    result = ordering(runs(0.9), lower)
+    assert (result["verdict"], result["note"]) == ("not measured", note)
+
+
+def test_smoke_runs_are_no_evidence():
+    document = Document("d", "D", (row("a"), row("b")), (Ordering("accuracy", "a", "b", "a wins"),))
+    found = {"a": Found(runs(0.95)), "b": Found(runs(0.5))}
+    result = ledger.build(document, found, smoke=True)
+    assert [r["verdict"] for r in result["rows"]] == ["smoke", "smoke"]
+    assert result["orderings"][0]["note"] == "smoke"
+    assert "nothing below is a result" in ledger.markdown(result)
+
+
+# Data.
+
+
+def manifest(train=80, validation=10, test=10, name="digits", **changes):
+    sizes = {"train": train, "validation": validation, "test": test}
+    splits = {part: {f"{part}/x/{i}": 0 for i in range(n)} for part, n in sizes.items()}
+    return {"dataset": name, "fingerprint": "f", "splits": splits, "notes": []} | changes
+
+
+PUBLISHED = {"train": 70, "validation": 20, "test": 10}
+
+
+def test_published_counts_are_the_documents_data():
+    found = ledger.describe_data(manifest(), "digits", PUBLISHED)
+    assert (found["is_documents"], found["why"]) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"train": 20}, "subset: 30 of 90 training images (with validation), 10 of 10 test images"),
+        ({"test": 11}, "other edition: 90 of 90 training images (with validation), 11 of 10 test"),
+        ({"name": "pens"}, "in place of digits"),
+        ({"synthetic": True}, "synthetic images in place of digits"),
+        ({"notes": ["the images are JPEG files, a lossy copy of the published ones"]}, "lossy"),
+    ],
+)
+def test_other_data_are_a_stand_in(changes, why):
+    found = ledger.describe_data(manifest(**changes), "digits", PUBLISHED)
+    assert not found["is_documents"] and why in found["why"]
+
+
+def test_image_files_are_not_the_batches_of_cifar10():
+    files = manifest(name="cifar10", splits={"train": {"a/1.png": 0}, "test": {"a/2.png": 0}})
+    assert "image files" in ledger.describe_data(files, "cifar10", None)["why"]
+    assert ledger.describe_data(manifest(name="cifar10"), "cifar10", PUBLISHED)["is_documents"]
+
+
+def test_fewer_training_images_by_the_recipe_are_no_subset():
+    found = ledger.describe_data(manifest(20), "digits", PUBLISHED, fewer_on_purpose=True)
+    assert found["is_documents"]
+
+
+# Grids and texts.
+
+
+def point(index, rate, validation=None, **changes):
+    state = {"state": "done" if validation else "diverged", "text": ""}
+    values = {"validation_accuracy": validation, "accuracy": validation, "data": DATA}
+    return {"index": index, "point": {"lr": rate}, **state, **values, "short": False} | changes
+
+
+GRID = Grid("g", "Table 2", RECIPE, {"lr": (1.0, 0.1, 0.01)}, {"lr": 0.1})
+
+
+def test_points_are_sorted_and_the_documents_best_is_ranked():
+    points = [point(0, 1.0, text="diverged at step 2"), point(1, 0.1, 0.5), point(2, 0.01, 0.7)]
+    points = [p | {"data": DATA | {"is_documents": True}} for p in points]
+    result = ledger.build(Document("doc", "D", (), grids=(GRID,)), {}, {"g": FoundGrid(points)})[
+        "grids"
+    ][0]
+    assert [p["index"] for p in result["points"]] == [2, 1, 0]
+    assert (result["documents_best_rank"], result["diverged"]) == (2, 1)
+    assert ledger.describe_grid(result) == (
+        "3 of 3 points run, 1 diverged; best lr 0.01: validation 70.00%, test 70.00%;"
+        " the document's best (lr 0.1) is number 2 here"
+    )
+
+
+def test_markdown():
+    item = row("a", {"accuracy": 0.9, "test_time_ms": 5123.0, "loss": math.nan})
+    values = [
+        dataclasses.replace(r, values={**r.values, "test_time_ms": 80.0}) for r in runs(0.95, 0.93)
+    ]
+    other = row("b|", stand_in={"dataset": "synthetic_pigs"})
+    found = {
+        "a": Found(values),
+        "b|": Found(needs="needs cats", command="python -m train.reproduce doc --rows b"),
+    }
+    result = built([item, other], found, orderings=(Ordering("accuracy", "a", "b|", "a wins"),))
+    assert ledger.markdown(result, "x.json") == (
+        "**doc**: A document ([record](x.json)).\n"
+        "\n"
+        "| row | printed | ours | data | verdict |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| Table 1: A | accuracy 90.00%, test time 5,123 ms, loss NaN |"
+        " accuracy 94.00% ± 1.41, test time 80 ± 0 ms (2 seeds) | digits, the document's | reproduced |\n"
+        "| Table 1: B\\| | accuracy 90.00% |  |  |"
+        " not run: needs cats `python -m train.reproduce doc --rows b` |\n"
+        "\n"
+        "Orderings:\n"
+        "\n"
+        "- a wins: not measured (b\\| was not run)\n"
+    )
+
+
+def test_the_ledger_is_json_without_nan():
+    item = row(printed={"loss": math.nan, "accuracy": 0.9}, failure=True)
+    result = built([item], {"a": Found([diverged()])})
+    text = json.dumps(result, allow_nan=False)
+    assert json.loads(text) == result
+    assert ledger.markdown(json.loads(text)) == ledger.markdown(result)

@@ -1,0 +1,404 @@
+"""The command that runs a document's rows: what runs, in which order, what is kept and what is said."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from benchmarks import record, tables
+from train import cli, papers, reproduce, reproduce_runs
+from train.claims import Document, Grid, Ordering, Row
+from train.recipe import InputError, Optimizer, Recipe, Stage, with_values
+from train.reproduce_runs import Work
+from train.rundir import RunDir, write_json
+
+RECIPE = Recipe(
+    name="tiny",
+    model="sam_alexnet_tiny",
+    dataset="digits",
+    model_options=("norm_momentum=0.5",),
+    batch_size=64,
+    stages=(Stage(epochs=1, optimizer=Optimizer(learning_rate=1e-3)),),
+)
+
+
+def row(name, recipe=RECIPE, printed=None, seeds=1, **changes):
+    return Row(name, "Table 1", name, recipe, printed or {"accuracy": 0.5}, seeds=seeds, **changes)
+
+
+def read(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+class Trainer:
+    """In place of training: writes what a run leaves, and remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+        self.accuracy = 0.6
+        self.errors = {}  # part of a run's folder: what happens there
+
+    def __call__(self, recipe, workdir):
+        name = "/".join(Path(workdir).parts[-2:])
+        self.asked.append(name)
+        run = RunDir(workdir)
+        parts = {"train": 1439, "validation": 179, "test": 179}
+        splits = {p: {f"{p}/{i}": 0 for i in range(n)} for p, n in parts.items()}
+        manifest = {"dataset": recipe.dataset, "fingerprint": "abc", "splits": splits}
+        manifest["synthetic"] = recipe.dataset.startswith("synthetic")
+        write_json(run.splits, manifest | {"provenance": {"path": recipe.data_dir}})
+        env = {"git_commit": "c" * 40, "git_dirty": False, "versions": {"jax": "1"}, "cores": 2}
+        write_json(run.path / "env.json", env | {"backend": "cpu", "devices": ["cpu"], "cpu": "X"})
+        write_json(run.config, {"format": 1, "recipe": recipe.to_json()})
+        for part, error in self.errors.items():
+            if part in name:
+                raise error
+        (run.best).mkdir(exist_ok=True)
+        run.checkpoints.mkdir(exist_ok=True)
+        values = {"accuracy": self.accuracy, "loss": 1.0, "test_time_ms": 5.0}
+        values |= {"validation_accuracy": 1 - recipe.stages[0].optimizer.learning_rate}
+        write_json(run.test, values | {"model": recipe.model, "epochs_run": 1, "best_epoch": 1})
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    trainer = Trainer()
+    monkeypatch.setattr(reproduce_runs, "run_point", trainer)
+    return trainer
+
+
+@pytest.fixture
+def ask(monkeypatch, call, tmp_path):
+    """The command on a document of these rows, writing below tmp_path/out."""
+
+    def run(rows, *flags, **changes):
+        document = Document("doc", "A document", tuple(rows), **changes)
+        monkeypatch.setattr(papers, "DOCUMENTS", {"doc": document}, raising=False)
+        return call(reproduce, "doc", "--out", tmp_path / "out", *flags)
+
+    return run
+
+
+def ledger_of(tmp_path, name="doc"):
+    return read(tmp_path / "out" / f"{name}.json")
+
+
+def test_a_row_runs_once_a_seed_and_is_reused(ask, trainer, tmp_path):
+    status, stdout, stderr = ask([row("a", seeds=2), row("b")])
+    assert status == 0
+    assert trainer.asked == ["a/seed0", "a/seed1", "b/seed0"]
+    assert "row 1 of 2, seed 1: a" in stderr
+    assert "60.00%" in stdout and "reproduced" in stdout
+    result = ledger_of(tmp_path)["rows"][0]
+    assert result["verdict"] == "reproduced"
+    assert result["columns"][0]["values"] == {"0": 0.6, "1": 0.6}
+    assert result["data"]["is_documents"] and result["data"]["fingerprint"] == "abc"
+    assert (result["commits"], result["hardware"]) == (["c" * 40], ["X, 2 cores"])
+    assert result["command"] == "python -m train.reproduce doc --rows a"
+    assert (tmp_path / "out" / "doc" / "report.html").is_file()
+
+    ask([row("a", seeds=2), row("b")])
+    assert len(trainer.asked) == 3
+
+
+def test_seeds_differ_in_the_seed_alone(ask, trainer, tmp_path):
+    ask([row("a")], "--seeds", 3)
+    recipes = [RunDir(tmp_path / "out/doc/a" / f"seed{k}").read_recipe() for k in range(3)]
+    assert [r.seed for r in recipes] == [0, 1, 2]
+    assert {with_values(r, {"seed": 0}) for r in recipes} == {RECIPE}
+    assert ledger_of(tmp_path)["rows"][0]["command"].endswith("--rows a --seeds 3")
+
+
+def test_what_was_stopped_goes_on(ask, trainer, tmp_path):
+    trainer.errors = {"a/": cli.Interrupted("saved")}
+    status, _, stderr = ask([row("b"), row("a")])
+    assert status == 130
+    assert "stopped in row 2 of 2, seed 0: a" in stderr and "the same command goes on" in stderr
+    states = {r["name"]: r["verdict"] for r in ledger_of(tmp_path)["rows"]}
+    assert states == {"b": "reproduced", "a": "not run"}
+    trainer.errors = {}
+    assert ask([row("b"), row("a")])[0] == 0
+    assert trainer.asked == ["b/seed0", "a/seed0", "a/seed0"]
+
+
+def test_other_settings_in_the_folder_are_refused(ask, trainer, tmp_path):
+    ask([row("a")])
+    changed = row("a", with_values(RECIPE, {"batch_size": 32}))
+    status, _, stderr = ask([changed, row("b")])
+    folder = tmp_path / "out/doc/a/seed0"
+    assert status == 1
+    assert f"{folder} holds a run of other settings (batch_size: 64, not 32)" in stderr
+    assert "remove that folder, or give another --out" in stderr
+    result = ledger_of(tmp_path)["rows"]
+    assert result[0]["verdict"] == "failed" and "other settings" in result[0]["text"]
+    assert result[1]["verdict"] == "reproduced"
+
+
+def test_a_damaged_folder_is_a_failed_row(ask, trainer, tmp_path):
+    ask([row("a"), row("b")])
+    (tmp_path / "out/doc/a/seed0/test.json").write_text("{")
+    status, _, stderr = ask([row("a"), row("b")])
+    verdicts = [r["verdict"] for r in ledger_of(tmp_path)["rows"]]
+    assert verdicts == ["failed", "reproduced"]
+    assert "cannot be read" in ledger_of(tmp_path)["rows"][0]["text"]
+
+
+def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
+    after = row("after", with_values(RECIPE, {"pretrained": "row:first"}), seeds=3)
+    features = row("features", with_values(RECIPE, {"features": "row:after"}))
+    first = row("first", seeds=2)
+    ask([features, after, first], "--rows", "features", "after")
+    assert trainer.asked == [
+        *("first/seed0", "after/seed0", "features/seed0"),
+        *("first/seed1", "after/seed1", "after/seed2"),  # `first` has no third
+    ]
+
+    def starts(name):
+        return RunDir(tmp_path / "out/doc" / name).read_recipe()
+
+    best = [str(tmp_path / f"out/doc/first/seed{k}/best") for k in (0, 1, 0)]
+    assert [starts(f"after/seed{k}").pretrained for k in range(3)] == best
+    assert starts("features/seed0").features == str(tmp_path / "out/doc/after/seed0/best")
+
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "out2")
+    work = Work(papers.DOCUMENTS["doc"], tmp_path / "out2")
+    assert {r["verdict"] for r in work.ledger()["rows"]} == {"reproduced"}
+
+
+def test_a_stand_in_may_start_from_a_row(ask, trainer, tmp_path):
+    """And does so only where it stands in."""
+    keras = with_values(RECIPE, {"dataset": "pig_faces", "pretrained": "keras"})
+    stand_in = {"dataset": "synthetic_pigs", "pretrained": "row:first", "batch_size": 8}
+    ask([row("after", keras, stand_in=stand_in), row("first")], "--rows", "after")
+    assert trainer.asked == ["first/seed0", "after/seed0"]
+    after, _ = ledger_of(tmp_path)["rows"]
+    assert after["verdict"] == "stand-in"
+    assert after["setting"].startswith("sam_alexnet_tiny on pig_faces, from keras, batch 64")
+    assert after["ran"][0].startswith("sam_alexnet_tiny on synthetic_pigs, from row:first, batch 8")
+
+
+def test_rows_that_start_from_each_other_are_an_error(ask, trainer):
+    one = row("one", with_values(RECIPE, {"pretrained": "row:two"}))
+    two = row("two", with_values(RECIPE, {"pretrained": "row:one"}))
+    status, _, stderr = ask([one, two])
+    assert status == 2 and "start from each other" in stderr
+
+
+def test_a_failing_row_does_not_stop_the_others(ask, trainer, tmp_path):
+    trainer.errors = {
+        "space": OSError(28, "No space left on device"),
+        "weights": InputError("the weights cannot be fetched: no network"),
+        "diverges": cli.RunError("diverged at step 12: loss nan, gradient norm nan; try a lower"),
+        "bug": ZeroDivisionError("division by zero"),
+    }
+    names = ["space", "weights", "diverges", "bug", "good"]
+    after = row("after", with_values(RECIPE, {"pretrained": "row:space"}))
+    status, stdout, stderr = ask([*map(row, names), after])
+    assert status == 1
+    assert "of the runs failed" in stderr and "no space left" in stderr
+    result = {r["name"]: r for r in ledger_of(tmp_path)["rows"]}
+    assert result["space"]["verdict"] == result["bug"]["verdict"] == "failed"
+    assert "ZeroDivisionError" in result["bug"]["text"]
+    assert "no network" in result["weights"]["text"]
+    assert result["diverges"]["text"] == "not reproduced: diverged at step 12"
+    assert result["good"]["verdict"] == "reproduced"
+    assert "the row space, which has no finished run" in result["after"]["text"]
+
+    # Divergence is a result and stays; a failure is tried again.
+    trainer.errors = {}
+    trainer.asked = []
+    assert ask([*map(row, names), after])[0] == 0
+    assert trainer.asked == [*(f"{n}/seed0" for n in ("space", "weights", "bug", "after"))]
+
+
+CATS = with_values(RECIPE, {"dataset": "cats_dogs"})
+
+
+def test_rows_without_data_print_their_command(ask, trainer, tmp_path):
+    status, stdout, stderr = ask([row("cats", CATS), row("a")])
+    assert status == 0
+    assert "not run: needs the data cats_dogs (https://www.kaggle.com" in stdout
+    assert "python -m train.reproduce doc --rows cats --data-dir $DATA" in stdout
+    assert "cats_dogs needs its images" in stderr
+    assert trainer.asked == ["a/seed0"]
+
+
+def test_a_stand_in_is_named(ask, trainer, tmp_path):
+    pigs = with_values(RECIPE, {"dataset": "pig_faces"})
+    ask([row("pigs", pigs, stand_in={"dataset": "synthetic_pigs"})])
+    (result,) = ledger_of(tmp_path)["rows"]
+    assert (result["verdict"], result["data"]["name"]) == ("stand-in", "synthetic_pigs")
+    assert result["data"]["why"] == "synthetic images in place of pig_faces"
+    assert result["command"] == "python -m train.reproduce doc --rows pigs"
+
+
+def test_a_part_of_the_documents_data_is_a_stand_in(ask, trainer, tmp_path, image_folder):
+    data = tmp_path / "pets.zip"
+    folder = tmp_path / "pets"
+    for name, source in (("cats", "red"), ("dogs", "blue")):
+        shutil.copytree(image_folder / source, folder / name)
+    shutil.make_archive(str(data.with_suffix("")), "zip", folder)
+    status, _, _ = ask([row("cats", CATS)], "--data-dir", data)
+    assert status == 0
+    (result,) = ledger_of(tmp_path)["rows"]
+    assert result["verdict"] == "stand-in"
+    assert result["data"]["why"].startswith("subset: 1,618 of 8,005 training images")
+    assert result["command"].endswith("--rows cats --data-dir $DATA/pets.zip")
+    assert str(tmp_path) not in json.dumps(result)
+
+
+def test_shortened_rows(ask, trainer, tmp_path):
+    rows = [row("a", short={"batch_size": 16}, seeds=3), row("b", seeds=2)]
+    ask(rows, "--scale", "short")
+    assert trainer.asked == ["a/seed0", "b/seed0", "b/seed1"]
+    assert RunDir(tmp_path / "out/doc/a/seed0").read_recipe().batch_size == 16
+    short, whole = ledger_of(tmp_path)["rows"]
+    assert (short["verdict"], whole["verdict"]) == ("shortened", "reproduced")
+    assert short["command"].endswith("--rows a --scale short")
+    # A report of what is there knows it again, without being told.
+    assert ask(rows, "--report-only")[0] == 0
+    assert ledger_of(tmp_path)["rows"][0]["verdict"] == "shortened"
+    assert len(trainer.asked) == 3
+
+
+def test_smoke_runs_lie_apart_and_are_no_results(ask, trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        reproduce_runs, "smoke", lambda recipe: with_values(recipe, {"batch_size": 8})
+    )
+    ask([row("a", CATS, seeds=3)], "--scale", "smoke")
+    assert trainer.asked == ["a/seed0"]
+    path = tmp_path / "out" / "smoke" / "doc.json"
+    assert read(path)["rows"][0]["verdict"] == "smoke"
+    assert not (tmp_path / "out" / "doc.json").exists()
+    with pytest.raises(InputError, match="smoke runs of doc"):
+        record.checked_ledger(path)
+
+
+def test_list_shows_rows_and_runs_nothing(ask, trainer, tmp_path):
+    ask([row("a")])
+    status, stdout, _ = ask([row("a"), row("cats", CATS)], "--list")
+    assert status == 0 and len(trainer.asked) == 1
+    assert "accuracy 50.00%" in stdout and "1 seed: reproduced" in stdout
+    assert "sam_alexnet_tiny on cats_dogs, batch 64, 1 epoch adam 0.001" in stdout
+
+
+def test_parameters_are_counted_without_a_run(ask, trainer, tmp_path):
+    """For the classes of the data: the head of 64 inputs loses 8 of its 10 outputs, biases too."""
+    ask([row("a", CATS, {"parameters": 66362 - 8 * 65, "accuracy": 0.9})])
+    (result,) = ledger_of(tmp_path)["rows"]
+    assert result["columns"][0]["mean"] == 65842
+    assert result["columns"][0]["verdict"] == "reproduced"
+    assert result["text"].startswith("not run: needs the data cats_dogs")
+    assert result["text"].endswith("; parameters reproduced")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rows", "nothing*"], "no row matches 'nothing*': there are a"),
+        (["--grids", "h"], "no grid matches 'h': there are g"),
+        (["--grids", "g", "--points", "1-2"], "give A:B with 0 <= A < B <= 2"),
+        (["--grids", "g", "--points", "0:3"], "give A:B with 0 <= A < B <= 2"),
+        (["--grids", "g", "--points", "1:1"], "give A:B"),
+        (["--points", "0:1"], "name it with --grids"),
+        (["--seeds", "0"], "--seeds is 0: give at least 1"),
+        (["--data-dir", "/nowhere"], "--data-dir /nowhere: there is nothing"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(ask, trainer, flags, message):
+    grid = Grid("g", "Table 2", RECIPE, {"batch_size": (16, 32)}, {})
+    status, stdout, stderr = ask([row("a")], *flags, grids=(grid,))
+    assert (status, stdout) == (2, "")
+    assert message in stderr and stderr.count("\n") == 1
+    assert not trainer.asked
+
+
+def test_data_of_nobody_are_refused(ask, trainer, tmp_path, image_folder):
+    status, _, stderr = ask([row("cats", CATS)], "--data-dir", image_folder)
+    assert status == 2 and "cats_dogs" in stderr
+
+
+def test_unknown_document_is_offered_the_nearest(ask, call, trainer):
+    ask([row("a")])
+    status, _, stderr = call(reproduce, "dok")
+    assert status == 2 and "unknown document 'dok': did you mean doc?" in stderr
+
+
+# Grids.
+
+RATES = {"stages.0.optimizer.learning_rate": (0.5, 0.3, 0.1), "batch_size": (16,)}
+
+
+def test_grids_run_by_slices_and_go_on(ask, trainer, tmp_path):
+    grid = Grid("g", "Table 2", RECIPE, RATES, {"stages.0.optimizer.learning_rate": 0.3})
+    trainer.errors = {"grid-g/0": cli.RunError("diverged at step 3: loss inf")}
+    status, stdout, _ = ask([row("a")], "--grids", "g", "--points", "0:2", grids=(grid,))
+    assert status == 0 and trainer.asked == ["grid-g/0", "grid-g/1"]
+    ask([row("a")], "--grids", "g", grids=(grid,))
+    assert trainer.asked == ["grid-g/0", "grid-g/1", "grid-g/2"]
+    points = read(tmp_path / "out/doc/grid-g/points.json")
+    assert [(p["index"], p["text"] or p["validation_accuracy"]) for p in points] == [
+        (2, 0.9),
+        (1, 0.7),
+        (0, "diverged at step 3"),
+    ]
+    lines = (tmp_path / "out/doc/grid-g/points.csv").read_text().splitlines()
+    assert lines[0].startswith("index,stages.0.optimizer.learning_rate,batch_size,state")
+    assert lines[1].startswith("2,0.1,16,done")
+    (result,) = ledger_of(tmp_path)["grids"]
+    assert result["documents_best_rank"] == 2 and result["best"]["index"] == 2
+    assert not (tmp_path / "out/doc/grid-g/2/checkpoints").exists()
+
+
+# Records.
+
+
+def test_ledgers_are_recorded_from_clean_commits_only(ask, call, trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results" / "runs")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results" / "runs")
+    assert tables.ledger_tables() == "Nothing recorded yet.\n"
+    ask([row("a"), row("cats", CATS)])
+    path = tmp_path / "out" / "doc.json"
+    status, stdout, _ = call(record, "--ledger", path)
+    recorded = tmp_path / "results" / "ledger_doc.json"
+    assert (status, stdout.strip()) == (0, str(recorded))
+    assert read(recorded) == read(path)
+    assert "| Table 1: a | accuracy 50.00% | accuracy 60.00% (1 seed) |" in tables.ledger_tables()
+
+    env = tmp_path / "out/doc/a/seed0/env.json"
+    write_json(env, read(env) | {"git_dirty": True})
+    ask([row("a")], "--report-only")
+    status, _, stderr = call(record, "--ledger", path)
+    assert status == 2 and "a of doc ran from uncommitted code" in stderr
+    assert call(record, "--ledger", tmp_path / "none.json")[0] == 2
+    assert call(record)[0] == 2
+
+
+# The whole way.
+
+
+@pytest.mark.slow
+def test_a_document_from_training_to_report(ask, tmp_path):
+    """Two rows, one on the other's weights, on real digits; what diverges is a result."""
+    first = row("first", printed={"accuracy": 0.3, "parameters": 66362})
+    after = row("after", with_values(RECIPE, {"pretrained": "row:first"}), {"accuracy": 0.9999})
+    sgd = Optimizer(name="sgd", learning_rate=1e30)
+    bad = row(
+        "bad", with_values(RECIPE, {"stages.0.optimizer": sgd}), {"accuracy": 0.1}, failure=True
+    )
+    claims = (Ordering("accuracy", "after", "first", "a second epoch helps"),)
+    status, stdout, _ = ask([first, after, bad], orderings=claims)
+    assert status == 0
+    result = ledger_of(tmp_path)
+    assert [r["verdict"] for r in result["rows"]] == ["reproduced", "not reproduced", "reproduced"]
+    assert result["rows"][2]["text"].startswith("reproduced: diverges (diverged at step")
+    assert result["orderings"][0]["verdict"] == "holds"
+    assert len(result["rows"][0]["data"]["fingerprint"]) == 64
+    page = (tmp_path / "out/doc/report.html").read_text(encoding="utf-8")
+    for text in ("a second epoch helps", "reproduced: diverges", "66,362", "confusion matrix"):
+        assert text in page
+    assert "data:image/png;base64," in page
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
