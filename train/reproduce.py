@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
 
 def find_document(name: str) -> Document:
     """A document by name; InputError offers the nearest ones."""
-    documents: dict[str, Document] = getattr(papers, "DOCUMENTS", {})
+    documents = papers.DOCUMENTS
     if name not in documents:
         near = difflib.get_close_matches(name, documents, n=2)
         known = (

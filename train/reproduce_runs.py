@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import fnmatch
-import importlib
 import io
 import json
 import math
@@ -19,6 +18,7 @@ from datasets import dataset_info, list_datasets
 from train import cli
 from train.claims import Document, Grid, Row
 from train.machine import hardware
+from train.papers.smoke import smoke
 from train.recipe import InputError, Recipe, differences, with_values
 from train.report import ledger
 from train.report.ledger import Found, FoundGrid, Run
@@ -467,11 +467,6 @@ def select(patterns: Sequence[str], items: Sequence[Any], what: str) -> list[str
             known = f"there are {', '.join(names)}" if names else f"it has no {what}s"
             raise InputError(f"no {what} matches {pattern!r}: {known}")
     return [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
-
-
-def smoke(recipe: Recipe) -> Recipe:
-    """The recipe's way through the program at the smallest scale."""
-    return importlib.import_module("train.papers.smoke").smoke(recipe)
 
 
 def variants(item: Row | Grid, *, short: bool) -> list[Recipe]:

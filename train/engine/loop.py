@@ -136,9 +136,11 @@ class _Fit:
     stop: cli.StopRequest
 
     def run_all(self) -> Position:
-        """Go through the stages."""
+        """Go through the stages, if there are any."""
         from tensorboardX import SummaryWriter
 
+        if not self.recipe.stages:
+            return Position()
         self.given = self.variables
         self.position = Position()
         self.progress = cli.Progress()

@@ -1,6 +1,6 @@
 """One self-contained page about a document's ledger: `report.html`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,9 @@ def _figures(result: Mapping[str, Any], out: Path, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
 
-    def add(file: str, title: str, draw: str, *arguments: Any) -> None:
+    def add(file: str, title: str, draw: Callable[..., None], *arguments: Any) -> None:
         path = folder / f"{file}.png"
-        function = getattr(figures, draw, None)
-        if function is None:
-            return
-        function(*arguments, path, title)
+        draw(*arguments, path, title)
         parts.append(page.section(title, page.picture(path, title)))
 
     for number, table in enumerate(dict.fromkeys(row["table"] for row in result["rows"])):
@@ -136,7 +133,13 @@ def _figures(result: Mapping[str, Any], out: Path, folder: Path) -> list[str]:
         for start in range(0, len(curves), MOST_CURVES):
             some = dict(list(curves.items())[start : start + MOST_CURVES])
             title = f"{table}: curves of the first seeds"
-            add(f"curves-{number}-{start}", title, "curves_of_runs", some, ("loss", "accuracy"))
+            add(
+                f"curves-{number}-{start}",
+                title,
+                figures.curves_of_runs,
+                some,
+                ("loss", "accuracy"),
+            )
         scores = {
             row["label"]: list(column["values"].values())
             for row in rows
@@ -144,7 +147,7 @@ def _figures(result: Mapping[str, Any], out: Path, folder: Path) -> list[str]:
             if column["column"] == "accuracy" and column["n"] > 1
         }
         if scores:
-            add(f"seeds-{number}", f"{table}: accuracy over seeds", "seed_boxplot", scores)
+            add(f"seeds-{number}", f"{table}: accuracy over seeds", figures.seed_boxplot, scores)
         if any(
             c["column"] == "test_time_ms" and c["printed"] is not None
             for row in rows
@@ -152,7 +155,7 @@ def _figures(result: Mapping[str, Any], out: Path, folder: Path) -> list[str]:
         ):
             times = _times(rows)
             if times:
-                add(f"times-{number}", f"{table}: test times", "timing_bars", times)
+                add(f"times-{number}", f"{table}: test times", figures.timing_bars, times)
     return parts
 
 
