@@ -362,6 +362,8 @@ class Work:
             "versions": env.get("versions", {}),
             "epochs_run": test.get("epochs_run"),
             "best_epoch": test.get("best_epoch"),
+            # Why clusters or an SVM's kernel are no use, where they are none.
+            "remark": test.get("collapsed") or test.get("kernel", {}).get("sentence"),
         }
 
     def _command(self, row: Row, runs: Sequence[Run]) -> str:

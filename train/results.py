@@ -127,7 +127,8 @@ def _probe(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -
         f"{part}_accuracy": scores_of(part)[0]["accuracy"] for part in ("train", "validation")
     }
     by = {"scored_by": probe.method, "test_time_ms": round(1000 * elapsed, 1)}
-    return scores | others | by, predictions | {"features": features[split].astype(np.float32)}
+    vectors = {"features": features[split].astype(np.float32)}
+    return scores | others | by | fitted.notes, predictions | vectors
 
 
 def finish(

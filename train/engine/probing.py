@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 from datasets.pipeline import load_arrays
 from train.analysis.clustering import fit_gmm, fit_kmeans
-from train.analysis.svm import fit_svm
+from train.analysis.svm import diagnose_rbf, fit_svm
 from train.engine.vectors import Progress, cached_features, scaled
 from train.predictor import Predictor
 from train.recipe import InputError, Probe, Recipe
@@ -49,15 +49,21 @@ class FittedProbe:
     ):
         """Features [N, D] and labels int [N] of the training part; clusters do not see the labels."""
         self._clusters = probe.method in ("kmeans", "gmm")
+        self._how = "standardise" if probe.standardise else "none"
+        self._train = features
         self.num_clusters = classes
+        # What else is known of it, JSON-able: of an SVM with an rbf kernel, what `diagnose_rbf` says.
+        self.notes: dict[str, Any] = {}
         if probe.method == "svm":
             if len(np.unique(labels)) < 2:
                 raise InputError("an SVM needs training images of two classes at least")
             options: dict[str, Any] = {"c": probe.c, "gamma": probe.gamma, "kernel": probe.kernel}
             self._fitted = fit_svm(features, labels, standardise=probe.standardise, **options)
+            if probe.kernel == "rbf":
+                seen = self._scaled(features)
+                gamma = probe.gamma or 1 / (seen.shape[1] * max(float(seen.var()), 1e-12))
+                self.notes = {"kernel": diagnose_rbf(seen, labels, c=probe.c, gamma=gamma)}
             return
-        self._how = "standardise" if probe.standardise else "none"
-        self._train = features
         fit = fit_kmeans if probe.method == "kmeans" else fit_gmm
         self._fitted = fit(self._scaled(features), classes, seed)
 

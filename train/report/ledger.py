@@ -40,7 +40,7 @@ class Run:
     on_document: bool = False  # on the data that the document has
     short: bool = False  # with the row's `short` settings
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `describe_data`
-    # setting, commit, dirty, hardware, versions, epochs_run, best_epoch, directory
+    # setting, commit, dirty, hardware, versions, epochs_run, best_epoch, directory, remark
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -269,7 +269,8 @@ def _row(
                 "state": run.state,
                 "text": run.text,
                 **{
-                    k: run.facts.get(k) for k in ("directory", "commit", "epochs_run", "best_epoch")
+                    k: run.facts.get(k)
+                    for k in ("directory", "commit", "epochs_run", "best_epoch", "remark")
                 },
             }
             for run in runs

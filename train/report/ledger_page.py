@@ -100,6 +100,7 @@ def _row(row: Mapping[str, Any], out: Path) -> str:
             "versions",
             "; ".join(", ".join(f"{k} {v}" for k, v in each.items()) for each in row["versions"]),
         ),
+        *((f"seed {run['seed']}", run["remark"]) for run in row["runs"] if run.get("remark")),
         *((f"seed {run['seed']}", f"{run['state']} {run['text']}") for run in row["others"]),
     ]
     body = page.table(("field", "value"), (fact for fact in facts if fact[1]))
