@@ -42,8 +42,9 @@ class Arguments:
     """Loading threads (the zoo's) and processes (torch's) to try; torch also loads in its main process."""
     decoders: tuple[Literal["exact", "fast"], ...] = ("exact", "fast")
     """The zoo's ways to decode and resize."""
-    peers: tuple[Literal["torchvision"], ...] = ()
-    """What to time beside the zoo."""
+    peers: tuple[Literal["torchvision", "torchvision-float32"], ...] = ()
+    """What to time beside the zoo: torchvision with images left uint8, as the zoo has them, or made float32 and
+    normalised by the workers, as its documentation has it."""
     images: int = 1000
     """How many photographs to make."""
     data: Path | None = None
@@ -135,7 +136,8 @@ def loading(arguments: Arguments, data: Path) -> dict[str, Any]:
         for workers in arguments.num_workers
     ]
     for name in map(str, arguments.peers):
-        sides += [(name, peer, "exact", workers) for workers in (0, *arguments.num_workers)]
+        output = "float32" if name.endswith("float32") else "exact"
+        sides += [(name, peer, output, workers) for workers in (0, *arguments.num_workers)]
     environment: dict[str, Any] = {}
     results = []
     with contextlib.ExitStack() as stack:
@@ -307,11 +309,10 @@ def show(record: dict[str, Any]) -> None:
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     best = record["best"]
-    if "torchvision" in best:
-        for side in best:
-            if side != "torchvision":
-                ratio = best[side] / best["torchvision"]
-                print(f"{side}: {ratio:.2f} x torchvision, each with its best number of workers")
+    for peer in (side for side in best if side.startswith("torchvision")):
+        for side in (side for side in best if side.startswith("zoo")):
+            ratio = best[side] / best[peer]
+            print(f"{side}: {ratio:.2f} x {peer}, each with its best number of workers")
     if "fast_deviation" in record:
         d = record["fast_deviation"]
         print(

@@ -13,7 +13,9 @@ SMALL = ("--images", "40", "--batch-size", "8", "--image-size", "48", "--rounds"
 def test_every_side_is_timed(tmp_path, call, capsys):
     out = tmp_path / "times.json"
     words = [*SMALL, "--num-workers", "1", "2", "--resident-images", "320", "--out", str(out)]
-    status, text, err = call(input_pipeline, *words, "--peers", "torchvision")
+    status, text, err = call(
+        input_pipeline, *words, "--peers", "torchvision", "torchvision-float32"
+    )
     assert status == 0, err
     record = json.loads(out.read_text())
     rows = {(row["side"], row["workers"]): row for row in record["results"]}
@@ -24,9 +26,10 @@ def test_every_side_is_timed(tmp_path, call, capsys):
             assert row["peak_memory_mb"] > 50
         assert record["best"][f"zoo, {decoder}"] > 0
     # torch has no place in this environment: the peer says so, and the rest goes on.
-    assert {workers for side, workers in rows if side == "torchvision"} == {0, 1, 2}
+    for peer in ("torchvision", "torchvision-float32"):
+        assert {workers for side, workers in rows if side == peer} == {0, 1, 2}
     for (side, _), row in rows.items():
-        if side == "torchvision" and "error" in row:
+        if side.startswith("torchvision") and "error" in row:
             assert "torchvision" in row["error"]
     assert 0 < record["fast_deviation"]["mean"] < 5
     assert record["resident"]["ratio"] > 1
