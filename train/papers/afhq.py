@@ -47,7 +47,7 @@ Where we deviate: `afhq` keeps the published test part; nets without pretrained 
 no more, torchvision's the central 7/8.
 
 Without the data: ResNet-50 and VGG16 are compared as tiny nets on photographs of cats and dogs (48x48 pixels),
-"pretrained" on CIFAR-10 by us; clustering on the pixels of digits, and on features of CIFAR-10 from a net that
+"pretrained" on CIFAR-10 by us; clustering on the pixels of digits (28x28), and on features of CIFAR-10 from a net that
 we train; the auto-encoder on digits of 32x32 pixels.
 """
 
@@ -404,10 +404,13 @@ LABELS = {
 }
 SEEDS = 5
 
-# 8x8 pixels, each a number in [0, 1]: the likelihood is the paper's for such data.
+# Digits at MNIST's size, each pixel a number in [0, 1], with the likelihood that VaDE's paper has for such data. At
+# their own 8x8 the 64 pixels' likelihood counts for little beside the divergences, whose weight does not depend on
+# the size: VaDE then gains nothing (78.7 % of the training images, seed 0, where k-means has 78.5), and GMVAE
+# collapses to 3.7 effective clusters of 10 (33 %); at 28x28 they have 86.8 and 78.9 %.
 DIGITS: dict[str, Any] = {
     "dataset": "digits",
-    "image_size": 8,
+    "image_size": 28,
     "features": "pixels",
     "feature_scaling": "none",
 }
@@ -415,9 +418,9 @@ DIGITS_NET = {
     **DIGITS,
     "model_options": ("likelihood=bernoulli",),
     "stages.*.optimizer.learning_rate": 1e-3,
-    "stages.*.epochs": 200,
+    "stages.*.epochs": 50,
 }
-IN_PIXELS = "Stand-in: the 64 pixels of digits, in ten classes."
+IN_PIXELS = "Stand-in: the 784 pixels of enlarged digits, in ten classes."
 
 
 def _clustering_row(method: str, classes: int, printed: float | None = None) -> Row:

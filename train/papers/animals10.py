@@ -74,13 +74,14 @@ SMALL_FINE_TUNING = dataclasses.replace(
 STAND_IN = "In place of ImageNet and Animals-10: CIFAR-10 and photographs of cats and dogs."
 
 
-def _ours(name: str, label: str, **changes: Any) -> Row:
+def _ours(name: str, label: str, seeds: int = 3, **changes: Any) -> Row:
     return Row(
         name=f"ours-{name}",
         table="ours",
         label=label,
         recipe=dataclasses.replace(SMALL, **changes),
         stand_in={},
+        seeds=seeds,
         reading=STAND_IN,
     )
 
@@ -100,6 +101,7 @@ DOCUMENT = Document(
         _ours(
             "pretraining",
             "CIFAR-10, the weights of the rows below",
+            seeds=1,
             pretrained=None,
             dataset="cifar10",
             batch_size=64,

@@ -66,7 +66,7 @@ DOCUMENT = Document(
             short=SHORT,
             reading="Confusion matrix, rows the truth: dogs 900 right and 112 called cats, cats 940 right and 71 called"
             " dogs. 98.85 % is Keras's running mean over the last epoch, on augmented images and with dropout; ours is"
-            " of the kept weights on the images as they are. Stand-in: fewer photographs of the same kind.",
+            " likewise that of the epoch that is kept. Stand-in: fewer photographs of the same kind.",
         ),
         Row(
             name="ours-slower",
