@@ -1,12 +1,11 @@
-"""Support vector machines: the grid's rows, what is not fitted twice, and both ways of failing."""
+"""Support vector machines: both ways of failing."""
 
 import json
 
 import numpy as np
 import pytest
 
-from train.analysis import svm
-from train.analysis.svm import diagnose_rbf, fit_svm, svm_grid
+from train.analysis.svm import diagnose_rbf, fit_svm
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], [40, 30, 30])
@@ -15,23 +14,6 @@ CENTRES = RNG.normal(size=(3, 400))
 FEATURES = 100 * (CENTRES[LABELS] + RNG.normal(size=(100, 400)))
 ORDER = RNG.permutation(100)
 TRAIN, VAL = ORDER[:60], ORDER[60:]
-
-
-def fits(monkeypatch):
-    """The settings of the fits from now on."""
-    seen = []
-
-    def counted(*arguments, **options):
-        seen.append((options["kernel"], options["c"], options["gamma"]))
-        return fit_svm(*arguments, **options)
-
-    monkeypatch.setattr(svm, "fit_svm", counted)
-    return seen
-
-
-def grid(**options):
-    parts = (FEATURES[TRAIN], LABELS[TRAIN], FEATURES[VAL], LABELS[VAL])
-    return svm_grid(*parts, **options)
 
 
 def test_standardised_features_work_and_raw_ones_are_memorised():
@@ -114,44 +96,3 @@ def test_diagnosis_survives_a_large_offset_and_a_limit():
     assert moved["median_kernel"] == pytest.approx(found["median_kernel"], rel=1e-6)
     assert found != diagnose_rbf(near, labels, gamma=1.0, limit=100, seed=1)
     assert diagnose_rbf(np.ones((5, 3)), labels[:5])["constant_features"] == 1
-
-
-def test_documents_grid_has_72_points_and_42_fits(monkeypatch):
-    seen = fits(monkeypatch)
-    rows = grid()
-    assert len(rows) == len({(r["kernel"], r["c"], r["gamma"]) for r in rows}) == 72
-    assert {r["gamma"] for r in rows if r["kernel"] == "linear"} == set(svm.GAMMAS)
-    assert len(seen) == len(set(seen)) == 36 + 6
-    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
-    one = next(r for r in rows if (r["kernel"], r["c"], r["gamma"]) == ("rbf", 1.0, 0.001))
-    machine = fit_svm(FEATURES[TRAIN], LABELS[TRAIN], c=1.0, gamma=0.001)
-    assert one["train_accuracy"] == machine.score(FEATURES[TRAIN], LABELS[TRAIN])
-    assert one["val_accuracy"] == machine.score(FEATURES[VAL], LABELS[VAL])
-
-
-def test_interrupted_grid_goes_on_where_it_was(monkeypatch):
-    small = {"cs": (0.1, 1.0), "gammas": (0.001, None)}
-    whole = grid(**small)
-    written = []
-
-    def stop_after_five(row):
-        written.append(json.loads(json.dumps(row)))
-        if len(written) == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        grid(**small, progress=stop_after_five)
-    seen = fits(monkeypatch)
-    assert grid(**small, known=written, progress=written.append) == whole
-    assert seen == [("linear", 1.0, 0.001)]  # the fifth row was the linear kernel at 0.1
-    assert written == whole  # each row once
-    assert grid(**small, known=written, progress=written.append) == whole
-    assert len(seen) == 1 and len(written) == 8
-
-
-def test_rows_of_other_features_are_not_taken_for_these(monkeypatch):
-    small = {"cs": (1.0,), "gammas": (0.001,), "kernels": ("rbf",)}
-    raw = grid(**small, standardise=False)
-    seen = fits(monkeypatch)
-    assert grid(**small, known=raw)[0]["val_accuracy"] > raw[0]["val_accuracy"]
-    assert len(seen) == 1

@@ -1,18 +1,11 @@
-"""Support vector machines on features, document 4's grid of them, and why its best answers at chance."""
+"""Support vector machines on features, and why document 4's best answers at chance."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-
-# Document 4, section "VGG16 extract feature then use SVM classify": 6 x 6 x 2 = 72 points. Its best is
-# C 1, gamma 0.001, rbf.
-CS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-KERNELS = ("rbf", "linear")
 
 # An example whose nearest has less than this for a kernel is taken to be like itself only.
 ALONE = 0.01
@@ -35,58 +28,6 @@ def fit_svm(
     machine = SVC(C=c, kernel=kernel, gamma="scale" if gamma is None else gamma)
     steps = [("scaler", StandardScaler())] if standardise else []
     return Pipeline([*steps, ("svm", machine)]).fit(x, labels)
-
-
-def svm_grid(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    val_x: np.ndarray,
-    val_y: np.ndarray,
-    *,
-    cs: Sequence[float] = CS,
-    gammas: Sequence[float | None] = GAMMAS,
-    kernels: Sequence[str] = KERNELS,
-    standardise: bool = True,
-    known: Sequence[dict[str, Any]] = (),
-    progress: Callable[[dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Training and validation accuracy at every point of a grid, as JSON-able rows, gamma fastest.
-
-    A row has kernel, c, gamma, standardise, train_accuracy and val_accuracy. The linear kernel has no gamma:
-    it is fitted once for each c, and has a row for each gamma all the same, as in the document's count of 72.
-
-    `known` are rows of an earlier call on the same data, which are not computed again; `progress` gets each
-    new row at once, so that a caller who writes it down loses one fit at most.
-    """
-
-    def fitted_at(kernel: str, c: float, gamma: float | None, standardised: bool) -> tuple:
-        return kernel, c, None if kernel == "linear" else gamma, standardised
-
-    found = {
-        fitted_at(row["kernel"], row["c"], row["gamma"], row["standardise"]): (
-            row["train_accuracy"],
-            row["val_accuracy"],
-        )
-        for row in known
-    }
-    reported = {(r["kernel"], r["c"], r["gamma"], r["standardise"]) for r in known}
-    rows = []
-    for kernel in kernels:
-        for c in cs:
-            for gamma in gammas:
-                key = fitted_at(kernel, c, gamma, standardise)
-                if key not in found:
-                    svm = fit_svm(
-                        train_x, train_y, c=c, gamma=gamma, kernel=kernel, standardise=standardise
-                    )
-                    found[key] = float(svm.score(train_x, train_y)), float(svm.score(val_x, val_y))
-                row = {"kernel": kernel, "c": c, "gamma": gamma, "standardise": standardise}
-                is_new = tuple(row.values()) not in reported
-                row |= dict(zip(("train_accuracy", "val_accuracy"), found[key], strict=True))
-                rows.append(row)
-                if progress is not None and is_new:
-                    progress(row)
-    return rows
 
 
 def diagnose_rbf(
