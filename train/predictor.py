@@ -240,14 +240,19 @@ def start_of(
         )
     from zoo.pretrained import load
 
-    taken = load(
-        recipe.model,
-        recipe.pretrained,
-        num_classes,
-        image_size=recipe.image_size,
-        seed=recipe.seed,
-        **recipe.options(),
-    )
+    try:
+        taken = load(
+            recipe.model,
+            recipe.pretrained,
+            num_classes,
+            image_size=recipe.image_size,
+            seed=recipe.seed,
+            **recipe.options(),
+        )
+    except zoo.InputError as error:
+        if not str(error).startswith("cannot download"):
+            raise
+        raise InputError(f"{error}; or train from random weights: --pretrained None") from None
     module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
     shape = (*taken.preprocessing.input_size, 3)
     _check_size(module, recipe.model, shape)

@@ -76,6 +76,14 @@ def test_vade_trains_in_two_stages_and_is_scored_by_its_clusters(vade_run):
     assert all(0 < float(r["train_accuracy"]) < 1 for r in table[8:])
 
 
+def test_vectors_are_fed_alike_from_the_host_and_from_the_device(tmp_path):
+    short = dataclasses.replace(VADE, images_per_class=20)
+    for feed in ("stepwise", "resident"):
+        run.run(dataclasses.replace(short, feed=feed), tmp_path / feed)
+    losses = [[float(r["val_loss"]) for r in rows(tmp_path / w)] for w in ("stepwise", "resident")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 def test_a_collapse_of_the_clusters_is_said(tmp_path, capsys):
     # Pixels in [0, 1] have so small an error that the divergences decide alone.
     stages = tuple(
@@ -291,7 +299,8 @@ def test_a_frozen_phase_on_cached_features_gives_the_numbers_of_one_without(
         ),
     )
     run.run(recipe, tmp_path / "cached")
-    assert capsys.readouterr().err.count("what is frozen was computed once") == 1
+    run.run(dataclasses.replace(recipe, feed="resident"), tmp_path / "resident")
+    assert capsys.readouterr().err.count("what is frozen was computed once") == 2
     monkeypatch.setattr(_Fit, "_cut", lambda self, stage: None)
     run.run(recipe, tmp_path / "uncached")
     assert "computed once" not in capsys.readouterr().err
@@ -301,9 +310,10 @@ def test_a_frozen_phase_on_cached_features_gives_the_numbers_of_one_without(
             for r in rows(tmp_path / w)
             for k in ("train_loss", "val_loss", "val_accuracy")
         ]
-        for w in ("cached", "uncached")
+        for w in ("uncached", "cached", "resident")
     ]
-    np.testing.assert_allclose(*numbers, rtol=1e-5)
+    for found in numbers[1:]:
+        np.testing.assert_allclose(found, numbers[0], rtol=1e-5)
 
 
 def test_a_frozen_phase_with_augmentation_is_not_cached(image_folder, tmp_path, capsys):
