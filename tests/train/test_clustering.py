@@ -193,6 +193,18 @@ def test_mixture_tells_unequal_widths_apart():
     assert clustering_accuracy(labels, fit_kmeans(x, 2, seed=0).predict(x)) < 0.8
 
 
+def test_mixture_sees_correlations_where_examples_are_enough_for_it():
+    """Two parallel cigars: along no axis are they apart."""
+    rng = np.random.default_rng(0)
+    long = rng.normal(0, 5, (400, 1)) + rng.normal(0, 0.1, (400, 2))
+    labels = np.repeat([0, 1], 200)
+    x = long + np.where(labels[:, None] == 0, [1.0, -1.0], [-1.0, 1.0])
+    mixture = fit_gmm(x, 2, seed=0)
+    assert mixture.covariances_.shape == (2, 2, 2)
+    assert clustering_accuracy(labels, mixture.predict(x)) > 0.95
+    assert fit_gmm(x[:39], 2, seed=0).covariances_.shape == (2, 2)
+
+
 def test_features_that_are_nearly_always_zero_do_not_decide():
     """Of float32, as a net gives them; the last hundred are zero but for a single example each."""
     labels, x = groups(1)

@@ -33,10 +33,13 @@ def insert_bottleneck(given: Transition) -> dict[str, Any]:
 
 
 def fit_mixture(given: Transition) -> dict[str, Any]:
-    """VaDE's second stage: a Gaussian mixture with diagonal covariances on the codes becomes the prior."""
+    """VaDE's second stage: a Gaussian mixture on the codes becomes the prior, of its covariances the diagonals."""
     clusters = given.variables["params"]["mixture"]["means"].shape[0]
     found = fit_gmm(given.latents(given.variables), clusters, given.seed)
-    return with_mixture(given.variables, found.weights_, found.means_, found.covariances_)
+    variances = found.covariances_
+    if variances.ndim == 3:
+        variances = np.diagonal(variances, axis1=1, axis2=2)
+    return with_mixture(given.variables, found.weights_, found.means_, variances)
 
 
 TRANSITIONS: dict[str, Callable[[Transition], dict[str, Any]]] = {
