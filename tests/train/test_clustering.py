@@ -194,14 +194,14 @@ def test_mixture_tells_unequal_widths_apart():
 
 
 def test_mixture_sees_correlations_where_examples_are_enough_for_it():
-    """Two parallel cigars: along no axis are they apart."""
+    """Two cigars that cross: along each axis they are alike."""
     rng = np.random.default_rng(0)
-    long = rng.normal(0, 5, (400, 1)) + rng.normal(0, 0.1, (400, 2))
     labels = np.repeat([0, 1], 200)
-    x = long + np.where(labels[:, None] == 0, [1.0, -1.0], [-1.0, 1.0])
+    x = rng.normal(0, 5, (400, 1)) * np.where(labels[:, None] == 0, [1, 1], [1, -1])
+    x += rng.normal(0, 0.1, (400, 2))
     mixture = fit_gmm(x, 2, seed=0)
     assert mixture.covariances_.shape == (2, 2, 2)
-    assert clustering_accuracy(labels, mixture.predict(x)) > 0.95
+    assert clustering_accuracy(labels, mixture.predict(x)) > 0.9
     assert fit_gmm(x[:39], 2, seed=0).covariances_.shape == (2, 2)
 
 
