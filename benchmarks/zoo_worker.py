@@ -143,6 +143,23 @@ class Zoo:
                 jax.block_until_ready(self.step(self.state, self.batch))
         return time.perf_counter() - began
 
+    def losses(self, model: str, num_classes: int, images: list[int], count: int) -> list[float]:
+        """Losses of so many training steps without dropout on one random batch of shape `images`: the same on
+        any number of devices, up to rounding."""
+        module = without_dropout(zoo.create_model(model, num_classes))
+        variables = steps.init_variables(module, tuple(images[1:]), seed=0)
+        batch = self.devices.split(
+            random_batch(np.random.default_rng(0), tuple(images), num_classes)
+        )
+        preprocessing = zoo.Preprocessing((images[1], images[2]))
+        found = []
+        with jax.default_matmul_precision("highest"):
+            step, state = self._train_step(module, "classification", preprocessing, variables)
+            for _ in range(count):
+                state, metrics = step(state, batch, CLOCK)
+                found.append(float(metrics["loss"]))
+        return found
+
     def peak_memory(self) -> float:
         """In MB: of one device where it counts its own, else of the process."""
         statistics = self.devices.devices[0].memory_stats() or {}
