@@ -32,7 +32,7 @@ class ZooEpoch(Zoo):
         feed: Literal["stepwise", "resident"],
     ) -> dict[str, Any]:
         """Open a folder of images, compile, and train for one epoch: `images` of an epoch, and `seconds` until
-        training could begin, which for resident data includes loading all of them."""
+        training could begin, compiling included, and for resident data loading all of them."""
         began = time.perf_counter()
         dataset = load_dataset(Path(path))
         split, classes = dataset.splits["train"], len(dataset.class_names)

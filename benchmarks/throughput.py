@@ -516,7 +516,9 @@ def show(record: dict[str, Any]) -> None:
 def rate_cells(row: dict[str, Any], unit: str) -> tuple[str, str]:
     """Speed and share of the peak; empty where the implementation does not count."""
     speed, share = row[f"{unit}_per_sec"], row[f"{unit}_share_of_peak"]
-    return (f"{speed:,.0f}" if speed else "", f"{share:.0%}" if share else "")
+    if not speed:
+        return "", ""
+    return (f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", f"{share:.0%}")
 
 
 if __name__ == "__main__":
