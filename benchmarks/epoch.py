@@ -4,10 +4,11 @@
 
 JPEG files of CIFAR's size are made (or --data names a folder); each side opens them, resizes them to the net's
 size and trains on all of them, shuffled, without augmentation. "stepwise" loads batches ahead while the device
-works; "resident" loads all images into the device's memory once and runs an epoch as one program. "Until training" is the time of
-opening, and on the zoo's side of compiling and such loading. torch's side is tried with each of --num-workers, and the fastest counts. The nets are first shown
-to be the same, as in benchmarks.throughput. Each side is a process of its own; they take turns epoch by epoch,
-after one epoch outside the timing.
+works; "resident" loads all images into the device's memory once and runs an epoch as one program. "Until
+training" is the time of opening, and on the zoo's side of compiling and of that loading. torch's side is tried
+with each of --num-workers, and the fastest counts. The nets are first shown to be the same, as in
+benchmarks.throughput. Each side is a process of its own; they take turns epoch by epoch, after one epoch
+outside the timing.
 """
 
 import contextlib

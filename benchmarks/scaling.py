@@ -143,7 +143,7 @@ def compare(model: str, counts: Sequence[int]) -> list[dict[str, Any]]:
     entry = zoo.get_entry(model)
     # Two images a device at least: a batch-norm of one has no variance.
     images = [2 * math.lcm(*counts), *entry.input_shape]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for count in counts:
         side = Zoo(use_cache=True, devices=count)
         losses = side.losses(model, entry.num_classes, images, CHECK_STEPS)

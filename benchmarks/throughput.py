@@ -282,6 +282,7 @@ def default_name(record: dict[str, Any]) -> str:
 
 def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
     """A figure a model of images/s over batch size, in `folder`; a model of which nothing was timed has none."""
+    from train.machine import hardware
     from train.report.figures import throughput_curves
 
     paths = []
@@ -296,20 +297,14 @@ def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
             times = [row[f"{prefix}_step_time{end}"] for end in ("", "_max", "_min")]
             curves = panels.setdefault(row["mode"], {name: [] for name in names})
             point = (size, *(1000 * size / time for time in times))
-            curves[row["implementation"]].append(point)  # type: ignore[arg-type]
+            curves[row["implementation"]].append(point)
         if panels:
             path = folder / f"{stem}_{model}.png"
-            title = f"{model}, {row['dtype']}, {device_of(record)}"
+            dtype = record["results"][0]["dtype"]
+            title = f"{model}, {dtype}, {hardware(record['environment'][OURS])}"
             throughput_curves(panels, path, title)
             paths.append(path)
     return paths
-
-
-def device_of(record: dict[str, Any]) -> str:
-    """The hardware of a record, for a reader."""
-    from train.machine import hardware
-
-    return hardware(record["environment"][OURS])
 
 
 def without_traceback(peer: str, error: WorkerError) -> str:

@@ -30,6 +30,8 @@ POLICIES = {
 class Keras:
     """What the coordinator calls."""
 
+    state: list[Any]  # parameters; statistics and seeds; the optimiser's moments
+
     def __init__(self) -> None:
         # A cached program hides what compiling costs.
         jax.config.update("jax_enable_compilation_cache", False)

@@ -6,6 +6,7 @@ throughout; flattening in NHWC order is then free, and gives dense layers the zo
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -208,20 +209,20 @@ class DeconvAlexNet(nn.Module):
         self.conv4 = wide(three, four)
         self.conv_dropout = nn.Dropout(conv_dropout_rate)
         self.dropout = nn.Dropout(dropout_rate)
+        self.deconv1: nn.Module | None = None
+        self.deconv2: nn.Module | None = None
+        inputs = 4 * 4 * four
         if deconv_widths:  # at stride 1 a deconvolution is a convolution
             self.deconv1 = ConvNormAct(four, deconv_widths[0], 1)
             self.deconv2 = wide(deconv_widths[0], deconv_widths[1])
             inputs = 2 * 2 * deconv_widths[1]
-        else:
-            self.deconv1 = self.deconv2 = None
-            inputs = 4 * 4 * four
         self.top = Classifier(inputs, head_widths, dropout_rate)
         self.head = nn.Linear(head_widths[-1], num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = pool_same(self.conv_dropout(self.conv2(self.conv1(x))))
         x = pool_same(self.conv_dropout(self.conv4(self.conv3(x))))
-        if self.deconv1 is None:
+        if self.deconv1 is None or self.deconv2 is None:
             x = pool_same(x)
         else:
             x = pool_same(self.dropout(self.deconv1(x)))
@@ -310,6 +311,7 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool):
         super().__init__()
         outputs = width * (4 if bottleneck else 1)
+        self.conv3: nn.Module | None = None
         if bottleneck:
             self.conv1 = TorchConvNorm(inputs, width, 1)
             self.conv2 = TorchConvNorm(width, width, 3, stride)
@@ -317,7 +319,6 @@ class Residual(nn.Module):
         else:
             self.conv1 = TorchConvNorm(inputs, width, 3, stride)
             self.conv2 = TorchConvNorm(width, width, 3)
-            self.conv3 = None
         self.activation = InplaceReLU()
         changes = stride != 1 or inputs != outputs
         self.downsample = TorchConvNorm(inputs, outputs, 1, stride) if changes else None
@@ -404,10 +405,22 @@ class MobileNetV2(nn.Module):
 
 
 TINY, TINY_TOP = (16, 24, 32, 32, 24), (64, 64)
-HALVED = {"widths": (32, 32, 64, 128), "deconv_widths": (64, 32), "head_widths": (128,)}
-PLAIN = {"deconv_widths": (), "norm": False}
-VGG_TINY = {"widths": (8, 16, 24, 32, 32), "head_widths": (32, 32), "pooled_size": 1}
-MOBILE_TINY = {"table": ((1, 8, 1, 1), (4, 8, 2, 2), (4, 16, 2, 2)), "stem": 8, "last": 64}
+HALVED: dict[str, Any] = {
+    "widths": (32, 32, 64, 128),
+    "deconv_widths": (64, 32),
+    "head_widths": (128,),
+}
+PLAIN: dict[str, Any] = {"deconv_widths": (), "norm": False}
+VGG_TINY: dict[str, Any] = {
+    "widths": (8, 16, 24, 32, 32),
+    "head_widths": (32, 32),
+    "pooled_size": 1,
+}
+MOBILE_TINY: dict[str, Any] = {
+    "table": ((1, 8, 1, 1), (4, 8, 2, 2), (4, 16, 2, 2)),
+    "stem": 8,
+    "last": 64,
+}
 
 # The zoo's registered names: a factory that takes num_classes.
 NETS: dict[str, Callable[[int], nn.Module]] = {
