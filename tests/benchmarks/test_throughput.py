@@ -269,7 +269,9 @@ def test_the_zoo_is_timed_for_real(command_environment, tmp_path):
     assert train["parameters"] == 44_986
     assert test["gflops"] == pytest.approx(4 * 0.00398, rel=0.2)  # train.models: 3.98 MFLOPs
     assert 2 * test["gflops"] < train["gflops"] < 4 * test["gflops"]
-    assert train["train_step_time"] > test["infer_step_time"] > 0
+    # Not which is faster: on a busy machine a testing step may take longer.
+    assert train["train_step_time"] > 0 and test["infer_step_time"] > 0
+    assert train["gbytes"] > test["gbytes"] > 0
     assert train["peak_memory_mb"] > 100
     assert record["environment"]["zoo"]["git_commit"]
     assert "alexnet_tiny" in done.stdout
