@@ -17,7 +17,7 @@ help:
 	@echo "make run          train SAM-AlexNet on the embedded synthetic images, in its quick form"
 	@echo "make test         lint, format, types and tests, as CI runs them"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
-	@echo "make bench        time sam_alexnet on this machine, beside torch where it is installed"
+	@echo "make bench        time three nets on this machine, beside torch and Keras where they are installed"
 	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and the README"
 	@echo "make constraints  renew the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
 	@echo "make clean        remove the environments and caches that make created"
@@ -46,7 +46,8 @@ test-all:
 	done
 
 bench: $(VENV)/.installed
-	@$(python) -m benchmarks.throughput --models sam_alexnet --batch-sizes 16 --peers torch --rounds 5
+	@$(python) -m benchmarks.throughput --models sam_alexnet deconv_alexnet_2 mobilenet_v2 --batch-sizes 16 \
+	  --peers torch keras --rounds 3
 
 LEDGER ?= $(wildcard results/*.json)
 record: $(VENV)/.installed

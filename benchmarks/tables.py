@@ -100,21 +100,33 @@ def speed_table() -> str:
             if row["implementation"] == "zoo":
                 ours = row
                 continue
-            peer = data["environment"][row["implementation"]]
+            theirs, times_as_fast = "", ""
+            peer = peer_label(row["implementation"], data["environment"][row["implementation"]])
+            if "error" in row:
+                theirs = f"{row['error']} ({peer})"
+            else:
+                theirs = f"{row[f'{prefix}_samples_per_sec']:.0f} ({peer})"
+            if row.get("zoo_speedup"):
+                times_as_fast = f"{row['zoo_speedup']:.2f}"
             size = row[f"{prefix}_img_size"]
             rows.append(
                 (
                     f"[`{row['model']}`](benchmarks/results/{path.name})",
                     f"{row['mode']}, {row['dtype']}",
                     f"{row[f'{prefix}_batch_size']} x {size}x{size}",
-                    f"{ours[f'{prefix}_samples_per_sec']:.0f}",
-                    f"{row[f'{prefix}_samples_per_sec']:.0f} ({row['implementation']} {peer['torch']})",
-                    f"{row['zoo_speedup']:.2f}",
+                    ours.get("error") or f"{ours[f'{prefix}_samples_per_sec']:.0f}",
+                    theirs,
+                    times_as_fast,
                     where,
                 )
             )
     heading = "model, step, batch, images/s, peer's images/s, times as fast, on"
     return markdown(tuple(heading.split(", ")), rows)
+
+
+def peer_label(name: str, facts: dict[str, Any]) -> str:
+    """A peer and its library's version: "torch-compile 2.13.0", "keras 3.15.1"; absent ones have none."""
+    return f"{name} {facts.get(name.partition('-')[0], '')}".strip()
 
 
 def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

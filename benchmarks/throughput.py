@@ -1,6 +1,6 @@
 """Time training and testing steps, beside the same nets in other libraries:
 
-    python -m benchmarks.throughput --models sam_alexnet --batch-sizes 16 32 --peers torch --out times.json
+    python -m benchmarks.throughput --models sam_alexnet --batch-sizes 16 32 --peers torch keras --out times.json
 
 Every implementation is a process of its own; all of them stay alive, one runs at a time, and they take turns
 round by round, so that a machine whose speed drifts slows them alike. Each first shows that it is the same
@@ -8,10 +8,12 @@ net: equal parameter counts and, with the zoo's weights on one batch, equal loss
 and after one update. Warm-up and compilation are outside the timed rounds. Images are random, uint8, on the
 device; a training step scales them, applies the net, its gradient and Adam; the zoo's own step computes its
 log values (accuracy, norms), too. Training steps follow one another and are waited for at the end of a round;
-each testing step is waited for.
+each testing step is waited for. The zoo takes all devices, a peer one: CUDA_VISIBLE_DEVICES=0 makes them equal.
 
-The table goes to stdout; --out writes FILE.json, and FILE.csv beside it, under timm's names. Peers are
-optional: python -m pip install -e '.[bench]', or --torch-python for a torch that lives elsewhere.
+The table goes to stdout; --out writes FILE.json, and beside it FILE.csv, under timm's names, and a figure a
+model; given a folder, it names the file after models, device, dtype and versions. Peers are optional: python -m
+pip install -e '.[bench]', or --torch-python for a torch that lives elsewhere. What fails, has no twin, runs out
+of memory or takes longer than --limit is recorded as such, and the rest goes on.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import shlex
 import statistics
 import sys
@@ -31,7 +34,7 @@ from typing import Any, Literal
 import tyro
 
 import zoo
-from benchmarks.peers import PEERS
+from benchmarks.peers import NO_TWIN, PEERS
 from benchmarks.workers import Worker, WorkerError
 from train import cli
 from train.recipe import InputError
@@ -43,6 +46,8 @@ OURS = "zoo"
 TOLERANCES = {"test": 1e-4, "train": 1e-4, "train_after_update": 1e-3}
 CHECK_BATCH = 4
 SEED = 0
+# Flags whose values are paths of this machine.
+THIS_MACHINES = ("--torch-python", "--out", "--figures")
 # timm's word for each mode.
 PREFIX = {"train": "train", "test": "infer"}
 
@@ -61,7 +66,7 @@ class Arguments:
     """What to time: training steps, testing steps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the nets compute in."""
-    peers: tuple[Literal["torch", "torch-compile"], ...] = ()
+    peers: tuple[Literal["torch", "torch-compile", "keras"], ...] = ()
     """What to time beside the zoo."""
     rounds: int = 5
     """How often each implementation has its turn."""
@@ -72,7 +77,9 @@ class Arguments:
     torch_python: Path | None = None
     """Interpreter of an environment with torch and NumPy (default: this one)."""
     out: Path | None = None
-    """File to write, ending in .json."""
+    """File to write, ending in .json, or a folder."""
+    figures: Path | None = None
+    """Folder for a figure a model (default: that of --out)."""
 
 
 @dataclasses.dataclass
@@ -83,18 +90,23 @@ class Timing:
     implementation: str
     mode: str
     batch_size: int
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]  # height, width; of vectors their length
     dtype: str
     parameters: int = 0
     compile_time: float = 0.0  # seconds until the first step was done
+    devices: int = 1
     gflops: float | None = None  # of one step, counted in the zoo's program for all implementations
+    gbytes: float | None = (
+        None  # read and written by one step of its own program, where XLA compiled it
+    )
     peak_memory: float = 0.0  # MB; of the process on a CPU
     step_times: list[float] = dataclasses.field(default_factory=list)  # ms a step, one a round
     zoo_speedup: float | None = None  # its time / the zoo's in the same round, median
     error: str | None = None
 
-    def record(self) -> dict[str, Any]:
-        """Plain data under timm's names (`train_samples_per_sec`, `infer_step_time`, ...)."""
+    def record(self, peak: dict[str, float]) -> dict[str, Any]:
+        """Plain data under timm's names (`train_samples_per_sec`, `infer_step_time`, ...); `peak` is what one
+        device does at best."""
         prefix = PREFIX[self.mode]
         row: dict[str, Any] = {
             "model": self.model,
@@ -107,6 +119,16 @@ class Timing:
         if self.error is not None:
             return row | {"error": self.error}
         step = statistics.median(self.step_times)
+
+        def rate(of_a_step: float | None, unit: str) -> tuple[float | None, float | None]:
+            """Giga-units a second, and their share of the peak of all devices."""
+            if not of_a_step:
+                return None, None
+            speed = 1000 * of_a_step / step
+            return round(speed, 3), round(speed / (self.devices * peak[unit]), 4)
+
+        flops, share = rate(self.gflops, "gflops_per_sec")
+        bandwidth, bandwidth_share = rate(self.gbytes, "gbytes_per_sec")
         return row | {
             f"{prefix}_samples_per_sec": round(1000 * self.batch_size / step, 2),
             f"{prefix}_step_time": round(step, 3),
@@ -118,7 +140,11 @@ class Timing:
             "compile_time": round(self.compile_time, 2),
             "peak_memory_mb": round(self.peak_memory, 1),
             "gflops": round(self.gflops, 6) if self.gflops else None,
-            "gflops_per_sec": round(1000 * self.gflops / step, 1) if self.gflops else None,
+            "gflops_per_sec": flops,
+            "gflops_share_of_peak": share,
+            "gbytes": round(self.gbytes, 6) if self.gbytes else None,
+            "gbytes_per_sec": bandwidth,
+            "gbytes_share_of_peak": bandwidth_share,
             "zoo_speedup": round(self.zoo_speedup, 3) if self.zoo_speedup else None,
         }
 
@@ -132,9 +158,17 @@ def main(argv: list[str]) -> None:
     cli.prepare_environment()  # which the workers inherit
     commands = worker_commands(arguments.peers, arguments.torch_python)
     record = run(arguments, commands)
-    if arguments.out:
-        write(arguments.out, record)
-        cli.say(f"written: {arguments.out} and {arguments.out.with_suffix('.csv')}")
+    path = arguments.out
+    if path and path.is_dir():
+        path = path / default_name(record)
+    if path:
+        write(path, record)
+        cli.say(f"written: {path} and {path.with_suffix('.csv')}")
+    folder = arguments.figures or (path.parent if path else None)
+    if folder:
+        stem = path.stem if path else Path(default_name(record)).stem
+        for figure in draw(record, folder, stem):
+            cli.say(f"written: {figure}")
     show(record)
 
 
@@ -157,10 +191,20 @@ def check(arguments: Arguments) -> None:
         raise InputError(
             f"--torch-python {arguments.torch_python} is no interpreter: give its path"
         )
-    if arguments.out and arguments.out.suffix != ".json":
-        raise InputError(f"--out {arguments.out} does not end in .json")
-    if arguments.out and not arguments.out.parent.is_dir():
-        raise InputError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
+    check_out(arguments.out, folder=True)
+    if arguments.figures and not arguments.figures.is_dir():
+        raise InputError(f"--figures {arguments.figures}: there is no such folder")
+
+
+def check_out(out: Path | None, *, folder: bool = False) -> None:
+    """InputError for what cannot be written."""
+    if out is None or (folder and out.is_dir()):
+        return
+    if out.suffix != ".json":
+        what = " and is no folder" if folder else ""
+        raise InputError(f"--out {out} does not end in .json{what}")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}")
 
 
 def worker_commands(peers: Sequence[str], torch_python: Path | None) -> dict[str, list[str]]:
@@ -168,7 +212,8 @@ def worker_commands(peers: Sequence[str], torch_python: Path | None) -> dict[str
     commands = {OURS: [sys.executable, "-m", "benchmarks.zoo_worker"]}
     for peer in peers:
         module, words = PEERS[peer]
-        interpreter = str(torch_python) if torch_python else sys.executable
+        elsewhere = torch_python is not None and peer.startswith("torch")
+        interpreter = str(torch_python) if elsewhere else sys.executable
         commands[peer] = [interpreter, "-m", module, *words]
     return commands
 
@@ -208,14 +253,65 @@ def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
         for mode in arguments.modes:
             for batch_size in arguments.batch_sizes:
                 timings = time_one(arguments, commands, refused, model, mode, batch_size)
-                record["results"] += [timing.record() for timing in timings]
+                record["results"] += [timing.record(record["peak"]) for timing in timings]
     return record
+
+
+def default_name(record: dict[str, Any]) -> str:
+    """throughput_<model, or how many>_<device>_<dtype>_<versions>.json"""
+    models = list(dict.fromkeys(row["model"] for row in record["results"]))
+    facts = record["environment"][OURS]
+    device = facts["devices"][0]
+    if facts["backend"] == "cpu":
+        device = f"cpu {facts['cores']} cores"
+    elif len(facts["devices"]) > 1:
+        device = f"{len(facts['devices'])}x {device}"
+    versions = [f"jax {facts['versions']['jax']}"]
+    for name in ("torch", "keras"):
+        found = {e[name] for e in record["environment"].values() if name in e}
+        versions += [f"{name} {version.partition('+')[0]}" for version in sorted(found)]
+    words = (
+        "throughput",
+        models[0] if len(models) == 1 else f"{len(models)} models",
+        device,
+        record["results"][0]["dtype"],
+        *versions,
+    )
+    return re.sub(r"[^a-z0-9.]+", "_", " ".join(words).lower()) + ".json"
+
+
+def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+    """A figure a model of images/s over batch size, in `folder`; a model of which nothing was timed has none."""
+    from train.machine import hardware
+    from train.report.figures import throughput_curves
+
+    paths = []
+    names = list(dict.fromkeys(row["implementation"] for row in record["results"]))
+    for model in dict.fromkeys(row["model"] for row in record["results"]):
+        panels: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+        for row in record["results"]:
+            if row["model"] != model or "error" in row:
+                continue
+            prefix = PREFIX[row["mode"]]
+            size = row[f"{prefix}_batch_size"]
+            times = [row[f"{prefix}_step_time{end}"] for end in ("", "_max", "_min")]
+            curves = panels.setdefault(row["mode"], {name: [] for name in names})
+            point = (size, *(1000 * size / time for time in times))
+            curves[row["implementation"]].append(point)
+        if panels:
+            path = folder / f"{stem}_{model}.png"
+            dtype = record["results"][0]["dtype"]
+            title = f"{model}, {dtype}, {hardware(record['environment'][OURS])}"
+            throughput_curves(panels, path, title)
+            paths.append(path)
+    return paths
 
 
 def without_traceback(peer: str, error: WorkerError) -> str:
     """Why a peer cannot be started; most often it is not installed."""
     if "No module named" in str(error):
-        return f"{peer} is not installed: python -m pip install -e '.[bench]', or --torch-python"
+        or_elsewhere = "" if peer == "keras" else ", or --torch-python"
+        return f"{peer} is not installed: python -m pip install -e '.[bench]'{or_elsewhere}"
     return str(error)
 
 
@@ -225,9 +321,9 @@ def portable(module: str, words: Sequence[str]) -> str:
     for word in words:
         if skip:
             skip = False
-        elif word in ("--torch-python", "--out"):
+        elif word in THIS_MACHINES:
             skip = True
-        elif not word.startswith(("--torch-python=", "--out=")):
+        elif word.partition("=")[0] not in THIS_MACHINES:
             kept.append(word)
     return shlex.join(["python", "-m", module, *kept])
 
@@ -237,7 +333,11 @@ def compare(model: str, commands: dict[str, list[str]], limit: float) -> list[di
     checks: list[dict[str, Any]] = []
     if len(commands) == 1:
         return checks
-    num_classes = zoo.get_entry(model).num_classes
+    entry = zoo.get_entry(model)
+    if entry.objective != "classification":
+        refused = [peer for peer in commands if peer != OURS]
+        return [{"model": model, "peer": peer, "error": NO_TWIN} for peer in refused]
+    num_classes = entry.num_classes
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "reference.npz")
         with Worker(commands[OURS], timeout=limit) as worker:
@@ -284,8 +384,10 @@ def time_one(
 ) -> list[Timing]:
     """Build every implementation, then let them take turns."""
     entry = zoo.get_entry(model)
-    height, width, *_ = (arguments.image_size,) * 2 if arguments.image_size else entry.input_shape
-    size = (height, width)
+    shape = entry.input_shape
+    if arguments.image_size and len(shape) == 3:
+        shape = (arguments.image_size, arguments.image_size, shape[-1])
+    size = shape[:2]
     timings = {
         name: Timing(model, name, mode, batch_size, size, arguments.dtype, error=refused.get(name))
         for name in commands
@@ -304,7 +406,7 @@ def time_one(
                     num_classes=entry.num_classes,
                     mode=mode,
                     dtype=arguments.dtype,
-                    images=[batch_size, *size, 3],
+                    images=[batch_size, *shape],
                     seed=SEED,
                 )
                 worker.call("run", steps=2)
@@ -313,7 +415,8 @@ def time_one(
                 timing.error = str(error)
                 continue
             timing.parameters, timing.compile_time = built["parameters"], built["compile_time"]
-            timing.gflops = built.get("gflops")
+            timing.gflops, timing.gbytes = built.get("gflops"), built.get("gbytes")
+            timing.devices = built.get("devices", 1)
             workers[name], steps[name] = worker, max(1, round(arguments.seconds / second))
         take_turns(workers, steps, timings, arguments.rounds)
 
@@ -373,7 +476,9 @@ def show(record: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("model", "mode", "batch", "implementation"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("images/s", "ms a step", "(least-most)", "zoo is", "GFLOP/s", "of peak", "MB"):
+    for heading in ("images/s", "ms a step", "(least-most)", "zoo is", "GFLOP/s", "of peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("GB/s", "of peak", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("first step", justify="right", no_wrap=True)
     for row in record["results"]:
@@ -382,24 +487,33 @@ def show(record: dict[str, Any]) -> None:
         if "error" in row:
             table.add_row(*names, row["error"])
             continue
-        speed = row["gflops_per_sec"]
-        share = speed / record["peak"]["gflops_per_sec"] if speed else None
         table.add_row(
             *names,
             f"{row[f'{prefix}_samples_per_sec']:,.1f}",
             f"{row[f'{prefix}_step_time']:,.1f}",
             f"{row[f'{prefix}_step_time_min']:,.1f}-{row[f'{prefix}_step_time_max']:,.1f}",
             f"{row['zoo_speedup']:.2f} x" if row["zoo_speedup"] else "",
-            f"{speed:,.0f}" if speed else "",
-            f"{share:.0%}" if share else "",
+            *rate_cells(row, "gflops"),
+            *rate_cells(row, "gbytes"),
             f"{row['peak_memory_mb']:,.0f}",
             f"{row['compile_time']:.1f} s",
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(
         f'{record["results"][0]["dtype"]}; medians of rounds; "zoo is": its speed over the peer\'s,'
-        " paired by round; GFLOP counted in the zoo's program, 2 x multiply-adds and what else it computes"
+        " paired by round; GFLOP counted in the zoo's program, 2 x multiply-adds and what else it computes;"
+        " GB as XLA counts what its own program reads and writes, caches included; peak: a large matrix"
+        f" product, {record['peak']['gflops_per_sec']:,.0f} GFLOP/s, and a large sum,"
+        f" {record['peak']['gbytes_per_sec']:,.0f} GB/s, measured on one device before"
     )
+
+
+def rate_cells(row: dict[str, Any], unit: str) -> tuple[str, str]:
+    """Speed and share of the peak; empty where the implementation does not count."""
+    speed, share = row[f"{unit}_per_sec"], row[f"{unit}_share_of_peak"]
+    if not speed:
+        return "", ""
+    return (f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", f"{share:.0%}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ class WorkerError(Exception):
     """A worker could not do what it was asked to; the message is one line for the record."""
 
 
+class Refusal(Exception):
+    """Raised in a worker that does not do what it is asked to; the record has the message as it is."""
+
+
 def serve(side: Any) -> None:
     """Answer calls of the public methods of `side` until standard input ends."""
     # What libraries print must not come between the answers.
@@ -56,7 +60,7 @@ def explain(error: Exception) -> str:
         or "can't allocate memory" in text
     ):
         return "out of memory"
-    return f"{type(error).__name__}: {text}"[:300]
+    return text if isinstance(error, Refusal) else f"{type(error).__name__}: {text}"[:300]
 
 
 def peak_process_memory() -> float:
@@ -140,7 +144,7 @@ class Worker:
     def _cause_of_death(self) -> str:
         status = self._process.wait()
         if status == -signal.SIGKILL:
-            return "killed, probably for want of memory"
+            return "out of memory, it seems: the system killed it"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "without a word"

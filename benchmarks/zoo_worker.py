@@ -23,10 +23,11 @@ ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILO
 class Zoo:
     """What the coordinator calls."""
 
-    def __init__(self, *, use_cache: bool = False):
+    def __init__(self, *, use_cache: bool = False, devices: int | None = None):
+        """`devices`: how many to use (default: all)."""
         # A cached program hides what compiling costs.
         jax.config.update("jax_enable_compilation_cache", use_cache)
-        self.devices = Devices()
+        self.devices = Devices(jax.local_devices()[:devices])
 
     def describe(self) -> dict[str, Any]:
         """Versions, machine and commit."""
@@ -56,9 +57,7 @@ class Zoo:
         """Write weights and a batch to `path` (see benchmarks.peers), for a peer to compute the same:
         the loss in test mode, in training mode without dropout, and after one update."""
         height, width, _ = zoo.get_entry(model).input_shape
-        module = zoo.create_model(model, num_classes)
-        if hasattr(module, "dropout_rate"):
-            module = module.clone(dropout_rate=0.0)
+        module = without_dropout(zoo.create_model(model, num_classes))
         rng = np.random.default_rng(0)
         variables = steps.init_variables(module, (height, width, 3), seed=0)
         # Biases and statistics that are all alike would fit anywhere.
@@ -79,11 +78,13 @@ class Zoo:
 
         # On a GPU the default is TF32, whose three digits would not tell two nets apart.
         with jax.default_matmul_precision("highest"):
-            test_step, state = self._test_step(module, (height, width)), variables
-            logits = test_step(state, self.devices.split(batch))["logits"].reshape(-1, num_classes)
+            objective, preprocessing = "classification", zoo.Preprocessing((height, width))
+            test_step = self._test_step(module, objective, preprocessing)
+            logits = test_step(variables, self.devices.split(batch))["logits"]
+            logits = logits.reshape(-1, num_classes)
             test = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
             losses = {"test": float(test)}
-            train_step, state = self._train_step(module, (height, width), variables)
+            train_step, state = self._train_step(module, objective, preprocessing, variables)
             for name in ("train", "train_after_update"):
                 state, metrics = train_step(state, self.devices.split(batch), CLOCK)
                 losses[name] = float(metrics["loss"])
@@ -93,34 +94,39 @@ class Zoo:
     def build(
         self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
     ) -> dict[str, Any]:
-        """Compile a step, and run it for the first time."""
+        """Compile a step, and run it for the first time. `images`: shape of a batch of what the model takes."""
         parameters = self.prepare(model, num_classes, mode, dtype, images, seed)
-        compile_time = self.run(1)
+        began = time.perf_counter()
         clock = (CLOCK,) if self.training else ()
-        cost = self.lowered(self.state, self.batch, *clock).cost_analysis()
+        lowered = self.step.lower(self.state, self.batch, *clock)
+        compiled = lowered.compile()
+        self.run(1)  # finds that program
+        compile_time = time.perf_counter() - began
         return {
             "parameters": parameters,
             "compile_time": compile_time,
+            "devices": len(self.devices),
             # Of the program as written, before XLA fuses: what the net demands on any device.
-            "gflops": cost["flops"] * len(self.devices) / 1e9,
+            "gflops": lowered.cost_analysis()["flops"] * len(self.devices) / 1e9,
+            "gbytes": accessed_gbytes(compiled, len(self.devices)),
         }
 
     def prepare(
         self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
     ) -> int:
         """Weights and a random batch of shape `images` on the devices; how many parameters there are."""
-        batch_size, height, width, channels = images
         options = {} if dtype == "float32" else {"dtype": dtype}
         module = zoo.create_model(model, num_classes, **options)
-        variables = steps.init_variables(module, (height, width, channels), seed)
-        rng = np.random.default_rng(seed)
-        batch = random_batch(rng, (batch_size, height, width, channels), num_classes)
+        objective = zoo.get_entry(model).objective
+        preprocessing = zoo.Preprocessing((images[1], images[2])) if len(images) == 4 else None
+        variables = steps.init_variables(module, tuple(images[1:]), seed)
+        batch = random_batch(np.random.default_rng(seed), tuple(images), num_classes)
         self.batch = self.devices.split(batch)
         self.training = mode == "train"
         if self.training:
-            self.step, self.state = self._train_step(module, (height, width), variables)
+            self.step, self.state = self._train_step(module, objective, preprocessing, variables)
         else:
-            self.step = self._test_step(module, (height, width))
+            self.step = self._test_step(module, objective, preprocessing)
             self.state = self.devices.replicate(variables)
         jax.block_until_ready((self.batch, self.state))
         return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -137,6 +143,23 @@ class Zoo:
                 jax.block_until_ready(self.step(self.state, self.batch))
         return time.perf_counter() - began
 
+    def losses(self, model: str, num_classes: int, images: list[int], count: int) -> list[float]:
+        """Losses of so many training steps without dropout on one random batch of shape `images`: the same on
+        any number of devices, up to rounding."""
+        module = without_dropout(zoo.create_model(model, num_classes))
+        variables = steps.init_variables(module, tuple(images[1:]), seed=0)
+        batch = self.devices.split(
+            random_batch(np.random.default_rng(0), tuple(images), num_classes)
+        )
+        preprocessing = zoo.Preprocessing((images[1], images[2]))
+        found = []
+        with jax.default_matmul_precision("highest"):
+            step, state = self._train_step(module, "classification", preprocessing, variables)
+            for _ in range(count):
+                state, metrics = step(state, batch, CLOCK)
+                found.append(float(metrics["loss"]))
+        return found
+
     def peak_memory(self) -> float:
         """In MB: of one device where it counts its own, else of the process."""
         statistics = self.devices.devices[0].memory_stats() or {}
@@ -144,48 +167,57 @@ class Zoo:
             return statistics["peak_bytes_in_use"] / 1e6
         return workers.peak_process_memory()
 
-    def _train_step(self, module: Any, size: tuple[int, int], variables: Any) -> tuple[Any, Any]:
+    def _train_step(
+        self,
+        module: Any,
+        objective: str,
+        preprocessing: zoo.Preprocessing | None,
+        variables: Any,
+    ) -> tuple[Any, Any]:
         """The engine's own training step, and its first state."""
         if hasattr(module, "axis_name"):
             module = module.clone(axis_name=steps.AXIS)
         optimizer = build_optimizer(ADAM)
         step = steps.make_train_step(
-            OBJECTIVES["classification"](module),
-            optimizer,
-            zoo.Preprocessing(input_size=size),
-            Augmentation(),
+            OBJECTIVES[objective](module), optimizer, preprocessing, Augmentation()
         )
-        self.lowered = jax.pmap(
-            step,
-            steps.AXIS,
-            in_axes=(None, 0, None),
-            out_axes=(None, None),
-            devices=self.devices.devices,
-        ).lower
         state = self.devices.replicate(steps.init_state(variables, optimizer))
         return self.devices.compile_train_step(step), state
 
-    def _test_step(self, module: Any, size: tuple[int, int]) -> Any:
+    def _test_step(
+        self, module: Any, objective: str, preprocessing: zoo.Preprocessing | None
+    ) -> Any:
         """The engine's evaluation step, without fetching its outputs to the host."""
-        step = steps.make_eval_step(
-            OBJECTIVES["classification"](module), zoo.Preprocessing(input_size=size)
-        )
-        mapped = jax.pmap(
+        step = steps.make_eval_step(OBJECTIVES[objective](module), preprocessing)
+        return jax.pmap(
             step, steps.AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices.devices
         )
-        self.lowered = mapped.lower
-        return mapped
 
 
 CLOCK = steps.Clock(np.uint32(0), np.int32(0))
 
 
+def without_dropout(module: Any) -> Any:
+    """The same net with every dropout rate at zero, so that a step depends on nothing random."""
+    rates = [name for name in ("dropout_rate", "conv_dropout_rate") if hasattr(module, name)]
+    return module.clone(**dict.fromkeys(rates, 0.0))
+
+
+def accessed_gbytes(compiled: Any, devices: int = 1) -> float | None:
+    """What the instructions of a compiled program read and write, in GB, by XLA's count: more than what
+    reaches the memory where caches hold some of it. None where XLA does not count."""
+    cost = compiled.cost_analysis() or {}
+    return cost["bytes accessed"] * devices / 1e9 if "bytes accessed" in cost else None
+
+
 def random_batch(
-    rng: np.random.Generator, shape: tuple[int, int, int, int], num_classes: int
+    rng: np.random.Generator, shape: tuple[int, ...], num_classes: int
 ) -> dict[str, np.ndarray]:
-    """A batch as the pipeline gives it."""
+    """A batch as the pipeline gives it: images [B, H, W, C], or vectors [B, N] as of features after a ReLU."""
     return {
-        "image": rng.integers(0, 256, shape, np.uint8),
+        "image": rng.integers(0, 256, shape, np.uint8)
+        if len(shape) == 4
+        else rng.random(shape, np.float32),
         "label": rng.integers(0, num_classes, shape[0], np.int32),
         "index": np.arange(shape[0], dtype=np.int32),
     }

@@ -14,8 +14,10 @@ LEARNING_RATE = 1e-4
 BETAS = (0.9, 0.999)
 EPSILON = 1e-7
 
-# Peer: the module of its worker, and that module's arguments.
+# Peer: the module of its worker, and that module's arguments. Those of torch run under --torch-python.
 PEERS = {
     "torch": ("benchmarks.peers.torch_worker", ()),
     "torch-compile": ("benchmarks.peers.torch_worker", ("--compile",)),
+    "keras": ("benchmarks.peers.keras_worker", ()),
 }
+NO_TWIN = "no twin of this model"

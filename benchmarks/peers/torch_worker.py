@@ -116,12 +116,13 @@ class Torch:
     def _loss(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(net(images.float().mul_(1 / 255)).float(), labels)
 
-    def _train_step(self) -> None:
+    def _train_step(self) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             loss = self._loss(self.net, self.images, self.labels)
         loss.backward()
         self.optimizer.step()
+        return loss.detach()
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":

@@ -9,6 +9,7 @@ from benchmarks import workers
 
 class Fake:
     parameters = 66_362  # sam_alexnet_tiny
+    devices = 1
     losses = {"test": 3.0, "train": 4.0, "train_after_update": 3.5}  # noqa: RUF012
 
     def describe(self):
@@ -25,13 +26,38 @@ class Fake:
         return {"parameters": self.parameters, "losses": self.losses}
 
     def build(self, model, num_classes, mode, dtype, images, seed):
-        return {"parameters": self.parameters, "compile_time": 1.5, "gflops": 2.0}
+        built = {"parameters": self.parameters, "compile_time": 1.5}
+        return built | {"gflops": 2.0, "gbytes": 0.05, "devices": self.devices}
+
+    def build_epoch(self, **arguments):
+        return {"images": 64, "classes": 2, "seconds": 1.5}
+
+    def run_epoch(self):
+        return {"seconds": 100 * self.run(1), "loss": 0.5}
 
     def run(self, steps):
         return 0.01 * steps
 
     def peak_memory(self):
         return workers.peak_process_memory()
+
+
+class Described(Fake):
+    devices = 2
+
+    def describe(self):
+        versions = {"jax": "0.10.2"}
+        return {"backend": "gpu", "devices": ["NVIDIA H200"] * 2, "cores": 16, "versions": versions}
+
+
+class Peer(Fake):
+    def describe(self):
+        return {"torch": "2.13.0+cu128"}
+
+
+class NoTwin(Fake):
+    def compare(self, **arguments):
+        raise workers.Refusal("no twin of this model")
 
 
 class Slower(Fake):
@@ -59,6 +85,9 @@ class Failing(Fake):
 
 class Hungry(Fake):
     def build(self, **arguments):
+        raise MemoryError
+
+    def build_epoch(self, **arguments):
         raise MemoryError
 
 

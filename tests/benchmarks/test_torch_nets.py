@@ -13,16 +13,37 @@ from benchmarks.peers import torch_nets, torch_worker  # noqa: E402
 
 @pytest.mark.parametrize("model", torch_nets.NETS)
 def test_parameter_counts(model):
-    net = torch_nets.create(model, zoo.get_entry(model).num_classes)
+    with torch.device("meta"):  # shapes without memory
+        net = torch_nets.create(model, zoo.get_entry(model).num_classes)
     assert torch_nets.count_parameters(net) == zoo.model_info(model).parameters
 
 
-@pytest.mark.parametrize("model", ["alexnet_tiny", "sam_alexnet_tiny"])
+# Each shape of a family: the small nets, which all have tiny variants, and document 3's, which are small.
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(name for name in torch_nets.NETS if name.endswith("_tiny")),
+        "cifar_alexnet_1",
+        "deconv_alexnet_1_factored",
+    ],
+)
 def test_losses(model, tmp_path):
     path = str(tmp_path / "reference.npz")
     ours = Zoo().reference(model, 10, batch_size=4, path=path)
     theirs = torch_worker.Torch(compiled=False).compare(model, 10, path)
     assert throughput.difference(ours, theirs) is None
+
+
+def test_an_epoch_is_trained(image_folder):
+    from benchmarks.peers.torch_epoch import TorchEpoch
+
+    side = TorchEpoch(compiled=False)
+    built = side.build_epoch(
+        str(image_folder), "deconv_alexnet_tiny", 16, "float32", [28, 28], 72, 3, num_workers=0
+    )
+    assert built["images"] == 64  # the tail is left out
+    losses = [side.run_epoch()["loss"] for _ in range(5)]
+    assert losses[-1] < losses[0]
 
 
 def test_another_epsilon_is_noticed(tmp_path, monkeypatch):

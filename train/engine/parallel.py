@@ -116,10 +116,14 @@ class TrainStep:
             jax.block_until_ready(metrics)
         return state, metrics
 
+    def lower(self, state: Any, batch: Any, clock: Any) -> Any:
+        """The program for these shapes, not compiled yet (jax.stages.Lowered)."""
+        return self._mapped.lower(state, batch, clock)
+
     def compile(self, state: Any, batch: Any, clock: Any) -> None:
         """Compile for these shapes and run nothing; the call that follows finds the program ready
         (so seen on JAX 0.10 and 0.12)."""
-        self._mapped.lower(state, batch, clock).compile()
+        self.lower(state, batch, clock).compile()
 
 
 class TrainSteps:

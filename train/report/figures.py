@@ -332,6 +332,60 @@ def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str
     _finish(figure, path, title)
 
 
+def throughput_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]],
+    path: Path,
+    title: str = "",
+) -> None:
+    """Images a second over batch size: a panel a mode ("train", "test"), a colour an implementation.
+
+    `panels` maps modes to implementations to points (batch size, median, least, most); bars reach from least
+    to most. Colours go by the order of the implementations, so that one without points keeps its own.
+    """
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    figure = Figure(figsize=(5 * len(panels) + (len(panels) == 1), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    handles = {}
+    for panel, (mode, curves) in zip(axes, panels.items(), strict=True):
+        sizes = sorted({point[0] for points in curves.values() for point in points})
+        for number, name in enumerate(names):
+            points = sorted(curves.get(name, ()))
+            if not points:
+                continue
+            batch, middle, least, most = np.array(points).T
+            handles[name] = panel.errorbar(
+                np.searchsorted(sizes, batch) + 0.06 * (number - (len(names) - 1) / 2),
+                middle,
+                (middle - least, most - middle),
+                color=STRONG[number % len(STRONG)],
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=5,
+                linewidth=1.4,
+                capsize=2,
+            )
+        panel.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
+        panel.set_xlim(-0.5, len(sizes) - 0.5)
+        panel.set_ylim(bottom=0)
+        panel.set_title(
+            {"train": "training step", "test": "testing step"}.get(mode, mode), fontsize=10
+        )
+        panel.set_xlabel("batch size")
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.grid(axis="y", color="0.92")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("images a second")
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=max(len(handles), 1),
+        frameon=False,
+        fontsize=9,
+    )
+    _finish(figure, path, title)
+
+
 def _values(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
     """A column of summary.csv, NaN where it has no value."""
     return [math.nan if (value := row.get(column)) is None else float(value) for row in rows]

@@ -1,0 +1,96 @@
+import pytest
+
+from benchmarks import scaling
+from train.recipe import InputError
+
+
+def test_counts_are_powers_of_two_and_all():
+    assert scaling.device_counts((), 4) == [1, 2, 4]
+    assert scaling.device_counts((), 6) == [1, 2, 4, 6]
+    assert scaling.device_counts((3,), 4) == [1, 3]
+
+
+def test_one_device_is_too_few():
+    with pytest.raises(InputError, match="give --simulate 4"):
+        scaling.device_counts((), 1)
+    with pytest.raises(InputError, match="--counts has 8, and this machine shows 4 devices"):
+        scaling.device_counts((2, 8), 4)
+
+
+class Side:
+    """A fake whose steps take 1 ms an image and device, and 2 ms more from two devices on."""
+
+    def __init__(self, devices):
+        self.devices = devices
+
+    def build(self, model, num_classes, mode, dtype, images, seed):
+        if images[0] > 100 * self.devices:
+            raise RuntimeError("RESOURCE_EXHAUSTED: no room")
+        self.milliseconds = images[0] / self.devices + 2 * (self.devices > 1)
+
+    def run(self, steps):
+        return steps * self.milliseconds / 1000
+
+
+def test_efficiency_is_the_share_of_a_perfect_speedup():
+    arguments = scaling.Arguments(batch_size=8, rounds=3, seconds=0.1)
+    rows = scaling.measure(arguments, (1, 2, 4), Side)
+    found = {(row["scaling"], row["devices"]): row for row in rows}
+    assert [found["weak", n]["batch_size"] for n in (1, 2, 4)] == [8, 16, 32]
+    assert [found["strong", n]["batch_size"] for n in (1, 2, 4)] == [32, 32, 32]
+    assert [found["weak", n]["efficiency"] for n in (1, 2, 4)] == [1.0, 0.8, 0.8]
+    assert [found["strong", n]["efficiency"] for n in (1, 2, 4)] == [1.0, 0.8889, 0.8]
+    assert found["weak", 4]["train_samples_per_sec"] == 3200.0
+    assert len(found["weak", 4]["train_step_times"]) == 3
+
+
+def test_without_room_on_one_device_there_is_no_efficiency():
+    arguments = scaling.Arguments(batch_size=40, rounds=1, seconds=0.1)
+    rows = scaling.scale(arguments, "strong", dict.fromkeys((1, 4), 160), Side)
+    assert rows[0]["error"] == "out of memory"
+    assert rows[1]["efficiency"] is None and rows[1]["train_step_time"] == 42.0
+
+
+@pytest.mark.slow
+def test_simulated_devices_agree_and_are_not_timed(call, monkeypatch):
+    """This suite's four, with the command's own environment left alone."""
+    monkeypatch.setenv("XLA_FLAGS", scaling.os.environ["XLA_FLAGS"])
+    status, out, err = call(
+        scaling, "--model", "deconv_alexnet_tiny", "--simulate", "4", "--counts", "2"
+    )
+    assert status == 0, err
+    assert out.count("agrees") == 2 and "nothing was timed" in out and "images/s" not in out
+
+
+def test_losses_that_differ_fail_the_command(call, monkeypatch):
+    from benchmarks import zoo_worker
+
+    class Zoo:
+        def __init__(self, *, use_cache, devices):
+            self.devices = devices
+
+        def losses(self, *_):
+            return [2.0, 1.0 + 0.001 * self.devices]
+
+    monkeypatch.setenv("XLA_FLAGS", scaling.os.environ["XLA_FLAGS"])
+    monkeypatch.setattr(zoo_worker, "Zoo", Zoo)
+    status, out, err = call(scaling, "--simulate", "4")
+    assert status == 1 and "DOES NOT AGREE" in out
+    assert "the losses depend on the number of devices" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "sam_alexnut"], "unknown model 'sam_alexnut'"),
+        (["--model", "vade"], "vade draws random latents"),
+        (["--simulate", "1"], "--simulate is 1: give at least 2"),
+        (["--rounds", "0"], "--batch-size and --rounds have to be at least 1"),
+        (["--counts", "0"], "--counts has to name numbers of at least 1"),
+        (["--out", "x.txt"], "--out x.txt does not end in .json"),
+    ],
+)
+def test_bad_flags_are_one_line(call, words, message):
+    status, out, err = call(scaling, *words)
+    assert (status, out) == (2, "")
+    assert message in err.splitlines()[-1]
