@@ -1,5 +1,6 @@
 """Strictness and determinism for the whole suite, set before JAX starts."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,19 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
     )
     config.addinivalue_line("markers", "slow: takes more than ten seconds; CI runs these too")
+
+
+MOST_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    """JAX keeps what it compiles, and XLA ends in a segmentation fault at Linux's 65,530 memory maps a process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import fnmatch
+import gc
 import io
 import json
 import math
@@ -43,8 +44,15 @@ class NoData(NotRun):
 
 def run_point(recipe: Recipe, workdir: Path) -> None:
     """Train and test in a folder, going on with what is there. Results lie in it; stdout stays ours."""
-    with contextlib.redirect_stdout(sys.stderr):
-        train_and_test(recipe, workdir, "auto")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            train_and_test(recipe, workdir, "auto")
+    finally:
+        # JAX keeps every program that it has compiled, about a hundred memory maps each run. Linux allows a process
+        # 65,530, and XLA ends in a segmentation fault beyond them: a grid of 576 points would get there.
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+            gc.collect()
 
 
 @dataclasses.dataclass(frozen=True)
