@@ -46,6 +46,11 @@ class Predictor:
     def classifier_geometry(self) -> Geometry:
         """`geometry`; InputError for a model that gives no classes, or takes no images."""
         geometry, objective = self.geometry, self.info["objective"]
+        probe = self.info.get("probe", "none")
+        if probe != "none":
+            raise InputError(
+                f"this run was scored by its probe ({probe}), which its weights do not hold: give a run without --probe"
+            )
         if geometry is None or objective != "classification":
             what = "takes vectors" if geometry is None else "gives no classes"
             raise InputError(
@@ -120,6 +125,7 @@ def save_best(
         "num_classes": len(class_names),
         "class_names": list(class_names),
         "objective": stage.objective,
+        "probe": recipe.probe.method,
         "input_shape": list(start.input_shape),
         "preprocessing": start.preprocessing and start.preprocessing.to_json(),
         **{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in facts.items()},

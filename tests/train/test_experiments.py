@@ -327,3 +327,11 @@ def test_a_frozen_phase_with_augmentation_is_not_cached(image_folder, tmp_path, 
     )
     run.run(recipe, tmp_path / "run")
     assert "computed once" not in capsys.readouterr().err
+
+
+def test_a_run_that_its_probe_answered_for_predicts_nothing_by_itself(
+    codes_run, image_folder, call
+):
+    status, _, stderr = call(predict, codes_run, image_folder)
+    assert status == 2
+    assert "scored by its probe (svm)" in stderr

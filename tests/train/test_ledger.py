@@ -132,11 +132,16 @@ def diverged(seed=0, **changes):
 
 def test_divergence_is_a_result():
     assert verdict(row(), Found([diverged()])) == ("diverged", "not reproduced: diverged at step 7")
-    assert verdict(row(failure=True), Found([diverged()])) == (
+    # The document's diverges, too, where it prints a number that is none.
+    failing = row(printed={"loss": math.nan, "accuracy": 0.35}, failure=True)
+    assert verdict(failing, Found([diverged()])) == (
         "reproduced",
         "reproduced: diverges (diverged at step 7)",
     )
     some = [*runs(0.95), diverged(1)]
+    for item in (failing, row(failure=True)):
+        assert verdict(item, Found(some))[0] == "diverged"
+    assert verdict(row(failure=True), Found([diverged()]))[0] == "diverged"
     assert verdict(row(), Found(some))[1] == "not reproduced: diverged at step 7 in 1 of 2 runs"
     assert verdict(row(failure=True), Found([diverged(on_document=False)])) == (
         "stand-in",
@@ -306,7 +311,11 @@ def test_markdown():
         "a": Found(values),
         "b|": Found(needs="needs cats", command="python -m train.reproduce doc --rows b"),
     }
-    result = built([item, other], found, orderings=(Ordering("accuracy", "a", "b|", "a wins"),))
+    # A row of ours that was not run is not worth a line.
+    ours = dataclasses.replace(row("c"), printed={})
+    result = built(
+        [item, other, ours], found, orderings=(Ordering("accuracy", "a", "b|", "a wins"),)
+    )
     assert ledger.markdown(result, "x.json") == (
         "**doc**: A document ([record](x.json)).\n"
         "\n"
@@ -314,12 +323,11 @@ def test_markdown():
         "| --- | --- | --- | --- | --- |\n"
         "| Table 1: A | accuracy 90.00%, test time 5,123 ms, loss NaN |"
         " accuracy 94.00% ± 1.41, test time 80 ± 0 ms (2 seeds) | digits, the document's | reproduced |\n"
-        "| Table 1: B\\| | accuracy 90.00% |  |  |"
-        " not run: needs cats `python -m train.reproduce doc --rows b` |\n"
+        "| Table 1: B\\| | accuracy 90.00% |  |  | not run |\n"
         "\n"
         "Orderings:\n"
         "\n"
-        "- a wins: not measured (b\\| was not run)\n"
+        "- 1 not measured\n"
     )
 
 

@@ -355,7 +355,10 @@ class _Fit:
             position.stage_epoch += 1
             monitor = self.objective.monitor
             score = validation["accuracy"] if monitor == "accuracy" else -validation["loss"]
-            is_best = self._take_best(score, position.epoch)
+            # Also when its weights were written before the process was killed, and it is run again.
+            is_best = (
+                self._take_best(score, position.epoch) or position.best_epoch == position.epoch
+            )
             if is_best:
                 host = jax.device_get(self.state.variables())
                 facts: dict[str, Any] = {"epoch": position.epoch, "step": position.step}

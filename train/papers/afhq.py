@@ -52,6 +52,7 @@ we train; the auto-encoder on digits of 32x32 pixels.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from train.claims import Document, Grid, Ordering, Row
@@ -254,7 +255,12 @@ VGG_ROWS = (
         table="Table 1, section C 1",
         label="VGG16 without transfer",
         recipe=VGG_FIRST,
-        printed={"accuracy": 0.351, "train_accuracy": 0.36, "validation_accuracy": 0.35},
+        printed={
+            "accuracy": 0.351,
+            "train_accuracy": 0.36,
+            "validation_accuracy": 0.35,
+            "loss": math.nan,
+        },
         stand_in=SMALL_VGG,
         failure=True,
         reading="The loss is NaN. 35.1 % is the share of cats, the first class, which is what the largest of logits"

@@ -348,8 +348,9 @@ def _row_verdict(
             text += f"; {_how_many_hold(orderings)}"
         return words[0], text + _about_sizes(columns)
     if diverged:
-        if row.failure:
-            return REPRODUCED, f"{REPRODUCED}: diverges{share} ({diverged[0].text})"
+        printed_so = any(not math.isfinite(value) for value in row.printed.values())
+        if printed_so and not share:
+            return REPRODUCED, f"{REPRODUCED}: diverges ({diverged[0].text})"
         return DIVERGED, f"{NOT_REPRODUCED}: {divergence}"
     return _verdict_of(columns)
 
@@ -628,12 +629,15 @@ def show_point(point: Mapping[str, Any]) -> str:
 
 
 def markdown(ledger: Mapping[str, Any], link: str = "") -> str:
-    """The ledger as Markdown: the rows, then what is said of them together. `link`: where the whole of it is."""
+    """The ledger as Markdown: the rows with something printed or measured, then what is said of them together.
+    `link`: where the whole of it is, with the commands of what was not run."""
     record = f" ([record]({link}))" if link else ""
     smoke = " Smoke runs: nothing below is a result." if ledger["smoke"] else ""
     lines = [f"**{ledger['document']}**: {ledger['title']}{record}.{smoke}", ""]
     lines += ["| row | printed | ours | data | verdict |", "| --- | --- | --- | --- | --- |"]
     for row in ledger["rows"]:
+        if row["verdict"] == NOT_RUN and not row["printed"]:
+            continue
         printed = [
             f"{title_of(c['column'])} {show_printed(c)}"
             for c in row["columns"]
@@ -650,13 +654,17 @@ def markdown(ledger: Mapping[str, Any], link: str = "") -> str:
             ", ".join(printed),
             ", ".join(ours) + seeds,
             show_data(row),
-            row["text"] + (f" `{row['command']}`" if row["verdict"] == NOT_RUN else ""),
+            NOT_RUN if row["verdict"] == NOT_RUN else row["text"],
         )
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
-    for heading, items in (
-        ("Orderings", [f"{o['text']}: {describe_ordering(o)}" for o in ledger["orderings"]]),
-        ("Grids", [f"{g['table']}, {g['name']}: {describe_grid(g)}" for g in ledger["grids"]]),
+    orderings = [o for o in ledger["orderings"] if o["verdict"] != NOT_MEASURED]
+    grids = [g for g in ledger["grids"] if g["points"]]
+    for heading, all_of, items in (
+        ("Orderings", "orderings", [f"{o['text']}: {describe_ordering(o)}" for o in orderings]),
+        ("Grids", "grids", [f"{g['table']}, {g['name']}: {describe_grid(g)}" for g in grids]),
     ):
+        rest = len(ledger[all_of]) - len(items)
+        items += [f"{rest} {'more ' if items else ''}{NOT_MEASURED}"] if rest else []
         if items:
             lines += ["", f"{heading}:", "", *(f"- {_cell(item)}" for item in items)]
     return "\n".join(lines) + "\n"
