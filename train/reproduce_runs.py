@@ -42,11 +42,11 @@ class NoData(NotRun):
     """What it lacks are the data, which were not named."""
 
 
-def run_point(recipe: Recipe, workdir: Path) -> None:
+def run_point(recipe: Recipe, workdir: Path, figures: bool = True) -> None:
     """Train and test in a folder, going on with what is there. Results lie in it; stdout stays ours."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            train_and_test(recipe, workdir, "auto")
+            train_and_test(recipe, workdir, "auto", figures=figures)
     finally:
         # JAX keeps every program that it has compiled, about a hundred memory maps each run. Linux allows a process
         # 65,530, and XLA ends in a segmentation fault beyond them: a grid of 576 points would get there.
@@ -247,12 +247,14 @@ class Work:
     def do_point(self, grid: Grid, index: int, point: dict[str, Any]) -> str:
         """Run a point of a grid, likewise; what only a resumption would need is removed afterwards."""
         directory = self.point_directory(grid, index)
-        how = self._do(f"grid-{grid.name}", directory, lambda: self.point_recipe(grid, point))
+        how = self._do(
+            f"grid-{grid.name}", directory, lambda: self.point_recipe(grid, point), figures=False
+        )
         if RunDir(directory).test.exists():
             shutil.rmtree(RunDir(directory).checkpoints, ignore_errors=True)
         return how
 
-    def _do(self, name: str, directory: Path, make_recipe: Any) -> str:
+    def _do(self, name: str, directory: Path, make_recipe: Any, *, figures: bool = True) -> str:
         run = RunDir(directory)
         outcome = run.path / OUTCOME
         try:
@@ -264,7 +266,8 @@ class Work:
                 if _read(outcome).get("state") == "diverged":
                     return f"is there already: {_read(outcome)['text']}"
             outcome.unlink(missing_ok=True)
-            run_point(recipe, directory)
+            # A grid has hundreds of points, and of a miniature's pictures nothing can be seen.
+            run_point(recipe, directory, figures and self.scale != "smoke")
             self._problems.pop(name, None)
             return "done"
         except NotRun as error:

@@ -132,11 +132,14 @@ def _probe(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -
 
 
 def finish(
-    run: RunDir, predictor: Predictor, dataset: Dataset, recipe: Recipe, facts: dict[str, Any]
+    run: RunDir,
+    predictor: Predictor,
+    dataset: Dataset,
+    recipe: Recipe,
+    facts: dict[str, Any],
+    figures: bool = True,
 ) -> dict[str, Any]:
-    """Test the best weights and write test.json, predictions, figures and report. Returns the results."""
-    from train.report import html
-
+    """Test the best weights and write test.json, predictions, and figures with a report. Returns the results."""
     results, predictions = test(predictor, dataset, recipe)
     best = [row for row in run.read_summary() if row["epoch"] == results["best_epoch"]]
     for part, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):
@@ -145,9 +148,12 @@ def finish(
     results |= facts
     write_json(run.test, results)
     np.savez_compressed(run.predictions, allow_pickle=False, **predictions)
-    run.figures.mkdir(exist_ok=True)
-    _draw(run, predictor, dataset, recipe, results, predictions)
-    html.write_report(run.path)
+    if figures:
+        from train.report import html
+
+        run.figures.mkdir(exist_ok=True)
+        _draw(run, predictor, dataset, recipe, results, predictions)
+        html.write_report(run.path)
     return results
 
 

@@ -119,8 +119,12 @@ def run(
     resume: Literal["auto", "never", "must"] = "auto",
     *,
     quick: bool = False,
+    figures: bool = True,
 ) -> dict[str, Any]:
-    """Train, test and report; returns what test.json holds. For Python callers, too."""
+    """Train, test and report; returns what test.json holds. For Python callers, too.
+
+    Without `figures`, there are only numbers at the end: no figures and no report.html.
+    """
     began = time.time()
     recipe.validate()
     recipe = _with_absolute_paths(recipe)
@@ -185,11 +189,10 @@ def run(
             stop=stop,
         )
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
-        results = finish(directory, load_run(directory.path), dataset, recipe, facts)
+        results = finish(directory, load_run(directory.path), dataset, recipe, facts, figures)
     synthetic = " (synthetic images)" if dataset.info.synthetic else ""
-    cli.say(
-        f"done in {cli.duration(time.time() - began)}; report: {directory.path / 'report.html'}"
-    )
+    where = f"; report: {directory.path / 'report.html'}" if figures else ""
+    cli.say(f"done in {cli.duration(time.time() - began)}{where}")
     print(f"{recipe.model} on {dataset.name}{synthetic}: {_scores(results)}")
     return results
 
@@ -258,11 +261,11 @@ def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
         fast.check()
     cli.report_devices()
     dataset = load_data(recipe, input_size(recipe, entry))
-    devices = Devices()
-    if recipe.batch_size % len(devices):
-        raise InputError(
-            f"--batch-size {recipe.batch_size} cannot be shared by {len(devices)} devices:"
-            f" give a multiple of {len(devices)}"
+    devices = Devices.sharing(recipe.batch_size)
+    if len(devices) < (count := len(Devices())):
+        cli.say(
+            f"note: a batch of {recipe.batch_size} is shared by {len(devices)} of {count} devices;"
+            f" a --batch-size that is a multiple of {count} uses all"
         )
     train_size = len(dataset.splits["train"])
     if recipe.batch_size > train_size:

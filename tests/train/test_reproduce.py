@@ -1,6 +1,7 @@
 """The command that runs a document's rows: what runs, in which order, what is kept and what is said."""
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -40,7 +41,7 @@ class Trainer:
         self.accuracy = 0.6
         self.errors = {}  # part of a run's folder: what happens there
 
-    def __call__(self, recipe, workdir):
+    def __call__(self, recipe, workdir, figures):
         name = "/".join(Path(workdir).parts[-2:])
         self.asked.append(name)
         run = RunDir(workdir)
@@ -386,9 +387,8 @@ def test_a_document_from_training_to_report(ask, tmp_path):
     first = row("first", printed={"accuracy": 0.3, "parameters": 66362})
     after = row("after", with_values(RECIPE, {"pretrained": "row:first"}), {"accuracy": 0.9999})
     sgd = Optimizer(name="sgd", learning_rate=1e30)
-    bad = row(
-        "bad", with_values(RECIPE, {"stages.0.optimizer": sgd}), {"accuracy": 0.1}, failure=True
-    )
+    printed = {"accuracy": 0.1, "loss": math.nan}
+    bad = row("bad", with_values(RECIPE, {"stages.0.optimizer": sgd}), printed, failure=True)
     claims = (Ordering("accuracy", "after", "first", "a second epoch helps"),)
     status, stdout, _ = ask([first, after, bad], orderings=claims)
     assert status == 0

@@ -198,6 +198,10 @@ def test_seed_decides_the_augmentation():
     assert losses[0] != losses[1]
 
 
+def test_as_many_devices_as_divide_a_batch():
+    assert [len(Devices.sharing(size)) for size in (1, 2, 3, 4, 5, 6, 8)] == [1, 2, 3, 4, 1, 3, 4]
+
+
 def test_batch_that_the_devices_do_not_divide():
     with pytest.raises(
         InputError, match="a batch of 6 cannot be shared by 4 devices.*multiple of 4"

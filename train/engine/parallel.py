@@ -28,6 +28,12 @@ class Devices:
         # all wait for a partner that never gets a thread, and XLA aborts after 40 s.
         self._must_block = len(self.devices) > 1 and self.devices[0].platform == "cpu"
 
+    @classmethod
+    def sharing(cls, batch_size: int) -> "Devices":
+        """As many of the local devices as divide a batch: the documents' batches of 6 run on any machine."""
+        devices = jax.local_devices()
+        return cls(devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)])
+
     def __len__(self) -> int:
         return len(self.devices)
 
