@@ -275,7 +275,13 @@ class Recipe:
             value = getattr(self.probe, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"--probe.{name} is {value}: give a number above 0")
+        names = [stage.name for stage in self.stages]
         for index, stage in enumerate(self.stages):
+            if stage.name in names[:index]:
+                raise InputError(
+                    f"stages {names.index(stage.name)} and {index} are both called {stage.name!r}: the logs tell them"
+                    " apart by name; give each its own"
+                )
             if stage.epochs < 1:
                 raise InputError(
                     f"stage {index} ({stage.name}) has {stage.epochs} epochs: give at least 1"

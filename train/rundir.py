@@ -3,6 +3,7 @@
 Imports the standard library only.
 """
 
+import collections
 import contextlib
 import csv
 import fcntl
@@ -115,6 +116,23 @@ class RunDir:
                 f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}{more}):"
                 " give another --workdir, or leave these flags out to go on with it"
             )
+        self._check_epochs(recipe)
+
+    def _check_epochs(self, recipe: Recipe) -> None:
+        """Raise InputError where the recipe claims other epochs than were trained: what has ended stays as it is."""
+        rows = self.read_summary()
+        trained = collections.Counter(row["stage"] for row in rows)
+        for index, (before, now) in enumerate(
+            zip(self.read_recipe().stages, recipe.stages, strict=True)
+        ):
+            done = trained[before.name]
+            has_ended = done > 0 and before.name != rows[-1]["stage"]
+            if now.epochs < done or (has_ended and now.epochs != before.epochs):
+                raise InputError(
+                    f"{self.path} has trained {done} epochs of stage {index} ({before.name})"
+                    f"{' and gone on to the next' if has_ended else ''}: they cannot become {now.epochs};"
+                    " give another --workdir"
+                )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -92,8 +92,8 @@ def test_a_run_with_windows_repeats_and_balance(image_folder, tmp_path, monkeypa
         dataset=str(image_folder),
         batch_size=16,
         stages=(
-            Stage(epochs=1, optimizer=optimizer, balance="sampling", augment=windows),
-            Stage(epochs=1, optimizer=optimizer, balance="class_weights"),
+            Stage("first", epochs=1, optimizer=optimizer, balance="sampling", augment=windows),
+            Stage("second", epochs=1, optimizer=optimizer, balance="class_weights"),
         ),
     )
     results = run.run(recipe, tmp_path / "run")

@@ -10,8 +10,17 @@ import pytest
 from train import evaluate, predict, run
 from train.engine import vectors
 from train.engine.loop import _Fit
-from train.recipe import Augmentation, InputError, Optimizer, Probe, Recipe, Stage
+from train.recipe import (
+    Augmentation,
+    InputError,
+    Optimizer,
+    Probe,
+    Recipe,
+    Stage,
+    with_values,
+)
 from train.results import TIMES
+from train.rundir import RunDir
 
 FAST = Optimizer(learning_rate=1e-2)
 VADE = Recipe(
@@ -62,6 +71,21 @@ def codes_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("codes") / "run"
     run.run(CODES, workdir)
     return workdir
+
+
+@pytest.mark.parametrize(
+    ("stage", "epochs", "message"),
+    [
+        (0, 20, r"trained 8 epochs of stage 0 \(pretraining\) and gone on.*become 20"),
+        (0, 5, "trained 8 epochs of stage 0.*cannot become 5"),
+        (1, 2, r"trained 3 epochs of stage 1 \(clusters\): they cannot become 2"),
+    ],
+)
+def test_a_run_cannot_claim_other_epochs_than_it_has_trained(vade_run, stage, epochs, message):
+    claimed = with_values(VADE, {f"stages.{stage}.epochs": epochs})
+    with pytest.raises(InputError, match=message):
+        RunDir(vade_run).check(claimed, "auto")
+    RunDir(vade_run).check(with_values(VADE, {"stages.1.epochs": 4}), "auto")  # a longer end
 
 
 def test_vade_trains_in_two_stages_and_is_scored_by_its_clusters(vade_run):
@@ -294,8 +318,8 @@ def test_a_frozen_phase_on_cached_features_gives_the_numbers_of_one_without(
         dataset=str(image_folder),
         batch_size=16,
         stages=(
-            Stage(freeze=("backbone",), epochs=2, optimizer=FAST),
-            Stage(freeze=("features.:3",), epochs=1, optimizer=FAST),
+            Stage("head", freeze=("backbone",), epochs=2, optimizer=FAST),
+            Stage("top", freeze=("features.:3",), epochs=1, optimizer=FAST),
         ),
     )
     run.run(recipe, tmp_path / "cached")

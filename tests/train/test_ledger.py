@@ -223,6 +223,16 @@ def test_what_cannot_be_compared_is_not_measured(lower, note):
     assert (result["verdict"], result["note"]) == ("not measured", note)
 
 
+def test_orderings_say_what_they_leave_out():
+    result = ordering([*runs(0.9), diverged(1)], runs(0.8, 0.8))
+    note = "without 1 of 2 runs of a, which diverged"
+    assert (result["verdict"], result["n"], result["note"]) == ("holds", 1, note)
+
+
+def test_a_training_accuracy_reproduces_nothing():
+    assert ledger.column_verdict("train_accuracy", 0.9, [0.99]) == "shown"
+
+
 def test_smoke_runs_are_no_evidence():
     document = Document("d", "D", (row("a"), row("b")), (Ordering("accuracy", "a", "b", "a wins"),))
     found = {"a": Found(runs(0.95)), "b": Found(runs(0.5))}
@@ -299,6 +309,16 @@ def test_points_are_sorted_and_the_documents_best_is_ranked():
         "3 of 3 points run, 1 diverged; best lr 0.01: validation 70.00%, test 70.00%;"
         " the document's best (lr 0.1) is number 2 here"
     )
+
+
+def test_points_on_other_data_have_no_common_best():
+    there = [point(0, 1.0, 0.9), point(1, 0.1, 0.8), point(2, 0.01, 0.5)]
+    there[2]["data"] = DATA | {"is_documents": True, "fingerprint": "theirs"}
+    result = ledger.build(Document("doc", "D", (), grids=(GRID,)), {}, {"g": FoundGrid(there)})[
+        "grids"
+    ][0]
+    assert ([p["index"] for p in result["points"]], result["best"]["index"]) == ([2], 2)
+    assert ledger.describe_grid(result).startswith("1 of 3 points run, 2 on other data left out")
 
 
 def test_markdown():

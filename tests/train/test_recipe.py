@@ -92,7 +92,8 @@ def test_options_are_parsed():
             Recipe(stages=(Stage(optimizer=Optimizer("sgd", nesterov=True)),)),
             "nesterov needs a momentum",
         ),
-        (Recipe(stages=(Stage(), Stage(ema=1.0))), "--stages.1.ema is 1.0: give at least 0"),
+        (Recipe(stages=(Stage(), Stage("b", ema=1.0))), "--stages.1.ema is 1.0: give at least 0"),
+        (Recipe(stages=(Stage(), Stage())), "stages 0 and 1 are both called 'train'.*each its own"),
         (Recipe(stages=(Stage(label_smoothing=1.0),)), "--stages.0.label-smoothing is 1.0"),
         (Recipe(model_options=("dropout",)), "'dropout' is not of the form name=value"),
         (
@@ -127,7 +128,7 @@ def test_values_that_no_run_can_use(recipe, message):
 )
 def test_augmentation_that_no_run_can_use(field, values, message):
     for value in values:
-        stages = (Stage(), Stage(augment=Augmentation(**{field: value})))
+        stages = (Stage(), Stage("second", augment=Augmentation(**{field: value})))
         flag = f"--stages.1.augment.{field.replace('_', '-')} is {value}: give {message}"
         with pytest.raises(InputError, match=flag):
             Recipe(stages=stages).validate()

@@ -8,6 +8,7 @@ are shown, since they depend on hardware and on how they are counted; numbers of
 are judged in any case.
 """
 
+import collections
 import dataclasses
 import math
 import statistics
@@ -164,8 +165,8 @@ def column_verdict(
     if mean is None:
         return NOT_MEASURED
     kind = kind_of(column)
-    if printed is None or kind in ("time", "loss"):
-        return SHOWN
+    if printed is None or kind in ("time", "loss") or column == "train_accuracy":
+        return SHOWN  # a high training accuracy can be fitting or overfitting: neither reproduces anything
     if kind == "size":
         within = 500 if printed % 1000 == 0 else 0.5  # printed in thousands, or to the last digit
         return REPRODUCED if abs(mean - printed) < within else NOT_REPRODUCED
@@ -358,12 +359,12 @@ def _row_verdict(
 def _verdict_without_runs(
     row: Row, found: Found, columns: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str]:
+    failed = [run for run in found.runs if run.state == "failed"]
+    if failed:
+        return FAILED, f"{FAILED}: {_brief(failed[0].text)}{_about_sizes(columns)}"
     printed = [c for c in columns if c["column"] in row.printed]
     if printed and all(kind_of(c["column"]) == "size" and c["mean"] is not None for c in printed):
         return _verdict_of(columns)
-    failed = [run for run in found.runs if run.state == "failed"]
-    if failed:
-        return FAILED, f"{FAILED}: {_brief(failed[0].text)}"
     unfinished = [run for run in found.runs if run.state == "unfinished"]
     if unfinished:
         return NOT_RUN, f"{NOT_RUN} to its end: {unfinished[0].text}"
@@ -449,12 +450,15 @@ def _ordering(
             return result | _difference({0: float(sizes[0] or 0)}, {0: float(sizes[1] or 0)})
         return result
     runs = [chosen[name] for name in pair]
+    lost = []
     for name, mine in zip(pair, runs, strict=True):
         if not mine:
             return result | {"note": f"{name} was not run"}
         diverged = [run for run in mine if run.state == "diverged"]
         if len(diverged) == len(mine):
             return result | {"note": f"{name} {diverged[0].text}"}
+        if diverged:
+            lost.append(f"without {len(diverged)} of {len(mine)} runs of {name}, which diverged")
     higher, lower = (
         values_of(ordering.column, known[name], mine) for name, mine in zip(pair, runs, strict=True)
     )
@@ -466,7 +470,7 @@ def _ordering(
     if first.on_document != second.on_document or (same_claim and other_data):
         return result | {"note": "the two rows were run on different data"}
     words = [STAND_IN] * (not first.on_document) + [SHORTENED] * (first.short or second.short)
-    note = SMOKE if smoke else ", ".join(words)
+    note = SMOKE if smoke else ", ".join(words + lost)
     return result | _difference(higher, lower) | {"note": note}
 
 
@@ -508,7 +512,11 @@ def points_table(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _grid(grid: Grid, found: FoundGrid, smoke: bool) -> dict[str, Any]:
-    points = points_table(found.points)
+    there = points_table(found.points)
+    # Points on the document's data and on a stand-in, or on two stand-ins, have no common best.
+    groups = collections.Counter(_data_key(point) for point in there)
+    chosen = max(groups, key=lambda key: (key[0], groups[key], key), default=None)
+    points = [point for point in there if _data_key(point) == chosen]
     done = [p for p in points if p.get("validation_accuracy") is not None]
     rank = next((i for i, p in enumerate(done, 1) if _is_at(p["point"], grid.best)), None)
     return {
@@ -527,8 +535,14 @@ def _grid(grid: Grid, found: FoundGrid, smoke: bool) -> dict[str, Any]:
         "best": done[0] if done else None,
         "diverged": sum(p["state"] == "diverged" for p in points),
         "dirty": any(p.get("dirty") for p in points),
+        "left_out": len(there) - len(points),  # on other data
         "points": points,
     }
+
+
+def _data_key(point: Mapping[str, Any]) -> tuple[bool, str]:
+    data = point.get("data") or {}
+    return bool(data.get("is_documents")), str(data.get("fingerprint", ""))
 
 
 def _is_at(point: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
@@ -610,6 +624,8 @@ def describe_grid(grid: Mapping[str, Any]) -> str:
     text += f" ({', '.join(words)})" if words else ""
     if grid["diverged"]:
         text += f", {grid['diverged']} diverged"
+    if grid.get("left_out"):
+        text += f", {grid['left_out']} on other data left out"
     best = grid["best"]
     if best is None:
         return text
