@@ -17,7 +17,7 @@ NAMES = ["cats", "a class with a long name", "<script>alert(1)</script>", "猪",
 
 def row(epoch, best=0, **changed):
     values = {"train_loss": 1.0, "val_loss": 2.0, "train_accuracy": 0.5, "val_accuracy": 0.4}
-    return {"epoch": epoch, "is_best": best} | values | changed
+    return {"epoch": epoch, "stage": "train", "is_best": best} | values | changed
 
 
 def pixels(path):
@@ -32,6 +32,13 @@ def test_curves_of_one_epoch_and_of_lost_values(tmp_path):
         [row(i, i == 3) for i in range(1, 6)], tmp_path / "five.png", "title $x"
     )
     assert pixels(tmp_path / "one.png").shape == pixels(tmp_path / "five.png").shape
+
+
+def test_curves_of_stages_are_told_apart(tmp_path):
+    for name, second in (("one", row(2)), ("two", row(2, stage="mixture"))):
+        figures.learning_curves([row(1), second], tmp_path / f"{name}.png")
+    one, two = (pixels(tmp_path / f"{name}.png") for name in ("one", "two"))
+    assert (one[:60] != two[:60]).any()  # their names stand above
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])

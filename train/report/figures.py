@@ -1,6 +1,7 @@
 """Pictures of a run, drawn without a display and without pyplot's global state."""
 
 import io
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,23 +28,33 @@ LINES = ("-", "--", ":", "-.")
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     """Loss and accuracy over epochs, training and validation (document 1's Figure 5).
 
-    `rows` are those of summary.csv; the epoch whose weights were kept is marked. Where no row has an accuracy
-    (None or NaN, as of an auto-encoder) its panel is left out.
+    `rows` are those of summary.csv; the epoch whose weights were kept is marked, and where a stage begins. Where
+    no row has an accuracy (None or NaN, as of an auto-encoder) its panel is left out.
     """
     measured = _measured([rows], ("loss", "accuracy"))
     quantities = ("loss", "accuracy") if "accuracy" in measured else ("loss",)
     figure = Figure(figsize=(5 * len(quantities) + (len(quantities) == 1), 4), layout="constrained")
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
-    epochs = [row["epoch"] for row in rows]
+    # Stages may have losses of other kinds: no line leads from one to the next.
+    stages = [list(group) for _, group in itertools.groupby(rows, lambda row: row["stage"])]
     kept = [row["epoch"] for row in rows if row["is_best"]]
     marker = "o" if len(rows) < 30 else None
     for panel, quantity in zip(panels, quantities, strict=True):
         for part, colour, style in (("train", TRAIN, "--"), ("val", VALIDATION, "-")):
-            values = _values(rows, f"{part}_{quantity}")
-            label = {"train": "training", "val": "validation"}[part]
-            panel.plot(
-                epochs, values, style, color=colour, label=label, marker=marker, markersize=3
-            )
+            look = {"color": colour, "marker": marker, "markersize": 3}
+            label: str | None = {"train": "training", "val": "validation"}[part]
+            for stage in stages:
+                epochs = [row["epoch"] for row in stage]
+                panel.plot(epochs, _values(stage, f"{part}_{quantity}"), style, label=label, **look)
+                label = None
+        for stage in stages if len(stages) > 1 else []:
+            start = stage[0]["epoch"] - 0.5
+            panel.axvline(start, color="0.8", linewidth=1, linestyle=":", zorder=0)
+            above = panel.get_xaxis_transform()
+            panel.text(start, 1.01, stage[0]["stage"], transform=above, fontsize=8, color="0.4")
+        losses = [row["val_loss"] for row in rows if math.isfinite(row["val_loss"])]
+        if len(stages) > 1 and quantity == "loss" and 0 < 20 * min(losses) < max(losses):
+            panel.set_yscale("log")
         if kept:
             panel.axvline(kept[-1], color="0.6", linewidth=1, zorder=0, label=f"kept: {kept[-1]}")
         _over_epochs(panel, quantity)

@@ -62,6 +62,16 @@ def _subtitle(sizes: dict[str, int], env: dict[str, Any]) -> str:
     return f"Images: {images or 'unknown'}. Trained on {device}, {commit}{changed}."
 
 
+# Who has answered, where it was not the net itself.
+ANSWERED_BY = {
+    "svm": "an SVM on features",
+    "kmeans": "k-means clusters, each a class",
+    "gmm": "mixture components, each a class",
+    "vade": "clusters, each a class",
+    "gmvae": "clusters, each a class",
+}
+
+
 def _headline(test: dict[str, Any]) -> str:
     shares = {
         "accuracy": "test accuracy",
@@ -71,6 +81,8 @@ def _headline(test: dict[str, Any]) -> str:
         "nmi": "normalised mutual information",
         "ari": "adjusted Rand index",
     }
+    if test["scored_by"] in ANSWERED_BY:
+        shares["accuracy"] += f" of {ANSWERED_BY[test['scored_by']]}"
     numbers = [(f"{test[name]:.2%}", text) for name, text in shares.items() if name in test]
     if test["scored_by"] not in ("svm", "kmeans", "gmm"):
         loss = test["loss"]
@@ -127,8 +139,10 @@ def _mistakes(run: RunDir, most: int = 10) -> str:
 
 
 def _epochs(rows: list[dict[str, Any]]) -> str:
+    stages = len({row["stage"] for row in rows}) > 1
     heading = (
         "epoch",
+        *["stage"] * stages,
         "train loss",
         "train accuracy",
         "val loss",
@@ -141,6 +155,7 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
     body = [
         (
             row["epoch"],
+            *[row["stage"]] * stages,
             f"{row['train_loss']:.4f}",
             _share(row["train_accuracy"]),
             f"{row['val_loss']:.4f}",
