@@ -66,7 +66,6 @@ class Predictor:
         geometry = self.classifier_geometry()
         if not len(images):
             return np.zeros((0, len(self.class_names)), np.float32)
-        batch_size = -(-batch_size // len(self._devices)) * len(self._devices)
         batches = (
             np.stack([geometry.apply(image) for image in images[start : start + batch_size]])
             for start in range(0, len(images), batch_size)
@@ -85,9 +84,8 @@ class Predictor:
         self, images: np.ndarray, batch_size: int, labels: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """What evaluation yields an example, for images uint8 [N, H, W, 3] of the model's own size, or vectors."""
-        return run_outputs(
-            self._eval_step, self._on_devices, array_batches(images, batch_size, labels)
-        )
+        size = self._devices.divisible(batch_size)
+        return run_outputs(self._eval_step, self._on_devices, array_batches(images, size, labels))
 
     @functools.cached_property
     def _devices(self) -> Devices:

@@ -330,6 +330,18 @@ def test_more_epochs_go_on_from_the_end(small_run, image_folder, tmp_path, call)
     assert len(lines) == 12
 
 
+def test_a_batch_that_not_all_devices_can_share(image_folder, tmp_path, call):
+    """Document 4's grid has batches of 6: they run on any machine, tests and predictions included."""
+    status, _, stderr = call(
+        run,
+        *("--model", "sam_alexnet_tiny", "--batch-size", 6, "--dataset", image_folder),
+        *("--workdir", tmp_path / "run", "--epochs", 1),
+    )
+    assert status == 0, stderr
+    assert "note: a batch of 6 is shared by 3 of 4 devices" in stderr
+    assert read(tmp_path / "run" / "test.json")["batch_size"] == 6
+
+
 # Bad input.
 
 

@@ -37,6 +37,10 @@ class Devices:
     def __len__(self) -> int:
         return len(self.devices)
 
+    def divisible(self, batch_size: int) -> int:
+        """The batch size, or the next above it that the devices divide."""
+        return -(-batch_size // len(self)) * len(self)
+
     def replicate(self, tree: Any) -> Any:
         """The tree on every device."""
         return jax.device_put(tree, self._replicated)

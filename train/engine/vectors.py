@@ -67,7 +67,7 @@ def net_features(
         return {"features": found.astype(np.float32).reshape(len(found), -1)}
 
     step = devices.compile_eval_step(outputs)
-    batch_size = -(-BATCH // len(devices)) * len(devices)
+    batch_size = devices.divisible(BATCH)
     geometry = None if preprocessing is None else evaluation_geometry(preprocessing)
     features = {}
     for name, split in dataset.splits.items():
