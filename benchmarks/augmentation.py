@@ -10,7 +10,6 @@ rounds. Where steps vary by more than that, the time of the changes alone, compi
 """
 
 import dataclasses
-import os
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import tyro
 
 import zoo
-from benchmarks.throughput import portable
+from benchmarks import command
 from train import cli
 from train.recipe import Augmentation, InputError
 
@@ -60,33 +59,18 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.augmentation", description=__doc__
     )
-    if ":" in arguments.model or arguments.model not in zoo.list_models():
-        zoo.get_entry(arguments.model)
+    zoo.get_entry(arguments.model)
     if min(arguments.rounds, arguments.batch_size) < 1 or not arguments.seconds > 0:
         raise InputError("--rounds and --batch-size have to be at least 1, --seconds above 0")
+    command.check_out(arguments.out)
     cli.prepare_environment()
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
-
-    from train.run import environment
-
-    facts = environment()
-    del facts["command"]
     record = {
-        "format": 1,
-        "command": portable("benchmarks.augmentation", sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "environment": facts,
-        "load_before": round(load, 2),
+        **command.head("benchmarks.augmentation"),
         "model": arguments.model,
         "batch_size": arguments.batch_size,
         **measure(arguments.model, arguments.batch_size, arguments.rounds, arguments.seconds),
     }
-    if arguments.out:
-        from train.rundir import write_json
-
-        write_json(arguments.out, record)
+    command.write(record, arguments.out)
     show(record)
 
 

@@ -13,19 +13,18 @@ outside the timing.
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 import zoo
+from benchmarks import command
 from benchmarks.peers import PEERS
-from benchmarks.throughput import check_out, compare, portable, without_traceback, worker_commands
+from benchmarks.throughput import compare, without_traceback, worker_commands
 from benchmarks.workers import Worker, WorkerError
 from train import cli
 from train.recipe import InputError
@@ -71,50 +70,32 @@ def main(argv: list[str]) -> None:
     check(arguments)
     cli.prepare_environment()
     record = measure(arguments)
-    if arguments.out:
-        from train.rundir import write_json
-
-        write_json(arguments.out, record)
-        cli.say(f"written: {arguments.out}")
+    command.write(record, arguments.out)
     show(record)
 
 
 def check(arguments: Arguments) -> None:
     """InputError for what cannot be timed, before any work."""
-    if ":" in arguments.model or arguments.model not in zoo.list_models():
-        zoo.get_entry(arguments.model)
     if zoo.get_entry(arguments.model).objective != "classification":
         raise InputError(f"{arguments.model} gives no classes: give a classifier of images")
-    for name in ("batch_size", "images", "rounds"):
-        if getattr(arguments, name) < 1:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} is {getattr(arguments, name)}: give at least 1")
+    command.check_at_least_one(arguments, ("batch_size", "images", "rounds"))
     if not arguments.limit > 0:
         raise InputError(f"--limit is {arguments.limit:g}: give more than 0 seconds")
     if not arguments.feeds:
         raise InputError("--feeds is empty: give at least one")
     if arguments.peers and (not arguments.num_workers or min(arguments.num_workers) < 0):
         raise InputError("--num-workers has to name counts of at least 0")
-    if arguments.data is None and arguments.images < 2 * arguments.batch_size:
-        raise InputError(
-            f"--images {arguments.images} are too few for batches of {arguments.batch_size}:"
-            f" give at least {2 * arguments.batch_size}"
-        )
+    if arguments.data is None:
+        command.check_images(arguments.images, arguments.batch_size)
     if arguments.data and not arguments.data.is_dir():
         raise InputError(f"--data {arguments.data} is no folder")
-    if arguments.torch_python and not os.access(arguments.torch_python, os.X_OK):
-        raise InputError(
-            f"--torch-python {arguments.torch_python} is no interpreter: give its path"
-        )
-    check_out(arguments.out)
+    command.check_torch_python(arguments.torch_python)
+    command.check_out(arguments.out)
 
 
 def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) -> dict[str, Any]:
     """Everything that is asked for; plain data. `commands`: how each side's process is started."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
-    command = portable("benchmarks.epoch", sys.argv[1:])
+    head = command.head("benchmarks.epoch", environment=False)
     checks = []
     if arguments.peers and commands is None:
         steps = worker_commands(arguments.peers, arguments.torch_python)
@@ -127,12 +108,9 @@ def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) 
 
             data = make_photographs(Path(folder, "images"), arguments.images, FILE_SIDE)
         else:
-            command = command.replace(str(data), f"$DATA/{data.name}")
+            head["command"] = head["command"].replace(str(data), f"$DATA/{data.name}")
         return {
-            "format": 1,
-            "command": command,
-            "date": time.strftime("%Y-%m-%d"),
-            "load_before": round(load, 2),
+            **head,
             "model": arguments.model,
             "batch_size": arguments.batch_size,
             "dtype": arguments.dtype,

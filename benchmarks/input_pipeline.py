@@ -13,7 +13,6 @@ device's memory (resident), the input part alone.
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,8 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks.throughput import portable, without_traceback
+from benchmarks import command
+from benchmarks.throughput import without_traceback
 from benchmarks.workers import Worker, WorkerError
 from train import cli
 from train.recipe import InputError
@@ -71,49 +71,32 @@ def main(argv: list[str]) -> None:
     check(arguments)
     cli.prepare_environment()
     record = measure(arguments)
-    if arguments.out:
-        from train.rundir import write_json
-
-        write_json(arguments.out, record)
-        cli.say(f"written: {arguments.out}")
+    command.write(record, arguments.out)
     show(record)
 
 
 def check(arguments: Arguments) -> None:
     """InputError for what cannot be timed."""
-    for name in ("images", "image_size", "batch_size", "rounds"):
-        if getattr(arguments, name) < 1:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} is {getattr(arguments, name)}: give at least 1")
+    command.check_at_least_one(arguments, ("images", "image_size", "batch_size", "rounds"))
     if not arguments.num_workers or min(arguments.num_workers) < 1:
         raise InputError("--num-workers has to name counts of at least 1")
-    if arguments.data is None and arguments.images < 2 * arguments.batch_size:
-        raise InputError(
-            f"--images {arguments.images} are too few for batches of {arguments.batch_size}:"
-            f" give at least {2 * arguments.batch_size}"
-        )
+    if arguments.data is None:
+        command.check_images(arguments.images, arguments.batch_size)
     if arguments.data and arguments.peers and not arguments.data.is_dir():
         raise InputError(f"--data {arguments.data} is no folder, which torchvision needs")
-    if arguments.torch_python and not os.access(arguments.torch_python, os.X_OK):
-        raise InputError(
-            f"--torch-python {arguments.torch_python} is no interpreter: give its path"
-        )
+    command.check_torch_python(arguments.torch_python)
+    command.check_out(arguments.out)
 
 
 def measure(arguments: Arguments) -> dict[str, Any]:
     """Everything that is asked for; plain data."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
+    head = command.head("benchmarks.input_pipeline", environment=False)
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or make_photographs(Path(folder, "photographs"), arguments.images)
-        command = portable("benchmarks.input_pipeline", sys.argv[1:])
         if arguments.data:
-            command = command.replace(str(arguments.data), f"$DATA/{arguments.data.name}")
+            head["command"] = head["command"].replace(str(data), f"$DATA/{data.name}")
         record = {
-            "command": command,
-            "date": time.strftime("%Y-%m-%d"),
-            "load_before": round(load, 2),
+            **head,
             "images": f"{PHOTO_SIDE}x{PHOTO_SIDE} JPEG" if not arguments.data else data.name,
             "image_size": arguments.image_size,
             "batch_size": arguments.batch_size,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from benchmarks.throughput import portable
+from benchmarks import command
 from datasets import InputError, load_dataset
 from train import cli
 
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> None:
         raise InputError("--sizes have to be at least 1 pixel, such as --sizes 16 32")
     if not arguments.c or not min(arguments.c) > 0:
         raise InputError("--c has to be above 0, such as --c 0.01 0.1")
+    command.check_out(arguments.out)
     progress = cli.Progress()
     dataset = load_dataset(
         arguments.dataset,
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
     best = choose(trials)
     record = {
         "format": 1,
-        "command": portable("benchmarks.linear_baseline", sys.argv[1:]),
+        "command": command.portable("benchmarks.linear_baseline", sys.argv[1:]),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
         "dataset": dataset.name,
@@ -88,10 +89,7 @@ def main(argv: list[str]) -> None:
         "accuracy": best["test_accuracy"],
         "trials": trials,
     }
-    if arguments.out:
-        from train.rundir import write_json
-
-        write_json(arguments.out, record)
+    command.write(record, arguments.out)
     show(record)
 
 

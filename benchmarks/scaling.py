@@ -16,7 +16,6 @@ import math
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from typing import Any, Literal
 import tyro
 
 import zoo
-from benchmarks.throughput import check_out, portable
+from benchmarks import command
 from benchmarks.workers import explain
 from train import cli
 from train.recipe import InputError
@@ -69,37 +68,21 @@ def main(argv: list[str]) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} {DEVICE_FLAG}={arguments.simulate}".strip()
     cli.prepare_environment()
-    load = os.getloadavg()[0]
 
     import jax
 
     devices = jax.local_devices()
     counts = device_counts(arguments.counts, len(devices))
     simulated = devices[0].platform == "cpu"
-    if load > 0.5 and not simulated:
-        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
-
-    from train.run import environment
-
-    facts = environment()
-    del facts["command"]
     record = {
-        "format": 1,
-        "command": portable("benchmarks.scaling", sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "environment": facts,
-        "load_before": round(load, 2),
+        **command.head("benchmarks.scaling", warn=not simulated),
         "model": arguments.model,
         "dtype": arguments.dtype,
         "simulated": simulated,
         "checks": compare(arguments.model, counts),
         "results": [] if simulated else measure(arguments, counts, worker),
     }
-    if arguments.out:
-        from train.rundir import write_json
-
-        write_json(arguments.out, record)
-        cli.say(f"written: {arguments.out}")
+    command.write(record, arguments.out)
     show(record)
     if not all(row["agree"] for row in record["checks"]):
         raise cli.RunError("the losses depend on the number of devices: see the table")
@@ -107,8 +90,6 @@ def main(argv: list[str]) -> None:
 
 def check(arguments: Arguments) -> None:
     """InputError for what cannot be timed, before any work."""
-    if ":" in arguments.model or arguments.model not in zoo.list_models():
-        zoo.get_entry(arguments.model)
     if zoo.get_entry(arguments.model).objective != "classification":
         raise InputError(
             f"{arguments.model} draws random latents, which differ from device to device:"
@@ -120,7 +101,7 @@ def check(arguments: Arguments) -> None:
         raise InputError(f"--simulate is {arguments.simulate}: give at least 2")
     if any(count < 1 for count in arguments.counts):
         raise InputError("--counts has to name numbers of at least 1")
-    check_out(arguments.out)
+    command.check_out(arguments.out)
 
 
 def device_counts(asked: Sequence[int], available: int) -> list[int]:

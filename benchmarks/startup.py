@@ -21,7 +21,7 @@ from typing import Any
 import tyro
 
 import zoo
-from benchmarks.throughput import portable
+from benchmarks import command
 from benchmarks.workers import ROOT, Worker
 from train import cli
 from train.recipe import InputError
@@ -62,28 +62,22 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.startup", description=__doc__
     )
-    if ":" in arguments.model or arguments.model not in zoo.list_models():
-        zoo.get_entry(arguments.model)
+    zoo.get_entry(arguments.model)
     if min(arguments.rounds, arguments.batch_size) < 1:
         raise InputError("--rounds and --batch-size have to be at least 1")
+    command.check_out(arguments.out)
     cli.prepare_environment()
     with Worker([sys.executable, "-m", "benchmarks.zoo_worker"]) as worker:
         environment = worker.call("describe")
     record = {
-        "format": 1,
-        "command": portable("benchmarks.startup", sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
+        **command.head("benchmarks.startup", environment=False),
         "environment": environment,
-        "load_before": round(os.getloadavg()[0], 2),
         "model": arguments.model,
         "batch_size": arguments.batch_size,
         "seconds": {name: waits(words, arguments.rounds) for name, words in WAITS.items()},
         "first_step": first_steps(arguments.model, arguments.batch_size),
     }
-    if arguments.out:
-        from train.rundir import write_json
-
-        write_json(arguments.out, record)
+    command.write(record, arguments.out)
     show(record)
 
 

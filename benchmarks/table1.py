@@ -12,7 +12,6 @@ Nets and batch sizes take turns round by round. --out writes FILE.json, and besi
 """
 
 import dataclasses
-import os
 import statistics
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import tyro
 
 import zoo
-from benchmarks.throughput import check_out, portable
+from benchmarks import command
 from train import cli
 from train.papers import pig_faces
 from train.recipe import Augmentation, InputError
@@ -58,35 +57,22 @@ def main(argv: list[str]) -> None:
     )
     check(arguments)
     cli.prepare_environment()
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
-
-    from train.run import environment
-
-    facts = environment()
-    del facts["command"]
     counts = {k: v for k, v in dataclasses.asdict(arguments).items() if k.endswith("_images")}
     record = {
-        "format": 1,
-        "command": portable("benchmarks.table1", sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "environment": facts,
-        "load_before": round(load, 2),
+        **command.head("benchmarks.table1"),
         **counts,
         "results": measure(arguments),
     }
     record["orderings"] = orderings(record["results"])
+    command.write(record, arguments.out)
     if arguments.out:
         from train.report.figures import timing_bars
-        from train.rundir import write_json
 
-        write_json(arguments.out, record)
         bars: dict[str, dict[str, float]] = {}
         for row in record["results"]:
             bars.setdefault(row["label"], {})[str(row["batch_size"])] = row["test_time_ms"]
         timing_bars(bars, arguments.out.with_suffix(".png"), "Table 1 of pig_faces: test time")
-        cli.say(f"written: {arguments.out} and {arguments.out.with_suffix('.png')}")
+        cli.say(f"written: {arguments.out.with_suffix('.png')}")
     show(record)
 
 
@@ -96,20 +82,16 @@ def check(arguments: Arguments) -> None:
         if not getattr(arguments, name):
             raise InputError(f"--{name.replace('_', '-')} is empty: give at least one")
     for model in arguments.models:
-        if ":" in model or model not in zoo.list_models():
-            zoo.get_entry(model)
         if zoo.get_entry(model).objective != "classification":
             raise InputError(f"{model} gives no classes: give a classifier of images")
-    for name in ("train_images", "validation_images", "test_images", "rounds"):
-        if getattr(arguments, name) < 1:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} is {getattr(arguments, name)}: give at least 1")
+    counts = ("train_images", "validation_images", "test_images", "rounds")
+    command.check_at_least_one(arguments, counts)
     for size in arguments.batch_sizes:
         if not 1 <= size <= arguments.train_images:
             raise InputError(
                 f"--batch-sizes has {size}: give 1 to --train-images ({arguments.train_images})"
             )
-    check_out(arguments.out)
+    command.check_out(arguments.out)
 
 
 def measure(arguments: Arguments) -> list[dict[str, Any]]:

@@ -22,11 +22,9 @@ import dataclasses
 import io
 import os
 import re
-import shlex
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,20 +32,19 @@ from typing import Any, Literal
 import tyro
 
 import zoo
+from benchmarks import command
 from benchmarks.peers import NO_TWIN, PEERS
 from benchmarks.workers import Worker, WorkerError
 from train import cli
 from train.recipe import InputError
 from zoo.files import write_atomically
 
-FORMAT = 1
 OURS = "zoo"
 # Relative, for losses above 1. After an update rounding has gone through Adam's division by small gradients.
 TOLERANCES = {"test": 1e-4, "train": 1e-4, "train_after_update": 1e-3}
 CHECK_BATCH = 4
 SEED = 0
 # Flags whose values are paths of this machine.
-THIS_MACHINES = ("--torch-python", "--out", "--figures")
 # timm's word for each mode.
 PREFIX = {"train": "train", "test": "infer"}
 
@@ -175,36 +172,20 @@ def main(argv: list[str]) -> None:
 def check(arguments: Arguments) -> None:
     """InputError for what cannot be timed, before any work."""
     for model in arguments.models:
-        if ":" in model or model not in zoo.list_models():
-            zoo.get_entry(model)
+        zoo.get_entry(model)
     for size in arguments.batch_sizes:
         if size < 1:
             raise InputError(f"--batch-sizes has {size}: give at least 1")
     for name in ("models", "batch_sizes", "modes"):
         if not getattr(arguments, name):
             raise InputError(f"--{name.replace('_', '-')} is empty: give at least one")
-    if arguments.rounds < 1:
-        raise InputError(f"--rounds is {arguments.rounds}: give at least 1")
+    command.check_at_least_one(arguments, ["rounds"])
     if not (arguments.seconds > 0 and arguments.limit > 0):
         raise InputError("--seconds and --limit have to be above 0")
-    if arguments.torch_python and not os.access(arguments.torch_python, os.X_OK):
-        raise InputError(
-            f"--torch-python {arguments.torch_python} is no interpreter: give its path"
-        )
-    check_out(arguments.out, folder=True)
+    command.check_torch_python(arguments.torch_python)
+    command.check_out(arguments.out, folder=True)
     if arguments.figures and not arguments.figures.is_dir():
         raise InputError(f"--figures {arguments.figures}: there is no such folder")
-
-
-def check_out(out: Path | None, *, folder: bool = False) -> None:
-    """InputError for what cannot be written."""
-    if out is None or (folder and out.is_dir()):
-        return
-    if out.suffix != ".json":
-        what = " and is no folder" if folder else ""
-        raise InputError(f"--out {out} does not end in .json{what}")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
 
 
 def worker_commands(peers: Sequence[str], torch_python: Path | None) -> dict[str, list[str]]:
@@ -220,14 +201,8 @@ def worker_commands(peers: Sequence[str], torch_python: Path | None) -> dict[str
 
 def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
     """Time everything that is asked for; plain data. What fails is recorded as failed."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
     record: dict[str, Any] = {
-        "format": FORMAT,
-        "command": portable("benchmarks.throughput", sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "load_before": round(load, 2),
+        **command.head("benchmarks.throughput", environment=False),
         "environment": {},
         "peak": {},
         "checks": [],
@@ -313,19 +288,6 @@ def without_traceback(peer: str, error: WorkerError) -> str:
         or_elsewhere = "" if peer == "keras" else ", or --torch-python"
         return f"{peer} is not installed: python -m pip install -e '.[bench]'{or_elsewhere}"
     return str(error)
-
-
-def portable(module: str, words: Sequence[str]) -> str:
-    """The command as a reader would type it, without this machine's paths."""
-    kept, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-        elif word in THIS_MACHINES:
-            skip = True
-        elif word.partition("=")[0] not in THIS_MACHINES:
-            kept.append(word)
-    return shlex.join(["python", "-m", module, *kept])
 
 
 def compare(model: str, commands: dict[str, list[str]], limit: float) -> list[dict[str, Any]]:
