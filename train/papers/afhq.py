@@ -60,6 +60,7 @@ import math
 from typing import Any
 
 from train.claims import Document, Grid, Ordering, Row
+from train.papers import pretraining
 from train.recipe import Augmentation, EarlyStop, Optimizer, Probe, Recipe, Stage, with_values
 
 # --- ResNet-50 -----------------------------------------------------------------------------------
@@ -103,15 +104,8 @@ PRETRAINING = Recipe(
     name="afhq_pretraining",
     dataset="cifar10",
     image_size=48,
-    batch_size=64,
-    stages=(
-        Stage(
-            name="pretraining",
-            epochs=5,
-            optimizer=Optimizer(learning_rate=2e-3, schedule="cosine"),
-            augment=Augmentation(flip=True, shift_x=0.1, shift_y=0.1),
-        ),
-    ),
+    batch_size=pretraining.BATCH_SIZE,
+    stages=(pretraining.STAGE,),
 )
 
 

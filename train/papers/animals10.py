@@ -29,6 +29,7 @@ import dataclasses
 from typing import Any
 
 from train.claims import Document, Ordering, Row
+from train.papers import pretraining
 from train.recipe import Augmentation, Optimizer, Recipe, Stage
 
 AUGMENTATION = Augmentation(
@@ -106,15 +107,8 @@ DOCUMENT = Document(
             seeds=1,
             pretrained=None,
             dataset="cifar10",
-            batch_size=64,
-            stages=(
-                Stage(
-                    name="pretraining",
-                    epochs=5,
-                    optimizer=Optimizer(learning_rate=2e-3, schedule="cosine"),
-                    augment=Augmentation(flip=True, shift_x=0.1, shift_y=0.1),
-                ),
-            ),
+            batch_size=pretraining.BATCH_SIZE,
+            stages=(pretraining.STAGE,),
         ),
         _ours(
             "scratch",
