@@ -55,6 +55,7 @@ def main(argv: list[str]) -> None:
     from train.predictor import load_run
 
     predictor = load_run(arguments.workdir)
+    predictor.classifier_geometry()  # refuses before anything is written
     if not 1 <= arguments.top_k <= len(predictor.class_names):
         raise InputError(
             f"--top-k is {arguments.top_k}: give 1 to {len(predictor.class_names)}, the number of classes"

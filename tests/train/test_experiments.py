@@ -305,8 +305,8 @@ def test_what_cannot_be_trained_is_refused_in_a_line(words, message, tmp_path, c
 
 
 def test_a_model_of_vectors_predicts_no_images(vade_run, image_folder, call):
-    status, _, stderr = call(predict, vade_run, image_folder)
-    assert status == 2
+    status, stdout, stderr = call(predict, vade_run, image_folder)
+    assert (status, stdout) == (2, "")
     assert "takes vectors: give a classifier" in stderr
 
 
