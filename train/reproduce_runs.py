@@ -233,6 +233,10 @@ class Work:
             run = RunDir(self.directory(name, self._seed_before(before, seed)))
             if not run.test.exists():
                 raise NotRun(f"it starts from the row {name}, which has no finished run")
+            if not run.best.is_dir():
+                raise NotRun(
+                    f"it starts from the row {name}, whose weights are gone: remove {run.path} to train it anew"
+                )
             changed[field] = str(run.best)
         return dataclasses.replace(recipe, **changed)
 

@@ -169,6 +169,16 @@ def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
     assert {r["verdict"] for r in work.ledger()["rows"]} == {"reproduced"}
 
 
+def test_a_row_whose_weights_are_gone_starts_no_other(ask, trainer, tmp_path):
+    first = row("first")
+    after = row("after", with_values(RECIPE, {"pretrained": "row:first"}))
+    ask([first, after], "--rows", "first")
+    (tmp_path / "out/doc/first/seed0/best").rmdir()
+    ask([first, after])
+    text = ledger_of(tmp_path)["rows"][1]["text"]
+    assert "whose weights are gone: remove" in text and trainer.asked == ["first/seed0"]
+
+
 def test_a_stand_in_may_start_from_a_row(ask, trainer, tmp_path):
     """And does so only where it stands in."""
     keras = with_values(RECIPE, {"dataset": "pig_faces", "pretrained": "keras"})

@@ -572,8 +572,9 @@ class _Fit:
                 self.board.add_scalar(f"epoch/{name}", row[name], position.step)
         self.board.flush()
         self.progress.stop()
+        where = f"{stage.name}, " if len(self.recipe.stages) > 1 else ""
         cli.say(
-            f"epoch {position.stage_epoch}/{stage.epochs}"
+            f"{where}epoch {position.stage_epoch}/{stage.epochs}"
             f"  train loss {train_loss:.4f}{_accuracy(train_accuracy)}"
             f"  val loss {validation['loss']:.4f}{_accuracy(row['val_accuracy'])}"
             f"  lr {rate:.2g}  {row['images_per_second']:.0f} images/s  {cli.duration(position.seconds)}"
