@@ -28,6 +28,14 @@ class RunError(Exception):
     """A run failed while it was at work; the message is one line that says what to do."""
 
 
+class Diverged(RunError):
+    """The loss was no number any more, after so many updates."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"diverged at step {step}: {what}")
+        self.step = step
+
+
 class Interrupted(Exception):
     """The user asked to stop; the message says what was saved and how to go on."""
 

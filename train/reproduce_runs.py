@@ -281,13 +281,13 @@ class Work:
             return f"not run: {text}"
         except cli.Interrupted:
             raise
+        except cli.Diverged as error:
+            text = f"diverged at step {error.step}"
+            write_json(outcome, {"state": "diverged", "text": text})
+            return text
         except Exception as error:
             text, status = cli.explain(error)
             text = " ".join(text.split())
-            found = re.search(r"diverged at step \d+", text)
-            if found:
-                write_json(outcome, {"state": "diverged", "text": found[0]})
-                return found[0]
             if run.exists() and not run.test.exists():
                 write_json(outcome, {"state": "failed", "text": text})
             self._problems[name] = text

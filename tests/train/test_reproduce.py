@@ -202,7 +202,7 @@ def test_a_failing_row_does_not_stop_the_others(ask, trainer, tmp_path):
     trainer.errors = {
         "space": OSError(28, "No space left on device"),
         "weights": InputError("the weights cannot be fetched: no network"),
-        "diverges": cli.RunError("diverged at step 12: loss nan, gradient norm nan; try a lower"),
+        "diverges": cli.Diverged(12, "loss nan, gradient norm nan; try a lower"),
         "bug": ZeroDivisionError("division by zero"),
     }
     names = ["space", "weights", "diverges", "bug", "good"]
@@ -345,7 +345,7 @@ RATES = {"stages.0.optimizer.learning_rate": (0.5, 0.3, 0.1), "batch_size": (16,
 
 def test_grids_run_by_slices_and_go_on(ask, trainer, tmp_path):
     grid = Grid("g", "Table 2", RECIPE, RATES, {"stages.0.optimizer.learning_rate": 0.3})
-    trainer.errors = {"grid-g/0": cli.RunError("diverged at step 3: loss inf")}
+    trainer.errors = {"grid-g/0": cli.Diverged(3, "loss inf")}
     status, stdout, _ = ask([row("a")], "--grids", "g", "--points", "0:2", grids=(grid,))
     assert status == 0 and trainer.asked == ["grid-g/0", "grid-g/1"]
     ask([row("a")], "--grids", "g", grids=(grid,))

@@ -516,9 +516,10 @@ class _Fit:
             )
             if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
                 self._flush()
-                raise cli.RunError(
-                    f"diverged at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']};"
-                    f" try a lower --lr than {values['learning_rate']:g}. The last good checkpoint is kept"
+                raise cli.Diverged(
+                    step,
+                    f"loss {values['loss']}, gradient norm {values['grad_norm']};"
+                    f" try a lower --lr than {values['learning_rate']:g}. The last good checkpoint is kept",
                 )
             position.loss_sum += values["loss"] * size
             position.accuracy_sum += values.get("accuracy", math.nan) * size
