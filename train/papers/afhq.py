@@ -470,6 +470,7 @@ def _cifar_row(method: str) -> Row:
             },
         ),
         stand_in={},
+        seeds=SEEDS,
         reading=f"On 128 features of the net of {CIFAR_FEATURES}, which learned with labels, as ImageNet's did.",
     )
 
