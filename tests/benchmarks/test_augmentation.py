@@ -10,7 +10,7 @@ def test_what_is_timed_is_documents_windows_and_everything():
     assert asked["none"] == Augmentation()
     assert augmentation.changed(asked["windows, flip"]) == {"resize": 32, "flip": True}
     assert set(augmentation.changed(asked["all"])) >= {"rotation", "zoom", "noise_share", "cutout"}
-    Recipe(stages=tuple(Stage(augment=a) for a in asked.values())).validate()
+    Recipe(stages=tuple(Stage(name, augment=a) for name, a in asked.items())).validate()
 
 
 @pytest.mark.slow
