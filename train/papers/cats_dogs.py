@@ -6,8 +6,8 @@
 Printed: 90.954 % test accuracy after 100 epochs, 98.85 % on the training images, test loss 0.3721; 116 s an
 epoch, on hardware that is not named.
 Ours, shortened (10 epochs on a subset of 3,000 images, 21 steps each; two busy CPU cores, 40 minutes): 63.6 %
-(benchmarks/results/ledger_cats_dogs.json). What SGD at 0.1 does: the training loss stays within 0.004 of ln 2 = 0.693, a
-coin's, for eight epochs, whereupon it begins to fall (0.684 after the tenth); it does not diverge.
+(benchmarks/results/ledger_cats_dogs.json). What SGD at 0.1 does: the training loss stays within 0.004 of ln 2 =
+0.693, a coin's, for eight epochs, and then begins to fall (0.684 in the tenth); it does not diverge.
 
 Stated: images scaled to [0, 1]; rotation up to 5 degrees, shifts up to 10 %, horizontal flip; 62 steps an epoch
 at batch 128 (8,007 / 128 = 62.6: full batches only); 100 epochs. The published notebook uses plain SGD with

@@ -5,8 +5,8 @@
 
 Printed: 87.2 % test accuracy of new_AlexNet_2, about 3 points above AlexNet_2; new_AlexNet_1 about 1 point
 above AlexNet_1; parameters 586k, 8819k, 148k, 2211k. Hardware not named.
-Ours, shortened (one epoch of six crops, on a JPEG copy; two CPU cores, 13 minutes): new_AlexNet_1 45.0 %; the other nets
-are not run, their parameters are as printed (benchmarks/results/ledger_cifar10.json).
+Ours, shortened (one epoch of six crops, on a JPEG copy; two CPU cores, 13 minutes): new_AlexNet_1 45.0 %; the other
+nets are not run, their parameters are as printed (benchmarks/results/ledger_cifar10.json).
 
 Stated: training images cropped at random to 28x28 and "expanded 6 times to 300,000", then standardised; batch
 128, 120 epochs, reshuffled; cross-entropy plus (alpha / 2) |w|^2.
