@@ -317,6 +317,7 @@ def test_parameters_are_counted_without_a_run(ask, trainer, tmp_path):
         (["--points", "0:1"], "name it with --grids"),
         (["--seeds", "0"], "--seeds is 0: give at least 1"),
         (["--data-dir", "/nowhere"], "--data-dir /nowhere: there is nothing"),
+        (["--out", "/dev/null/out"], "--out /dev/null/out: Not a directory; give another folder"),
     ],
 )
 def test_wrong_input_is_one_clear_line(ask, trainer, flags, message):
