@@ -401,6 +401,7 @@ def test_a_document_from_training_to_report(ask, tmp_path):
     printed = {"accuracy": 0.1, "loss": math.nan}
     bad = row("bad", with_values(RECIPE, {"stages.0.optimizer": sgd}), printed, failure=True)
     claims = (Ordering("accuracy", "after", "first", "a second epoch helps"),)
+    handler = signal.getsignal(signal.SIGINT)  # ignored, where the suite runs in the background
     status, stdout, _ = ask([first, after, bad], orderings=claims)
     assert status == 0
     result = ledger_of(tmp_path)
@@ -412,4 +413,4 @@ def test_a_document_from_training_to_report(ask, tmp_path):
     for text in ("a second epoch helps", "reproduced: diverges", "66,362", "confusion matrix"):
         assert text in page
     assert "data:image/png;base64," in page
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
