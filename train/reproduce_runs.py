@@ -377,6 +377,11 @@ class Work:
             "versions": env.get("versions", {}),
             "epochs_run": test.get("epochs_run"),
             "best_epoch": test.get("best_epoch"),
+            "train_loss": [
+                round(row["train_loss"], 4) if math.isfinite(row["train_loss"]) else None
+                for row in run.read_summary()
+            ],
+            "effective_clusters": test.get("effective_clusters"),
             # Why clusters or an SVM's kernel are no use, where they are none.
             "remark": test.get("collapsed") or test.get("kernel", {}).get("sentence"),
         }

@@ -28,6 +28,11 @@ STAND_IN, SHORTENED, SMOKE = "stand-in", "shortened", "smoke"
 DIVERGED, FAILED, NOT_RUN = "diverged", "failed", "not run"
 SHOWN, NOT_MEASURED = "shown", "not measured"
 HOLDS, HOLDS_NOT = "holds", "does not hold"
+# What the record keeps of each run; `train_loss` has a number an epoch, null where it was none.
+RECORDED = (
+    *("directory", "commit", "epochs_run", "best_epoch", "remark"),
+    *("train_loss", "effective_clusters"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,10 +274,7 @@ def _row(
                 "seed": run.seed,
                 "state": run.state,
                 "text": run.text,
-                **{
-                    k: run.facts.get(k)
-                    for k in ("directory", "commit", "epochs_run", "best_epoch", "remark")
-                },
+                **{k: run.facts.get(k) for k in RECORDED},
             }
             for run in runs
         ],
