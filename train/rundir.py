@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -186,9 +187,15 @@ class RunDir:
             return [{k: _parse(k, v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+# A list of numbers as `json.dumps` indents it. No string can look so: its line breaks are escaped.
+_NUMBERS = re.compile(r"\[\n(?:\s*(?:-?\d[\d.eE+-]*|null),?\n)+\s*\]")
+
+
 def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Write plain data atomically; numbers that are not finite raise ValueError, since JSON has none."""
+    """Write plain data atomically, a list of numbers on one line; numbers that are not finite raise ValueError,
+    since JSON has none."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda match: json.dumps(json.loads(match[0])), text)
     write_atomically(path, (text + "\n").encode())
 
 
