@@ -148,8 +148,7 @@ def prepare(
     devices, entry = Devices(), zoo.get_entry(model)
     height, width, channels = entry.input_shape
     module = zoo.create_model(model)
-    if hasattr(module, "axis_name"):
-        module = module.clone(axis_name=steps.AXIS)
+    module = devices.synchronised(module)
     optimizer = build_optimizer(ADAM)
     variables = steps.init_variables(module, (height, width, channels), seed=0)
     objective = OBJECTIVES[entry.objective](module)

@@ -41,8 +41,7 @@ class ZooEpoch(Zoo):
             model, classes, **({} if dtype == "float32" else {"dtype": dtype})
         )
         variables = steps.init_variables(module, (height, width, channels), seed=0)
-        if hasattr(module, "axis_name"):
-            module = module.clone(axis_name=steps.AXIS)
+        module = self.devices.synchronised(module)
         optimizer = build_optimizer(ADAM)
         step = steps.make_train_step(
             OBJECTIVES["classification"](module),

@@ -149,8 +149,7 @@ class Side:
             labels = rng.integers(0, entry.num_classes, count, np.int32)
             self.data[part] = (images[shape], labels)
         module = zoo.create_model(model)
-        if hasattr(module, "axis_name"):
-            module = module.clone(axis_name=steps.AXIS)
+        module = self.devices.synchronised(module)
         optimizer = build_optimizer(pig_faces.PIG_FACES.stages[0].optimizer)
         objective = OBJECTIVES["classification"](module)
         height, width, _ = entry.input_shape

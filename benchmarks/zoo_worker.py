@@ -175,8 +175,7 @@ class Zoo:
         variables: Any,
     ) -> tuple[Any, Any]:
         """The engine's own training step, and its first state."""
-        if hasattr(module, "axis_name"):
-            module = module.clone(axis_name=steps.AXIS)
+        module = self.devices.synchronised(module)
         optimizer = build_optimizer(ADAM)
         step = steps.make_train_step(
             OBJECTIVES[objective](module), optimizer, preprocessing, Augmentation()

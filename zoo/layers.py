@@ -1,7 +1,6 @@
 """Blocks that several families share."""
 
 import difflib
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from zoo.operations import (
+    Padding,
+    add_bias,
+    batch_norm,
+    conv,
+    depthwise_conv,
+    max_pool,
+    normalise,
+)
 from zoo.registry import InputError
 
 # Keras's defaults (BatchNormalization, Conv2D, Dense), which documents 1 and 5 were trained with.
@@ -18,8 +26,6 @@ KERAS_NORM_MOMENTUM = 0.99
 KERAS_NORM_EPSILON = 1e-3
 glorot_uniform = nn.initializers.glorot_uniform()
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's
-
-Padding = str | Sequence[tuple[int, int]]  # "SAME", "VALID", or zeros before and after each axis
 
 
 def choose(table: Mapping[str, Any], key: str, option: str) -> Any:
@@ -40,8 +46,7 @@ class MaxPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        window, strides = (self.window, self.window), (self.stride, self.stride)
-        return nn.max_pool(x, window, strides, self.padding)
+        return max_pool(x, self.window, self.stride, self.padding)
 
 
 class ConvNormAct(nn.Module):
@@ -64,12 +69,11 @@ class ConvNormAct(nn.Module):
     use_bias: bool = True
     kernel_init: Callable = glorot_uniform
     norm_epsilon: float = KERAS_NORM_EPSILON
-    unbiased_variance: bool = False  # see UnbiasedBatchNorm
+    unbiased_variance: bool = False  # see BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = DepthwiseConv if self.depthwise else nn.Conv
-        x = conv(
+        x = Conv(
             self.features,
             self.kernel,
             (self.stride, self.stride),
@@ -77,18 +81,16 @@ class ConvNormAct(nn.Module):
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
+            depthwise=self.depthwise,
             name="conv",
         )(x)
         if self.norm:
-            norm = UnbiasedBatchNorm if self.unbiased_variance else nn.BatchNorm
-            x = norm(
+            x = BatchNorm(
                 use_running_average=not train,
                 momentum=self.norm_momentum,
                 epsilon=self.norm_epsilon,
                 axis_name=self.axis_name,
-                # E[x^2] - E[x]^2 cancels where a channel hardly varies, as in a SAM: losses of one and of
-                # four devices then differ by 1e-3 after ten steps instead of 1e-6.
-                use_fast_variance=False,
+                unbiased_variance=self.unbiased_variance,
                 dtype=self.dtype,
                 name="norm",
             )(x)
@@ -174,12 +176,15 @@ def global_average_pool(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2))
 
 
-class UnbiasedBatchNorm(nn.BatchNorm):
-    """Batch normalisation as torch keeps its statistics: the moving variance takes n / (n - 1) of the batch's.
+class BatchNorm(nn.BatchNorm):
+    """Batch normalisation with the variables of `nn.BatchNorm`, and a choice of what the moving variance takes.
 
-    n is the number of values per channel, over all devices of `axis_name`. Keras and Flax store the biased
-    variance; at n = 32 the two differ by 3 %. What is normalised is the same.
+    Keras and Flax store the batch's variance; torch stores n / (n - 1) of it (`unbiased_variance`), n being the
+    number of values per channel over all devices of `axis_name`; at n = 32 the two differ by 3 %. What is
+    normalised is the same. The variance is computed in two passes.
     """
+
+    unbiased_variance: bool = False
 
     @nn.compact
     def __call__(
@@ -190,180 +195,53 @@ class UnbiasedBatchNorm(nn.BatchNorm):
         mask: jax.Array | None = None,
     ) -> jax.Array:
         if mask is not None:
-            raise NotImplementedError("UnbiasedBatchNorm takes no mask")
+            raise NotImplementedError("BatchNorm takes no mask")
         average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
         channels = x.shape[-1]
-        shape = (1,) * (x.ndim - 1) + (channels,)
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         moving_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        dtype = self.dtype or x.dtype
         if average:
             mean, var = moving_mean.value, moving_var.value
-        else:
-            axes = tuple(range(x.ndim - 1))
-            count = x.size // channels
-            devices = None if self.is_initializing() else self.axis_name
-            mean = _mean_over_devices(jnp.mean(x, axes), devices)
-            var = _mean_over_devices(jnp.mean(jnp.square(x - mean.reshape(shape)), axes), devices)
-            if not self.is_initializing():
-                if devices is not None:
-                    count = count * lax.axis_size(devices)
-                unbiased = var * (count / max(count - 1, 1))
-                for moving, value in ((moving_mean, mean), (moving_var, unbiased)):
-                    moving.value = self.momentum * moving.value + (1 - self.momentum) * value
-        factor = lax.rsqrt(var + self.epsilon) * scale
-        y = (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
-        return y.astype(self.dtype or x.dtype)
+            return normalise(x, mean, var, scale, bias, self.epsilon).astype(dtype)
+        devices = None if self.is_initializing() else self.axis_name
+        y, mean, var = batch_norm(x, scale, bias, self.epsilon, devices)
+        if not self.is_initializing():
+            if self.unbiased_variance:
+                count = x.size // channels * (1 if devices is None else lax.axis_size(devices))
+                var = var * (count / max(count - 1, 1))
+            for moving, value in ((moving_mean, mean), (moving_var, var)):
+                moving.value = self.momentum * moving.value + (1 - self.momentum) * value
+        return y.astype(dtype)
 
 
-def _mean_over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
-    return x if axis_name is None else lax.pmean(x, axis_name)
+class Conv(nn.Conv):
+    """A convolution of images [B, H, W, C] with the variables of `nn.Conv`: [kh, kw, C, features].
 
-
-class DepthwiseConv(nn.Conv):
-    """A convolution with one kernel per channel: [B, H, W, C] to [B, H', W', C], kernel [kh, kw, 1, C].
-
-    Parameters as `nn.Conv` with `feature_group_count=C` has them. See `depthwise_conv` for `method`.
+    With `depthwise` it has one kernel per channel, [kh, kw, 1, C], and as many features as channels. On a CPU
+    it is faster than `nn.Conv` (see `zoo.operations`). It knows no dilation and no groups but these.
     """
 
-    method: str | None = None
+    depthwise: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         channels = inputs.shape[-1]
-        if self.features != channels:
+        if self.depthwise and self.features != channels:
             raise ValueError(f"{channels} channels need as many features, not {self.features}")
-        rows, columns = self.kernel_size  # type: ignore[misc]
-        kernel = self.param(
-            "kernel", self.kernel_init, (rows, columns, 1, channels), self.param_dtype
-        )
+        shape = (*self.kernel_size, 1 if self.depthwise else channels, self.features)  # type: ignore[misc]
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         dtype = self.dtype or inputs.dtype
-        y = depthwise_conv(
-            inputs.astype(dtype),
-            kernel.astype(dtype),
-            self.strides,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.method,
-        )
+        convolve = depthwise_conv if self.depthwise else conv
+        y = convolve(inputs.astype(dtype), kernel.astype(dtype), self.strides, self.padding)  # type: ignore[arg-type]
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (channels,), self.param_dtype)
-            y = y + bias.astype(dtype).reshape(1, 1, 1, channels)
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            y = add_bias(y, bias.astype(dtype))
         return y
-
-
-def depthwise_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: int | tuple[int, int] = 1,
-    padding: Padding = "SAME",
-    method: str | None = None,
-) -> jax.Array:
-    """Depthwise convolution (cross-correlation, as ever) of [B, H, W, C] with a kernel [kh, kw, 1, C].
-
-    `method` "grouped" is XLA's grouped convolution; "shifted" the same as a sum of kh * kw shifted images,
-    each times its entry of the kernel, with a gradient of its own (reverse mode only). None takes "shifted"
-    on a CPU, decided when the function is traced: there XLA's grouped convolution is its slowest operation
-    (16 images of 56 x 56 x 144, two cores: 648 ms forward against 8, 1012 ms backward against 30).
-    """
-    if method is None:
-        method = "shifted" if jax.default_backend() == "cpu" else "grouped"
-    size = kernel.shape[:2]
-    steps = (strides, strides) if isinstance(strides, int) else tuple(strides)
-    if isinstance(padding, str):
-        pads = tuple(lax.padtype_to_pads(x.shape[1:3], size, steps, padding))
-    else:
-        pads = tuple((int(low), int(high)) for low, high in padding)
-    if method == "grouped":
-        layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            x, kernel, steps, pads, dimension_numbers=layout, feature_group_count=x.shape[-1]
-        )
-    if method != "shifted":
-        raise ValueError(f"unknown method {method!r}: choose from grouped, shifted")
-    return _shifted(x, kernel, steps, pads)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shifted(x: jax.Array, kernel: jax.Array, strides: tuple, pads: tuple) -> jax.Array:
-    return _sum_of_shifts(_pad(x, pads), kernel, strides)
-
-
-def _shifted_forward(x: jax.Array, kernel: jax.Array, strides: tuple, pads: tuple) -> tuple:
-    return _shifted(x, kernel, strides, pads), (x, kernel)
-
-
-def _shifted_backward(strides: tuple, pads: tuple, saved: tuple, dy: jax.Array) -> tuple:
-    x, kernel = saved
-    # dx: dy, spread to the strides of x and padded to its size, through the turned kernel.
-    spread = tuple(
-        (k - 1 - low, size + low - 1 - (out - 1) * s, s - 1)
-        for k, s, (low, _), size, out in zip(
-            kernel.shape[:2], strides, pads, x.shape[1:3], dy.shape[1:3], strict=True
-        )
-    )
-    dx = _sum_of_shifts(_pad(dy, spread), kernel[::-1, ::-1], (1, 1))
-    return dx, _kernel_gradient(_pad(x, pads), dy, kernel, strides)
-
-
-_shifted.defvjp(_shifted_forward, _shifted_backward)
-
-
-def _pad(x: jax.Array, pads: Sequence[tuple[int, ...]]) -> jax.Array:
-    rows, columns = ((pad[0], pad[1], pad[2] if len(pad) > 2 else 0) for pad in pads)
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), rows, columns, (0, 0, 0)])
-
-
-def _window(extent: int, offset: int, stride: int, kernel: int) -> slice:
-    """What a kernel's entry at `offset` sees along one axis as the kernel slides."""
-    outputs = (extent - kernel) // stride + 1
-    return slice(offset, offset + stride * (outputs - 1) + 1, stride)
-
-
-def _sum_of_shifts(x: jax.Array, kernel: jax.Array, strides: tuple) -> jax.Array:
-    rows, columns = kernel.shape[:2]
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    terms = []
-    for i in range(rows):
-        for j in range(columns):
-            where_i = _window(x.shape[1], i, strides[0], rows)
-            where_j = _window(x.shape[2], j, strides[1], columns)
-            entry = kernel[i, j].reshape(1, 1, 1, -1).astype(wide)
-            terms.append(x[:, where_i, where_j].astype(wide) * entry)
-    total = functools.reduce(jnp.add, terms)  # in float32, which costs nothing once fused
-    return total.astype(x.dtype)
-
-
-def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel: jax.Array, strides: tuple) -> jax.Array:
-    """Sum over images and positions of x, shifted, times dy.
-
-    Written as kh * kw reductions XLA runs it with the channels outermost, a cache miss a number; row after
-    row, summing columns at the end, it is about fifteen times faster.
-    """
-    rows, columns = kernel.shape[:2]
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    batch, height, width, channels = dy.shape
-
-    def add_row(index: jax.Array, sums: tuple) -> tuple:
-        image, row = index // height, index % height
-        block = lax.dynamic_slice(
-            x, (image, row * strides[0], 0, 0), (1, rows, x.shape[2], channels)
-        )[0].astype(wide)
-        one = lax.dynamic_slice(dy, (image, row, 0, 0), (1, 1, width, channels))[0, 0]
-        one = one.astype(wide)
-        shifts = [
-            block[i, _window(x.shape[2], j, strides[1], columns)]
-            for i in range(rows)
-            for j in range(columns)
-        ]
-        return tuple(total + shift * one for total, shift in zip(sums, shifts, strict=True))
-
-    zero = jnp.zeros((width, channels), wide)
-    sums = lax.fori_loop(0, batch * height, add_row, (zero,) * (rows * columns))
-    return jnp.stack(sums).sum(axis=1).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:

@@ -47,6 +47,7 @@ from zoo.layers import (
     he_normal_fan_out,
     head,
 )
+from zoo.operations import materialise
 from zoo.registry import InputError, register_model
 
 # Table 2: expansion t, output channels c, repetitions n, stride s of the first.
@@ -92,7 +93,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        y = x
+        y = x = materialise(x)
         if self.expansion != 1:
             y = self.conv(x.shape[-1] * self.expansion, (1, 1), name="expand")(y, train=train)
         y = self.conv(

@@ -1,17 +1,10 @@
 """MobileNetV2: published counts, sizes, equality with Keras; and the depthwise convolution under it."""
 
-import functools
-import itertools
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 import parity
 import pytest
 
 import zoo
 from zoo.inspect import count_parameters
-from zoo.layers import DepthwiseConv, depthwise_conv
 from zoo.mobilenet import round_channels
 
 IMAGE = (224, 224, 3)
@@ -99,102 +92,3 @@ def test_logits_equal_keras(width, size):
 def test_training_step_equals_keras():
     ours = zoo.create_model("mobilenet_v2", 10, dialect="keras", width=0.5, dropout_rate=0.0)
     parity.assert_step_equals_keras(ours, "MobileNetV2", parity.mobilenet_path, (33, 32), alpha=0.5)
-
-
-# The depthwise convolution as a sum of shifts, against XLA's grouped one.
-
-
-def both(function):
-    return [function(functools.partial(depthwise_conv, method=m)) for m in ("shifted", "grouped")]
-
-
-CASES = [
-    *itertools.product(
-        [(6, 9), (7, 8)],
-        [(3, 3)],
-        [(1, 1), (2, 2)],
-        ["SAME", "VALID", ((1, 1), (1, 1)), ((0, 1), (0, 1))],
-    ),
-    ((5, 5), (3, 3), (2, 2), ((0, 2), (1, 0))),
-    ((8, 7), (5, 2), (2, 1), "SAME"),
-    ((9, 9), (2, 2), (3, 3), "VALID"),  # the last row and column are not seen
-    ((4, 4), (1, 1), (2, 2), "SAME"),
-    ((1, 1), (3, 3), (1, 1), "SAME"),
-]
-
-
-@pytest.mark.parametrize(("size", "kernel", "strides", "padding"), CASES)
-def test_shifted_equals_grouped_forward_and_backward(size, kernel, strides, padding):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (3, *size, 4))
-    weights = jax.random.normal(keys[1], (*kernel, 1, 4))
-
-    def outputs(conv):
-        y, pull = jax.vjp(lambda x, k: conv(x, k, strides, padding), x, weights)
-        return y, *pull(jax.random.normal(keys[2], y.shape))
-
-    for ours, reference in zip(*both(outputs), strict=True):
-        assert ours.shape == reference.shape
-        np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5)
-
-
-def test_shifted_bfloat16_sums_in_float32():
-    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4), jnp.bfloat16)
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4), jnp.bfloat16)
-    exact = depthwise_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), method="grouped")
-    ours = depthwise_conv(x, kernel, method="shifted")
-    assert ours.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))  # one rounding, at the end
-
-
-def test_shifted_runs_inside_pmap_and_under_vmap():
-    x = jax.random.normal(jax.random.key(0), (2, 2, 6, 6, 4))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
-
-    def gradients(x, kernel, method):
-        def loss(x, kernel):
-            return jnp.sum(jnp.sin(depthwise_conv(x, kernel, (2, 2), "SAME", method)))
-
-        return jax.grad(loss, argnums=(0, 1))(x, kernel)
-
-    expected = jax.vmap(lambda x: gradients(x, kernel, "grouped"))(x)
-    mapped = jax.vmap(lambda x: gradients(x, kernel, "shifted"))(x)
-    devices = jax.devices()[:2]
-    replicated = jax.pmap(
-        lambda x, k: gradients(x, k, "shifted"), "batch", in_axes=(0, None), devices=devices
-    )(x, kernel)
-    for ours in (mapped, replicated):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected
-        )
-
-
-def test_method_follows_the_backend_and_can_be_set():
-    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
-
-    def grouped(**options):
-        text = str(jax.make_jaxpr(lambda x: depthwise_conv(x, kernel, **options))(x))
-        return "conv_general_dilated" in text
-
-    assert not grouped()  # this suite runs on the CPU
-    assert grouped(method="grouped")
-    with pytest.raises(ValueError, match="unknown method 'winograd'"):
-        grouped(method="winograd")
-
-
-def test_depthwise_module_has_the_parameters_of_a_grouped_convolution():
-    import flax.linen as nn
-
-    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
-    ours, theirs = DepthwiseConv(4, (3, 3)), nn.Conv(4, (3, 3), feature_group_count=4)
-    variables = theirs.init(jax.random.key(1), x)
-    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(1), x)) == jax.tree.map(
-        jnp.shape, variables
-    )
-    bias = {"bias": jnp.arange(4.0)}
-    variables = {"params": variables["params"] | bias}
-    np.testing.assert_allclose(
-        ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-5
-    )
-    with pytest.raises(ValueError, match="4 channels need as many features, not 8"):
-        DepthwiseConv(8, (3, 3)).init(jax.random.key(0), x)

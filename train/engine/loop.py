@@ -291,7 +291,7 @@ class _Fit:
         if self.frozen:
             total = len(jax.tree.leaves(self.variables["params"]))
             cli.say(f"frozen: {len(self.frozen)} of {total} arrays of parameters")
-        model, options = self._synchronised(self.stage_model), {}
+        model, options = self.devices.synchronised(self.stage_model), {}
         if stage.objective == "classification":
             options["label_smoothing"] = stage.label_smoothing
         self.objective = OBJECTIVES[stage.objective](model, **options)
@@ -422,10 +422,6 @@ class _Fit:
             f"features: what is frozen was computed once for each image, in {cli.duration(elapsed)}"
         )
         return found
-
-    def _synchronised(self, model: nn.Module) -> nn.Module:
-        """The model with batch-norm statistics averaged over the devices, if it has any."""
-        return model.clone(axis_name=steps.AXIS) if hasattr(model, "axis_name") else model
 
     def _clock(self) -> steps.Clock:
         return steps.Clock(np.uint32(self.recipe.seed), np.int32(self.position.epoch))

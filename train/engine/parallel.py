@@ -8,6 +8,7 @@ devices between steps; batches are cut along a leading device axis.
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -40,6 +41,12 @@ class Devices:
     def divisible(self, batch_size: int) -> int:
         """The batch size, or the next above it that the devices divide."""
         return -(-batch_size // len(self)) * len(self)
+
+    def synchronised(self, model: nn.Module) -> nn.Module:
+        """The model with batch-norm statistics averaged over the devices, if it has any and they are several."""
+        if len(self) == 1 or not hasattr(model, "axis_name"):
+            return model
+        return model.clone(axis_name=AXIS)
 
     def replicate(self, tree: Any) -> Any:
         """The tree on every device."""

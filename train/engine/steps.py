@@ -105,6 +105,31 @@ def _keys(clock: Clock) -> tuple[jax.Array, jax.Array]:
     return augment_key, dropout_key
 
 
+def norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of all leaves together: float32."""
+    return jnp.sqrt(sum((_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)), jnp.float32(0)))
+
+
+def _sum_of_squares(x: jax.Array) -> jax.Array:
+    """In float32. On a CPU XLA writes the squares of a large array down, and sums them up with a cache miss a
+    number: 65 ms for 38 million. Added up row on row of `NORM_ROW` numbers they take 6."""
+    x = x.astype(jnp.float32).reshape(-1)
+    rows = len(x) // NORM_ROW
+    if rows < 2 or jax.default_backend() != "cpu":
+        return jnp.sum(x * x)
+
+    def add_row(row: jax.Array, sums: jax.Array) -> jax.Array:
+        part = jax.lax.dynamic_slice(x, (row * NORM_ROW,), (NORM_ROW,))
+        return sums + part * part
+
+    sums = jax.lax.fori_loop(0, rows, add_row, jnp.zeros(NORM_ROW, jnp.float32))
+    rest = x[rows * NORM_ROW :]
+    return jnp.sum(sums) + jnp.sum(rest * rest)
+
+
+NORM_ROW = 1 << 16  # 256 KiB, which a core's cache holds
+
+
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -147,7 +172,8 @@ def make_train_step(
                 return objective.loss(params, state.batch_stats, inputs, dropout_key)
 
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
-        grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
+        if jax.lax.axis_size(AXIS) > 1:  # over one device XLA copies everything
+            grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
         # The mean of equal numbers over three devices may differ from them in the last bit.
         batch_stats = freezing.keep(state.batch_stats, batch_stats, still)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
@@ -159,9 +185,9 @@ def make_train_step(
             average = optax.incremental_update(params, state.average, 1 - kept)
         metrics |= {
             "learning_rate": learning_rate(opt_state),
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
-            "update_norm": optax.tree.norm(updates),
+            "grad_norm": norm(grads),
+            "param_norm": norm(params),
+            "update_norm": norm(updates),
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
