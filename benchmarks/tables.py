@@ -30,6 +30,7 @@ def render(text: str) -> str:
         "runs": runs_table,
         "ledger": ledger_tables,
         "speed": speed_table,
+        "loading": loading_table,
     }
     for name, table in tables.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
@@ -88,40 +89,57 @@ def ledger_tables() -> str:
 
 
 def speed_table() -> str:
-    """The zoo beside its peers: every recorded run of benchmarks.throughput."""
-    rows = []
-    for path in sorted(RESULTS.parent.glob("throughput_*.json")):
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """The zoo beside its peers: every recorded run of benchmarks.throughput, a line a step and batch."""
+    paths = sorted(RESULTS.parent.glob("throughput_*.json"))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    peers = list(dict.fromkeys(name for r in records for name in r["environment"] if name != "zoo"))
+    heading = ["model", "step", "batch", "images/s", *peers, "on"]
+    rows, backends = [], set()
+    for path, data in zip(paths, records, strict=True):
         zoo = data["environment"]["zoo"]
+        backends.add(zoo.get("backend", "cpu"))
         where = f"{zoo['devices'][0]}, {zoo['cores']} cores, JAX {zoo['versions']['jax']}"
-        ours: dict[str, Any] = {}
+        lines: dict[tuple, dict[str, str]] = {}
         for row in data["results"]:
-            prefix = "train" if row["mode"] == "train" else "infer"
-            if row["implementation"] == "zoo":
-                ours = row
-                continue
-            theirs, times_as_fast = "", ""
-            peer = peer_label(row["implementation"], data["environment"][row["implementation"]])
-            if "error" in row:
-                theirs = f"{row['error']} ({peer})"
-            else:
-                theirs = f"{row[f'{prefix}_samples_per_sec']:.0f} ({peer})"
-            if row.get("zoo_speedup"):
-                times_as_fast = f"{row['zoo_speedup']:.2f}"
-            size = row[f"{prefix}_img_size"]
-            rows.append(
-                (
-                    f"[`{row['model']}`](benchmarks/results/{path.name})",
-                    f"{row['mode']}, {row['dtype']}",
-                    f"{row[f'{prefix}_batch_size']} x {size}x{size}",
-                    ours.get("error") or f"{ours[f'{prefix}_samples_per_sec']:.0f}",
-                    theirs,
-                    times_as_fast,
-                    where,
-                )
+            name, prefix = row["implementation"], "train" if row["mode"] == "train" else "infer"
+            size, batch = row[f"{prefix}_img_size"], row[f"{prefix}_batch_size"]
+            line = lines.setdefault(
+                (row["mode"], batch, size, row["model"], row["dtype"]),
+                dict.fromkeys(heading, "")
+                | {
+                    "model": f"[`{row['model']}`](benchmarks/results/{path.name})",
+                    "step": f"{row['mode']}, {row['dtype']}",
+                    "batch": f"{batch} x {size}x{size}",
+                    "on": where,
+                },
             )
-    heading = "model, step, batch, images/s, peer's images/s, times as fast, on"
-    return markdown(tuple(heading.split(", ")), rows)
+            speed = row.get("error") or f"{row[f'{prefix}_samples_per_sec']:.0f}"
+            if name == "zoo":
+                line["images/s"] = speed
+            else:
+                times = f"**{row['zoo_speedup']:.2f}**: " if row.get("zoo_speedup") else ""
+                line[name] = f"{times}{speed} ({peer_label(name, data['environment'][name])})"
+        rows += [tuple(line.values()) for line in lines.values()]
+    if backends <= {"cpu"}:
+        rows.append(("all", "", "", *["not measured"] * (1 + len(peers)), "a GPU"))
+    return markdown(heading, rows)
+
+
+def loading_table() -> str:
+    """Loading JPEG files beside torchvision: the recorded run of benchmarks.input_pipeline."""
+    path = RESULTS.parent / "input_pipeline_cpu.json"
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    best = data["best"]
+    peers = {name: speed for name, speed in best.items() if name.startswith("torchvision")}
+    rows = [
+        (
+            name,
+            f"{speed:,.0f}",
+            *("" if name in peers else f"{speed / other:.2f}" for other in peers.values()),
+        )
+        for name, speed in best.items()
+    ]
+    return markdown(("loader", "images/s", *(f"times {name}" for name in peers)), rows)
 
 
 def peer_label(name: str, facts: dict[str, Any]) -> str:

@@ -200,9 +200,23 @@ def test_the_readmes_table_takes_failures_and_any_peer(tmp_path, monkeypatch):
     record["environment"]["Slower"] = {"Slower": "1.2"}
     throughput.write(tmp_path / "throughput_x.json", record)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "runs")
-    slower, hungry = tables.speed_table().splitlines()[2:]
-    assert "| 800 | 267 (Slower 1.2) | 3.00 | NVIDIA H200" in slower
-    assert "| 800 | out of memory (Hungry) |  | NVIDIA H200" in hungry
+    heading, _, *rows = tables.speed_table().splitlines()
+    assert "| images/s | Slower | Hungry | on |" in heading
+    [row] = [row for row in rows if "not measured" not in row]
+    assert "| 800 | **3.00**: 267 (Slower 1.2) | out of memory (Hungry) | NVIDIA H200" in row
+
+
+def test_the_readmes_table_says_that_no_gpu_was_measured(tmp_path, monkeypatch):
+    from benchmarks import tables
+
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "runs")
+    record = run(["Slower"], ours="Described", modes=("train",))
+    for backend, rows in (("gpu", 1), ("cpu", 2)):
+        record["environment"]["zoo"]["backend"] = backend
+        throughput.write(tmp_path / "throughput_x.json", record)
+        lines = tables.speed_table().splitlines()[2:]
+        assert len(lines) == rows
+    assert lines[-1] == "| all |  |  | not measured | not measured | a GPU |"
 
 
 def test_a_model_that_no_library_has_is_timed_alone():
