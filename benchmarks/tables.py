@@ -113,7 +113,7 @@ def speed_table() -> str:
                     "on": where,
                 },
             )
-            speed = row.get("error") or f"{row[f'{prefix}_samples_per_sec']:.0f}"
+            speed = row.get("error") or f"{row[f'{prefix}_samples_per_sec']:.3g}"
             if name == "zoo":
                 line["images/s"] = speed
             else:
