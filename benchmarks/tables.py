@@ -113,7 +113,7 @@ def speed_table() -> str:
                     "on": where,
                 },
             )
-            speed = row.get("error") or f"{row[f'{prefix}_samples_per_sec']:.3g}"
+            speed = row.get("error") or three_digits(row[f"{prefix}_samples_per_sec"])
             if name == "zoo":
                 line["images/s"] = speed
             else:
@@ -140,6 +140,11 @@ def loading_table() -> str:
         for name, speed in best.items()
     ]
     return markdown(("loader", "images/s", *(f"times {name}" for name in peers)), rows)
+
+
+def three_digits(number: float) -> str:
+    """A positive number with three digits or all that it has before the point: 9.83, 24.3, 1,385."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.{1 if number >= 10 else 2}f}"
 
 
 def peer_label(name: str, facts: dict[str, Any]) -> str:
