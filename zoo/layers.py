@@ -233,11 +233,15 @@ class Conv(nn.Conv):
         channels = inputs.shape[-1]
         if self.depthwise and self.features != channels:
             raise ValueError(f"{channels} channels need as many features, not {self.features}")
+        for name in ("input_dilation", "kernel_dilation", "feature_group_count"):
+            if getattr(self, name) not in (None, 1):
+                raise NotImplementedError(f"Conv takes no {name}: nn.Conv does")
         shape = (*self.kernel_size, 1 if self.depthwise else channels, self.features)  # type: ignore[misc]
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         dtype = self.dtype or inputs.dtype
         convolve = depthwise_conv if self.depthwise else conv
-        y = convolve(inputs.astype(dtype), kernel.astype(dtype), self.strides, self.padding)  # type: ignore[arg-type]
+        strides = self.strides or 1
+        y = convolve(inputs.astype(dtype), kernel.astype(dtype), strides, self.padding)  # type: ignore[arg-type]
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
             y = add_bias(y, bias.astype(dtype))

@@ -209,6 +209,28 @@ def test_batch_that_the_devices_do_not_divide():
         Devices(jax.local_devices()).split({"image": np.zeros((6, 2, 2, 3), np.uint8)})
 
 
+@pytest.mark.parametrize("size", [1, 1000, 2 * steps.NORM_ROW, 3 * steps.NORM_ROW + 17])
+def test_norm_counts_every_number_of_every_leaf_once(size):
+    rng = np.random.default_rng(size)
+    tree = {"large": rng.normal(size=size).astype(np.float32), "small": np.float32([[3.0], [4.0]])}
+    expected = np.sqrt(sum(np.sum(np.float64(leaf) ** 2) for leaf in tree.values()))
+    ours = jax.jit(steps.norm)(jax.tree.map(jnp.asarray, tree))
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    assert not np.isfinite(steps.norm({"large": jnp.full(size, jnp.nan)}))
+    np.testing.assert_allclose(
+        steps.norm({"half": jnp.full(300, 300, jnp.bfloat16)}), 300 * 300**0.5
+    )
+
+
+def test_statistics_are_shared_by_several_devices_only():
+    model = zoo.create_model("sam_alexnet_tiny", 4)
+    assert Devices(jax.local_devices()[:1]).synchronised(model) is model
+    assert Devices(jax.local_devices()[:2]).synchronised(model).axis_name == steps.AXIS
+    plain = nn.Dense(3)
+    assert Devices(jax.local_devices()[:2]).synchronised(plain) is plain
+
+
 def test_normalise_is_the_documented_arithmetic():
     given = zoo.Preprocessing(
         (2, 2), channel_order="bgr", scale=0.5, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0)

@@ -304,3 +304,8 @@ def test_conv_module_has_the_variables_and_results_of_flax_s(kernel, depthwise):
 def test_depthwise_module_refuses_other_features():
     with pytest.raises(ValueError, match="4 channels need as many features, not 8"):
         Conv(8, (3, 3), depthwise=True).init(jax.random.key(0), random(2, 5, 5, 4))
+
+
+def test_conv_module_refuses_what_it_would_ignore():
+    with pytest.raises(NotImplementedError, match="Conv takes no kernel_dilation"):
+        Conv(8, (3, 3), kernel_dilation=2).init(jax.random.key(0), random(2, 5, 5, 4))
