@@ -5,7 +5,8 @@
 JPEG photographs of 300x300 pixels are decoded, resized to 224x224 and batched, in shuffled order, as uint8;
 nothing trains. Each side is a process of its own (torchvision's has workers of its own besides); they take turns
 round by round, with every number of workers. "exact" resizes as Pillow does, bit for bit, and so does torchvision;
-"fast" trades that for speed, and its deviation from Pillow is printed.
+"pillow" is the same without the compiled loops that the extra `fast` brings; "fast" trades exactness for speed, and
+its deviation from Pillow is printed.
 
 Then the same for data that stay on the device: images of CIFAR's size from files (step by step) and from the
 device's memory (resident), the input part alone.
@@ -40,8 +41,8 @@ class Arguments:
 
     num_workers: tuple[int, ...] = (1, 2, 4)
     """Loading threads (the zoo's) and processes (torch's) to try; torch also loads in its main process."""
-    decoders: tuple[Literal["exact", "fast"], ...] = ("exact", "fast")
-    """The zoo's ways to decode and resize."""
+    decoders: tuple[Literal["exact", "pillow", "fast"], ...] = ("exact", "pillow", "fast")
+    """The zoo's ways to decode and resize; "pillow" is "exact" without the extra `fast`."""
     peers: tuple[Literal["torchvision", "torchvision-float32"], ...] = ()
     """What to time beside the zoo: torchvision with images left uint8, as the zoo has them, or made float32 and
     normalised by the workers, as its documentation has it."""

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image
 
+from datasets import resampling
 from datasets.dataset import InputError
 
 # What an image's file name ends in.
@@ -91,10 +92,16 @@ class Geometry:
             raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
         if (height, width) == tuple(self.size) and self.crop_fraction == 1:
             return image
-        return self._resample(Image.fromarray(image))
+        return self._resample(image, height, width)
 
-    def _resample(self, image: Image.Image) -> np.ndarray:
-        top, left, bottom, right = self.box(image.height, image.width)
+    def _resample(self, image: Image.Image | np.ndarray, height: int, width: int) -> np.ndarray:
+        box = self.box(height, width)
+        small = isinstance(image, np.ndarray) or height * width <= resampling.MOST_PIXELS
+        if small and self.interpolation in resampling.KERNELS and resampling.available():
+            return resampling.resize(np.asarray(image), self.size, self.interpolation, box)
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        top, left, bottom, right = box
         resample = Image.Resampling[self.interpolation.upper()]
         size = (self.size[1], self.size[0])
         return np.asarray(image.resize(size, resample, (left, top, right, bottom)))
@@ -136,7 +143,7 @@ def decode_resized(content: bytes, geometry: Geometry) -> np.ndarray:
     image = _decode(io.BytesIO(content), geometry.least)
     if image.size == (geometry.size[1], geometry.size[0]) and geometry.crop_fraction == 1:
         return np.asarray(image)
-    return geometry._resample(image)
+    return geometry._resample(image, image.height, image.width)
 
 
 def _decode(file: BinaryIO, for_size: tuple[int, int] | None) -> Image.Image:

@@ -1,0 +1,118 @@
+"""Compiled resizing: Pillow's bytes, whatever the sizes, the part and the interpolation."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from datasets import resampling
+from datasets.images import Geometry, decode_resized, resize
+
+sides = st.integers(1, 120)
+
+
+def by_pillow(image, size, interpolation, box):
+    top, left, bottom, right = box
+    method = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(image).resize(size[::-1], method, (left, top, right, bottom)))
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@given(st.tuples(sides, sides), st.tuples(sides, sides), st.sampled_from(["bilinear", "bicubic"]))
+def test_whole_images_have_the_bytes_of_pillow(size, new_size, interpolation):
+    image, box = noise(*size), (0, 0, *size)
+    expected = by_pillow(image, new_size, interpolation, box)
+    np.testing.assert_array_equal(resampling.resize(image, new_size, interpolation, box), expected)
+
+
+@given(
+    st.tuples(sides, sides),
+    st.tuples(sides, sides),
+    st.sampled_from(["bilinear", "bicubic"]),
+    st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_parts_of_images_have_the_bytes_of_pillow(size, new_size, interpolation, edges):
+    """Edges between pixels, as centred crops have them."""
+    top, bottom = sorted(size[0] * edge for edge in edges[:2])
+    left, right = sorted(size[1] * edge for edge in edges[2:])
+    assume(bottom - top > 0.01 and right - left > 0.01)
+    image, box = noise(*size), (top, left, bottom, right)
+    expected = by_pillow(image, new_size, interpolation, box)
+    np.testing.assert_array_equal(resampling.resize(image, new_size, interpolation, box), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "new_size"),
+    [
+        ((300, 300), (224, 224)),  # along rows first
+        (
+            (300, 200),
+            (96, 160),
+        ),  # along columns first: the height shrinks by more than twice as much
+        ((90, 224), (224, 224)),  # only one side changes
+        ((224, 90), (224, 224)),
+        ((2000, 30), (3, 3)),  # hundreds of pixels a pixel
+    ],
+)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_directions_are_taken_in_the_order_of_pillow(size, new_size, interpolation):
+    image, box = noise(*size), (0, 0, *size)
+    expected = by_pillow(image, new_size, interpolation, box)
+    np.testing.assert_array_equal(resampling.resize(image, new_size, interpolation, box), expected)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_overshoot_of_the_cubic_is_cut_off(value):
+    image = np.full((40, 40, 3), value, np.uint8)
+    image[::7] = 255 - value
+    expected = by_pillow(image, (90, 90), "bicubic", (0, 0, 40, 40))
+    resized = resampling.resize(image, (90, 90), "bicubic", (0, 0, 40, 40))
+    np.testing.assert_array_equal(resized, expected)
+    assert {0, 255} <= set(np.unique(resized))
+
+
+def test_arrays_of_any_layout_are_resized(monkeypatch):
+    image = noise(60, 80)
+    image.setflags(write=False)
+    for view in (image, image[::-1], image[:, ::2], image.swapaxes(0, 1), image[..., ::-1]):
+        expected = by_pillow(
+            np.ascontiguousarray(view), (20, 30), "bilinear", (0, 0, *view.shape[:2])
+        )
+        np.testing.assert_array_equal(resize(view, (20, 30)), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("how", ["squash", "crop"])
+def test_with_and_without_the_extra_images_are_the_same(monkeypatch, interpolation, how):
+    geometry = Geometry((50, 70), how, interpolation, crop_fraction=0.9)
+    image = noise(123, 187)
+    with_extra = geometry.apply(image)
+    assert resampling.available()
+    monkeypatch.setattr(resampling, "available", lambda: False)
+    np.testing.assert_array_equal(geometry.apply(image), with_extra)
+
+
+def test_large_files_and_the_rest_are_the_same(monkeypatch, tmp_path):
+    """Those above `MOST_PIXELS` are left to Pillow."""
+    path = tmp_path / "image.png"
+    Image.fromarray(noise(200, 100)).save(path)
+    geometry = Geometry((64, 64))
+    small = decode_resized(path.read_bytes(), geometry)
+    monkeypatch.setattr(resampling, "MOST_PIXELS", 19_999)
+    monkeypatch.setattr(resampling, "resize", None)
+    np.testing.assert_array_equal(decode_resized(path.read_bytes(), geometry), small)
+
+
+def test_another_pillow_or_none_of_the_libraries_means_pillow(monkeypatch):
+    available = resampling.available.__wrapped__
+    assert available()
+    weights = resampling._weights
+    monkeypatch.setattr(resampling, "_weights", lambda *a: weights(*a[:4], "bicubic"))
+    assert not available()
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not available()
