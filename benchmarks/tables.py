@@ -1,13 +1,18 @@
-"""Write the README's tables from what is recorded:  python -m benchmarks.tables
+"""Write the README's tables from what is recorded:
+
+    python -m benchmarks.tables
 
 The text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; a test fails when the README and
 the records disagree.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from benchmarks.record import RESULTS
 from train import cli
@@ -17,8 +22,14 @@ from zoo.files import write_atomically
 README = Path(__file__).parents[1] / "README.md"
 
 
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """It has no flags of its own."""
+
+
 def main(argv: list[str]) -> None:
     """The command."""
+    tyro.cli(Arguments, args=argv, prog="python -m benchmarks.tables", description=__doc__)
     cli.prepare_environment()
     write_atomically(README, render(README.read_text(encoding="utf-8")).encode())
 

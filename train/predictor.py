@@ -243,6 +243,7 @@ def start_of(
             module, decided["options"], variables, preprocessing, shape, decided["pretrained"]
         )
     from zoo.pretrained import load
+    from zoo.pretrained.sources import DownloadError
 
     try:
         taken = load(
@@ -253,9 +254,7 @@ def start_of(
             seed=recipe.seed,
             **recipe.options(),
         )
-    except zoo.InputError as error:
-        if not str(error).startswith("cannot download"):
-            raise
+    except DownloadError as error:
         raise InputError(f"{error}; or train from random weights: --pretrained None") from None
     module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
     shape = (*taken.preprocessing.input_size, 3)

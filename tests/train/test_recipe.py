@@ -171,3 +171,5 @@ def test_unknown_recipe_offers_the_nearest():
         papers.get_recipe("pig_face")
     with pytest.raises(InputError, match="alexnet has no quick form"):
         papers.recipe_for("alexnet", quick=True)
+    with pytest.raises(zoo.InputError, match="did you mean .*sam_alexnet"):
+        papers.recipe_for("sam_alexnt", quick=True)

@@ -7,6 +7,7 @@ a model gets when none is named.
 import dataclasses
 import difflib
 
+import zoo
 from train.claims import Document
 from train.papers import afhq, animals10, cats_dogs, cifar10, pig_faces
 from train.recipe import Augmentation, InputError, Optimizer, Plateau, Recipe, Stage, with_values
@@ -100,11 +101,12 @@ def get_recipe(name: str) -> Recipe:
 def recipe_for(model: str, *, quick: bool = False) -> Recipe:
     """A model's own recipe, or the default one; `quick` asks for its short form.
 
-    Raises InputError when the model's recipe has no short form.
+    Raises InputError when the model's recipe has no short form, and zoo.InputError when there is no such model.
     """
     name = _RECIPE_OF_MODEL.get(model, "default")
     if quick:
         if f"{name}_quick" not in RECIPES:
+            zoo.get_entry(model)  # a name misspelt says so instead
             raise InputError(f"{model} has no quick form: lower --epochs instead")
         name = f"{name}_quick"
     return dataclasses.replace(RECIPES[name], model=model)

@@ -29,6 +29,10 @@ BASE_URLS = {
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class DownloadError(InputError):
+    """A published file that could not be fetched."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """One published file of weights."""
@@ -263,7 +267,7 @@ def _download(source: Source, path: Path) -> None:
         reason = (
             str(error) if getattr(error, "response", None) is not None else type(error).__name__
         )
-        raise InputError(
+        raise DownloadError(
             f"cannot download {source.url} ({reason.splitlines()[0]}): fetch it where there is a network and"
             f" put it at {path}"
         ) from error
