@@ -30,8 +30,10 @@ class ZooLoading:
         from datasets.pipeline import TrainBatches
 
         if decoder == "pillow":
-            resampling.available = lambda: False  # type: ignore[assignment]
+            resampling.available = lambda: False
             decoder = "exact"
+        elif decoder == "exact" and not resampling.available():
+            raise ValueError('"exact" takes the extra `fast`, or is what "pillow" times')
         split = load_dataset(Path(path)).splits["train"]
         batches = TrainBatches(
             split,

@@ -8,12 +8,14 @@ the records disagree.
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from benchmarks import epoch
 from benchmarks.record import RESULTS
 from train import cli
 from train.report import ledger
@@ -42,6 +44,9 @@ def render(text: str) -> str:
         "ledger": ledger_tables,
         "speed": speed_table,
         "loading": loading_table,
+        "epoch": epoch_table,
+        "table1": table1_table,
+        "startup": startup_table,
     }
     for name, table in tables.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
@@ -138,9 +143,7 @@ def speed_table() -> str:
 
 def loading_table() -> str:
     """Loading JPEG files beside torchvision: the recorded run of benchmarks.input_pipeline."""
-    path = RESULTS.parent / "input_pipeline_cpu.json"
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    best = data["best"]
+    best = read("input_pipeline_cpu.json")["best"]
     peers = {name: speed for name, speed in best.items() if name.startswith("torchvision")}
     rows = [
         (
@@ -151,6 +154,57 @@ def loading_table() -> str:
         for name, speed in best.items()
     ]
     return markdown(("loader", "images/s", *(f"times {name}" for name in peers)), rows)
+
+
+def epoch_table() -> str:
+    """Whole epochs beside a DataLoader loop: the recorded run of benchmarks.epoch."""
+    data = read("epoch_cpu.json")
+    rows = [
+        (
+            epoch.label(row),
+            f"{row['images']:,}",
+            f"{row['epoch_seconds']:.1f}",
+            f"{row['samples_per_sec']:,.0f}",
+            f"{row['seconds_until_training']:.1f}",
+        )
+        for row in data["results"]
+    ]
+    return markdown(("feeding", "images", "s an epoch", "images/s", "s until training"), rows)
+
+
+def table1_table() -> str:
+    """Document 1's times: the recorded run of benchmarks.table1, and what the document prints."""
+    data = read("table1_cpu.json")
+    rows = []
+    for row in data["results"]:
+        cells = [
+            f"{row[name]:,.0f} ({row['printed'][name]:,.0f})"
+            for name in ("test_time_ms", "train_time_ms")
+        ]
+        rows.append((row["label"], str(row["batch_size"]), *cells))
+    return markdown(("net", "batch", "test, ms (printed)", "training, ms (printed)"), rows)
+
+
+def startup_table() -> str:
+    """How long a user waits: the recorded run of benchmarks.startup."""
+    data = read("startup_cpu.json")
+    rows = [
+        (f"`{name}`", f"{statistics.median(seconds):.2f}")
+        for name, seconds in data["seconds"].items()
+    ]
+    rows += [
+        (
+            f"first training step of `{data['model']}`, {name} compilation cache",
+            f"{parts['all']:.1f}",
+        )
+        for name, parts in data["first_step"].items()
+    ]
+    return markdown(("what", "s"), rows)
+
+
+def read(name: str) -> dict[str, Any]:
+    """A record by its file's name."""
+    return json.loads((RESULTS.parent / name).read_text(encoding="utf-8"))
 
 
 def three_digits(number: float) -> str:

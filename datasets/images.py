@@ -88,7 +88,7 @@ class Geometry:
         """An image uint8 [H, W, 3] at this size, by Pillow: antialiased unless "nearest"; perhaps read-only. One
         that has the size already, and is wanted whole, is returned as it is, not copied."""
         height, width = image.shape[:2]
-        if image.dtype != np.uint8 or image.shape != (height, width, 3):
+        if image.dtype != np.uint8 or image.shape != (height, width, 3) or not image.size:
             raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
         if (height, width) == tuple(self.size) and self.crop_fraction == 1:
             return image

@@ -1,16 +1,16 @@
 """Pillow's antialiased resize, byte for byte, in a quarter of its time.
 
-Pillow goes over an image pixel by pixel, along its rows and along its columns. The latter are sums of whole rows,
-too, and so a compiler makes vector instructions of them: 0.02 instead of 0.35 ms from 300 rows of 224 pixels to 224.
-The other direction goes the same way, transposed before and after (0.02 ms each). From 300x300 to 224x224 all of it
-takes 0.16 instead of 0.70 ms, copying the pixels out of Pillow included.
+Pillow sums up an image pixel by pixel, along the rows and then along the columns. Along the columns one can as well
+add whole rows to each other, which a compiler makes vector instructions of: 0.02 instead of 0.35 ms from 300 rows of
+224 pixels to 224. Along the rows it is done the same way, transposed before and after (0.02 ms each). From 300x300 to
+224x224 all of it takes 0.16 instead of 0.70 ms, copying the pixels out of Pillow included.
 
-Numba compiles it on first use (0.9 s, imports included). It and OpenCV, which transposes, come with the extra `fast`;
-without it `datasets.images` leaves resizing to Pillow, with the same result.
+Numba compiles it on first use (0.9 s, imports included; 130 MB of memory). It and OpenCV, which transposes, come with
+the extra `fast`; without it `datasets.images` leaves resizing to Pillow, with the same result.
 """
 
 import functools
-import importlib.util
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +19,8 @@ from PIL import Image
 
 # Pillow's fixed-point numbers: weights in 22 bits, sums in 32, rounded to bytes after each direction.
 BITS = 22
-# Of an image that Pillow holds: copying more out of it takes longer than its own resize.
+# Larger images that Pillow holds are left to it: copying their pixels out takes longer than its own resize. Arrays
+# need no copy, and are resized here whatever their size.
 MOST_PIXELS = 1 << 20
 
 Kernel = Callable[[np.ndarray], np.ndarray]
@@ -42,10 +43,21 @@ KERNELS: dict[str, tuple[Kernel, float]] = {  # with the reach of each
 }
 
 
-@functools.cache
 def available() -> bool:
-    """Whether Numba and OpenCV are installed, and the Pillow at hand resizes as this module does."""
-    if not all(importlib.util.find_spec(name) for name in ("numba", "cv2")):
+    """Whether Numba and OpenCV can be imported, and the Pillow at hand resizes as this module does."""
+    with _lock:  # importing and compiling, by one thread for all
+        return _available()
+
+
+_lock = threading.Lock()
+
+
+@functools.cache
+def _available() -> bool:
+    try:
+        import cv2  # noqa: F401
+        import numba  # noqa: F401
+    except ImportError:
         return False
     # Pillow 13 changed the order of directions; another release may change more.
     shapes = [
@@ -144,16 +156,21 @@ def _weights(
     weights = np.where(tap < counts[:, None], kernel(distance), 0.0)
     total = np.add.accumulate(weights, axis=1)[:, -1:]  # one by one: `sum` adds in pairs
     weights = weights / np.where(total == 0, 1.0, total) * (1 << BITS)
-    return first, counts, (weights + np.copysign(0.5, weights)).astype(np.int32)
+    fixed = (weights + np.copysign(0.5, weights)).astype(np.int32)
+    for array in (first, counts, fixed):
+        array.setflags(write=False)  # all callers share them
+    return first, counts, fixed
 
 
 @functools.cache
 def _compiled() -> Any:
     import numba
 
-    rows = numba.types.Array(numba.uint8, 2, "C", readonly=True)
-    vector, matrix = numba.int32[::1], numba.int32[:, ::1]
-    signature = numba.void(rows, vector, vector, matrix, numba.uint8[:, ::1])
+    def readable(dtype: Any, ndim: int) -> Any:
+        return numba.types.Array(dtype, ndim, "C", readonly=True)
+
+    vector, matrix = readable(numba.int32, 1), readable(numba.int32, 2)
+    signature = numba.void(readable(numba.uint8, 2), vector, vector, matrix, numba.uint8[:, ::1])
     return numba.njit(signature, nogil=True)(_sum_rows_loop)
 
 

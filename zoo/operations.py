@@ -26,25 +26,29 @@ def conv(
     """Convolution (cross-correlation, as ever) of [B, H, W, C] with a kernel [kh, kw, C, F].
 
     `method` "xla" is XLA's convolution; "matmul", for a kernel of 1 x 1 without padding, a matrix product of
-    the pixels with it; "winograd", for 3 x 3 at stride 1, `zoo.winograd`. On a CPU None takes "matmul" where it
-    can: there the gradient of such a kernel takes XLA more than twice the time (16 images of 56 x 56 x 64 to 256
-    channels, two cores: 42 ms against 15). And "winograd" in float32 where there are channels enough to pay for its
-    transforms (two cores, batch 16: VGG16 tests in 2.1 s instead of 2.8, AlexNet trains in 831 ms instead of 903).
+    the pixels with it; "winograd", for 3 x 3 at stride 1, `zoo.winograd`, which knows reverse mode only. On a CPU None
+    takes "matmul" where it can: there the gradient of such a kernel takes XLA more than twice the time (16 images of
+    56 x 56 x 64 to 256 channels, two cores: 42 ms against 15). And "winograd" in float32 where channels and tiles are
+    enough to pay for its transforms (two cores, batch 16: VGG16 tests in 2.1 s instead of 2.8, AlexNet trains in
+    831 ms instead of 903).
     """
     steps, pads = _geometry(x, kernel, strides, padding)
     pointwise = kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
-    tiled = kernel.shape[:2] == (3, 3) and steps == (1, 1) and _can_tile(x, pads)
+    tiled = kernel.shape[:2] == (3, 3) and steps == (1, 1) and _small_and_enough(x, pads)
     if method is None:
         method = "xla"
         if jax.default_backend() == "cpu":
-            method = "matmul" if pointwise else "winograd" if tiled and _pays(kernel) else "xla"
+            method = "matmul" if pointwise else "winograd" if tiled and _pays(x, kernel) else "xla"
     x = materialise(x)
     if method == "xla":
         layout = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, steps, pads, dimension_numbers=layout)
     if method == "winograd":
         if not tiled:
-            raise ValueError("winograd is for 3 x 3 kernels at stride 1, padded by at most 2")
+            raise ValueError(
+                "winograd is for 3 x 3 kernels at stride 1, on images of 3 pixels or more a side with a padding of"
+                " at most 2"
+            )
         return winograd_conv(x, kernel, pads)
     if method != "matmul":
         raise ValueError(f"unknown method {method!r}: choose from matmul, winograd, xla")
@@ -55,17 +59,23 @@ def conv(
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
 
-def _can_tile(x: jax.Array, pads: tuple) -> bool:
-    """Whether 3 x 3 kernels at stride 1 see something of x everywhere, and anything at all."""
+def _small_and_enough(x: jax.Array, pads: tuple) -> bool:
+    """Whether the padding is at most 2 everywhere, and x with it as large as a kernel of 3 x 3."""
     within = all(0 <= amount <= 2 for pad in pads for amount in pad)
     return within and all(n + sum(pad) >= 3 for n, pad in zip(x.shape[1:3], pads, strict=True))
 
 
-def _pays(kernel: jax.Array) -> bool:
-    """Whether `zoo.winograd` saves more time than its transforms take: they move C + F numbers a tile, to save
-    multiplications in proportion to C * F. At 128 to 256 channels it is faster, at 64 to 64 twice as slow."""
+def _pays(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether `zoo.winograd` saves more time than its transforms take.
+
+    They move C + F numbers a tile to save multiplications in proportion to C * F: from 128 to 256 channels it is
+    faster, from 64 to 64 twice as slow. And the kernel's own has to be shared by many tiles: one image of
+    13 x 13 x 384 is slower by it, 16 are faster.
+    """
     *_, inputs, outputs = kernel.shape
-    return kernel.dtype == jnp.float32 and inputs * outputs >= 80 * (inputs + outputs)
+    tiles = len(x) * x.shape[1] * x.shape[2] / 4
+    wide = inputs * outputs >= 80 * (inputs + outputs)
+    return x.dtype == kernel.dtype == jnp.float32 and wide and tiles >= 128
 
 
 def depthwise_conv(

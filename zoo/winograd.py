@@ -33,18 +33,31 @@ def winograd_conv(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
     """Convolution (cross-correlation) of [B, H, W, C] with a kernel [3, 3, C, F] at stride 1.
 
     `pads` is ((top, bottom), (left, right)), each at most 2. The gradient (reverse mode only) is of the same kind.
+    An infinite pixel makes NaN of the outputs of its tiles, which subtract it from itself.
     """
+    return _convolve(x, _grid(OF_KERNEL, kernel), pads, contracted=0)
+
+
+def _convolve(x: jax.Array, kernels: Grid, pads: tuple, contracted: int) -> jax.Array:
+    """Tiles of x times transformed kernels, whose axis `contracted` is x's channels, and back."""
     # Written down before they multiply: XLA would compute them anew in each product.
-    tiles, kernels = lax.optimization_barrier((_tiles(x, pads), _grid(OF_KERNEL, kernel)))
-    products = [
-        [t @ k for t, k in zip(*row, strict=True)] for row in zip(tiles, kernels, strict=True)
-    ]
+    tiles, kernels = lax.optimization_barrier((_tiles(x, pads), kernels))
+    products = _products(tiles, kernels, (1, contracted))
     height, width = (size + sum(pad) - 2 for size, pad in zip(x.shape[1:3], pads, strict=True))
-    shape = (len(x), (height + 1) // 2, (width + 1) // 2, kernel.shape[-1])
+    shape = (len(x), (height + 1) // 2, (width + 1) // 2, products[0][0].shape[-1])
     quarters = _grid(TO_OUTPUT, [[p.reshape(shape) for p in row] for row in products])
     rows = [jnp.stack(row, axis=3) for row in quarters]  # [B, tile row, tile column, 2, F]
     y = jnp.stack(rows, axis=2).reshape(len(x), 2 * shape[1], 2 * shape[2], shape[-1])
     return y[:, :height, :width]
+
+
+def _products(left: Grid, right: Grid, axes: tuple[int, int]) -> list[list[jax.Array]]:
+    """Matrix products, place by place, over an axis of each."""
+    over = ((axes[:1], axes[1:]), ((), ()))
+    return [
+        [lax.dot_general(a, b, over) for a, b in zip(*row, strict=True)]
+        for row in zip(left, right, strict=True)
+    ]
 
 
 def _forward(x: jax.Array, kernel: jax.Array, pads: tuple) -> tuple:
@@ -52,16 +65,17 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: tuple) -> tuple:
 
 
 def _backward(pads: tuple, saved: tuple, dy: jax.Array) -> tuple:
+    """dx is dy convolved with the kernel turned by half a circle, whose transform is this one in another order;
+    written as a turned kernel, XLA takes twice the time for it."""
     x, kernel = saved
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    dx = winograd_conv(dy, turned, tuple((2 - low, 2 - high) for low, high in pads))
+    kernels = _grid(OF_KERNEL, kernel)
+    turned = [[kernels[i][j] for j in (3, 1, 2, 0)] for i in (3, 1, 2, 0)]
+    dx = _convolve(dy, turned, tuple((2 - low, 2 - high) for low, high in pads), contracted=1)
     spread = _grid(OF_OUTPUT, _every_second(dy, 2))
     tiles, spread = lax.optimization_barrier(
         (_tiles(x, pads), [[s.reshape(-1, s.shape[-1]) for s in row] for row in spread])
     )
-    products = [
-        [t.T @ s for t, s in zip(*row, strict=True)] for row in zip(tiles, spread, strict=True)
-    ]
+    products = _products(tiles, spread, (0, 0))
     return dx, jnp.stack([jnp.stack(row) for row in _grid(TO_KERNEL, products)])
 
 

@@ -1,5 +1,8 @@
 """Compiled resizing: Pillow's bytes, whatever the sizes, the part and the interpolation."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -75,7 +78,7 @@ def test_overshoot_of_the_cubic_is_cut_off(value):
     assert {0, 255} <= set(np.unique(resized))
 
 
-def test_arrays_of_any_layout_are_resized(monkeypatch):
+def test_arrays_of_any_layout_are_resized():
     image = noise(60, 80)
     image.setflags(write=False)
     for view in (image, image[::-1], image[:, ::2], image.swapaxes(0, 1), image[..., ::-1]):
@@ -108,11 +111,40 @@ def test_large_files_and_the_rest_are_the_same(monkeypatch, tmp_path):
 
 
 def test_another_pillow_or_none_of_the_libraries_means_pillow(monkeypatch):
-    available = resampling.available.__wrapped__
+    available = resampling._available.__wrapped__
     assert available()
     weights = resampling._weights
     monkeypatch.setattr(resampling, "_weights", lambda *a: weights(*a[:4], "bicubic"))
     assert not available()
     monkeypatch.undo()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not available()
+    for name in ("numba", "cv2"):
+        with monkeypatch.context() as context:
+            context.setitem(sys.modules, name, None)  # importing it fails
+            assert not available()
+
+
+def test_many_threads_may_be_the_first_to_resize(command_environment):
+    """In a process of its own: only the first use imports and compiles."""
+    code = """
+import threading
+import numpy as np
+from datasets import resampling
+from datasets.images import resize
+image, results = np.zeros((60, 60, 3), np.uint8), []
+barrier = threading.Barrier(8)
+def first():
+    barrier.wait()
+    results.append(resize(image, (30, 30)).shape)
+threads = [threading.Thread(target=first) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(len(results), resampling._compiled.cache_info().misses)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["8", "1"], done.stderr

@@ -106,7 +106,7 @@ def recipe_for(model: str, *, quick: bool = False) -> Recipe:
     name = _RECIPE_OF_MODEL.get(model, "default")
     if quick:
         if f"{name}_quick" not in RECIPES:
-            zoo.get_entry(model)  # a name misspelt says so instead
+            zoo.get_entry(model)  # a misspelt name is reported first
             raise InputError(f"{model} has no quick form: lower --epochs instead")
         name = f"{name}_quick"
     return dataclasses.replace(RECIPES[name], model=model)
