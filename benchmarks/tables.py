@@ -45,7 +45,6 @@ def render(text: str) -> str:
         "speed": speed_table,
         "loading": loading_table,
         "epoch": epoch_table,
-        "table1": table1_table,
         "startup": startup_table,
     }
     for name, table in tables.items():
@@ -170,19 +169,6 @@ def epoch_table() -> str:
         for row in data["results"]
     ]
     return markdown(("feeding", "images", "s an epoch", "images/s", "s until training"), rows)
-
-
-def table1_table() -> str:
-    """Document 1's times: the recorded run of benchmarks.table1, and what the document prints."""
-    data = read("table1_cpu.json")
-    rows = []
-    for row in data["results"]:
-        cells = [
-            f"{row[name]:,.0f} ({row['printed'][name]:,.0f})"
-            for name in ("test_time_ms", "train_time_ms")
-        ]
-        rows.append((row["label"], str(row["batch_size"]), *cells))
-    return markdown(("net", "batch", "test, ms (printed)", "training, ms (printed)"), rows)
 
 
 def startup_table() -> str:
