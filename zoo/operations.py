@@ -29,8 +29,8 @@ def conv(
     the pixels with it; "winograd", for 3 x 3 at stride 1, `zoo.winograd`, which knows reverse mode only. On a CPU None
     takes "matmul" where it can: there the gradient of such a kernel takes XLA more than twice the time (16 images of
     56 x 56 x 64 to 256 channels, two cores: 42 ms against 15). And "winograd" in float32 where channels and tiles are
-    enough to pay for its transforms (two cores, batch 16: VGG16 tests in 2.1 s instead of 2.8, AlexNet trains in
-    831 ms instead of 903).
+    enough to pay for its transforms (two cores, batch 16: VGG16 tests in 1.8 s instead of 2.7, SAM-AlexNet's
+    gradient takes 492 ms instead of 598).
     """
     steps, pads = _geometry(x, kernel, strides, padding)
     pointwise = kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
@@ -68,14 +68,19 @@ def _small_and_enough(x: jax.Array, pads: tuple) -> bool:
 def _pays(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether `zoo.winograd` saves more time than its transforms take.
 
-    They move C + F numbers a tile to save multiplications in proportion to C * F: from 128 to 256 channels it is
-    faster, from 64 to 64 twice as slow. And the kernel's own has to be shared by many tiles: one image of
+    They move C + F numbers a tile to save multiplications in proportion to C * F: from 64 to 64 channels it is faster
+    by a quarter or more, from 32 to 64 hardly. And the kernel's own has to be shared by many tiles: one image of
     13 x 13 x 384 is slower by it, 16 are faster.
     """
     *_, inputs, outputs = kernel.shape
     tiles = len(x) * x.shape[1] * x.shape[2] / 4
-    wide = inputs * outputs >= 80 * (inputs + outputs)
-    return x.dtype == kernel.dtype == jnp.float32 and wide and tiles >= 128
+    wide = inputs * outputs >= 32 * (inputs + outputs)
+    return (
+        x.dtype == kernel.dtype == jnp.float32
+        and wide
+        and tiles >= 128
+        and x.shape[1] * x.shape[2] / 4 <= 3200
+    )
 
 
 def depthwise_conv(

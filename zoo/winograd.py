@@ -40,15 +40,23 @@ def winograd_conv(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
 
 def _convolve(x: jax.Array, kernels: Grid, pads: tuple, contracted: int) -> jax.Array:
     """Tiles of x times transformed kernels, whose axis `contracted` is x's channels, and back."""
-    # Written down before they multiply: XLA would compute them anew in each product.
-    tiles, kernels = lax.optimization_barrier((_tiles(x, pads), kernels))
-    products = _products(tiles, kernels, (1, contracted))
     height, width = (size + sum(pad) - 2 for size, pad in zip(x.shape[1:3], pads, strict=True))
-    shape = (len(x), (height + 1) // 2, (width + 1) // 2, products[0][0].shape[-1])
-    quarters = _grid(TO_OUTPUT, [[p.reshape(shape) for p in row] for row in products])
-    rows = [jnp.stack(row, axis=3) for row in quarters]  # [B, tile row, tile column, 2, F]
-    y = jnp.stack(rows, axis=2).reshape(len(x), 2 * shape[1], 2 * shape[2], shape[-1])
-    return y[:, :height, :width]
+    images = _images_at_once(len(x), height, width)
+    kernels = lax.optimization_barrier(kernels)
+
+    def convolve_piece(index: jax.Array, y: jax.Array) -> jax.Array:
+        # Tiles, too, are written down before they multiply: XLA would compute them anew in each product.
+        tiles = lax.optimization_barrier(_tiles(_piece(x, index, images), pads))
+        products = _products(tiles, kernels, (1, contracted))
+        shape = (images, (height + 1) // 2, (width + 1) // 2, y.shape[-1])
+        quarters = _grid(TO_OUTPUT, [[p.reshape(shape) for p in row] for row in products])
+        rows = [jnp.stack(row, axis=3) for row in quarters]  # [B, tile row, tile column, 2, F]
+        part = jnp.stack(rows, axis=2).reshape(images, 2 * shape[1], 2 * shape[2], shape[-1])
+        return lax.dynamic_update_slice_in_dim(y, part[:, :height, :width], index * images, axis=0)
+
+    # Any number will do. Zeros would be one array for all convolutions, which XLA keeps, and copies for each.
+    y = jnp.full((len(x), height, width, kernels[0][0].shape[1 - contracted]), x[0, 0, 0, 0])
+    return lax.fori_loop(0, len(x) // images, convolve_piece, y)
 
 
 def _products(left: Grid, right: Grid, axes: tuple[int, int]) -> list[list[jax.Array]]:
@@ -71,22 +79,48 @@ def _backward(pads: tuple, saved: tuple, dy: jax.Array) -> tuple:
     kernels = _grid(OF_KERNEL, kernel)
     turned = [[kernels[i][j] for j in (3, 1, 2, 0)] for i in (3, 1, 2, 0)]
     dx = _convolve(dy, turned, tuple((2 - low, 2 - high) for low, high in pads), contracted=1)
-    spread = _grid(OF_OUTPUT, _every_second(dy, 2))
-    tiles, spread = lax.optimization_barrier(
-        (_tiles(x, pads), [[s.reshape(-1, s.shape[-1]) for s in row] for row in spread])
-    )
-    products = _products(tiles, spread, (0, 0))
-    return dx, jnp.stack([jnp.stack(row) for row in _grid(TO_KERNEL, products)])
+    images = _images_at_once(*dy.shape[:3])
+
+    def add_piece(index: jax.Array, sums: Grid) -> Grid:
+        spread = _flat(_grid(OF_OUTPUT, _every_second(_piece(dy, index, images), 2)))
+        tiles, spread = lax.optimization_barrier((_tiles(_piece(x, index, images), pads), spread))
+        return jax.tree.map(jnp.add, sums, _products(tiles, spread, (0, 0)))
+
+    zero = jnp.zeros(kernel.shape[2:], kernel.dtype)
+    sums = lax.fori_loop(0, len(x) // images, add_piece, [[zero] * 4] * 4)
+    return dx, jnp.stack([jnp.stack(row) for row in _grid(TO_KERNEL, sums)])
 
 
 winograd_conv.defvjp(_forward, _backward)
 
 
+def _images_at_once(batch: int, height: int, width: int) -> int:
+    """Into how large pieces to divide a batch, for outputs of height x width.
+
+    Tiles and products are four times as large as the images. All at once they would be fresh memory for each
+    convolution; a piece's stay in the cache, where the next one's take their place (128 images of 14x14, 128 to 256
+    channels, two cores: 41 instead of 62 ms, XLA's own convolution 75).
+    """
+    most = TILES // (((height + 1) // 2) * ((width + 1) // 2))
+    return max(n for n in range(1, max(most, 1) + 1) if batch % n == 0)
+
+
+TILES = 800  # a piece: fewer make small matrix products, which take longer
+
+
+def _piece(x: jax.Array, index: jax.Array, images: int) -> jax.Array:
+    """Images `index * images` and the following."""
+    return lax.dynamic_slice_in_dim(x, index * images, images)
+
+
 def _tiles(x: jax.Array, pads: tuple) -> list[list[jax.Array]]:
     """Transformed tiles: a grid of 4 x 4 arrays [tiles, C]."""
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
-    grid = _grid(OF_TILE, _every_second(x, 4))
-    return [[tile.reshape(-1, x.shape[-1]) for tile in row] for row in grid]
+    return _flat(_grid(OF_TILE, _every_second(x, 4)))
+
+
+def _flat(grid: Grid) -> list[list[jax.Array]]:
+    return [[entry.reshape(-1, entry.shape[-1]) for entry in row] for row in grid]
 
 
 def _every_second(x: jax.Array, size: int) -> list[list[jax.Array]]:

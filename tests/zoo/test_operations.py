@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zoo import winograd
 from zoo.layers import BatchNorm, Conv
 from zoo.operations import add_bias, batch_norm, channel_sums, conv, depthwise_conv, max_pool
 
@@ -262,6 +263,19 @@ def test_winograd_equals_the_convolution(size, padding):
     assert_same(ours, reference, 2e-5)
 
 
+@pytest.mark.parametrize(("batch", "at_once"), [(6, 3), (5, 1), (4, 4)])
+def test_winograd_in_pieces_equals_the_convolution(batch, at_once, monkeypatch):
+    """As many images at a time as divide the batch: of 12 tiles each, three and a half would fit."""
+    monkeypatch.setattr(winograd, "TILES", 48 if batch == at_once else 42)
+    assert winograd._images_at_once(batch, 5, 7) == at_once
+    arguments = random(batch, 5, 7, 5), random(3, 3, 5, 7, seed=1)
+    ours, reference = (
+        forward_and_backward(functools.partial(conv, method=method), *arguments)
+        for method in ("winograd", "xla")
+    )
+    assert_same(ours, reference, 2e-5)
+
+
 def test_winograd_rounds_as_the_direct_sum_does():
     """Against float64, at AlexNet's fourth convolution: no more than twice XLA's own error."""
     x, kernel = random(1, 13, 13, 384), random(3, 3, 384, 384, seed=1)
@@ -280,7 +294,8 @@ def test_winograd_rounds_as_the_direct_sum_does():
     [
         (16, (3, 3, 256, 384), 1, jnp.float32, True),
         (16, (3, 3, 128, 256), 1, jnp.float32, True),
-        (16, (3, 3, 64, 64), 1, jnp.float32, False),  # transforms would cost more than they save
+        (16, (3, 3, 64, 64), 1, jnp.float32, True),
+        (16, (3, 3, 32, 64), 1, jnp.float32, False),  # transforms would cost what they save
         (1, (3, 3, 256, 384), 1, jnp.float32, False),
         (16, (3, 3, 256, 384), 2, jnp.float32, False),
         (16, (5, 5, 256, 384), 1, jnp.float32, False),
