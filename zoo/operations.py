@@ -34,7 +34,7 @@ def conv(
     """
     steps, pads = _geometry(x, kernel, strides, padding)
     pointwise = kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
-    tiled = kernel.shape[:2] == (3, 3) and steps == (1, 1) and _small_and_enough(x, pads)
+    tiled = _tiled(x, kernel, steps, pads)
     if method is None:
         method = "xla"
         if jax.default_backend() == "cpu":
@@ -59,10 +59,12 @@ def conv(
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
 
-def _small_and_enough(x: jax.Array, pads: tuple) -> bool:
-    """Whether the padding is at most 2 everywhere, and x with it as large as a kernel of 3 x 3."""
+def _tiled(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
+    """Whether `zoo.winograd` can do it: 3 x 3 at stride 1, a padding of at most 2, and 3 pixels a side with it."""
+    small = kernel.shape[:2] == (3, 3) and steps == (1, 1)
     within = all(0 <= amount <= 2 for pad in pads for amount in pad)
-    return within and all(n + sum(pad) >= 3 for n, pad in zip(x.shape[1:3], pads, strict=True))
+    enough = all(n + sum(pad) >= 3 for n, pad in zip(x.shape[1:3], pads, strict=True))
+    return small and within and enough
 
 
 def _pays(x: jax.Array, kernel: jax.Array) -> bool:
@@ -75,12 +77,7 @@ def _pays(x: jax.Array, kernel: jax.Array) -> bool:
     *_, inputs, outputs = kernel.shape
     tiles = len(x) * x.shape[1] * x.shape[2] / 4
     wide = inputs * outputs >= 32 * (inputs + outputs)
-    return (
-        x.dtype == kernel.dtype == jnp.float32
-        and wide
-        and tiles >= 128
-        and x.shape[1] * x.shape[2] / 4 <= 3200
-    )
+    return x.dtype == kernel.dtype == jnp.float32 and wide and tiles >= 128
 
 
 def depthwise_conv(
