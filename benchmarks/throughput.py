@@ -92,7 +92,7 @@ class Timing:
     parameters: int = 0
     compile_time: float = 0.0  # seconds until the first step was done
     devices: int = 1
-    gflops: float | None = None  # of one step, counted in the zoo's program for all implementations
+    gflops: float | None = None  # of one step, counted in the zoo's net for all implementations
     gbytes: float | None = (
         None  # read and written by one step of its own program, where XLA compiled it
     )
@@ -463,8 +463,9 @@ def show(record: dict[str, Any]) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(
         f'{record["results"][0]["dtype"]}; medians of rounds; "zoo is": its speed over the peer\'s,'
-        " paired by round; GFLOP counted in the zoo's program, 2 x multiply-adds and what else it computes;"
-        " GB as XLA counts what its own program reads and writes, caches included; peak: a large matrix"
+        " paired by round; GFLOP counted in the zoo's net of XLA's own operations, 2 x multiply-adds and what"
+        " else it computes; GB as XLA counts what that net's program, or the peer's, reads and writes, caches"
+        " included; peak: a large matrix"
         f" product, {record['peak']['gflops_per_sec']:,.0f} GFLOP/s, and a large sum,"
         f" {record['peak']['gbytes_per_sec']:,.0f} GB/s, measured on one device before"
     )

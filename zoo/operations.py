@@ -1,11 +1,14 @@
 """Operations that XLA is slow at on some backend, with a gradient of their own.
 
 Each takes a `method`: one is XLA's own operation, the other ours; None chooses by the backend, when the function
-is traced. Both give the same numbers up to rounding (`tests/zoo/test_operations.py`); ours know reverse mode only.
+is traced. Both give the same numbers up to rounding (`tests/zoo/test_operations.py`); ours know reverse mode only:
+trace a net within `plain_operations` to differentiate it forwards.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,24 @@ from jax import lax
 from zoo.winograd import winograd_conv
 
 Padding = str | Sequence[tuple[int, int]]  # "SAME", "VALID", or how much before and after each axis
+
+
+_plain = contextvars.ContextVar("_plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_operations() -> Iterator[None]:
+    """What is traced within takes XLA's own operations on every backend, unless a method is named."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def for_cpu() -> bool:
+    """Whether an operation traced now takes its form for a CPU."""
+    return jax.default_backend() == "cpu" and not _plain.get()
 
 
 def conv(
@@ -37,7 +58,7 @@ def conv(
     tiled = _tiled(x, kernel, steps, pads)
     if method is None:
         method = "xla"
-        if jax.default_backend() == "cpu":
+        if for_cpu():
             method = "matmul" if pointwise else "winograd" if tiled and _pays(x, kernel) else "xla"
     x = materialise(x)
     if method == "xla":
@@ -95,7 +116,7 @@ def depthwise_conv(
     (16 images of 56 x 56 x 144, two cores: 648 ms forward against 8, 1012 ms backward against 30).
     """
     if method is None:
-        method = "shifted" if jax.default_backend() == "cpu" else "grouped"
+        method = "shifted" if for_cpu() else "grouped"
     steps, pads = _geometry(x, kernel, strides, padding)
     if method == "grouped":
         layout = ("NHWC", "HWIO", "NHWC")
@@ -197,7 +218,7 @@ def max_pool(
     forward and backward 4 ms instead of 69).
     """
     if method is None:
-        method = "shifted" if jax.default_backend() == "cpu" else "scatter"
+        method = "shifted" if for_cpu() else "scatter"
     if window * window > 256:  # more than a byte tells apart
         method = "scatter"
     pads = _amounts(padding, x.shape[1:3], (window, window), (stride, stride))
@@ -285,7 +306,7 @@ def batch_norm(
     cores: 2.6 of the 5.8 s of a training step).
     """
     if method is None:
-        method = "looped" if jax.default_backend() == "cpu" else "plain"
+        method = "looped" if for_cpu() else "plain"
     if method not in ("plain", "looped"):
         raise ValueError(f"unknown method {method!r}: choose from looped, plain")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -343,7 +364,7 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 def add_bias(x: jax.Array, bias: jax.Array, method: str | None = None) -> jax.Array:
     """[..., C] plus [C]. `method` as for `batch_norm`: who sums up the gradient of the bias."""
     if method is None:
-        method = "looped" if jax.default_backend() == "cpu" else "plain"
+        method = "looped" if for_cpu() else "plain"
     if method not in ("plain", "looped"):
         raise ValueError(f"unknown method {method!r}: choose from looped, plain")
     return x + _row(bias, x) if method == "plain" else _add_bias(x, bias)
@@ -397,7 +418,7 @@ BLOCK = 1 << 16  # numbers: 256 KiB in float32
 
 def materialise(x: jax.Array) -> jax.Array:
     """x itself. On a CPU it is written down once, where XLA may compute it anew in each fusion that reads it."""
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+    return lax.optimization_barrier(x) if for_cpu() else x
 
 
 def _geometry(x: jax.Array, kernel: jax.Array, strides: int | tuple[int, int], padding: Padding):

@@ -9,9 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import zoo
 from zoo import winograd
 from zoo.layers import BatchNorm, Conv
-from zoo.operations import add_bias, batch_norm, channel_sums, conv, depthwise_conv, max_pool
+from zoo.operations import (
+    add_bias,
+    batch_norm,
+    channel_sums,
+    conv,
+    depthwise_conv,
+    max_pool,
+    plain_operations,
+)
 
 
 def random(*shape, seed=0):
@@ -354,11 +363,31 @@ def test_method_follows_the_backend_and_can_be_set(function, arguments, sign, me
         return sign in program(lambda *a: function(*a, *numbers, **options), *arrays)
 
     assert not uses_xla_s()  # this suite runs on the CPU
+    with plain_operations():
+        assert uses_xla_s()
+    assert not uses_xla_s()
     for method in methods.split(", "):
         assert uses_xla_s(method=method) == (method in theirs)
     known = "matmul, winograd, xla" if function is conv else methods
     with pytest.raises(ValueError, match=f"unknown method 'magic': choose from {known}"):
         uses_xla_s(method="magic")
+
+
+def test_a_net_of_plain_operations_can_be_differentiated_forwards():
+    """Along one direction, against the gradient times that direction."""
+    model = zoo.create_model("mobilenet_v2_tiny", num_classes=3)
+    images = random(2, 32, 32, 3)
+    variables = model.init(jax.random.key(0), images)
+
+    def loss(images):
+        return jnp.sum(jnp.tanh(model.apply(variables, images)))
+
+    direction = random(*images.shape, seed=1)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(loss, (images,), (direction,))
+    with plain_operations():
+        _, slope = jax.jvp(loss, (images,), (direction,))
+    np.testing.assert_allclose(slope, jnp.vdot(jax.grad(loss)(images), direction), rtol=1e-4)
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
