@@ -1,6 +1,6 @@
 """The zoo's side of benchmarks.throughput: the very step that train.run compiles, on data that are there."""
 
-import functools
+import contextlib
 import time
 from typing import Any
 
@@ -17,7 +17,7 @@ from train.engine.objectives import OBJECTIVES
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
 from train.recipe import Augmentation, Optimizer
-from zoo.operations import for_cpu, plain_operations
+from zoo.operations import plain_operations, uses_cpu_forms
 
 ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILON)
 
@@ -100,21 +100,25 @@ class Zoo:
         """Compile a step, and run it for the first time. `images`: shape of a batch of what the model takes."""
         parameters = self.prepare(model, num_classes, mode, dtype, images, seed)
         began = time.perf_counter()
-        clock = (CLOCK,) if self.training else ()
-        lowered = self.step.lower(self.state, self.batch, *clock)
-        compiled = lowered.compile()
-        self.run(1)  # finds that program
-        compile_time = time.perf_counter() - began
-        if for_cpu():
-            # XLA counts a loop's body once, and what is written for a CPU is full of loops: count the same net without.
-            with plain_operations():
-                lowered = self.make_step().lower(self.state, self.batch, *clock)
-            compiled = lowered.compile()
+        self.run(1)
         return {
             "parameters": parameters,
-            "compile_time": compile_time,
+            "compile_time": time.perf_counter() - began,
             "devices": len(self.devices),
-            # Of the program as written, before XLA fuses: what the net demands on any device.
+        }
+
+    def demand(self) -> dict[str, float | None]:
+        """What a step of the net computes (GFLOP), reads and writes (GB), counted by XLA.
+
+        It counts a loop's body once, and the forms for a CPU are full of loops: there it counts the net of its own
+        operations, another program. Ask for `peak_memory` before.
+        """
+        clock = (CLOCK,) if self.training else ()
+        with plain_operations() if uses_cpu_forms() else contextlib.nullcontext():
+            lowered = self.step.lower(self.state, self.batch, *clock)
+            compiled = lowered.compile()
+        return {
+            # Of the program as written, before XLA fuses: the same on any device.
             "gflops": lowered.cost_analysis()["flops"] * len(self.devices) / 1e9,
             "gbytes": accessed_gbytes(compiled, len(self.devices)),
         }
@@ -131,12 +135,12 @@ class Zoo:
         batch = random_batch(np.random.default_rng(seed), tuple(images), num_classes)
         self.batch = self.devices.split(batch)
         self.training = mode == "train"
-        make = self._train_step if self.training else self._test_step
-        self.make_step = functools.partial(make, module, objective, preprocessing)
-        self.step = self.make_step()
-        self.state = (
-            self._train_state(variables) if self.training else self.devices.replicate(variables)
-        )
+        if self.training:
+            self.step = self._train_step(module, objective, preprocessing)
+            self.state = self._train_state(variables)
+        else:
+            self.step = self._test_step(module, objective, preprocessing)
+            self.state = self.devices.replicate(variables)
         jax.block_until_ready((self.batch, self.state))
         return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 

@@ -2,13 +2,12 @@
 
 Each takes a `method`: one is XLA's own operation, the other ours; None chooses by the backend, when the function
 is traced. Both give the same numbers up to rounding (`tests/zoo/test_operations.py`); ours know reverse mode only:
-trace a net within `plain_operations` to differentiate it forwards.
+differentiate a net forwards within `plain_operations`.
 """
 
 import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +18,20 @@ from zoo.winograd import winograd_conv
 Padding = str | Sequence[tuple[int, int]]  # "SAME", "VALID", or how much before and after each axis
 
 
-_plain = contextvars.ContextVar("_plain", default=False)
+_plain = jax.make_user_context(
+    default_value=False
+)  # a part of jit's key, unlike a variable of our own
 
 
-@contextlib.contextmanager
-def plain_operations() -> Iterator[None]:
-    """What is traced within takes XLA's own operations on every backend, unless a method is named."""
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
+def plain_operations() -> contextlib.AbstractContextManager[None]:
+    """What is called within takes XLA's own operations on every backend, unless a method is named; what is jitted is
+    traced anew for it."""
+    return _plain(True)
 
 
-def for_cpu() -> bool:
-    """Whether an operation traced now takes its form for a CPU."""
-    return jax.default_backend() == "cpu" and not _plain.get()
+def uses_cpu_forms() -> bool:
+    """Whether operations traced now take their forms for a CPU: on one, outside `plain_operations`."""
+    return jax.default_backend() == "cpu" and not _plain.value
 
 
 def conv(
@@ -58,7 +55,7 @@ def conv(
     tiled = _tiled(x, kernel, steps, pads)
     if method is None:
         method = "xla"
-        if for_cpu():
+        if uses_cpu_forms():
             method = "matmul" if pointwise else "winograd" if tiled and _pays(x, kernel) else "xla"
     x = materialise(x)
     if method == "xla":
@@ -67,8 +64,12 @@ def conv(
     if method == "winograd":
         if not tiled:
             raise ValueError(
-                "winograd is for 3 x 3 kernels at stride 1, on images of 3 pixels or more a side with a padding of"
-                " at most 2"
+                "winograd is for 3 x 3 kernels at stride 1, on one image or more of 3 pixels or more a side with a"
+                " padding of at most 2"
+            )
+        if x.dtype != kernel.dtype:
+            raise ValueError(
+                f"winograd takes one dtype, not {x.dtype} images and a {kernel.dtype} kernel"
             )
         return winograd_conv(x, kernel, pads)
     if method != "matmul":
@@ -81,11 +82,12 @@ def conv(
 
 
 def _tiled(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
-    """Whether `zoo.winograd` can do it: 3 x 3 at stride 1, a padding of at most 2, and 3 pixels a side with it."""
+    """Whether `zoo.winograd` can do it: an image or more, 3 x 3 at stride 1, a padding of at most 2, and with it 3
+    pixels a side."""
     small = kernel.shape[:2] == (3, 3) and steps == (1, 1)
     within = all(0 <= amount <= 2 for pad in pads for amount in pad)
     enough = all(n + sum(pad) >= 3 for n, pad in zip(x.shape[1:3], pads, strict=True))
-    return small and within and enough
+    return len(x) > 0 and small and within and enough
 
 
 def _pays(x: jax.Array, kernel: jax.Array) -> bool:
@@ -116,7 +118,7 @@ def depthwise_conv(
     (16 images of 56 x 56 x 144, two cores: 648 ms forward against 8, 1012 ms backward against 30).
     """
     if method is None:
-        method = "shifted" if for_cpu() else "grouped"
+        method = "shifted" if uses_cpu_forms() else "grouped"
     steps, pads = _geometry(x, kernel, strides, padding)
     if method == "grouped":
         layout = ("NHWC", "HWIO", "NHWC")
@@ -218,7 +220,7 @@ def max_pool(
     forward and backward 4 ms instead of 69).
     """
     if method is None:
-        method = "shifted" if for_cpu() else "scatter"
+        method = "shifted" if uses_cpu_forms() else "scatter"
     if window * window > 256:  # more than a byte tells apart
         method = "scatter"
     pads = _amounts(padding, x.shape[1:3], (window, window), (stride, stride))
@@ -306,7 +308,7 @@ def batch_norm(
     cores: 2.6 of the 5.8 s of a training step).
     """
     if method is None:
-        method = "looped" if for_cpu() else "plain"
+        method = "looped" if uses_cpu_forms() else "plain"
     if method not in ("plain", "looped"):
         raise ValueError(f"unknown method {method!r}: choose from looped, plain")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -364,7 +366,7 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 def add_bias(x: jax.Array, bias: jax.Array, method: str | None = None) -> jax.Array:
     """[..., C] plus [C]. `method` as for `batch_norm`: who sums up the gradient of the bias."""
     if method is None:
-        method = "looped" if for_cpu() else "plain"
+        method = "looped" if uses_cpu_forms() else "plain"
     if method not in ("plain", "looped"):
         raise ValueError(f"unknown method {method!r}: choose from looped, plain")
     return x + _row(bias, x) if method == "plain" else _add_bias(x, bias)
@@ -418,7 +420,7 @@ BLOCK = 1 << 16  # numbers: 256 KiB in float32
 
 def materialise(x: jax.Array) -> jax.Array:
     """x itself. On a CPU it is written down once, where XLA may compute it anew in each fusion that reads it."""
-    return lax.optimization_barrier(x) if for_cpu() else x
+    return lax.optimization_barrier(x) if uses_cpu_forms() else x
 
 
 def _geometry(x: jax.Array, kernel: jax.Array, strides: int | tuple[int, int], padding: Padding):

@@ -20,6 +20,7 @@ from zoo.operations import (
     depthwise_conv,
     max_pool,
     plain_operations,
+    uses_cpu_forms,
 )
 
 
@@ -272,11 +273,12 @@ def test_winograd_equals_the_convolution(size, padding):
     assert_same(ours, reference, 2e-5)
 
 
-@pytest.mark.parametrize(("batch", "at_once"), [(6, 3), (5, 1), (4, 4)])
-def test_winograd_in_pieces_equals_the_convolution(batch, at_once, monkeypatch):
-    """As many images at a time as divide the batch: of 12 tiles each, three and a half would fit."""
-    monkeypatch.setattr(winograd, "TILES", 48 if batch == at_once else 42)
-    assert winograd._images_at_once(batch, 5, 7) == at_once
+@pytest.mark.parametrize(("batch", "pieces"), [(6, (2, 3)), (5, (2, 3)), (10, (4, 3)), (3, (1, 3))])
+def test_winograd_in_pieces_equals_the_convolution(batch, pieces, monkeypatch):
+    """Three images of 12 tiles at a time, or as many as make equal pieces; a last piece that is not full overlaps."""
+    monkeypatch.setattr(winograd, "TILES", 42)
+    found = winograd.Pieces.of(batch, 5, 7)
+    assert (found.count, found.images) == pieces
     arguments = random(batch, 5, 7, 5), random(3, 3, 5, 7, seed=1)
     ours, reference = (
         forward_and_backward(functools.partial(conv, method=method), *arguments)
@@ -285,17 +287,30 @@ def test_winograd_in_pieces_equals_the_convolution(batch, at_once, monkeypatch):
     assert_same(ours, reference, 2e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 16, 17, 31, 50, 53, 127, 128])
+@pytest.mark.parametrize("size", [7, 13, 56, 224])
+def test_pieces_are_large_and_cover_the_batch_once(batch, size):
+    pieces = winograd.Pieces.of(batch, size, size)
+    tiles = ((size + 1) // 2) ** 2
+    assert pieces.images == 1 or pieces.images * tiles <= winograd.TILES
+    assert pieces.count == 1 or 2 * pieces.images * tiles > winograd.TILES
+    images = jnp.arange(1, batch + 1).reshape(-1, 1, 1, 1)
+    taken = [pieces.take(images, index, once=True) for index in range(pieces.count)]
+    taken = np.concatenate(taken).ravel()
+    np.testing.assert_array_equal(taken[taken > 0], np.arange(1, batch + 1))
+
+
 def test_winograd_rounds_as_the_direct_sum_does():
     """Against float64, at AlexNet's fourth convolution: no more than twice XLA's own error."""
     x, kernel = random(1, 13, 13, 384), random(3, 3, 384, 384, seed=1)
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
     exact = np.einsum("bhwcij,ijcf->bhwf", windows, np.asarray(kernel, np.float64), optimize=True)
-    winograd, direct = (
+    ours, direct = (
         np.sqrt(np.mean((np.asarray(conv(x, kernel, method=method)) - exact) ** 2))
         for method in ("winograd", "xla")
     )
-    assert winograd < 2 * direct
+    assert ours < 2 * direct
 
 
 @pytest.mark.parametrize(
@@ -326,6 +341,15 @@ def test_winograd_refuses_what_it_is_not_for(kernel, strides, padding):
         conv(random(1, 2, 9, 2), random(*kernel, 2, 2), strides, padding, "winograd")
 
 
+def test_winograd_refuses_no_images_and_two_dtypes():
+    x, kernel = random(2, 5, 5, 3), random(3, 3, 3, 3)
+    with pytest.raises(ValueError, match="on one image or more"):
+        conv(x[:0], kernel, method="winograd")
+    assert conv(x[:0], kernel).shape == (0, 5, 5, 3)
+    with pytest.raises(ValueError, match="one dtype, not float32 images and a bfloat16 kernel"):
+        conv(x, kernel.astype(jnp.bfloat16), method="winograd")
+
+
 def test_pointwise_convolution_refuses_what_is_none():
     for kernel, padding in ((random(3, 3, 5, 4), "SAME"), (random(1, 1, 5, 4), ((1, 1), (1, 1)))):
         with pytest.raises(ValueError, match="1 x 1 kernels and no padding only"):
@@ -342,6 +366,7 @@ def normed(*arguments, **options):
 
 
 X, KERNEL = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 2))
+WIDE, WIDE_KERNEL = jnp.ones((16, 6, 6, 64)), jnp.ones((3, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -349,6 +374,7 @@ X, KERNEL = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 2))
     [
         (depthwise_conv, (X, jnp.ones((3, 3, 1, 2))), "conv_general_dilated", "grouped, shifted"),
         (conv, (X, KERNEL), "conv_general_dilated", "matmul, xla"),
+        (conv, (WIDE, WIDE_KERNEL), "conv_general_dilated", "winograd, xla"),
         (max_pool, (X, 2, 2), "select_and", "scatter, shifted"),
         (normed, (X, X[0, 0, 0], X[0, 0, 0], 1e-3), "axes=(0, 1, 2)", "looped, plain"),
         (add_bias, (X, X[0, 0, 0]), "axes=(1, 2)", "looped, plain"),
@@ -374,20 +400,32 @@ def test_method_follows_the_backend_and_can_be_set(function, arguments, sign, me
 
 
 def test_a_net_of_plain_operations_can_be_differentiated_forwards():
-    """Along one direction, against the gradient times that direction."""
-    model = zoo.create_model("mobilenet_v2_tiny", num_classes=3)
-    images = random(2, 32, 32, 3)
-    variables = model.init(jax.random.key(0), images)
+    """A training step's loss, jitted before, along one direction: against the gradient times that direction. The net
+    has max-pooling, batch normalisation, and a convolution that Winograd's method takes."""
+    model = zoo.create_model("deconv_alexnet_1", num_classes=3, widths=(8, 64, 64, 8))
+    images = random(4, 28, 28, 3)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
 
+    @jax.jit
     def loss(images):
-        return jnp.sum(jnp.tanh(model.apply(variables, images)))
+        logits, _ = model.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(1)},
+        )
+        return jnp.sum(jnp.tanh(logits))
 
     direction = random(*images.shape, seed=1)
+    expected = jnp.vdot(jax.grad(loss)(images), direction)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(loss, (images,), (direction,))
     with plain_operations():
         _, slope = jax.jvp(loss, (images,), (direction,))
-    np.testing.assert_allclose(slope, jnp.vdot(jax.grad(loss)(images), direction), rtol=1e-4)
+        assert not uses_cpu_forms()
+    np.testing.assert_allclose(slope, expected, rtol=1e-3)
+    assert "custom_vjp" in str(jax.make_jaxpr(loss)(images))  # nothing of it stays
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

@@ -18,7 +18,7 @@ from train import recipe
 from train.engine import freezing
 from train.engine.objectives import Batch, Objective
 from train.engine.optimizers import learning_rate
-from zoo.operations import for_cpu
+from zoo.operations import uses_cpu_forms
 
 AXIS = "batch"  # the mapped axis over devices
 
@@ -116,7 +116,7 @@ def _sum_of_squares(x: jax.Array) -> jax.Array:
     number: 65 ms for 38 million. Added up row on row of `NORM_ROW` numbers they take 6."""
     x = x.astype(jnp.float32).reshape(-1)
     rows = len(x) // NORM_ROW
-    if rows < 2 or not for_cpu():
+    if rows < 2 or not uses_cpu_forms():
         return jnp.sum(x * x)
 
     def add_row(row: jax.Array, sums: jax.Array) -> jax.Array:
