@@ -32,7 +32,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """The command."""
     tyro.cli(Arguments, args=argv, prog="python -m benchmarks.tables", description=__doc__)
-    cli.prepare_environment()
+    cli.prepare_environment(large_arrays=False)
     write_atomically(README, render(README.read_text(encoding="utf-8")).encode())
 
 

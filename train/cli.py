@@ -5,6 +5,7 @@ Imports the standard library only; JAX starts after `prepare_environment`.
 Exit status: 0 done; 1 failed while running; 2 wrong usage or bad input; 130 interrupted (state saved).
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -22,6 +23,9 @@ from train.recipe import InputError
 Item = TypeVar("Item")
 
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+HUGE_PAGES = "glibc.malloc.hugetlb"  # of glibc 2.35 and later; others ignore it
+_HUGE_PAGES_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_owns_process = False  # whether a command is all that this process does
 
 
 class RunError(Exception):
@@ -42,6 +46,8 @@ class Interrupted(Exception):
 
 def main(command: Callable[[list[str]], None]) -> None:
     """Run a command with the process's arguments, and exit with the status that its outcome has."""
+    global _owns_process
+    _owns_process = True
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -56,6 +62,8 @@ def main(command: Callable[[list[str]], None]) -> None:
         if debug:
             traceback.print_exc()
         _fail(*explain(error))
+    finally:
+        _owns_process = False
 
 
 def _fail(message: str, status: int) -> None:
@@ -101,8 +109,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def prepare_environment() -> None:
-    """Settings that JAX reads when it starts. What the user has set is left as it is."""
+def prepare_environment(*, large_arrays: bool = True) -> None:
+    """Settings that JAX reads when it starts. What the user has set is left as it is.
+
+    With `large_arrays`, a command on a CPU may start anew here, with `HUGE_PAGES`: call it before anything that must
+    not be done twice.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     if YNN_FLAG not in flags:
         # jaxlib 0.10.2 fuses CPU code through YNNPACK: wrong results in a known case, and our nets two to
@@ -111,6 +123,34 @@ def prepare_environment() -> None:
     # Cold compilation takes 5 to 35 s on two cores; later runs read it from here.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if large_arrays:
+        _take_huge_pages()
+
+
+def _take_huge_pages() -> None:
+    """Have memory given in pages of 2 MiB, where Linux gives them to who asks, and no GPU does the work.
+
+    XLA on a CPU takes its temporary memory from the system anew in each step: AlexNet's 530 MB are 136,000 pages of
+    4 KiB, a fifth of the step; MobileNetV2's a third (`benchmarks/NOTES.md`). glibc reads this before a process
+    starts, so that a command has to start anew (in the same process, a quarter of a second); a Python caller's
+    process is left alone, but for processes that it starts.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if HUGE_PAGES in tunables or not _huge_pages_for_the_asking() or has_nvidia_hardware():
+        return
+    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}=1".removeprefix(":")
+    if _owns_process and sys.executable:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # it is only slower without
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _huge_pages_for_the_asking() -> bool:
+    try:
+        return "[madvise]" in _HUGE_PAGES_POLICY.read_text(encoding="ascii")
+    except OSError:  # not Linux, or without them
+        return False
 
 
 def report_devices() -> list[Any]:

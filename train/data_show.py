@@ -53,7 +53,7 @@ def show(arguments: Show) -> None:
         raise InputError(f"--out {out} does not end in .png")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}")
-    cli.prepare_environment()
+    cli.prepare_environment(large_arrays=False)
 
     from train.report import figures
     from train.run import load_data

@@ -30,7 +30,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """The command."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m train.models", description=__doc__)
-    cli.prepare_environment()
+    cli.prepare_environment(large_arrays=False)
     if arguments.pretrained:
         show_pretrained(arguments)
     elif any(c in arguments.model for c in "*?["):

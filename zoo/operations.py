@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from zoo.fourier import fourier_conv
 from zoo.winograd import winograd_conv
 
 Padding = str | Sequence[tuple[int, int]]  # "SAME", "VALID", or how much before and after each axis
@@ -44,63 +45,79 @@ def conv(
     """Convolution (cross-correlation, as ever) of [B, H, W, C] with a kernel [kh, kw, C, F].
 
     `method` "xla" is XLA's convolution; "matmul", for a kernel of 1 x 1 without padding, a matrix product of
-    the pixels with it; "winograd", for 3 x 3 at stride 1, `zoo.winograd`, which knows reverse mode only. On a CPU None
-    takes "matmul" where it can: there the gradient of such a kernel takes XLA more than twice the time (16 images of
-    56 x 56 x 64 to 256 channels, two cores: 42 ms against 15). And "winograd" in float32 where channels and tiles are
-    enough to pay for its transforms (two cores, batch 16: VGG16 tests in 1.8 s instead of 2.7, SAM-AlexNet's
-    gradient takes 492 ms instead of 598).
+    the pixels with it; "winograd", for 3 x 3 at stride 1, `zoo.winograd`, which knows reverse mode only; "fourier", for
+    any kernel at stride 1, `zoo.fourier`. On a CPU None takes "matmul" where it can: there the gradient of such a
+    kernel takes XLA more than twice the time (16 images of 56 x 56 x 64 to 256 channels, two cores: 42 ms against 15).
+    And in float32 "winograd" or, from 5 x 5 on, "fourier", where channels and outputs are enough to pay for their
+    transforms (`_pays`).
     """
     steps, pads = _geometry(x, kernel, strides, padding)
-    pointwise = kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0))
-    tiled = _tiled(x, kernel, steps, pads)
+    fits = {
+        "matmul": kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)),
+        "winograd": _winograd_fits(x, kernel, steps, pads),
+        "fourier": _fourier_fits(x, kernel, steps, pads),
+        "xla": True,
+    }
     if method is None:
-        method = "xla"
-        if uses_cpu_forms():
-            method = "matmul" if pointwise else "winograd" if tiled and _pays(x, kernel) else "xla"
+        pay = (name for name in fits if fits[name] and _pays(name, x, kernel))
+        method = next(pay) if uses_cpu_forms() else "xla"
+    if method not in fits:
+        raise ValueError(f"unknown method {method!r}: choose from {', '.join(sorted(fits))}")
+    if not fits[method]:
+        raise ValueError(f"{method} is for {_FITS[method]}")
     x = materialise(x)
     if method == "xla":
         layout = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, steps, pads, dimension_numbers=layout)
-    if method == "winograd":
-        if not tiled:
-            raise ValueError(
-                "winograd is for 3 x 3 kernels at stride 1, on one image or more of 3 pixels or more a side with a"
-                " padding of at most 2"
-            )
-        if x.dtype != kernel.dtype:
-            raise ValueError(
-                f"winograd takes one dtype, not {x.dtype} images and a {kernel.dtype} kernel"
-            )
-        return winograd_conv(x, kernel, pads)
-    if method != "matmul":
-        raise ValueError(f"unknown method {method!r}: choose from matmul, winograd, xla")
-    if not pointwise:
-        raise ValueError("a matrix product is a convolution with 1 x 1 kernels and no padding only")
-    x = x[:, :: steps[0], :: steps[1]]
-    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-    return y.reshape(*x.shape[:3], kernel.shape[-1])
+    if method == "matmul":
+        x = x[:, :: steps[0], :: steps[1]]
+        y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        return y.reshape(*x.shape[:3], kernel.shape[-1])
+    if x.dtype != kernel.dtype:
+        raise ValueError(
+            f"{method} takes one dtype, not {x.dtype} images and a {kernel.dtype} kernel"
+        )
+    return (winograd_conv if method == "winograd" else fourier_conv)(x, kernel, pads)
 
 
-def _tiled(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
-    """Whether `zoo.winograd` can do it: an image or more, 3 x 3 at stride 1, a padding of at most 2, and with it 3
-    pixels a side."""
-    small = kernel.shape[:2] == (3, 3) and steps == (1, 1)
-    within = all(0 <= amount <= 2 for pad in pads for amount in pad)
-    enough = all(n + sum(pad) >= 3 for n, pad in zip(x.shape[1:3], pads, strict=True))
-    return len(x) > 0 and small and within and enough
+_FITS = {
+    "matmul": "1 x 1 kernels without padding only",
+    "winograd": "3 x 3 kernels at stride 1, on one image or more of 3 pixels or more a side with a padding of at"
+    " most 2",
+    "fourier": "stride 1, on one image or more, that with their padding, none of it negative, are no"
+    " smaller than the kernel",
+}
 
 
-def _pays(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether `zoo.winograd` saves more time than its transforms take.
+def _winograd_fits(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
+    small = kernel.shape[:2] == (3, 3) and all(0 <= amount <= 2 for pad in pads for amount in pad)
+    return small and _fourier_fits(x, kernel, steps, pads)
 
-    They move C + F numbers a tile to save multiplications in proportion to C * F: from 64 to 64 channels it is faster
-    by a quarter or more, from 32 to 64 hardly. And the kernel's own has to be shared by many tiles: one image of
-    13 x 13 x 384 is slower by it, 16 are faster.
+
+def _fourier_fits(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
+    padded = [size + sum(pad) for size, pad in zip(x.shape[1:3], pads, strict=True)]
+    enough = all(size >= k for size, k in zip(padded, kernel.shape[:2], strict=True))
+    return len(x) > 0 and steps == (1, 1) and min(min(pad) for pad in pads) >= 0 and enough
+
+
+def _pays(method: str, x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether a method that fits is faster than XLA's on a CPU.
+
+    The transforms of "winograd" and "fourier" move numbers in proportion to C + F, to save multiplications in
+    proportion to C * F: Winograd's from 64 to 64 channels on is faster by a quarter or more, from 32 to 64 hardly;
+    Fourier's from 64 to 192 on. And the kernel's own has to be shared by many outputs: one image of 13 x 13 x 384 is
+    slower by Winograd's method, 16 are faster; of 27 x 27 x 96, to 256 by 5 x 5, four are slower by Fourier's, and
+    eight or more faster, forward and both gradients in two thirds of the time at 8 images and in half of it at 64.
     """
+    if method in ("matmul", "xla"):
+        return True
     *_, inputs, outputs = kernel.shape
-    tiles = len(x) * x.shape[1] * x.shape[2] / 4
-    wide = inputs * outputs >= 32 * (inputs + outputs)
-    return x.dtype == kernel.dtype == jnp.float32 and wide and tiles >= 128
+    gain, pixels = inputs * outputs / (inputs + outputs), len(x) * x.shape[1] * x.shape[2]
+    if x.dtype != jnp.float32 or kernel.dtype != jnp.float32:
+        return False
+    if method == "winograd":
+        return gain >= 32 and pixels >= 512
+    return min(kernel.shape[:2]) >= 5 and gain >= 48 and pixels >= 5000
 
 
 def depthwise_conv(

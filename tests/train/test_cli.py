@@ -87,6 +87,75 @@ def test_environment_leaves_what_the_user_set(monkeypatch):
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type=all"
 
 
+POLICY = "always [madvise] never\n"
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from train import cli
+
+cli._HUGE_PAGES_POLICY = Path(sys.argv[1])
+cli.has_nvidia_hardware = lambda: False
+
+def command(argv):
+    print("began", os.getpid())
+    cli.prepare_environment(large_arrays=argv[1] == "large")
+    print("goes on", os.getpid(), os.environ.get("GLIBC_TUNABLES"), argv[1:], sys.stdin.read())
+
+if "imported" in sys.argv:
+    command(sys.argv[1:])
+else:
+    cli.main(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "words", "before", "starts", "after"),
+    [
+        (POLICY, ["large", "a b"], None, 2, "glibc.malloc.hugetlb=1"),
+        (
+            POLICY,
+            ["large"],
+            "glibc.malloc.check=1",
+            2,
+            "glibc.malloc.check=1:glibc.malloc.hugetlb=1",
+        ),
+        (
+            POLICY,
+            ["large"],
+            "glibc.malloc.hugetlb=0",
+            1,
+            "glibc.malloc.hugetlb=0",
+        ),  # the user's wish
+        (POLICY, ["large", "imported"], None, 1, "glibc.malloc.hugetlb=1"),  # for its children
+        (POLICY, ["small"], None, 1, None),
+        ("[always] madvise never\n", ["large"], None, 1, None),
+        (None, ["large"], None, 1, None),
+    ],
+)
+def test_a_command_starts_anew_once_for_huge_pages(
+    tmp_path, command_environment, policy, words, before, starts, after
+):
+    script, file = tmp_path / "script.py", tmp_path / "policy"
+    script.write_text(SCRIPT)
+    if policy is not None:
+        file.write_text(policy)
+    environment = {k: v for k, v in command_environment.items() if k != "GLIBC_TUNABLES"}
+    environment |= {"GLIBC_TUNABLES": before} if before else {}
+    done = subprocess.run(
+        [sys.executable, script, file, *words],
+        env=environment,
+        input="typed",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *began, end = done.stdout.splitlines()
+    pid = began[0].split()[1]
+    assert began == [f"began {pid}"] * starts
+    assert end == f"goes on {pid} {after} {words} typed"
+
+
 def test_unused_nvidia_hardware_is_named(monkeypatch, capsys):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(cli, "has_nvidia_hardware", lambda: True)

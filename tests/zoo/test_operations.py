@@ -300,15 +300,53 @@ def test_pieces_are_large_and_cover_the_batch_once(batch, size):
     np.testing.assert_array_equal(taken[taken > 0], np.arange(1, batch + 1))
 
 
-def test_winograd_rounds_as_the_direct_sum_does():
-    """Against float64, at AlexNet's fourth convolution: no more than twice XLA's own error."""
-    x, kernel = random(1, 13, 13, 384), random(3, 3, 384, 384, seed=1)
-    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding"),
+    [
+        ((27, 13), (5, 5), "SAME"),  # 3 x 1 tiles
+        ((20, 31), (5, 5), ((2, 0), (1, 6))),  # tiles that are not full; more padding than any use
+        ((11, 12), (5, 7), "VALID"),
+        ((9, 9), (4, 6), "SAME"),  # tiles of even sides have frequencies that are real
+        ((5, 7), (5, 7), "VALID"),  # one output
+        ((2, 3), (5, 5), ((2, 2), (2, 2))),
+        ((6, 7), (1, 3), "SAME"),
+    ],
+)
+def test_fourier_equals_the_convolution(size, kernel, padding):
+    arguments = random(2, *size, 5), random(*kernel, 5, 7, seed=1)
+    ours, reference = (
+        forward_and_backward(functools.partial(conv, padding=padding, method=method), *arguments)
+        for method in ("fourier", "xla")
+    )
+    assert_same(ours, reference, 1e-4)  # of sums up to 60
+
+
+def test_fourier_can_be_mapped_and_differentiated_forwards():
+    x, kernel = random(3, 1, 9, 9, 2), random(5, 5, 2, 3, seed=1)
+    mapped = jax.vmap(lambda image: conv(image, kernel, method="fourier"))(x)
+    assert_same([mapped[:, 0]], [conv(x[:, 0], kernel, method="xla")], 2e-5)
+    tangents = random(1, 9, 9, 2, seed=2), random(5, 5, 2, 3, seed=3)
+    ours, theirs = (
+        jax.jvp(functools.partial(conv, method=method), (x[0], kernel), tangents)
+        for method in ("fourier", "xla")
+    )
+    assert_same(ours, theirs, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "kernel"),
+    [("winograd", 13, (3, 3, 384, 384)), ("fourier", 27, (5, 5, 96, 256))],
+)
+def test_rounds_as_the_direct_sum_does(method, size, kernel):
+    """Against float64, at AlexNet's fourth and second convolutions: no more than twice XLA's own error."""
+    x, kernel = random(1, size, size, kernel[2]), random(*kernel, seed=1)
+    pad = kernel.shape[0] // 2
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], (1, 2))
     exact = np.einsum("bhwcij,ijcf->bhwf", windows, np.asarray(kernel, np.float64), optimize=True)
     ours, direct = (
-        np.sqrt(np.mean((np.asarray(conv(x, kernel, method=method)) - exact) ** 2))
-        for method in ("winograd", "xla")
+        np.sqrt(np.mean((np.asarray(conv(x, kernel, method=name)) - exact) ** 2))
+        for name in (method, "xla")
     )
     assert ours < 2 * direct
 
@@ -324,10 +362,19 @@ def test_winograd_rounds_as_the_direct_sum_does():
         (16, (3, 3, 256, 384), 2, jnp.float32, False),
         (16, (5, 5, 256, 384), 1, jnp.float32, False),
         (16, (3, 3, 256, 384), 1, jnp.bfloat16, False),
+        (160, (5, 5, 96, 256), 1, jnp.float32, True),
+        (160, (5, 5, 64, 192), 1, jnp.float32, True),
+        (160, (5, 5, 64, 64), 1, jnp.float32, False),
+        (160, (5, 5, 96, 256), 2, jnp.float32, False),
+        (160, (4, 5, 96, 256), 1, jnp.float32, False),
+        (160, (5, 5, 96, 256), 1, jnp.bfloat16, False),
     ],
 )
-def test_winograd_is_chosen_where_it_is_faster(images, kernel, strides, dtype, chosen):
-    arguments = jnp.zeros((images, 6, 6, kernel[2]), dtype), jnp.zeros(kernel, dtype)
+def test_transforms_are_chosen_where_they_are_faster(images, kernel, strides, dtype, chosen):
+    arguments = (
+        jax.ShapeDtypeStruct((images, 6, 6, kernel[2]), dtype),
+        jax.ShapeDtypeStruct(kernel, dtype),
+    )
     program = str(jax.make_jaxpr(lambda x, k: conv(x, k, strides))(*arguments))
     assert ("conv_general_dilated" not in program) == chosen
 
@@ -346,13 +393,28 @@ def test_winograd_refuses_no_images_and_two_dtypes():
     with pytest.raises(ValueError, match="on one image or more"):
         conv(x[:0], kernel, method="winograd")
     assert conv(x[:0], kernel).shape == (0, 5, 5, 3)
-    with pytest.raises(ValueError, match="one dtype, not float32 images and a bfloat16 kernel"):
-        conv(x, kernel.astype(jnp.bfloat16), method="winograd")
+    for method in ("winograd", "fourier"):
+        with pytest.raises(ValueError, match="one dtype, not float32 images and a bfloat16 kernel"):
+            conv(x, kernel.astype(jnp.bfloat16), method=method)
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "strides", "padding"),
+    [
+        (1, (5, 5), 2, "SAME"),
+        (0, (5, 5), 1, "SAME"),
+        (1, (5, 5), 1, ((4, -1), (0, 0))),
+        (1, (5, 5), 1, "VALID"),
+    ],
+)
+def test_fourier_refuses_what_it_is_not_for(images, kernel, strides, padding):
+    with pytest.raises(ValueError, match="fourier is for stride 1, on one image or more"):
+        conv(random(images, 4, 9, 2), random(*kernel, 2, 2), strides, padding, "fourier")
 
 
 def test_pointwise_convolution_refuses_what_is_none():
     for kernel, padding in ((random(3, 3, 5, 4), "SAME"), (random(1, 1, 5, 4), ((1, 1), (1, 1)))):
-        with pytest.raises(ValueError, match="1 x 1 kernels and no padding only"):
+        with pytest.raises(ValueError, match="matmul is for 1 x 1 kernels without padding only"):
             conv(random(2, 7, 6, 5), kernel, 1, padding, "matmul")
 
 
@@ -366,6 +428,7 @@ def normed(*arguments, **options):
 
 
 X, KERNEL = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 2))
+LARGE, LARGE_KERNEL = jnp.ones((50, 10, 10, 96)), jnp.ones((5, 5, 96, 96))
 WIDE, WIDE_KERNEL = jnp.ones((16, 6, 6, 64)), jnp.ones((3, 3, 64, 64))
 
 
@@ -374,7 +437,8 @@ WIDE, WIDE_KERNEL = jnp.ones((16, 6, 6, 64)), jnp.ones((3, 3, 64, 64))
     [
         (depthwise_conv, (X, jnp.ones((3, 3, 1, 2))), "conv_general_dilated", "grouped, shifted"),
         (conv, (X, KERNEL), "conv_general_dilated", "matmul, xla"),
-        (conv, (WIDE, WIDE_KERNEL), "conv_general_dilated", "winograd, xla"),
+        (conv, (WIDE, WIDE_KERNEL), "conv_general_dilated", "winograd, fourier, xla"),
+        (conv, (LARGE, LARGE_KERNEL), "conv_general_dilated", "fourier, xla"),
         (max_pool, (X, 2, 2), "select_and", "scatter, shifted"),
         (normed, (X, X[0, 0, 0], X[0, 0, 0], 1e-3), "axes=(0, 1, 2)", "looped, plain"),
         (add_bias, (X, X[0, 0, 0]), "axes=(1, 2)", "looped, plain"),
@@ -394,7 +458,7 @@ def test_method_follows_the_backend_and_can_be_set(function, arguments, sign, me
     assert not uses_xla_s()
     for method in methods.split(", "):
         assert uses_xla_s(method=method) == (method in theirs)
-    known = "matmul, winograd, xla" if function is conv else methods
+    known = "fourier, matmul, winograd, xla" if function is conv else methods
     with pytest.raises(ValueError, match=f"unknown method 'magic': choose from {known}"):
         uses_xla_s(method="magic")
 
