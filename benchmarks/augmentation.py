@@ -59,11 +59,11 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.augmentation", description=__doc__
     )
+    cli.prepare_environment()
     zoo.get_entry(arguments.model)
     if min(arguments.rounds, arguments.batch_size) < 1 or not arguments.seconds > 0:
         raise InputError("--rounds and --batch-size have to be at least 1, --seconds above 0")
     command.check_out(arguments.out)
-    cli.prepare_environment()
     record = {
         **command.head("benchmarks.augmentation"),
         "model": arguments.model,

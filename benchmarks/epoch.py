@@ -67,8 +67,8 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.epoch", description=__doc__
     )
-    check(arguments)
     cli.prepare_environment()
+    check(arguments)
     record = measure(arguments)
     command.write(record, arguments.out)
     show(record)

@@ -62,12 +62,12 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.scaling", description=__doc__
     )
+    cli.prepare_environment()
     check(arguments)
     if arguments.simulate:
         os.environ["JAX_PLATFORMS"] = "cpu"
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} {DEVICE_FLAG}={arguments.simulate}".strip()
-    cli.prepare_environment()
 
     import jax
 

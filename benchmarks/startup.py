@@ -33,6 +33,7 @@ WAITS = {
     "import datasets": ["-c", "import datasets"],
     "import train": ["-c", "import train"],
     "import jax": ["-c", "import jax"],
+    "import train.run": ["-c", "import train.run"],
     "train.run --help": ["-m", "train.run", "--help"],
     "train.run --list-models": ["-m", "train.run", "--list-models"],
     "train.run --list-datasets": ["-m", "train.run", "--list-datasets"],
@@ -62,11 +63,11 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.startup", description=__doc__
     )
+    cli.prepare_environment()
     zoo.get_entry(arguments.model)
     if min(arguments.rounds, arguments.batch_size) < 1:
         raise InputError("--rounds and --batch-size have to be at least 1")
     command.check_out(arguments.out)
-    cli.prepare_environment()
     with Worker([sys.executable, "-m", "benchmarks.zoo_worker"]) as worker:
         environment = worker.call("describe")
     record = {

@@ -55,8 +55,8 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.table1", description=__doc__
     )
-    check(arguments)
     cli.prepare_environment()
+    check(arguments)
     counts = {k: v for k, v in dataclasses.asdict(arguments).items() if k.endswith("_images")}
     record = {
         **command.head("benchmarks.table1"),

@@ -43,6 +43,7 @@ def render(text: str) -> str:
         "runs": runs_table,
         "ledger": ledger_tables,
         "speed": speed_table,
+        "table1": table1_table,
         "loading": loading_table,
         "epoch": epoch_table,
         "startup": startup_table,
@@ -138,6 +139,24 @@ def speed_table() -> str:
     if backends <= {"cpu"}:
         rows.append(("all", "", "", *["not measured"] * (1 + len(peers)), "a GPU"))
     return markdown(heading, rows)
+
+
+def table1_table() -> str:
+    """The times of document 1's Table 1 beside ours: the recorded run of benchmarks.table1."""
+    data = read("table1_cpu.json")
+    rows = [
+        (
+            row["label"],
+            f"{row['batch_size']}",
+            f"{row['test_time_ms']:,.0f}",
+            f"{row['printed']['test_time_ms']:,}",
+            f"{row['epoch_time_ms']:,.0f}",
+            f"{row['printed']['train_time_ms']:,}",
+        )
+        for row in data["results"]
+    ]
+    heading = "net, batch, test (ms), printed, an epoch (ms), printed for all epochs"
+    return markdown(heading.split(", "), rows)
 
 
 def loading_table() -> str:

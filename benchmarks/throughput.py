@@ -151,8 +151,8 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m benchmarks.throughput", description=__doc__
     )
-    check(arguments)
     cli.prepare_environment()  # which the workers inherit
+    check(arguments)
     commands = worker_commands(arguments.peers, arguments.torch_python)
     record = run(arguments, commands)
     path = arguments.out

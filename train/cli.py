@@ -23,9 +23,11 @@ from train.recipe import InputError
 Item = TypeVar("Item")
 
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-HUGE_PAGES = "glibc.malloc.hugetlb"  # of glibc 2.35 and later; others ignore it
+HUGE_PAGES = "glibc.malloc.hugetlb"  # of glibc 2.35 and later
 _HUGE_PAGES_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_owns_process = False  # whether a command is all that this process does
+TUNABLES = os.environ.get("GLIBC_TUNABLES", "")  # what glibc has read, whatever is set from here on
+_RESTARTED = "JAX_ZOO_RESTARTED"  # the process that has, so that nothing can make it loop
+_is_whole_process = False  # whether this process was started for the command alone
 
 
 class RunError(Exception):
@@ -46,8 +48,8 @@ class Interrupted(Exception):
 
 def main(command: Callable[[list[str]], None]) -> None:
     """Run a command with the process's arguments, and exit with the status that its outcome has."""
-    global _owns_process
-    _owns_process = True
+    global _is_whole_process
+    _is_whole_process = _started_for(command)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -63,7 +65,23 @@ def main(command: Callable[[list[str]], None]) -> None:
             traceback.print_exc()
         _fail(*explain(error))
     finally:
-        _owns_process = False
+        _is_whole_process = False
+
+
+def _started_for(command: Callable[[list[str]], None]) -> bool:
+    """Whether the interpreter was started with just this command: not by a notebook, a debugger, a profiler, a test,
+    or reading it from standard input."""
+    if command.__module__ != "__main__" or sys.gettrace() is not None:
+        return False
+    spec = sys.modules["__main__"].__spec__
+    tail = [*(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]]
+    before = sys.orig_argv[1 : len(sys.orig_argv) - len(tail)]  # options of the interpreter
+    words = [w for w, last in zip(before, ["", *before], strict=False) if last not in ("-X", "-W")]
+    return (
+        tail[0] not in ("", "-", "-c")
+        and sys.orig_argv[1 + len(before) :] == tail
+        and all(word.startswith("-") and word not in ("-m", "-c") for word in words)
+    )
 
 
 def _fail(message: str, status: int) -> None:
@@ -128,28 +146,33 @@ def prepare_environment(*, large_arrays: bool = True) -> None:
 
 
 def _take_huge_pages() -> None:
-    """Have memory given in pages of 2 MiB, where Linux gives them to who asks, and no GPU does the work.
+    """Have memory given in pages of 2 MiB, where Linux gives them to who asks, and no NVIDIA GPU does the work.
 
     XLA on a CPU takes its temporary memory from the system anew in each step: AlexNet's 530 MB are 136,000 pages of
     4 KiB, a fifth of the step; MobileNetV2's a third (`benchmarks/NOTES.md`). glibc reads this before a process
-    starts, so that a command has to start anew (in the same process, a quarter of a second); a Python caller's
-    process is left alone, but for processes that it starts.
+    starts, so that a command has to start anew: in the same process, in the time that its imports take. Any other
+    process (a notebook's, a caller's) is left alone, but for processes that it starts.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if HUGE_PAGES in tunables or not _huge_pages_for_the_asking() or has_nvidia_hardware():
+    on_gpu = has_nvidia_hardware() and "cpu" not in os.environ.get("JAX_PLATFORMS", "")
+    if HUGE_PAGES in tunables or on_gpu or not _huge_pages_for_the_asking():
         return
     os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}=1".removeprefix(":")
-    if _owns_process and sys.executable:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if _is_whole_process and sys.executable and os.environ.get(_RESTARTED) != f"{os.getpid()}":
+        os.environ[_RESTARTED] = f"{os.getpid()}"
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed by whoever started us
+                stream.flush()
         with contextlib.suppress(OSError):  # it is only slower without
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _huge_pages_for_the_asking() -> bool:
     try:
-        return "[madvise]" in _HUGE_PAGES_POLICY.read_text(encoding="ascii")
-    except OSError:  # not Linux, or without them
+        name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
+        new_enough = name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
+        return new_enough and "[madvise]" in _HUGE_PAGES_POLICY.read_text(encoding="ascii")
+    except (AttributeError, OSError, ValueError):  # another system, C library or kernel
         return False
 
 

@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.list:
         show_list(work, rows)
         return
+    cli.prepare_environment()
     if arguments.out.exists() and not arguments.out.is_dir():
         raise InputError(f"--out {arguments.out} is a file: give a folder")
     work.check_data([*rows, *grids])
@@ -81,7 +82,6 @@ def main(argv: Sequence[str]) -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {arguments.out}: {error.strerror}; give another folder") from None
-    cli.prepare_environment()
     failures = [] if arguments.report_only else run_all(work, rows, grids, ranges)
     result = save(work)
     show_result(work, result, rows, grids)

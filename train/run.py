@@ -521,7 +521,7 @@ def environment() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.local_devices()],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        "glibc_tunables": cli.TUNABLES,
         "git_commit": commit,
         "git_dirty": dirty,
         "command": cli.command_line(),

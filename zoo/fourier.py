@@ -4,7 +4,7 @@
 A tile of m x m outputs takes the t x t pixels around it, t = m + k - 1. The discrete Fourier transforms of tile and
 kernel multiply frequency by frequency; over channels and tiles each of the products is a product of complex matrices.
 Of real numbers half of the frequencies say all: for m = 9 and k = 5 there are 85, of four multiplications each, for
-81 outputs of 25. At these sizes the transforms are matrix products, too, which no FFT of XLA's beats.
+81 outputs of 25 each. Transforms of this size are matrix products, too.
 
 Results differ from the direct sum's by no more than its own rounding (6e-7 of the largest in float32).
 """
@@ -21,10 +21,11 @@ TILE = 9  # outputs a side, more or less
 
 
 def fourier_conv(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
-    """Convolution (cross-correlation) of [B, H, W, C] with a kernel [kh, kw, C, F] at stride 1.
+    """Convolution (cross-correlation) of [B, H, W, C] with a kernel [kh, kw, C, F] at stride 1, float32 or float64.
 
     `pads` is ((top, bottom), (left, right)), none of them negative. A pixel that is not finite makes NaN of all
-    outputs of its tiles.
+    outputs of its tiles. The spectra are 4.2 times as large as the images for m = 9 and k = 5, those of the outputs
+    2.1 times as large as these.
     """
     (kernel_height, kernel_width), (channels, features) = kernel.shape[:2], kernel.shape[2:]
     outputs = [
@@ -64,15 +65,11 @@ def _tiles(x: jax.Array, pads: tuple, counts: tuple, steps: tuple, kernel: tuple
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *fill, (0, 0, 0)])
     height, width = (step + k - 1 for step, k in zip(steps, kernel, strict=True))
-    tiles = [
-        [
-            x[:, i * steps[0] : i * steps[0] + height, j * steps[1] : j * steps[1] + width]
-            for j in range(counts[1])
-        ]
-        for i in range(counts[0])
-    ]
-    stacked = jnp.stack([jnp.stack(row, axis=1) for row in tiles], axis=1)
-    return stacked.reshape(-1, height * width, x.shape[-1])
+    # One axis after the other: rows + columns slices to compile, not rows * columns.
+    starts, others = ([i * step for i in range(n)] for n, step in zip(counts, steps, strict=True))
+    strips = jnp.stack([x[:, i : i + height] for i in starts], axis=1)
+    tiles = jnp.stack([strips[:, :, :, j : j + width] for j in others], axis=2)
+    return tiles.reshape(-1, height * width, x.shape[-1])
 
 
 @functools.lru_cache

@@ -1,12 +1,13 @@
 """Operations that XLA is slow at on some backend, with a gradient of their own.
 
 Each takes a `method`: one is XLA's own operation, the other ours; None chooses by the backend, when the function
-is traced. Both give the same numbers up to rounding (`tests/zoo/test_operations.py`); ours know reverse mode only:
-differentiate a net forwards within `plain_operations`.
+is traced. Both give the same numbers up to rounding (`tests/zoo/test_operations.py`); most of ours know reverse mode
+only: differentiate a net forwards within `plain_operations`.
 """
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -59,7 +60,7 @@ def conv(
         "xla": True,
     }
     if method is None:
-        pay = (name for name in fits if fits[name] and _pays(name, x, kernel))
+        pay = (name for name in fits if fits[name] and _pays(name, x, kernel, pads))
         method = next(pay) if uses_cpu_forms() else "xla"
     if method not in fits:
         raise ValueError(f"unknown method {method!r}: choose from {', '.join(sorted(fits))}")
@@ -84,40 +85,55 @@ _FITS = {
     "matmul": "1 x 1 kernels without padding only",
     "winograd": "3 x 3 kernels at stride 1, on one image or more of 3 pixels or more a side with a padding of at"
     " most 2",
-    "fourier": "stride 1, on one image or more, that with their padding, none of it negative, are no"
-    " smaller than the kernel",
+    "fourier": "stride 1 in float32 or float64, on one image or more, that with their padding, none of it negative, are"
+    " no smaller than the kernel",
 }
 
 
 def _winograd_fits(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
-    small = kernel.shape[:2] == (3, 3) and all(0 <= amount <= 2 for pad in pads for amount in pad)
-    return small and _fourier_fits(x, kernel, steps, pads)
+    small = kernel.shape[:2] == (3, 3) and all(amount <= 2 for pad in pads for amount in pad)
+    return small and _slides(x, kernel, steps, pads)
 
 
 def _fourier_fits(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
-    padded = [size + sum(pad) for size, pad in zip(x.shape[1:3], pads, strict=True)]
-    enough = all(size >= k for size, k in zip(padded, kernel.shape[:2], strict=True))
-    return len(x) > 0 and steps == (1, 1) and min(min(pad) for pad in pads) >= 0 and enough
+    # Transforms in bfloat16 would round several times; in integers they are nothing.
+    return x.dtype in (jnp.float32, jnp.float64) and _slides(x, kernel, steps, pads)
 
 
-def _pays(method: str, x: jax.Array, kernel: jax.Array) -> bool:
+def _slides(x: jax.Array, kernel: jax.Array, steps: tuple, pads: tuple) -> bool:
+    """Whether the kernel slides over an image or more pixel by pixel, and has a place where it fits."""
+    there = min(x.size, kernel.size) > 0 and x.shape[-1] == kernel.shape[2]
+    padded = min(amount for pad in pads for amount in pad) >= 0
+    return there and padded and steps == (1, 1) and min(_outputs(x, kernel, pads)) >= 1
+
+
+def _outputs(x: jax.Array, kernel: jax.Array, pads: tuple) -> list[int]:
+    """Height and width of what a kernel makes at stride 1."""
+    sizes = zip(x.shape[1:3], pads, kernel.shape[:2], strict=True)
+    return [size + sum(pad) - k + 1 for size, pad, k in sizes]
+
+
+def _pays(method: str, x: jax.Array, kernel: jax.Array, pads: tuple) -> bool:
     """Whether a method that fits is faster than XLA's on a CPU.
 
-    The transforms of "winograd" and "fourier" move numbers in proportion to C + F, to save multiplications in
-    proportion to C * F: Winograd's from 64 to 64 channels on is faster by a quarter or more, from 32 to 64 hardly;
-    Fourier's from 64 to 192 on. And the kernel's own has to be shared by many outputs: one image of 13 x 13 x 384 is
-    slower by Winograd's method, 16 are faster; of 27 x 27 x 96, to 256 by 5 x 5, four are slower by Fourier's, and
-    eight or more faster, forward and both gradients in two thirds of the time at 8 images and in half of it at 64.
+    Transforms cost in proportion to C + F what they save in proportion to C * F: Winograd's method is faster by a
+    quarter or more from 64 to 64 channels on, from 32 to 64 hardly; Fourier's from 64 to 192 on. And the kernel's own
+    has to be shared by many outputs: one image of 13 x 13 x 384 is slower by Winograd's method, 16 are faster; of
+    27 x 27 x 96, to 256 by 5 x 5, four are slower by Fourier's, and eight or more faster, forward and both gradients in
+    two thirds of the time at 8 images and in half of it at 64. Fourier's is for what was measured: kernels of 5 to 7,
+    outputs of 14 or more a side, and no more of them than make arrays of some hundred MB.
     """
     if method in ("matmul", "xla"):
         return True
-    *_, inputs, outputs = kernel.shape
-    gain, pixels = inputs * outputs / (inputs + outputs), len(x) * x.shape[1] * x.shape[2]
     if x.dtype != jnp.float32 or kernel.dtype != jnp.float32:
         return False
+    *_, inputs, features = kernel.shape
+    gain = inputs * features / (inputs + features)
     if method == "winograd":
-        return gain >= 32 and pixels >= 512
-    return min(kernel.shape[:2]) >= 5 and gain >= 48 and pixels >= 5000
+        return gain >= 32 and len(x) * x.shape[1] * x.shape[2] >= 512
+    outputs = _outputs(x, kernel, pads)
+    sizes = all(5 <= k <= 7 for k in kernel.shape[:2]) and min(outputs) >= 14
+    return sizes and gain >= 48 and 5000 <= len(x) * math.prod(outputs) <= 100_000
 
 
 def depthwise_conv(

@@ -104,8 +104,9 @@ def test_the_zoo_may_fail_too():
 
 
 def test_rounds_take_turns(monkeypatch):
-    """Each round starts with another side, so that none always runs after the same neighbour."""
-    order = []
+    """Each round starts with another side, so that none always runs after the same neighbour; a turn starts with a
+    step that is not timed."""
+    order, counts = [], []
 
     class Side:
         def __init__(self, name):
@@ -114,13 +115,19 @@ def test_rounds_take_turns(monkeypatch):
         def call(self, method, **arguments):
             if method == "run":
                 order.append(self.name)
+                counts.append(arguments["steps"])
             return 0.1
 
     names = ["zoo", "a", "b"]
     timings = {n: throughput.Timing("m", n, "train", 8, (64, 64), "float32") for n in names}
     sides = {n: Side(n) for n in names}
     throughput.take_turns(sides, dict.fromkeys(names, 5), timings, rounds=4)
-    assert order == ["zoo", "a", "b", "a", "b", "zoo", "b", "zoo", "a", "zoo", "a", "b"]
+    assert counts == [1, 5] * 12
+    assert (
+        order[::2]
+        == order[1::2]
+        == ["zoo", "a", "b", "a", "b", "zoo", "b", "zoo", "a", "zoo", "a", "b"]
+    )
     assert timings["a"].step_times == pytest.approx([20.0] * 4)
 
 

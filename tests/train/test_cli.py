@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -94,66 +95,101 @@ import os, sys
 from pathlib import Path
 from train import cli
 
-cli._HUGE_PAGES_POLICY = Path(sys.argv[1])
-cli.has_nvidia_hardware = lambda: False
+cli._HUGE_PAGES_POLICY = Path(os.environ["POLICY"])
+cli.has_nvidia_hardware = lambda: "GPU" in os.environ
 
 def command(argv):
     print("began", os.getpid())
-    cli.prepare_environment(large_arrays=argv[1] == "large")
-    print("goes on", os.getpid(), os.environ.get("GLIBC_TUNABLES"), argv[1:], sys.stdin.read())
+    if "clears" in argv:  # as a wrapper of the interpreter might
+        os.environ.pop("GLIBC_TUNABLES", None)
+    cli.prepare_environment(large_arrays="small" not in argv)
+    print("goes on", os.environ.get("GLIBC_TUNABLES"), cli.TUNABLES)
+    print(argv, sys.stdin.read(), sys.flags.utf8_mode)
+    sys.stdout.flush()
+    os._exit(7)
 
-if "imported" in sys.argv:
-    command(sys.argv[1:])
-else:
+if __name__ == "__main__":
     cli.main(command)
 """
 
+HUGE = "glibc.malloc.hugetlb=1"
 
+
+@pytest.fixture
+def started(tmp_path, command_environment):
+    """Run the script above as `python WORDS`: how often it began, what it was started with, the rest it prints."""
+
+    def run(words, policy=POLICY, **variables):
+        (tmp_path / "script.py").write_text(SCRIPT)
+        if policy is not None:
+            (tmp_path / "policy").write_text(policy)
+        environment = {k: v for k, v in command_environment.items() if k != "GLIBC_TUNABLES"}
+        environment |= {"POLICY": str(tmp_path / "policy"), **variables}
+        if "JAX_PLATFORMS" not in variables:
+            del environment["JAX_PLATFORMS"]
+        done = subprocess.run(
+            [sys.executable, *words],
+            env=environment,
+            cwd=tmp_path,
+            input="typed",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 7, done.stderr
+        *began, values, rest = done.stdout.splitlines()
+        assert began == [began[0]] * len(began)  # in the same process
+        return len(began), values.removeprefix("goes on "), rest
+
+    return run
+
+
+needs_glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="what starts anew is a process of glibc"
+)
+
+
+@needs_glibc
 @pytest.mark.parametrize(
-    ("policy", "words", "before", "starts", "after"),
+    ("words", "rest"),
     [
-        (POLICY, ["large", "a b"], None, 2, "glibc.malloc.hugetlb=1"),
-        (
-            POLICY,
-            ["large"],
-            "glibc.malloc.check=1",
-            2,
-            "glibc.malloc.check=1:glibc.malloc.hugetlb=1",
-        ),
-        (
-            POLICY,
-            ["large"],
-            "glibc.malloc.hugetlb=0",
-            1,
-            "glibc.malloc.hugetlb=0",
-        ),  # the user's wish
-        (POLICY, ["large", "imported"], None, 1, "glibc.malloc.hugetlb=1"),  # for its children
-        (POLICY, ["small"], None, 1, None),
-        ("[always] madvise never\n", ["large"], None, 1, None),
-        (None, ["large"], None, 1, None),
+        (["script.py", "a b", "--x"], "['a b', '--x'] typed 0"),
+        (["-m", "script", "c"], "['c'] typed 0"),
+        (["-X", "utf8=1", "-W", "error", "-u", "-m", "script"], "[] typed 1"),
     ],
 )
-def test_a_command_starts_anew_once_for_huge_pages(
-    tmp_path, command_environment, policy, words, before, starts, after
-):
-    script, file = tmp_path / "script.py", tmp_path / "policy"
-    script.write_text(SCRIPT)
-    if policy is not None:
-        file.write_text(policy)
-    environment = {k: v for k, v in command_environment.items() if k != "GLIBC_TUNABLES"}
-    environment |= {"GLIBC_TUNABLES": before} if before else {}
-    done = subprocess.run(
-        [sys.executable, script, file, *words],
-        env=environment,
-        input="typed",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    *began, end = done.stdout.splitlines()
-    pid = began[0].split()[1]
-    assert began == [f"began {pid}"] * starts
-    assert end == f"goes on {pid} {after} {words} typed"
+def test_a_command_starts_anew_once_for_huge_pages(started, words, rest):
+    assert started(words) == (2, f"{HUGE} {HUGE}", rest)
+
+
+@needs_glibc
+def test_starting_anew_keeps_other_tunables_and_never_loops(started):
+    both = f"glibc.malloc.check=0:{HUGE}"
+    found = started(["script.py"], GLIBC_TUNABLES="glibc.malloc.check=0")
+    assert found[:2] == (2, f"{both} {both}")
+    assert started(["script.py", "clears"])[:2] == (2, f"{HUGE} {HUGE}")
+    assert started(["script.py"], GPU="1", JAX_PLATFORMS="cpu")[0] == 2
+
+
+@needs_glibc
+@pytest.mark.parametrize(
+    ("words", "options", "values"),
+    [
+        (["script.py"], {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, None),  # the user's wish
+        (["script.py"], {"policy": "[always] madvise never\n"}, "None "),
+        (["script.py"], {"policy": None}, "None "),
+        (["script.py"], {"GPU": "1"}, "None "),
+        (["script.py", "small"], {}, "None "),
+        # Started for something else, too: only the processes that it starts have them.
+        (["-c", "import script; script.cli.main(script.command)"], {}, f"{HUGE} "),
+        (["-c", "import runpy; runpy.run_module('script', run_name='__main__')"], {}, f"{HUGE} "),
+        (["-m", "trace", "--count", "-C", "counts", "script.py"], {}, f"{HUGE} "),
+    ],
+)
+def test_what_does_not_start_anew(started, words, options, values):
+    starts, found, _ = started(words, **options)
+    assert starts == 1
+    assert found == (values or "glibc.malloc.hugetlb=0 glibc.malloc.hugetlb=0")
 
 
 def test_unused_nvidia_hardware_is_named(monkeypatch, capsys):

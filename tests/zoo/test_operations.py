@@ -310,6 +310,7 @@ def test_pieces_are_large_and_cover_the_batch_once(batch, size):
         ((5, 7), (5, 7), "VALID"),  # one output
         ((2, 3), (5, 5), ((2, 2), (2, 2))),
         ((6, 7), (1, 3), "SAME"),
+        ((40, 50), (5, 5), "SAME"),  # 4 x 6 tiles
     ],
 )
 def test_fourier_equals_the_convolution(size, kernel, padding):
@@ -362,21 +363,40 @@ def test_rounds_as_the_direct_sum_does(method, size, kernel):
         (16, (3, 3, 256, 384), 2, jnp.float32, False),
         (16, (5, 5, 256, 384), 1, jnp.float32, False),
         (16, (3, 3, 256, 384), 1, jnp.bfloat16, False),
-        (160, (5, 5, 96, 256), 1, jnp.float32, True),
-        (160, (5, 5, 64, 192), 1, jnp.float32, True),
-        (160, (5, 5, 64, 64), 1, jnp.float32, False),
-        (160, (5, 5, 96, 256), 2, jnp.float32, False),
-        (160, (4, 5, 96, 256), 1, jnp.float32, False),
-        (160, (5, 5, 96, 256), 1, jnp.bfloat16, False),
     ],
 )
-def test_transforms_are_chosen_where_they_are_faster(images, kernel, strides, dtype, chosen):
-    arguments = (
-        jax.ShapeDtypeStruct((images, 6, 6, kernel[2]), dtype),
-        jax.ShapeDtypeStruct(kernel, dtype),
-    )
-    program = str(jax.make_jaxpr(lambda x, k: conv(x, k, strides))(*arguments))
-    assert ("conv_general_dilated" not in program) == chosen
+def test_winograd_is_chosen_where_it_is_faster(images, kernel, strides, dtype, chosen):
+    taken = chosen_for((images, 6, 6, kernel[2]), kernel, strides, dtype=dtype)
+    assert taken == ("winograd" if chosen else "xla")
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "options", "chosen"),
+    [
+        ((16, 27, 27), (5, 5, 96, 256), {}, True),  # AlexNet's
+        ((16, 26, 26), (5, 5, 96, 256), {}, True),  # SAM-AlexNet's
+        ((128, 27, 27), (5, 5, 64, 192), {}, True),
+        ((4, 27, 27), (5, 5, 96, 256), {}, False),
+        ((256, 27, 27), (5, 5, 96, 256), {}, False),  # gigabytes
+        ((16, 27, 27), (5, 5, 64, 64), {}, False),
+        ((16, 27, 27), (5, 5, 96, 256), {"strides": 2}, False),
+        ((16, 27, 27), (4, 5, 96, 256), {}, False),
+        ((16, 27, 27), (9, 9, 96, 256), {}, False),
+        ((200, 6, 6), (6, 6, 256, 512), {"padding": "VALID"}, False),  # one output an image
+        ((16, 27, 27), (5, 5, 96, 256), {"dtype": jnp.bfloat16}, False),
+    ],
+)
+def test_fourier_is_chosen_where_it_is_faster(images, kernel, options, chosen):
+    assert chosen_for((*images, kernel[2]), kernel, **options) == ("fourier" if chosen else "xla")
+
+
+def chosen_for(images, kernel, strides=1, padding="SAME", dtype=jnp.float32):
+    """The method that `conv` takes by itself, told by its program."""
+    shapes = jax.ShapeDtypeStruct(images, dtype), jax.ShapeDtypeStruct(kernel, dtype)
+    text = str(jax.make_jaxpr(lambda x, k: conv(x, k, strides, padding))(*shapes))
+    if "conv_general_dilated" in text:
+        return "xla"
+    return "winograd" if "custom_vjp" in text else "fourier"  # which leaves its gradient to JAX
 
 
 @pytest.mark.parametrize(
@@ -399,17 +419,27 @@ def test_winograd_refuses_no_images_and_two_dtypes():
 
 
 @pytest.mark.parametrize(
-    ("images", "kernel", "strides", "padding"),
+    ("images", "options"),
     [
-        (1, (5, 5), 2, "SAME"),
-        (0, (5, 5), 1, "SAME"),
-        (1, (5, 5), 1, ((4, -1), (0, 0))),
-        (1, (5, 5), 1, "VALID"),
+        (1, {"strides": 2}),
+        (0, {}),
+        (1, {"padding": ((4, -1), (0, 0))}),
+        (1, {"padding": "VALID"}),
+        (1, {"dtype": jnp.bfloat16}),
+        (1, {"dtype": jnp.int32}),
     ],
 )
-def test_fourier_refuses_what_it_is_not_for(images, kernel, strides, padding):
-    with pytest.raises(ValueError, match="fourier is for stride 1, on one image or more"):
-        conv(random(images, 4, 9, 2), random(*kernel, 2, 2), strides, padding, "fourier")
+def test_fourier_refuses_what_it_is_not_for(images, options):
+    dtype = options.get("dtype", jnp.float32)
+    rest = {name: value for name, value in options.items() if name != "dtype"}
+    x, kernel = random(images, 4, 9, 2).astype(dtype), random(5, 5, 2, 2).astype(dtype)
+    with pytest.raises(ValueError, match="fourier is for stride 1 in float32 or float64, on one"):
+        conv(x, kernel, method="fourier", **rest)
+
+
+def test_channels_that_differ_are_xla_s_to_name():
+    with pytest.raises(ValueError, match="conv_general_dilated lhs feature dimension"):
+        conv(random(16, 27, 27, 64), random(5, 5, 96, 256))
 
 
 def test_pointwise_convolution_refuses_what_is_none():
@@ -428,7 +458,7 @@ def normed(*arguments, **options):
 
 
 X, KERNEL = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 2))
-LARGE, LARGE_KERNEL = jnp.ones((50, 10, 10, 96)), jnp.ones((5, 5, 96, 96))
+LARGE, LARGE_KERNEL = jnp.ones((26, 14, 14, 96)), jnp.ones((5, 5, 96, 96))
 WIDE, WIDE_KERNEL = jnp.ones((16, 6, 6, 64)), jnp.ones((3, 3, 64, 64))
 
 
