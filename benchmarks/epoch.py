@@ -217,6 +217,7 @@ def show(record: dict[str, Any]) -> None:
     """The results on stdout."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -225,7 +226,7 @@ def show(record: dict[str, Any]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in record["results"]:
         if "error" in row:
-            table.add_row(label(row), row["error"])
+            table.add_row(label(row), escape(row["error"]))
             continue
         table.add_row(
             label(row),

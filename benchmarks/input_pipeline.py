@@ -273,6 +273,7 @@ def show(record: dict[str, Any]) -> None:
     """The results as tables on stdout."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -282,7 +283,7 @@ def show(record: dict[str, Any]) -> None:
     turn = BATCHES_A_TURN * record["batch_size"]
     for row in record["results"]:
         if "error" in row:
-            table.add_row(row["side"], str(row["workers"]), row["error"])
+            table.add_row(row["side"], str(row["workers"]), escape(row["error"]))
             continue
         table.add_row(
             row["side"],

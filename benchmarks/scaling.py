@@ -210,6 +210,7 @@ def show(record: dict[str, Any]) -> None:
     """The results on stdout."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -221,7 +222,7 @@ def show(record: dict[str, Any]) -> None:
         for row in record["results"]:
             names = [row["scaling"], str(row["devices"]), str(row["batch_size"])]
             if "error" in row:
-                table.add_row(*names, row["error"])
+                table.add_row(*names, escape(row["error"]))
                 continue
             times = row["train_step_times"]
             table.add_row(

@@ -283,11 +283,12 @@ def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
 
 
 def without_traceback(peer: str, error: WorkerError) -> str:
-    """Why a peer cannot be started; most often it is not installed."""
-    if "No module named" in str(error):
-        or_elsewhere = "" if peer == "keras" else ", or --torch-python"
-        return f"{peer} is not installed: python -m pip install -e '.[bench]'{or_elsewhere}"
-    return str(error)
+    """Why a peer cannot be started; most often it, or what it needs, is not installed."""
+    missing = re.search(r"No module named '(\w+)", str(error))
+    if not missing:
+        return str(error)
+    or_elsewhere = "" if peer == "keras" else ", or --torch-python"
+    return f"{missing[1]} is not installed: python -m pip install -e '.[bench]'{or_elsewhere}"
 
 
 def compare(model: str, commands: dict[str, list[str]], limit: float) -> list[dict[str, Any]]:
@@ -441,6 +442,7 @@ def show(record: dict[str, Any]) -> None:
     """The results as a table on stdout."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -455,7 +457,7 @@ def show(record: dict[str, Any]) -> None:
         prefix = PREFIX[row["mode"]]
         names = [row["model"], row["mode"], str(row[f"{prefix}_batch_size"]), row["implementation"]]
         if "error" in row:
-            table.add_row(*names, row["error"])
+            table.add_row(*names, escape(row["error"]))
             continue
         table.add_row(
             *names,

@@ -74,7 +74,7 @@ def test_speedup_is_over_the_peer():
         ("AnotherLoss", "is another net: its train loss is 4.001000, the zoo's 4.000000"),
         (
             "NotInstalled",
-            "NotInstalled is not installed: python -m pip install -e '.[bench]', or --torch-python",
+            "torchvision is not installed: python -m pip install -e '.[bench]', or --torch-python",
         ),
         ("NoTwin", "no twin of this model"),
         ("Failing", "RuntimeError: no kernel for this"),
@@ -89,6 +89,12 @@ def test_a_peer_that_cannot_be_timed_is_recorded_as_such(peer, message):
     assert rows[1]["error"] == message
     assert "train_step_time" not in rows[1]
     assert rows[2]["zoo_speedup"] == 3.0
+
+
+def test_the_table_shows_a_reason_to_the_letter(capsys):
+    """Brackets are no markup."""
+    throughput.show(run(["NotInstalled"], modes=("train",)))
+    assert "'.[bench]'" in capsys.readouterr().out
 
 
 def test_a_slow_build_is_recorded_as_such():
