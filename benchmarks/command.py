@@ -92,7 +92,7 @@ def portable(tool: str, words: Sequence[str]) -> str:
 def write(record: dict[str, Any], out: Path | None) -> None:
     """Write a record, if a file was asked for."""
     if out:
-        from train.rundir import write_json
+        from train.record.directory import write_json
 
         write_json(out, record)
         cli.say(f"written: {out}")

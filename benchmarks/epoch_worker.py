@@ -11,7 +11,7 @@ import zoo
 from benchmarks import workers
 from benchmarks.zoo_worker import ADAM, Zoo
 from datasets import load_dataset
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from datasets.pipeline import TrainBatches, load_arrays
 from train.engine import steps
 from train.engine.feeding import Resident, Stepwise

@@ -166,7 +166,7 @@ def make_photographs(folder: Path, count: int, side: int = PHOTO_SIDE) -> Path:
     import numpy as np
     from PIL import Image
 
-    from datasets import synthetic_pigs
+    from datasets.named import synthetic_pigs
 
     cli.say(f"making {count} images of {side}x{side} ...")
     rng = np.random.default_rng(0)
@@ -190,7 +190,7 @@ def deviation(data: Path, side: int, count: int = 200) -> dict[str, float]:
     import numpy as np
 
     from datasets import load_dataset
-    from datasets.images import Geometry
+    from datasets.images.decode import Geometry
 
     split = load_dataset(data).splits["train"]
     exact = Geometry((side, side))
@@ -213,7 +213,7 @@ def resident(folder: Path, arguments: Arguments) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from datasets import load_dataset
-    from datasets.images import Geometry
+    from datasets.images.decode import Geometry
     from datasets.pipeline import TrainBatches, epoch_order, load_arrays
     from train.engine.parallel import Devices
 

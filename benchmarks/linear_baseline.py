@@ -99,7 +99,7 @@ def fit_all(dataset: "Dataset", sizes: tuple[int, ...], strengths: tuple[float, 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    from datasets.images import Geometry
+    from datasets.images.decode import Geometry
     from datasets.pipeline import load_arrays
 
     for size in sizes:

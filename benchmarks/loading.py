@@ -26,7 +26,7 @@ class ZooLoading:
         The decoder "pillow" is "exact" on a machine without the extra `fast`.
         """
         from datasets import load_dataset, resampling
-        from datasets.images import Geometry
+        from datasets.images.decode import Geometry
         from datasets.pipeline import TrainBatches
 
         if decoder == "pillow":

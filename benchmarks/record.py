@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import tyro
 
 from train import cli
-from train.machine import hardware
 from train.recipe import InputError
-from train.rundir import RunDir, write_json
+from train.record.directory import RunDir, write_json
+from train.record.environment import hardware
 
 RESULTS = Path(__file__).parent / "results" / "runs"
 SCORES = ("accuracy", "precision", "recall", "f1", "loss")

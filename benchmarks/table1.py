@@ -249,7 +249,7 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from train.machine import hardware
+    from train.record.environment import hardware
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("net (batch)", no_wrap=True)

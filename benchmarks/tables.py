@@ -18,8 +18,8 @@ import tyro
 from benchmarks import epoch
 from benchmarks.record import RESULTS
 from train import cli
-from train.report import ledger
-from zoo.files import write_atomically
+from train.reproduce import ledger
+from zoo.common.files import write_atomically
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -37,7 +37,7 @@ from benchmarks.peers import NO_TWIN, PEERS
 from benchmarks.workers import Worker, WorkerError
 from train import cli
 from train.recipe import InputError
-from zoo.files import write_atomically
+from zoo.common.files import write_atomically
 
 OURS = "zoo"
 # Relative, for losses above 1. After an update rounding has gone through Adam's division by small gradients.
@@ -257,7 +257,7 @@ def default_name(record: dict[str, Any]) -> str:
 
 def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
     """A figure a model of images/s over batch size, in `folder`; a model of which nothing was timed has none."""
-    from train.machine import hardware
+    from train.record.environment import hardware
     from train.report.figures import throughput_curves
 
     paths = []
@@ -426,7 +426,7 @@ def take_turns(
 
 def write(path: Path, record: dict[str, Any]) -> None:
     """The record as JSON, and its results as CSV beside it."""
-    from train.rundir import write_json
+    from train.record.directory import write_json
 
     write_json(path, record)
     rows = record["results"]

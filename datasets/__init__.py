@@ -5,13 +5,13 @@
     image, label = data.splits["train"][0]              # uint8 [H, W, 3] in its own size, int
     data.class_names, data.bad_images, data.fingerprint, data.manifest()
 
-`datasets.images` decodes and resizes, `datasets.pipeline` shuffles, shards, batches and prefetches,
-`datasets.augment` changes images on the device. What cannot be used raises `InputError`, one line that says
+`datasets.images.decode` decodes and resizes, `datasets.pipeline` shuffles, shards, batches and prefetches,
+`datasets.images.augment` changes images on the device. What cannot be used raises `InputError`, one line that says
 what to do. Importing this package is cheap: NumPy is loaded with the first data set.
 """
 
-from datasets.catalogue import dataset_info, list_datasets, load_dataset
 from datasets.dataset import BadImage, Dataset, DatasetInfo, InputError, Split
+from datasets.load import dataset_info, list_datasets, load_dataset
 
 __all__ = [
     "BadImage",

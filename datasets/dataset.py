@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from zoo.common.errors import InputError as InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.images import Geometry
+    from datasets.images.decode import Geometry
 
 # Called as `progress(text, done, total)` while something takes long.
 Progress = Callable[[str, int, int], None]
@@ -20,10 +23,6 @@ SPLITS = ("train", "validation", "test")
 MANIFEST_FORMAT = 2
 
 T = TypeVar("T")
-
-
-class InputError(ValueError):
-    """Something that the caller gave cannot be used; the message is one line that says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +55,40 @@ class Options:
     fold: int = 0
     splits_file: str | os.PathLike[str] | None = None
 
+    def check(self) -> None:
+        """Raise InputError for values that no data set can be split by."""
+        if self.seed < 0:
+            raise InputError(f"the seed of the split is {self.seed}: give 0 or more")
+        shares = {"validation": self.validation_fraction, "test": self.test_fraction}
+        for name, share in shares.items():
+            if not 0 < share < 1:
+                raise InputError(
+                    f"the {name} fraction is {share}: give a share between 0 and 1, such as 0.1"
+                )
+        if sum(shares.values()) >= 1:
+            raise InputError(
+                f"validation and test fractions ({shares['validation']} and {shares['test']}) leave nothing to"
+                " train on: give shares whose sum is below 1"
+            )
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"the image size is {self.image_size}: give at least 1 pixel")
+        if self.on_bad_image not in ("skip", "error"):
+            raise InputError(f"on_bad_image is {self.on_bad_image!r}: give 'skip' or 'error'")
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise InputError(
+                    f"the group pattern {self.group!r} is not a valid regular expression: {error}"
+                ) from None
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"the number of folds is {self.folds}: give 2 or more, or 0 for none")
+        if not 0 <= self.fold < max(self.folds, 1):
+            known = f"0 to {self.folds - 1}" if self.folds else "the number of folds, too"
+            raise InputError(f"the fold is {self.fold} of {self.folds}: give {known}")
+        if self.folds and self.splits_file is not None:
+            raise InputError("a file of splits leaves nothing to make folds of: give one of them")
+
 
 @dataclasses.dataclass(frozen=True)
 class BadImage:
@@ -74,7 +107,7 @@ class Leak:
     id: str
     other_part: str
     other_id: str
-    distance: int  # bits of 128 in which the looks differ: see `datasets.leaks`
+    distance: int  # bits of 128 in which the looks differ: see `datasets.checks.leaks`
 
 
 class Split:
@@ -121,7 +154,7 @@ class Split:
         return self._checked(index, self._decoded), int(self.labels[index])
 
     def _decoded(self, index: int) -> np.ndarray:
-        from datasets.images import decode
+        from datasets.images.decode import decode
 
         if self._read:
             return decode(self._read(index))
@@ -130,7 +163,7 @@ class Split:
 
     def resized(self, index: int, geometry: Geometry) -> np.ndarray:
         """Image `index` at the size of a geometry: uint8 [H, W, 3]; a file is decoded in the quickest way to it."""
-        from datasets.images import decode_resized
+        from datasets.images.decode import decode_resized
 
         def load(index: int) -> np.ndarray:
             if self._read:
@@ -197,7 +230,7 @@ class Dataset:
         """Which example is in which part, and where all come from, as JSON-able data.
 
         `splits` maps each part to `{id: label}`, in the order of the part; `sha256` the ids to the hashes
-        of their contents, `groups` those that are in a group to it. See `datasets.manifests`.
+        of their contents, `groups` those that are in a group to it. See `datasets.manifest`.
         """
         splits = self.splits.values()
         return {

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from datasets.dataset import InputError, Split, VectorSplit
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 
 Batch = dict[str, np.ndarray]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.dataset import Dataset, Split
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 
 
 class Chosen(Split):

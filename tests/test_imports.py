@@ -124,7 +124,7 @@ def test_a_wrong_direction_is_noticed(module, source):
     ("module", "source"),
     [
         ("zoo.a", "import jax\nfrom zoo.registry import InputError\nfrom . import layers"),
-        ("train.a", "import zoo\nimport datasets.images\nfrom .engine import loop"),
+        ("train.a", "import zoo\nimport datasets.images.decode\nfrom .engine import loop"),
         ("train.analysis.a", "import sklearn.metrics\nfrom train.recipe import InputError"),
         ("benchmarks.peers.a", "import torch\nimport keras"),
     ],

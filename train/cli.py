@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from datasets.cache import cache_dir
-from train.recipe import InputError
+from train.errors import Diverged as Diverged
+from train.errors import InputError, Interrupted, RunError
 
 Item = TypeVar("Item")
 
@@ -28,22 +29,6 @@ _HUGE_PAGES_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = os.environ.get("GLIBC_TUNABLES", "")  # what glibc has read, whatever is set from here on
 _RESTARTED = "JAX_ZOO_RESTARTED"  # the process that has, so that nothing can make it loop
 _is_whole_process = False  # whether this process was started for the command alone
-
-
-class RunError(Exception):
-    """A run failed while it was at work; the message is one line that says what to do."""
-
-
-class Diverged(RunError):
-    """The loss was no number any more, after so many updates."""
-
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"diverged at step {step}: {what}")
-        self.step = step
-
-
-class Interrupted(Exception):
-    """The user asked to stop; the message says what was saved and how to go on."""
 
 
 def main(command: Callable[[list[str]], None]) -> None:
@@ -99,8 +84,7 @@ def command_line() -> list[str]:
 def explain(error: Exception) -> tuple[str, int]:
     """One line and an exit status for anything that can go wrong."""
     text = f"{error}"
-    # The rooms' own InputErrors; named rather than imported, so that this module stays light.
-    if isinstance(error, InputError) or type(error).__name__ == "InputError":
+    if isinstance(error, InputError):
         return text, 2
     if isinstance(error, RunError):
         return text, 1

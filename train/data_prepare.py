@@ -42,9 +42,9 @@ class Prepare:
 def prepare(arguments: Prepare) -> None:
     """The command `prepare`."""
     from datasets import load_dataset
-    from datasets.prepare import BAD_IMAGES
-    from datasets.prepare import prepare as write
-    from datasets.tfds import data_root
+    from datasets.formats.prepare import BAD_IMAGES
+    from datasets.formats.prepare import prepare as write
+    from datasets.formats.tfds import data_root
 
     progress = cli.Progress()
     try:

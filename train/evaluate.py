@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from train import cli
-from train.rundir import RunDir
+from train.record.directory import RunDir
 
 
 @dataclasses.dataclass(frozen=True)

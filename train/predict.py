@@ -74,10 +74,10 @@ Found = tuple[str, Any]
 
 def find_images(paths: Iterable[Path]) -> Iterator[Found]:
     """The images in files, folders, .zip and .tar; InputError for a path without any."""
-    from datasets.archives import SUFFIXES
-    from datasets.folder import natural_key
-    from datasets.images import EXTENSIONS
-    from datasets.sources import open_source
+    from datasets.formats.archives import SUFFIXES
+    from datasets.formats.folder import natural_key
+    from datasets.formats.sources import open_source
+    from datasets.images.decode import EXTENSIONS
 
     for path in paths:
         if not path.exists():
@@ -118,7 +118,7 @@ def predict(
 def _decode(load: Any, size: tuple[int, int]) -> "tuple[np.ndarray | None, str | None]":
     """An image, to be resized to `size`, and no error; or no image and the reason."""
     from datasets import InputError as DataError
-    from datasets.images import decode
+    from datasets.images.decode import decode
 
     try:
         return decode(load(), for_size=size), None

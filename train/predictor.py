@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 import zoo
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from train.engine import steps
 from train.engine.cropping import evaluation_geometry, evaluation_view
 from train.engine.evaluation import array_batches, run_outputs
 from train.engine.objectives import OBJECTIVES
 from train.engine.parallel import Devices
 from train.recipe import InputError, Recipe, Stage, parse_options
-from train.rundir import FORMAT, write_json
+from train.record.directory import FORMAT, write_json
 from zoo.registry import module_options
 
 WEIGHTS = "weights.safetensors"

@@ -1,28 +1,64 @@
 """What a training run is made of: plain frozen data that imports the standard library only.
 
-A `Recipe` names a data set, a model and a list of `Stage`s; a stage names its objective, optimiser,
-schedule and augmentation. Names are resolved to functions in `train/engine`.
+A `Recipe` names a data set, a model and a list of `Stage`s; a stage names its objective, optimizer, schedule and
+augmentation. `train/setup.py` resolves the names; `train/flags.py` says how the values are written on a command line.
 """
 
 import ast
 import dataclasses
 import math
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+from datasets.dataset import Options
+from zoo.common.errors import InputError as InputError
 
-class InputError(ValueError):
-    """Something that the user gave cannot be used; the message is one line that says what to do."""
+FORMAT = 2  # of `Recipe.to_json`; 1 had options and features as text
+
+
+class ModelOptions(dict[str, Any]):
+    """Fields of a model by name, such as `ModelOptions(dropout_rate=0.4, widths=(16, 32))`; sequences are tuples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class JobWeights:
+    """The best weights of another job of the same list (`train/jobs.py`), which have no path before it has run."""
+
+    job: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The numbers of each image in a row, in place of the image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFeatures:
+    """What a trained net computes: of a run directory, or of another job."""
+
+    run: str | JobWeights
+
+
+@dataclasses.dataclass(frozen=True)
+class NetFeatures:
+    """What a net with published weights computes."""
+
+    model: str
+    source: str
+
+
+Features = Pixels | RunFeatures | NetFeatures
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """Keras's defaults where Keras has the optimiser."""
 
-    name: Literal["adam", "sgd"] = "adam"
+    name: str = "adam"
+    """adam, sgd, or an optimizer of another package."""
     learning_rate: float = 1e-3
     """Initial learning rate."""
     b1: float = 0.9
@@ -120,12 +156,13 @@ class Stage:
     """One phase of training."""
 
     name: str = "train"
-    objective: Literal["classification", "autoencoder", "vade", "gmvae"] = "classification"
-    """What is minimised: softmax cross-entropy, reconstruction error, or a negative evidence lower bound."""
+    objective: str = "classification"
+    """What is minimised: classification (softmax cross-entropy), autoencoder (reconstruction error), vade or gmvae
+    (a negative evidence lower bound), or an objective of another package."""
     start: Literal["continue", "mixture", "bottleneck"] = "continue"
     """What is done to the parameters first: nothing; fit VaDE's mixture to the codes of the training data; insert
     the fully connected layers of a convolutional auto-encoder that was trained without."""
-    model_options: tuple[str, ...] = ()
+    model_options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     """Fields of the model in this stage alone, as name=value."""
     freeze: tuple[str, ...] = ()
     """What this stage leaves as it is: backbone (all but the head), or paths such as conv1 or features.:14."""
@@ -172,9 +209,9 @@ class Recipe:
     """Where the settings come from."""
     model: str = "sam_alexnet"
     """Registered model, or package.module:name of your own."""
-    model_options: tuple[str, ...] = ()
+    model_options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     """Fields of the model, as name=value."""
-    pretrained: str | None = None
+    pretrained: str | JobWeights | None = None
     """Weights to start from: a source's tag (python -m train.models --pretrained), hf://owner/name, or a file."""
     dataset: str = "synthetic_pigs"
     """Registered data set, tfds:NAME, or the path of a folder, .zip, .tar, .csv or .npz of images."""
@@ -210,7 +247,7 @@ class Recipe:
     """Share of the images, of every part, that get Gaussian noise for good."""
     noise_sigma: float = 25.5
     """That noise's standard deviation, in grey levels of 0 to 255."""
-    features: str | None = None
+    features: Features | None = None
     """Train on vectors instead of images: pixels, or the features of a trained net: a run directory, or
     MODEL=SOURCE of pretrained weights, such as resnet50=torchvision."""
     feature_scaling: Literal["none", "unit", "standardise"] = "none"
@@ -227,54 +264,26 @@ class Recipe:
     stages: tuple[Stage, ...] = (Stage(),)
     probe: Probe = Probe()
 
-    def options(self) -> dict[str, Any]:
-        """`model_options` as keyword arguments of `zoo.create_model`."""
-        return parse_options(self.model_options)
+    def data_options(self) -> Options:
+        """What is asked of `datasets.load_dataset`."""
+        return Options(
+            data_dir=self.data_dir,
+            seed=self.split_seed,
+            validation_fraction=self.validation_fraction,
+            test_fraction=self.test_fraction,
+            on_bad_image=self.on_bad_image,
+            group=self.group,
+            folds=self.folds,
+            fold=self.fold,
+            splits_file=self.splits,
+        )
 
     def validate(self) -> None:
-        """Raise InputError for values that no run can use."""
-        if self.batch_size < 1:
-            raise InputError(f"--batch-size is {self.batch_size}: give at least 1")
-        if self.image_size is not None and self.image_size < 1:
-            raise InputError(f"--image-size is {self.image_size}: give at least 1 pixel")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed is {self.seed}: give 0 to {2**32 - 1}")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise InputError(
-                    f"--{flag} is {getattr(self, name)}: give a share between 0 and 1, such as 0.1"
-                )
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise InputError(
-                "--validation-fraction and --test-fraction leave nothing to train on: lower them"
-            )
-        if self.group is not None:
-            try:
-                re.compile(self.group)
-            except re.error as error:
-                raise InputError(
-                    f"--group {self.group!r} is no regular expression ({error}): mend it"
-                ) from None
-        if self.folds < 0 or self.folds == 1:
-            raise InputError(f"--folds is {self.folds}: give 2 or more, or 0 for none")
-        if not 0 <= self.fold < max(self.folds, 1):
-            known = f"0 to {self.folds - 1}" if self.folds else "--folds, too"
-            raise InputError(f"--fold is {self.fold}: give {known}")
-        if self.folds and self.splits is not None:
-            raise InputError("--splits leaves nothing to make --folds of: give one of them")
+        """Raise InputError for values that no run can use, whatever its data and model."""
+        check_limits(self)
+        self.data_options().check()
         if not self.stages and self.probe.method == "none":
             raise InputError(f"recipe {self.name!r} has no stages: nothing to train")
-        if self.images_per_class is not None and self.images_per_class < 1:
-            raise InputError(f"--images-per-class is {self.images_per_class}: give at least 1")
-        for name, (accepts, words) in _DATA_LIMITS.items():
-            if not accepts(getattr(self, name)):
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} is {getattr(self, name)}: give {words}")
-        for name in ("c", "gamma"):
-            value = getattr(self.probe, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"--probe.{name} is {value}: give a number above 0")
         names = [stage.name for stage in self.stages]
         for index, stage in enumerate(self.stages):
             if stage.name in names[:index]:
@@ -282,49 +291,46 @@ class Recipe:
                     f"stages {names.index(stage.name)} and {index} are both called {stage.name!r}: the logs tell them"
                     " apart by name; give each its own"
                 )
-            if stage.epochs < 1:
+            if stage.optimizer.nesterov and not stage.optimizer.momentum:
                 raise InputError(
-                    f"stage {index} ({stage.name}) has {stage.epochs} epochs: give at least 1"
+                    f"--stages.{index}.optimizer.nesterov needs a momentum above 0, such as 0.9"
                 )
-            check_optimizer(stage, f"--stages.{index}")
-            if stage.balance == "class_weights" and stage.objective != "classification":
-                raise InputError(
-                    f"stage {index} ({stage.name}) has class weights, but {stage.objective} reads no labels:"
-                    f" give --stages.{index}.balance sampling or none"
-                )
-            check_augmentation(stage.augment, f"--stages.{index}.augment")
-            parse_options(stage.model_options)
-        self.options()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for config.json."""
-        return dataclasses.asdict(self)
+        return _plain(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Recipe":
-        """The inverse of `to_json`; InputError names a field that is unknown or of a wrong type."""
+        """The inverse of `to_json`, for files of format 1, too; InputError names a field that is unknown or of a
+        wrong type."""
         return _from_plain(cls, data, "recipe")
 
 
-def parse_options(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Texts of the form name=value as keyword arguments of `zoo.create_model`."""
-    options = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise InputError(
-                f"model option {text!r} is not of the form name=value, such as dropout_rate=0.3"
-            )
-        try:
-            options[name.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            options[name.strip()] = value.strip()
-    return options
+def parse_option(text: str) -> tuple[str, Any]:
+    """Name and value of a model option that is written name=value; the value is a Python literal, or else text."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not name:
+        raise InputError(
+            f"model option {text!r} is not of the form name=value, such as dropout_rate=0.3"
+        )
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def parse_features(text: str) -> Features:
+    """Features as they are written on a command line: pixels, a run directory, or MODEL=SOURCE."""
+    if text == "pixels":
+        return Pixels()
+    model, equals, source = text.partition("=")
+    return NetFeatures(model, source) if equals and not Path(text).exists() else RunFeatures(text)
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """The recipe with other values in fields that are named by dotted paths: `stages.0.optimizer.learning_rate`;
-    `stages.*.epochs` is that of every stage."""
+    `stages.*.epochs` is that of every stage, `model_options.activation` one option of the model."""
 
     def put(item: Any, path: list[str], value: Any) -> Any:
         if not path:
@@ -333,6 +339,8 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         if isinstance(item, tuple):
             chosen = range(len(item)) if head == "*" else [int(head)]
             return tuple(put(v, rest, value) if i in chosen else v for i, v in enumerate(item))
+        if isinstance(item, ModelOptions):
+            return ModelOptions({**item, head: put(item.get(head), rest, value)})
         return dataclasses.replace(item, **{head: put(getattr(item, head), rest, value)})
 
     for path, value in values.items():
@@ -340,73 +348,112 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-# What a number may be: the test, and the words for it.
-_NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "at least 0")
-_RATE = (lambda v: 0 < v < math.inf, "above 0, such as 0.001")
-_DECAYS = (lambda v: 0 <= v < 1, "at least 0 and below 1, such as 0.9")
-_ANY_SHARE = (lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
-_GREY_LEVELS = (lambda v: 0 <= v < math.inf, "grey levels of at least 0, such as 25.5")
-_DATA_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "noisy_images": _ANY_SHARE,
-    "noise_sigma": _GREY_LEVELS,
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """What the value of a field may be, and the words for it."""
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+_NOT_NEGATIVE = Limit(lambda v: 0 <= v < math.inf, "at least 0")
+_AT_LEAST_1 = Limit(lambda v: v >= 1, "at least 1")
+_RATE = Limit(lambda v: 0 < v < math.inf, "above 0, such as 0.001")
+_DECAY = Limit(lambda v: 0 <= v < 1, "at least 0 and below 1, such as 0.9")
+_SHARE = Limit(lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
+_PIXELS = Limit(lambda v: v >= 1, "at least 1 pixel")
+_GREY_LEVELS = Limit(lambda v: 0 <= v < math.inf, "grey levels of at least 0, such as 25.5")
+_SEED = Limit(lambda v: 0 <= v < 2**32, f"0 to {2**32 - 1}")
+
+# Every limit of a field that needs neither data nor model; None is always accepted. Shares and seeds of the split
+# have theirs in `datasets.dataset.Options`.
+LIMITS: dict[type, dict[str, Limit]] = {
+    Recipe: {
+        "batch_size": _AT_LEAST_1,
+        "image_size": _PIXELS,
+        "seed": _SEED,
+        "images_per_class": _AT_LEAST_1,
+        "noisy_images": _SHARE,
+        "noise_sigma": _GREY_LEVELS,
+    },
+    Probe: {
+        "c": Limit(lambda v: 0 < v < math.inf, "a number above 0"),
+        "gamma": Limit(lambda v: 0 < v < math.inf, "a number above 0"),
+    },
+    Stage: {"epochs": _AT_LEAST_1, "label_smoothing": _DECAY, "ema": _DECAY},
+    Optimizer: {
+        "learning_rate": _RATE,
+        "b1": _DECAY,
+        "b2": _DECAY,
+        "epsilon": _RATE,
+        "momentum": _DECAY,
+        "l2": _NOT_NEGATIVE,
+        "weight_decay": _NOT_NEGATIVE,
+        "clip_norm": _NOT_NEGATIVE,
+        "accumulate": _AT_LEAST_1,
+        "decay": _NOT_NEGATIVE,
+        "warmup_steps": _NOT_NEGATIVE,
+    },
+    Plateau: {"patience": _NOT_NEGATIVE, "factor": _RATE, "min_delta": _NOT_NEGATIVE},
+    EarlyStop: {"patience": _NOT_NEGATIVE, "min_delta": _NOT_NEGATIVE},
+    Augmentation: {
+        "resize": _PIXELS,
+        "crops_per_image": _AT_LEAST_1,
+        "rotation": Limit(lambda v: 0 <= v <= 180, "degrees from 0 to 180"),
+        "shift_x": _SHARE,
+        "shift_y": _SHARE,
+        "zoom": Limit(lambda v: 0 <= v < 1, "a share of at least 0 and below 1, such as 0.1"),
+        "aspect": Limit(lambda v: 0 <= v < math.inf, "at least 0, such as 0.25"),
+        "crop_area": Limit(lambda v: 0 < v <= 1, "a share above 0, at most 1, such as 0.5"),
+        "brightness": _SHARE,
+        "contrast": _SHARE,
+        "noise_share": _SHARE,
+        "noise_sigma": _GREY_LEVELS,
+        "cutout": _SHARE,
+        "cutout_fill": Limit(lambda v: 0 <= v <= 255, "a grey level from 0 to 255"),
+    },
 }
-_OPTIMIZER_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "learning_rate": _RATE,
-    "b1": _DECAYS,
-    "b2": _DECAYS,
-    "epsilon": _RATE,
-    "momentum": _DECAYS,
-    "l2": _NOT_NEGATIVE,
-    "weight_decay": _NOT_NEGATIVE,
-    "clip_norm": _NOT_NEGATIVE,
-    "accumulate": (lambda v: v >= 1, "at least 1"),
-    "decay": _NOT_NEGATIVE,
-    "warmup_steps": _NOT_NEGATIVE,
+
+
+def check_limits(item: Any, flag: str = "-") -> None:
+    """InputError for the first value of a recipe, or of a part of one, that `LIMITS` does not accept; `flag` is what
+    its fields' flags begin with, such as `--augment`."""
+    limits = LIMITS.get(type(item), {})
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        name = f"{flag}{'.' if flag.strip('-') else '-'}{field.name.replace('_', '-')}"
+        limit = limits.get(field.name)
+        if limit and value is not None and not limit.accepts(value):
+            raise InputError(f"{name} is {value}: give {limit.words}")
+        for index, part in enumerate(value if isinstance(value, tuple) else ()):
+            if dataclasses.is_dataclass(part):
+                check_limits(part, f"{name}.{index}")
+        if dataclasses.is_dataclass(value):
+            check_limits(value, name)
+
+
+# How the members of a union of dataclasses are told apart in JSON.
+_KINDS: dict[str, type] = {
+    "pixels": Pixels,
+    "run": RunFeatures,
+    "net": NetFeatures,
+    "job": JobWeights,
 }
 
 
-def check_optimizer(stage: Stage, where: str) -> None:
-    """InputError for numbers that no training can use; `where` is the flags' beginning."""
-    fields = {
-        f"optimizer.{k}": (getattr(stage.optimizer, k), v) for k, v in _OPTIMIZER_LIMITS.items()
-    }
-    fields |= {name: (getattr(stage, name), _DECAYS) for name in ("label_smoothing", "ema")}
-    for name, (value, (accepts, words)) in fields.items():
-        if not accepts(value):
-            raise InputError(f"{where}.{name.replace('_', '-')} is {value}: give {words}")
-    if stage.optimizer.nesterov and not stage.optimizer.momentum:
-        raise InputError(f"{where}.optimizer.nesterov needs a momentum above 0, such as 0.9")
-
-
-# What a field of an Augmentation may be.
-_BELOW_1 = (lambda v: 0 <= v < 1, "a share of at least 0 and below 1, such as 0.1")
-_AUGMENTATION_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "resize": (lambda v: v is None or v >= 1, "at least 1 pixel"),
-    "crops_per_image": (lambda v: v >= 1, "at least 1"),
-    "rotation": (lambda v: 0 <= v <= 180, "degrees from 0 to 180"),
-    "shift_x": _ANY_SHARE,
-    "shift_y": _ANY_SHARE,
-    "zoom": _BELOW_1,
-    "aspect": (lambda v: 0 <= v < math.inf, "at least 0, such as 0.25"),
-    "crop_area": (lambda v: 0 < v <= 1, "a share above 0, at most 1, such as 0.5"),
-    "brightness": _ANY_SHARE,
-    "contrast": _ANY_SHARE,
-    "noise_share": _ANY_SHARE,
-    "noise_sigma": _GREY_LEVELS,
-    "cutout": _ANY_SHARE,
-    "cutout_fill": (lambda v: v is None or 0 <= v <= 255, "a grey level from 0 to 255"),
-}
-
-
-def check_augmentation(augment: Augmentation, flag: str) -> None:
-    """Raise InputError for values that no image can have; `flag` is what the fields' flags begin with."""
-    for name, (fits, words) in _AUGMENTATION_LIMITS.items():
-        value = getattr(augment, name)
-        if not fits(value):
-            raise InputError(f"{flag}.{name.replace('_', '-')} is {value}: give {words}")
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        kind = next((name for name, cls in _KINDS.items() if cls is type(value)), None)
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": kind, **fields} if kind else fields
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _from_plain(kind: Any, value: Any, where: str) -> Any:
+    if kind is ModelOptions:
+        return _options_from_plain(value, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InputError(f"{where} should be an object, not {value!r}")
@@ -416,19 +463,20 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
                 raise InputError(
                     f"{where} has an unknown field {name!r}: written by another version?"
                 )
-        return kind(
-            **{
-                name: _from_plain(hints[name], item, f"{where}.{name}")
-                for name, item in value.items()
-            }
-        )
+        return kind(**{n: _from_plain(hints[n], v, f"{where}.{n}") for n, v in value.items()})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(
             _from_plain(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)
         )
     if origin is types.UnionType:
-        accepted = value is None or isinstance(value, arguments)
+        if isinstance(value, dict) and _KINDS.get(value.get("kind", "")) in arguments:
+            fields = {name: item for name, item in value.items() if name != "kind"}
+            return _from_plain(_KINDS[value["kind"]], fields, where)
+        if isinstance(value, str) and RunFeatures in arguments:  # format 1
+            return parse_features(value)
+        plain = tuple(a for a in arguments if not dataclasses.is_dataclass(a))
+        accepted = value is None and type(None) in plain or isinstance(value, plain)
     elif origin is Literal:
         accepted = value in arguments
     elif kind is float:
@@ -440,19 +488,43 @@ def _from_plain(kind: Any, value: Any, where: str) -> Any:
     return float(value) if kind is float else value
 
 
-def differences(ours: Recipe, theirs: Recipe) -> list[str]:
-    """Dotted names of the fields in which two recipes differ, with both values."""
-    found: list[str] = []
+def _options_from_plain(value: Any, where: str) -> ModelOptions:
+    if isinstance(value, dict):
+        return ModelOptions({name: _tuples(item) for name, item in value.items()})
+    if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+        return ModelOptions(parse_option(text) for text in value)  # format 1
+    raise InputError(f"{where} should be an object, not {value!r}")
 
-    def compare(a: Any, b: Any, where: str) -> None:
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A field in which two recipes differ."""
+
+    path: tuple[str | int, ...]  # such as ("stages", 0, "optimizer", "learning_rate")
+    first: Any
+    second: Any
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.path))}: {self.first!r}, not {self.second!r}"
+
+
+def differences(first: Recipe, second: Recipe) -> list[Difference]:
+    """The fields in which two recipes differ, with both values."""
+    found: list[Difference] = []
+
+    def compare(a: Any, b: Any, path: tuple[str | int, ...]) -> None:
         if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
             for key in a:
-                compare(a[key], b[key], f"{where}.{key}" if where else key)
-        elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+                compare(a[key], b[key], (*path, key))
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
             for index, (x, y) in enumerate(zip(a, b, strict=True)):
-                compare(x, y, f"{where}.{index}")
+                compare(x, y, (*path, index))
         elif a != b:
-            found.append(f"{where}: {a!r}, not {b!r}")
+            found.append(Difference(path, a, b))
 
-    compare(ours.to_json(), theirs.to_json(), "")
+    compare(first.to_json(), second.to_json(), ())
     return found

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from datasets import Dataset
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from datasets.pipeline import load_arrays
 from train import cli
 from train.analysis.clustering import clustering_metrics
 from train.analysis.metrics import classification_metrics, prediction_scores, softmax
 from train.predictor import Predictor
 from train.recipe import Recipe
-from train.rundir import RunDir, write_json
+from train.record.directory import RunDir, write_json
 
 # Fields of test.json that differ from one evaluation to the next.
 TIMES = ("test_time_ms", "train_time_ms")
@@ -101,7 +101,7 @@ def _of_clusters(clusters: np.ndarray, scores: dict[str, Any]) -> dict[str, np.n
 
 def _probe(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -> Results:
     """What the recipe's probe says, fitted to the training part; with its accuracy on the other parts."""
-    from train.engine.probing import FittedProbe, probe_features
+    from train.probing import FittedProbe, probe_features
 
     probe, names = recipe.probe, dataset.class_names
     progress = cli.Progress()

@@ -17,9 +17,9 @@ import tyro
 
 from datasets import list_datasets
 from train import cli, papers
-from train.machine import cpu_model
 from train.recipe import InputError, Recipe, Stage, parse_options
-from train.rundir import FORMAT, RunDir, write_json
+from train.record.directory import FORMAT, RunDir, write_json
+from train.record.environment import cpu_model
 from zoo import list_models
 
 
@@ -251,7 +251,7 @@ def _new_workdir(recipe: Recipe) -> Path:
 def _prepare(recipe: Recipe, directory: RunDir) -> tuple[Any, Any, Any]:
     """Devices, data set, and the `Start`: everything that bad input can fail, before work starts."""
     import zoo
-    from datasets import fast
+    from datasets.images import fast
     from train.engine.parallel import Devices
     from train.predictor import start_of
 

@@ -8,6 +8,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from zoo.common.errors import InputError as InputError
+
 # Where each registered name is defined. A name's module, and JAX with it, is imported only when the
 # model is asked for; tests/zoo/test_registry.py checks this table against what the modules register.
 BUILTIN_MODULES = {
@@ -44,10 +46,6 @@ BUILTIN_MODULES = {
     "gmvae": "zoo.gmvae",
     "gmvae_tiny": "zoo.gmvae",
 }
-
-
-class InputError(ValueError):
-    """Something that the caller gave cannot be used; the message is one line that says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

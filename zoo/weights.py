@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from zoo.files import write_atomically
+from zoo.common.files import write_atomically
 from zoo.registry import InputError
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from scipy import ndimage
 
-import datasets.augment
-from datasets.augment import (
+import datasets.images.augment
+from datasets.images.augment import (
     affine_map,
     example_keys,
     sample_affine,
@@ -44,10 +44,13 @@ def compiled(function):
     return jax.jit(function, static_argnames=names)
 
 
-add_noise, cut_out = compiled(datasets.augment.add_noise), compiled(datasets.augment.cut_out)
+add_noise, cut_out = (
+    compiled(datasets.images.augment.add_noise),
+    compiled(datasets.images.augment.cut_out),
+)
 random_colours, augment = (
-    compiled(datasets.augment.random_colours),
-    compiled(datasets.augment.augment),
+    compiled(datasets.images.augment.random_colours),
+    compiled(datasets.images.augment.augment),
 )
 
 
@@ -126,7 +129,7 @@ def test_mirrors_are_exact(images):
 
 
 def test_nothing_asked_changes_nothing(photographs):
-    unchanged = datasets.augment.augment
+    unchanged = datasets.images.augment.augment
     assert unchanged(photographs, keys(6)) is photographs
     assert unchanged(photographs, keys(6), photographs.shape[1:3]) is photographs
 

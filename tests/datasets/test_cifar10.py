@@ -14,7 +14,7 @@ from image_files import images, write_folder, write_tar, write_zip
 from PIL import Image
 
 from datasets import InputError, cifar10, load_dataset
-from datasets.cifar10 import CLASSES
+from datasets.named.cifar10 import CLASSES
 
 COUNT = 20  # images of a batch, two of each class
 BATCHES = [*cifar10.BATCHES["train"], *cifar10.BATCHES["test"]]

@@ -8,8 +8,8 @@ import pytest
 from image_files import images, png, write_folder, write_tar, write_zip
 
 from datasets import InputError, load_dataset
-from datasets.csv_list import load_csv
 from datasets.dataset import Options
+from datasets.formats.csv_list import load_csv
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -118,7 +118,7 @@ def test_an_empty_column_of_splits_is_none(tmp_path):
 
 
 def test_groups_reach_the_examples(tmp_path, monkeypatch):
-    from datasets import csv_list
+    from datasets.formats import csv_list
 
     seen = {}
     monkeypatch.setattr(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets import InputError, fast
-from datasets.images import Geometry, decode, decode_resized
+from datasets.images.decode import Geometry, decode, decode_resized
 
 
 def scene(height, width):

@@ -10,8 +10,8 @@ import pytest
 from image_files import images, png, write_folder, write_zip
 
 from datasets import InputError, load_dataset, verify
-from datasets.folder import natural_key
-from datasets.images import Geometry, decode
+from datasets.formats.folder import natural_key
+from datasets.images.decode import Geometry, decode
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -11,7 +11,7 @@ from image_files import png
 from PIL import Image
 
 from datasets import InputError, images
-from datasets.images import decode, resize, to_rgb_uint8
+from datasets.images.decode import decode, resize, to_rgb_uint8
 
 GREY = np.arange(0, 240, 4, np.uint8).reshape(6, 10)
 COLOURS = np.stack([GREY, 255 - GREY, GREY // 2], axis=2)

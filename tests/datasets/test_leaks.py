@@ -10,11 +10,11 @@ from image_files import images, write_folder
 from PIL import Image, ImageDraw, ImageEnhance
 
 from datasets import InputError, load_dataset, verify
+from datasets.checks.leaks import find_leaks
+from datasets.checks.looks import FLAT, FOR_SIZE, MAX_DISTANCE, bits, look, nearest
 from datasets.dataset import DatasetInfo, Leak, Options
-from datasets.examples import Example, Layout, assemble
-from datasets.images import decode
-from datasets.leaks import find_leaks
-from datasets.looks import FLAT, FOR_SIZE, MAX_DISTANCE, bits, look, nearest
+from datasets.formats.examples import Example, Layout, assemble
+from datasets.images.decode import decode
 
 
 def picture(seed, size=(240, 180)):
@@ -137,7 +137,7 @@ def test_search_in_pieces(monkeypatch):
     left = rng.integers(0, 4, (200, 8)).astype(np.uint16)
     whole = quickly(left, right)
     assert whole == slowly(left, right)
-    monkeypatch.setattr("datasets.looks.CHUNK", 50)
+    monkeypatch.setattr("datasets.checks.looks.CHUNK", 50)
     assert quickly(left, right) == whole
 
 

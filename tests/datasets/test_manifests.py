@@ -9,8 +9,8 @@ from image_files import images, png, write_folder, write_zip
 
 from datasets import InputError, load_dataset
 from datasets.dataset import DatasetInfo, Options
-from datasets.examples import Example, Layout, assemble, natural_key
-from datasets.manifests import read_manifest
+from datasets.formats.examples import Example, Layout, assemble, natural_key
+from datasets.manifest import read_manifest
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -122,7 +122,7 @@ def test_patterns_that_find_nothing_are_refused(tmp_path):
 
 
 def test_groups_that_are_whole_classes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.examples.verify", lambda *_: pytest.fail("decoded first"))
+    monkeypatch.setattr("datasets.formats.examples.verify", lambda *_: pytest.fail("decoded first"))
     message = refusal(write_folder(tmp_path, VISITS), group="^[^/]+")
     assert (
         "class pig1 has one group, pig1, which cannot be split into train and validation" in message

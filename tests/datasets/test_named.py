@@ -432,7 +432,7 @@ def test_damaged_zips_in_a_zip(tmp_path, own_cache):
 
 
 def test_bomb_in_a_zip(tmp_path, monkeypatch):
-    from datasets import sources
+    from datasets.formats import sources
 
     monkeypatch.setattr(sources, "FREE_BYTES", 100_000)
     bomb = {"train.zip": bytes(10_000_000)}

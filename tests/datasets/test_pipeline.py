@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets import InputError, Split
-from datasets.images import Geometry, resize
+from datasets.images.decode import Geometry, resize
 from datasets.pipeline import (
     TrainBatches,
     balanced_order,

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets import resampling
-from datasets.images import Geometry, decode_resized, resize
+from datasets.images import resampling
+from datasets.images.decode import Geometry, decode_resized, resize
 
 sides = st.integers(1, 120)
 
@@ -128,8 +128,8 @@ def test_many_threads_may_be_the_first_to_resize(command_environment):
     code = """
 import threading
 import numpy as np
-from datasets import resampling
-from datasets.images import resize
+from datasets.images import resampling
+from datasets.images.decode import resize
 image, results = np.zeros((60, 60, 3), np.uint8), []
 barrier = threading.Barrier(8)
 def first():

@@ -12,8 +12,8 @@ import pytest
 from image_files import images, png, write_folder, write_zip
 
 from datasets import InputError, sources
-from datasets.images import UndecodableError
-from datasets.sources import open_source
+from datasets.formats.sources import open_source
+from datasets.images.decode import UndecodableError
 
 FILES = images("cats", "dogs", count=3)
 

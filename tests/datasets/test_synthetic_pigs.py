@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import load_dataset, synthetic_pigs
+from datasets import load_dataset
 from datasets.dataset import Options
-from datasets.pig_drawing import PIGS, Draws
+from datasets.named import synthetic_pigs
+from datasets.named.pig_drawing import PIGS, Draws
 
 SIZES = {"train": 684, "validation": 77, "test": 254}
 

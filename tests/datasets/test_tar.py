@@ -10,9 +10,9 @@ import pytest
 from image_files import images, png, write_folder, write_tar, write_zip
 
 from datasets import InputError, load_dataset, sources
-from datasets import archives as unpacking
-from datasets.images import UndecodableError
-from datasets.sources import open_source
+from datasets.formats import archives as unpacking
+from datasets.formats.sources import open_source
+from datasets.images.decode import UndecodableError
 
 FILES = images("cats", "dogs", count=3)
 

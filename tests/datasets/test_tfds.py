@@ -18,9 +18,9 @@ from image_files import images, png, write_folder, write_zip
 from PIL import Image
 
 from datasets import InputError, load_dataset
-from datasets import tfds as reader
-from datasets.images import Geometry, decode, resize
-from datasets.prepare import prepare, tfds_name
+from datasets.formats import tfds as reader
+from datasets.formats.prepare import prepare, tfds_name
+from datasets.images.decode import Geometry, decode, resize
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -237,7 +237,7 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path, pets):
     code = """
 import sys, time
 from datasets import load_dataset
-from datasets.prepare import prepare
+from datasets.formats.prepare import prepare
 def wait(text, done, total):
     print("writing", flush=True)
     time.sleep(60)
@@ -295,8 +295,8 @@ def test_names_for_tfds(text, name):
 
 
 def test_large_sets_have_several_shards_in_order(tmp_path, pets, monkeypatch):
-    monkeypatch.setattr("datasets.prepare.SHARD_EXAMPLES", 7)
-    monkeypatch.setattr("datasets.prepare.AHEAD", 3)
+    monkeypatch.setattr("datasets.formats.prepare.SHARD_EXAMPLES", 7)
+    monkeypatch.setattr("datasets.formats.prepare.AHEAD", 3)
     seen = []
     directory = prepare(pets, tmp_path / "out", progress=lambda *given: seen.append(given))
     assert len(list(directory.glob("*train.array_record*"))) == 3
@@ -561,7 +561,7 @@ def test_no_tensorflow_and_no_noise(tmp_path, pets):
 import sys
 from datasets import load_dataset
 assert "tensorflow_datasets" not in sys.modules
-from datasets.prepare import prepare
+from datasets.formats.prepare import prepare
 data = load_dataset(prepare(load_dataset(sys.argv[1]), sys.argv[2]))
 data.splits["test"][0]
 loaded = {name.partition(".")[0] for name in sys.modules}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets import load_dataset
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from datasets.views import add_noise, limit_per_class
 
 

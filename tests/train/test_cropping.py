@@ -7,7 +7,7 @@ import pytest
 
 import zoo
 from datasets import load_dataset
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from datasets.pipeline import TrainBatches, balanced_order, epoch_order
 from train import run
 from train.engine.cropping import evaluation_geometry, evaluation_view, training_geometry

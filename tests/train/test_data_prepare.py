@@ -12,7 +12,7 @@ import pytest
 
 import datasets
 from datasets import load_dataset
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from datasets.pipeline import TrainBatches
 from train import data, run
 

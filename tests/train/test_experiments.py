@@ -19,8 +19,8 @@ from train.recipe import (
     Stage,
     with_values,
 )
+from train.record.directory import RunDir
 from train.results import TIMES
-from train.rundir import RunDir
 
 FAST = Optimizer(learning_rate=1e-2)
 VADE = Recipe(

@@ -12,7 +12,7 @@ import pytest
 
 import zoo
 from datasets import Split
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from datasets.pipeline import TrainBatches
 from train import recipe, run
 from train.engine import feeding, steps

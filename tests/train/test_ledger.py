@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from train.claims import Document, Grid, Ordering, Row
 from train.recipe import Recipe
-from train.report import ledger
-from train.report.ledger import Found, FoundGrid, Run
+from train.reproduce import ledger
+from train.reproduce.claims import Document, Grid, Ordering, Row
+from train.reproduce.ledger import Found, FoundGrid, Run
 
 RECIPE = Recipe(model="sam_alexnet_tiny", dataset="digits")
 DATA = {"name": "digits", "fingerprint": "f", "synthetic": False, "images": {"test": 9}, "why": ""}

@@ -12,11 +12,11 @@ import pytest
 import zoo
 from datasets import list_datasets
 from train import papers, run
-from train.claims import TIMES
 from train.engine.freezing import frozen_paths
 from train.engine.objectives import OBJECTIVES
-from train.papers.smoke import SIZES, TINY, smoke
 from train.recipe import Recipe, with_values
+from train.reproduce.claims import TIMES
+from train.reproduce.miniatures import SIZES, TINY, smoke
 from zoo.registry import module_options
 
 COLUMNS = {

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import record, tables
 from train import cli, papers, reproduce, reproduce_runs
-from train.claims import Document, Grid, Ordering, Row
 from train.recipe import InputError, Optimizer, Recipe, Stage, with_values
-from train.reproduce_runs import Work
-from train.rundir import RunDir, write_json
+from train.record.directory import RunDir, write_json
+from train.reproduce.claims import Document, Grid, Ordering, Row
+from train.reproduce.runner import Work
 
 RECIPE = Recipe(
     name="tiny",

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from train import evaluate, run
+from train.record.directory import SUMMARY_COLUMNS
 from train.results import TIMES
-from train.rundir import SUMMARY_COLUMNS
 
 TINY = ("--model", "sam_alexnet_tiny", "--batch-size", "16")
 
@@ -416,7 +416,7 @@ def test_folder_of_other_things_is_refused(tmp_path, call):
 
 
 def test_second_process_in_the_same_run_is_kept_out(small_run, call):
-    from train.rundir import RunDir
+    from train.record.directory import RunDir
 
     with RunDir(small_run).locked():
         status, _, stderr = call(run, "--workdir", small_run)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from train.rundir import write_json
+from train.record.directory import write_json
 
 
 def test_write_json_puts_lists_of_numbers_on_one_line_and_changes_nothing_else(tmp_path):

@@ -110,7 +110,7 @@ _augmented = jax.jit(steps.augmented, static_argnums=(3, 4))
 
 
 def test_feeding_and_geometry_fields_are_all_known():
-    """A field that is not of the feeding is an argument of `datasets.augment.augment`: else this raises."""
+    """A field that is not of the feeding is an argument of `datasets.images.augment.augment`: else this raises."""
     (batch,) = batches(1, size=2)
     augmentation = recipe.Augmentation(resize=80, crops_per_image=3)
     seen = _augmented(batch["image"], batch["index"], CLOCK, augmentation, (64, 64))

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import zoo
-from datasets.images import Decoder, Geometry
+from datasets.images.decode import Decoder, Geometry
 from train.recipe import Augmentation, InputError, Stage
 
 

@@ -37,7 +37,7 @@ from train.engine.optimizers import (
 from train.engine.parallel import Devices
 from train.engine.transitions import TRANSITIONS, Transition
 from train.recipe import Augmentation, InputError, Recipe, Stage, parse_options
-from train.rundir import RunDir
+from train.record.directory import RunDir
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints inside a long epoch
 SAVE_SECONDS = 3.0  # at least, between checkpoints after short epochs

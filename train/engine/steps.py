@@ -13,7 +13,7 @@ import optax
 from jax.typing import ArrayLike
 
 import zoo
-from datasets.augment import augment, example_keys
+from datasets.images.augment import augment, example_keys
 from train import recipe
 from train.engine import freezing
 from train.engine.objectives import Batch, Objective

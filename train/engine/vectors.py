@@ -17,7 +17,7 @@ import zoo
 from datasets import Dataset
 from datasets.cache import cache_dir, whole_file
 from datasets.dataset import VectorSplit
-from datasets.images import Geometry
+from datasets.images.decode import Geometry
 from datasets.pipeline import eval_batches, load_arrays
 from train.engine import steps
 from train.engine.cropping import evaluation_geometry

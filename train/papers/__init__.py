@@ -8,9 +8,9 @@ import dataclasses
 import difflib
 
 import zoo
-from train.claims import Document
 from train.papers import afhq, animals10, cats_dogs, cifar10, pig_faces
 from train.recipe import Augmentation, InputError, Optimizer, Plateau, Recipe, Stage, with_values
+from train.reproduce.claims import Document
 
 # Digits written by hand lean and move; halving the learning rate settles what a constant one leaves noisy.
 DIGITS = Recipe(

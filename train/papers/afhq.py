@@ -64,9 +64,9 @@ import dataclasses
 import math
 from typing import Any
 
-from train.claims import Document, Grid, Ordering, Row
 from train.papers import pretraining
 from train.recipe import Augmentation, EarlyStop, Optimizer, Probe, Recipe, Stage, with_values
+from train.reproduce.claims import Document, Grid, Ordering, Row
 
 # --- ResNet-50 -----------------------------------------------------------------------------------
 

@@ -28,9 +28,9 @@ momentum 0.9 there, since the runs are short.
 import dataclasses
 from typing import Any
 
-from train.claims import Document, Ordering, Row
 from train.papers import pretraining
 from train.recipe import Augmentation, Optimizer, Recipe, Stage
+from train.reproduce.claims import Document, Ordering, Row
 
 AUGMENTATION = Augmentation(
     flip=True, shift_x=0.1, shift_y=0.1, rotation=15.0, zoom=0.1, crop_area=0.8, aspect=0.1

@@ -23,8 +23,8 @@ loss; our validation images come out of the training part, and the best validati
 
 import dataclasses
 
-from train.claims import Document, Row
 from train.recipe import Augmentation, Optimizer, Recipe, Stage
+from train.reproduce.claims import Document, Row
 
 CATS_DOGS = Recipe(
     name="cats_dogs",

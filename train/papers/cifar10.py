@@ -25,8 +25,8 @@ has no such part.
 
 import dataclasses
 
-from train.claims import Document, Grid, Ordering, Row
 from train.recipe import Augmentation, Optimizer, Recipe, Stage
+from train.reproduce.claims import Document, Grid, Ordering, Row
 
 # Keras's form, without the half: alpha = 1e-4.
 L2 = 5e-5

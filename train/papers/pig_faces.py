@@ -31,8 +31,8 @@ the validation images.
 
 import dataclasses
 
-from train.claims import Document, Ordering, Row
 from train.recipe import EarlyStop, Optimizer, Plateau, Recipe, Stage
+from train.reproduce.claims import Document, Ordering, Row
 
 PIG_FACES = Recipe(
     name="pig_faces",

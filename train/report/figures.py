@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from zoo.files import write_atomically
+from zoo.common.files import write_atomically
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart.
 TRAIN, VALIDATION, TEST, BAD = "#0072B2", "#D55E00", "#009E73", "#CC3311"

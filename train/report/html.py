@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from train.record.directory import RunDir
 from train.report import page
-from train.rundir import RunDir
-from zoo.files import write_atomically
+from zoo.common.files import write_atomically
 
 
 def write_report(run_dir: str | Path) -> Path:

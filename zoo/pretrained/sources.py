@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from zoo.files import write_atomically
+from zoo.common.files import write_atomically
 from zoo.preprocessing import Preprocessing
 from zoo.registry import InputError, get_entry
 

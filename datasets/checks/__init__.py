@@ -1,0 +1,1 @@
+"""Checks of images: undecodable files, duplicates and look-alikes across splits."""

@@ -1,0 +1,102 @@
+"""Finds the images that cannot be decoded, and what the others look like, once: what was found is kept in the
+user's cache directory."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import PIL
+
+from datasets.cache import cache_dir, write_cache
+from datasets.checks.looks import FOR_SIZE, look
+from datasets.dataset import BadImage, Progress
+from datasets.formats.sources import File, Source
+from datasets.images.decode import UndecodableError, decode
+
+FORMAT = 2
+CHUNK = 256  # files handed to the threads at a time; so many are finished after Ctrl-C
+PROGRESS_SECONDS = 0.1
+
+# Of a file: its stamp, the sha256 of its content, why it is bad, or None, and what it looks like.
+Verdict = tuple[str, str, str | None, str]
+
+
+def verify(
+    source: Source, files: Sequence[File], progress: Progress | None = None
+) -> tuple[dict[str, str], dict[str, str], tuple[BadImage, ...]]:
+    """Decode every file that has changed since it was last decoded.
+
+    Returns the sha256 (hex) of the content of each good file and its `looks.look`, both by its path, and the
+    bad ones with reasons.
+    """
+    cache = _cache_file(source)
+    known = _read(cache)
+    verdicts = {f.path: v for f in files if (v := known.get(f.path)) and v[0] == f.stamp}
+    # What is known of the source's other files stays: other data sets may be made of those.
+    others = {f.path: known[f.path] for f in source.files if f.path in known}
+    new = [f for f in files if f.path not in verdicts]
+    if new:
+        try:
+            _decode_all(source, new, verdicts, progress, total=len(files))
+        finally:  # an interrupted check goes on where it was
+            everything = others | verdicts
+            write_cache(cache, {"format": FORMAT, "pillow": PIL.__version__, "images": everything})
+    digests, looks, bad = {}, {}, []
+    for file in files:
+        _, digest, reason, seen = verdicts[file.path]
+        if reason is None:
+            digests[file.path], looks[file.path] = digest, seen
+        else:
+            bad.append(BadImage(file.path, reason))
+    return digests, looks, tuple(bad)
+
+
+def _decode_all(
+    source: Source,
+    files: Sequence[File],
+    verdicts: dict[str, Verdict],
+    progress: Progress | None,
+    total: int,
+) -> None:
+    def check(file: File) -> Verdict:
+        try:
+            content = source.read(file)
+        except UndecodableError as error:
+            return file.stamp, "", str(error), ""
+        digest = hashlib.sha256(content).hexdigest()
+        try:
+            # All of the file is read, in nearly the quickest way.
+            seen = look(decode(content, for_size=FOR_SIZE))
+        except UndecodableError as error:
+            return file.stamp, digest, str(error), ""
+        return file.stamp, digest, None, seen
+
+    last = 0.0
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "verify") as pool:
+        for start in range(0, len(files), CHUNK):
+            chunk = files[start : start + CHUNK]
+            for file, verdict in zip(chunk, pool.map(check, chunk), strict=True):
+                verdicts[file.path] = verdict
+                now = time.monotonic()
+                if progress and (now - last > PROGRESS_SECONDS or len(verdicts) == total):
+                    progress("checking images", len(verdicts), total)
+                    last = now
+
+
+def _cache_file(source: Source) -> Path:
+    name = hashlib.sha256(os.path.realpath(source.root).encode(errors="surrogateescape"))
+    return cache_dir() / "images" / f"{name.hexdigest()[:32]}.json"
+
+
+def _read(cache: Path) -> dict[str, Verdict]:
+    try:
+        content = json.loads(cache.read_bytes())
+        if (content["format"], content["pillow"]) == (FORMAT, PIL.__version__):
+            return {path: (stamp, *rest) for path, (stamp, *rest) in content["images"].items()}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: all is checked again
+        pass
+    return {}

@@ -1,0 +1,1 @@
+"""What data come as: folders, archives, lists, arrays, TFDS."""

@@ -1,0 +1,216 @@
+"""The run directory: its files, who may write into it, and how logs are cut back on resume.
+
+Imports the standard library only.
+"""
+
+import collections
+import contextlib
+import csv
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from train.recipe import InputError, Recipe, differences
+from zoo.common.files import write_atomically
+
+FORMAT = 1
+SUMMARY_COLUMNS = (
+    "epoch",
+    "step",
+    "stage",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+    "data_wait_share",
+    "is_best",
+)
+
+
+class RunDir:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.splits = self.path / "splits.json"
+        self.start = self.path / "start.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.csv"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.test = self.path / "test.json"
+        self.predictions = self.path / "predictions.npz"
+        self.figures = self.path / "figures"
+
+    # What is there already.
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file()
+
+    def has_checkpoint(self) -> bool:
+        """Whether training has got so far that it can go on."""
+        return self.checkpoints.is_dir() and any(
+            path.name.isdecimal() for path in self.checkpoints.iterdir()
+        )
+
+    def read_recipe(self) -> Recipe:
+        """The recipe of the run; InputError when there is none or it cannot be read."""
+        return Recipe.from_json(self.read_json(self.config).get("recipe", {}))
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """A JSON object of this directory; InputError names what is missing or damaged."""
+        if not self.path.is_dir():
+            raise InputError(f"no run directory at {self.path}: check the path")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.path} is not a run directory (it has no {path.relative_to(self.path)}):"
+                " give the --workdir of a training run"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path} cannot be read ({error}): restore it or start a new run"
+            ) from None
+        if not isinstance(data, dict):
+            raise InputError(f"{path} does not hold a JSON object: restore it or start a new run")
+        return data
+
+    def check(self, recipe: Recipe, resume: Literal["auto", "never", "must"]) -> None:
+        """Raise InputError unless a run of this recipe may start or go on here. Writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir {self.path} is a file: give a folder")
+        if not self.exists():
+            if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+                raise InputError(
+                    f"--workdir {self.path} holds other files and no run: give a new or empty folder"
+                )
+            if resume == "must":
+                raise InputError(f"there is no run to resume in {self.path}: check --workdir")
+            return
+        if resume == "never":
+            raise InputError(
+                f"{self.path} already holds a run: give another --workdir, or --resume auto to go on with it"
+            )
+        # More epochs continue a run, data may have moved (their fingerprint is compared later), and the way
+        # in which they are fed changes nothing but the speed.
+        changed = [
+            text
+            for text in differences(self.read_recipe(), recipe)
+            if not text.startswith(("data_dir:", "dataset:", "feed:", "name:"))
+            and ".epochs:" not in text
+        ]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise InputError(
+                f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}{more}):"
+                " give another --workdir, or leave these flags out to go on with it"
+            )
+        self._check_epochs(recipe)
+
+    def _check_epochs(self, recipe: Recipe) -> None:
+        """Raise InputError where the recipe claims other epochs than were trained: what has ended stays as it is."""
+        rows = self.read_summary()
+        trained = collections.Counter(row["stage"] for row in rows)
+        for index, (before, now) in enumerate(
+            zip(self.read_recipe().stages, recipe.stages, strict=True)
+        ):
+            done = trained[before.name]
+            has_ended = done > 0 and before.name != rows[-1]["stage"]
+            if now.epochs < done or (has_ended and now.epochs != before.epochs):
+                raise InputError(
+                    f"{self.path} has trained {done} epochs of stage {index} ({before.name})"
+                    f"{' and gone on to the next' if has_ended else ''}: they cannot become {now.epochs};"
+                    " give another --workdir"
+                )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process out; InputError when one is already at work here."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"another process is training in {self.path}: wait, or give another --workdir"
+                ) from None
+            yield
+
+    # Logs.
+
+    def cut_logs(self, step: int, epoch: int) -> None:
+        """Drop what was logged after `step` and after `epoch` whole epochs."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = "".join(line for line in lines if _step_of(line) <= step)
+            write_atomically(self.metrics, kept.encode())
+        rows = [row for row in self.read_summary() if row["epoch"] <= epoch]
+        if self.summary.exists():
+            with open(self.summary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, SUMMARY_COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def append_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Add steps to metrics.jsonl; numbers that are not finite become null."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            for line in lines:
+                plain = {k: _finite_or_none(v) for k, v in line.items()}
+                file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+    def append_summary(self, row: dict[str, Any]) -> None:
+        """Add an epoch to summary.csv."""
+        is_new = not self.summary.exists()
+        with open(self.summary, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, SUMMARY_COLUMNS)
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def read_summary(self) -> list[dict[str, Any]]:
+        """The epochs so far, numbers as numbers."""
+        if not self.summary.exists():
+            return []
+        with open(self.summary, newline="", encoding="utf-8") as file:
+            return [{k: _parse(k, v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+# A list of numbers as `json.dumps` indents it. No string can look so: its line breaks are escaped.
+_NUMBERS = re.compile(r"\[\n(?:\s*(?:-?\d[\d.eE+-]*|null),?\n)+\s*\]")
+
+
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Write plain data atomically, a list of numbers on one line; numbers that are not finite raise ValueError,
+    since JSON has none."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda match: json.dumps(json.loads(match[0])), text)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _parse(column: str, text: str) -> Any:
+    if column in ("epoch", "step", "is_best"):
+        return int(text)
+    return text if column == "stage" else float(text)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # a line cut off by a kill
+        return math.inf
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

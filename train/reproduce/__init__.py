@@ -1,0 +1,1 @@
+"""Papers against our runs: rows, claims, runner, verdicts, ledger."""

@@ -1,0 +1,40 @@
+"""Models, data sets, objectives, optimizers and run-log writers of other packages, found through entry points.
+
+A package declares them in its `pyproject.toml`:
+
+    [project.entry-points."jax_zoo.models"]
+    my_net = "my_package.nets:my_net"
+
+Names that the project has itself win. Nothing is imported before it is asked for by name.
+"""
+
+import functools
+import importlib.metadata
+from typing import Any, Literal
+
+from zoo.common.errors import InputError
+
+Group = Literal["models", "datasets", "objectives", "optimizers", "writers"]
+
+
+@functools.cache
+def _entry_points(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
+    found = importlib.metadata.entry_points(group=f"jax_zoo.{group}")
+    return {point.name: point for point in found}
+
+
+def plugin_names(group: Group) -> list[str]:
+    """Names that installed packages declare, sorted."""
+    return sorted(_entry_points(group))
+
+
+def load_plugin(group: Group, name: str) -> Any:
+    """The object behind a name of `plugin_names`; InputError when its package cannot be imported."""
+    point = _entry_points(group)[name]
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"{name!r} is declared by another package as {point.value}, which cannot be imported ({error}):"
+            " repair or uninstall that package"
+        ) from error
