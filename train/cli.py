@@ -13,20 +13,23 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any
 
 from datasets.cache import cache_dir
 from train.errors import Diverged as Diverged
 from train.errors import InputError, Interrupted, RunError
-
-Item = TypeVar("Item")
+from train.record.environment import TUNABLES as TUNABLES
+from train.record.terminal import Progress as Progress
+from train.record.terminal import count as count
+from train.record.terminal import duration as duration
+from train.record.terminal import progress_callback as progress_callback
+from train.record.terminal import say as say
 
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 HUGE_PAGES = "glibc.malloc.hugetlb"  # of glibc 2.35 and later
 _HUGE_PAGES_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-TUNABLES = os.environ.get("GLIBC_TUNABLES", "")  # what glibc has read, whatever is set from here on
 _RESTARTED = "JAX_ZOO_RESTARTED"  # the process that has, so that nothing can make it loop
 _is_whole_process = False  # whether this process was started for the command alone
 
@@ -59,7 +62,8 @@ def _started_for(command: Callable[[list[str]], None]) -> bool:
     if command.__module__ != "__main__" or sys.gettrace() is not None:
         return False
     spec = sys.modules["__main__"].__spec__
-    tail = [*(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]]
+    name = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    tail = [*name, *sys.argv[1:]]
     before = sys.orig_argv[1 : len(sys.orig_argv) - len(tail)]  # options of the interpreter
     words = [w for w, last in zip(before, ["", *before], strict=False) if last not in ("-X", "-W")]
     return (
@@ -72,13 +76,6 @@ def _started_for(command: Callable[[list[str]], None]) -> bool:
 def _fail(message: str, status: int) -> None:
     print(f"{'' if status == 130 else 'error: '}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
-
-
-def command_line() -> list[str]:
-    """The command that this process runs, as one would type it; for a Python caller the one that trains."""
-    command = Path(sys.argv[0])
-    ours = command.parent == Path(__file__).parent and command.suffix == ".py"
-    return ["python", "-m", f"train.{command.stem}" if ours else "train.run", *sys.argv[1:]]
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -104,11 +101,6 @@ def explain(error: Exception) -> tuple[str, int]:
         )
     first = (text.strip() or type(error).__name__).splitlines()[0]
     return f"{type(error).__name__}: {first} (add --debug for the traceback)", 1
-
-
-def count(number: int, noun: str) -> str:
-    """1 epoch, 2 epochs."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def prepare_environment(*, large_arrays: bool = True) -> None:
@@ -186,11 +178,6 @@ def has_nvidia_hardware() -> bool:
     )
 
 
-def say(text: str) -> None:
-    """A line for the person who watches: on stderr, so that stdout holds results only."""
-    print(text, file=sys.stderr, flush=True)
-
-
 class StopRequest:
     """Turns the first Ctrl-C (or SIGTERM) into a wish that the loop grants after the step at hand; a second
     one interrupts at once."""
@@ -218,85 +205,3 @@ class StopRequest:
             return
         self.requested, self._since = True, time.monotonic()
         say("\nstopping after this step, then saving (once more to stop at once)")
-
-
-class Progress:
-    """A live line with the time left on a terminal; elsewhere a plain line every half minute."""
-
-    def __init__(self, stream: TextIO | None = None):
-        self._stream = stream or sys.stderr
-        self._bar: Any = None
-        self._live = self._stream.isatty()
-        self._last_line = time.monotonic()
-
-    def start(self, text: str, total: int, done: int = 0) -> None:
-        """Begin a task of `total` units."""
-        self.stop()
-        self._text, self._total = text, total
-        self._begin, self._begin_done = time.monotonic(), done
-        if self._live:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(file=self._stream),
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(text, total=total, completed=done, note="")
-
-    def update(self, done: int, note: str = "", units_left: int | None = None) -> None:
-        """So far `done`; `units_left` counts what remains beyond this task too, for the time left."""
-        now = time.monotonic()
-        rate = (done - self._begin_done) / max(now - self._begin, 1e-9)
-        left = (self._total - done if units_left is None else units_left) / rate if rate else 0
-        note = f"{note}  {duration(left)} left".strip()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=note)
-        elif now - self._last_line >= 30:
-            self._last_line = now
-            print(f"{self._text} {done}/{self._total}  {note}", file=self._stream, flush=True)
-
-    def follow(
-        self, items: Iterable[Item], text: str, total: int, weight: int = 1
-    ) -> Iterator[Item]:
-        """The items, each counted as `weight` units when the next is asked for."""
-        self.start(text, total)
-        for number, item in enumerate(items):
-            self.update(min(number * weight, total))
-            yield item
-        self.stop()
-
-    def stop(self) -> None:
-        """Take the live line away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-def progress_callback(progress: Progress) -> Callable[[str, int, int], None]:
-    """`(text, done, total)` to a progress line."""
-    current: list[str] = []
-
-    def report(text: str, done: int, total: int) -> None:
-        if current != [text]:
-            current[:] = [text]
-            progress.start(text, total, done)
-        progress.update(done)
-
-    return report
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "42 s", "3:05" or "1:02:03"."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

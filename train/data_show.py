@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from train import cli
-from train.recipe import Augmentation, InputError, Recipe, Stage, check_augmentation
+from train.recipe import Augmentation, InputError, Recipe, Stage, check_limits
 
 DEFAULT_SIZE = 224
 
@@ -39,7 +39,7 @@ def show(arguments: Show) -> None:
     """The command `show`."""
     if min(arguments.count, arguments.versions) < 1:
         raise InputError("--count and --versions have to be at least 1")
-    check_augmentation(arguments.augment, "--augment")
+    check_limits(arguments.augment, "--augment")
     size = arguments.image_size or _own_size(arguments.dataset)
     if size < 1:
         raise InputError(f"--image-size is {size}: give at least 1 pixel")
@@ -56,17 +56,19 @@ def show(arguments: Show) -> None:
     cli.prepare_environment(large_arrays=False)
 
     from train.report import figures
-    from train.run import load_data
+    from train.setup import resolve
 
     recipe = Recipe(
         dataset=arguments.dataset,
         data_dir=arguments.data_dir,
         split_seed=arguments.split_seed,
+        image_size=size,
         stages=(Stage(augment=arguments.augment),),
     )
-    dataset = load_data(recipe, (size, size))
+    experiment = resolve(recipe, train=False)
+    dataset = experiment.dataset
     title = f"{dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
-    before, after, labels = visits(dataset.splits["train"], arguments, size)
+    before, after, labels = visits(experiment, arguments)
     figures.augmentation_grid(before, after, labels, dataset.class_names, out, title)
     bars = out.with_name(f"{out.stem}_classes.png")
     counts = {name: _counts(split.labels, dataset) for name, split in dataset.splits.items()}
@@ -88,28 +90,29 @@ def _counts(labels: Any, dataset: Any) -> Any:
     return np.bincount(labels, minlength=len(dataset.class_names))
 
 
-def visits(split: Any, arguments: Show, size: int) -> tuple[Any, Any, Any]:
-    """Images of a split as they are loaded, uint8 [N, H, W, 3], what a training's first visits make of them,
+def visits(experiment: Any, arguments: Show) -> tuple[Any, Any, Any]:
+    """Training images as they are loaded, uint8 [N, H, W, 3], what a training's first visits make of them,
     uint8 [N, versions, size, size, 3], and their labels."""
     import jax
     import numpy as np
 
-    import zoo
-    from datasets.pipeline import load_images
     from train.engine import steps
-    from train.engine.cropping import evaluation_view, training_geometry
     from train.results import sample_of_classes
 
-    augment = arguments.augment
-    view = evaluation_view(zoo.Preprocessing((size, size)), [Stage(augment=augment)])
+    augment, inputs = arguments.augment, experiment.inputs
+    split = experiment.dataset.splits["train"]
     chosen = sample_of_classes(split.labels, arguments.count)
-    before = load_images(split, chosen, training_geometry(view, augment))
-    see = jax.jit(steps.augmented, static_argnums=(3, 4))
+    before = inputs.training(split, augment).load(chosen)
+
+    @jax.jit
+    def see(clock: Any, index: Any) -> Any:
+        return inputs.augmented(before, index, steps.keys(clock)[0], augment)
+
     after = []
     for number in range(arguments.versions):
         epoch, repeat = divmod(number, augment.crops_per_image)
         clock = steps.Clock(np.uint32(arguments.seed), np.int32(epoch))
         index = (chosen + repeat * len(split)).astype(np.int32)
-        after.append(np.asarray(see(before, index, clock, augment, (size, size))))
+        after.append(np.asarray(see(clock, index)))
     rounded = np.clip(np.rint(np.stack(after, axis=1)), 0, 255).astype(np.uint8)
     return before, rounded, split.labels[chosen]

@@ -37,19 +37,13 @@ def main(argv: list[str]) -> None:
     recipe = dataclasses.replace(recipe, **moved)
     cli.prepare_environment()
 
-    import zoo
     from train.predictor import load_run
     from train.results import OF_TRAINING, test
-    from train.run import check_data, input_size, load_data, with_own_splits
+    from train.setup import resolve
 
     predictor = load_run(arguments.workdir)
-    size = input_size(recipe, zoo.get_entry(recipe.model))
-    if predictor.preprocessing is not None:  # pretrained weights may have a size of their own
-        size = predictor.preprocessing.input_size
-    dataset = load_data(with_own_splits(run, recipe), size)
-    check_data(run, dataset)
-    cli.report_devices()
-    results, _ = test(predictor, dataset, recipe, arguments.split)
+    experiment = resolve(recipe, arguments.workdir, train=False)
+    results, _ = test(predictor, experiment, arguments.split)
     if arguments.split == "test" and run.test.exists():
         # What only the training knows.
         recorded = run.read_json(run.test)

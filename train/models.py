@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 
 from train import cli
-from train.recipe import InputError, Recipe
+from train.flags import REGISTRY
+from train.recipe import InputError, ModelOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Arguments:
     """Classes of the head (default: the model's)."""
     image_size: int | None = None
     """Height and width in pixels (default: the model's)."""
-    options: tuple[str, ...] = ()
+    options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     """Fields of the model, as name=value."""
     pretrained: bool = False
     """List published weights, of the models that match, instead."""
@@ -29,7 +30,9 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """The command."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m train.models", description=__doc__)
+    arguments = tyro.cli(
+        Arguments, args=argv, prog="python -m train.models", description=__doc__, registry=REGISTRY
+    )
     cli.prepare_environment(large_arrays=False)
     if arguments.pretrained:
         show_pretrained(arguments)
@@ -66,7 +69,7 @@ def show_pretrained(arguments: Arguments) -> None:
     from zoo.pretrained.sources import SOURCES
 
     given = (arguments.num_classes, arguments.image_size, arguments.options)
-    if given != (None, None, ()):
+    if given != (None, None, {}):
         raise InputError(
             "--pretrained lists weights: it takes a model or a pattern, and no other flag"
         )
@@ -113,8 +116,7 @@ def show_layers(arguments: Arguments) -> None:
     if size is not None and size < 1:
         raise InputError(f"--image-size is {size}: give at least 1 pixel")
     shape = (size, size, 3) if size else entry.input_shape
-    options = Recipe(model_options=arguments.options).options()
-    module = zoo.create_model(arguments.model, arguments.num_classes, **options)
+    module = zoo.create_model(arguments.model, arguments.num_classes, **arguments.options)
     rows = zoo.layer_table(module, shape)
 
     table = _table("layer", "type", "output", ">parameters", ">statistics", ">MFLOPs")

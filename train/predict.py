@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     from train.predictor import load_run
 
     predictor = load_run(arguments.workdir)
-    predictor.classifier_geometry()  # refuses before anything is written
+    predictor.image_classifier()  # refuses before anything is written
     if not 1 <= arguments.top_k <= len(predictor.class_names):
         raise InputError(
             f"--top-k is {arguments.top_k}: give 1 to {len(predictor.class_names)}, the number of classes"
@@ -98,7 +98,7 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """A row an image: `image`, `predictions` (the likeliest first), `error`. Holds one batch in memory."""
     found = iter(found)
-    size = predictor.classifier_geometry().size
+    size = predictor.image_classifier().preprocessing.input_size
     while batch := list(itertools.islice(found, batch_size)):
         read = [(name, *_decode(load, size)) for name, load in batch]
         images = [image for _, image, _ in read if image is not None]

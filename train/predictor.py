@@ -5,27 +5,23 @@ import functools
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import zoo
-from datasets.images.decode import Geometry
+from datasets.images.resize import resize
+from datasets.pipeline import Samples
 from train.engine import steps
-from train.engine.cropping import evaluation_geometry, evaluation_view
 from train.engine.evaluation import array_batches, run_outputs
-from train.engine.objectives import OBJECTIVES
+from train.engine.experiment import build_module
+from train.engine.inputs import ImageInputs, Inputs, VectorInputs
+from train.engine.objectives import Entry, get_objective
 from train.engine.parallel import Devices
-from train.recipe import InputError, Recipe, Stage, parse_options
-from train.record.directory import FORMAT, write_json
-from zoo.registry import module_options
-
-WEIGHTS = "weights.safetensors"
-MODEL = "model.json"
+from train.recipe import InputError, Stage
+from train.record.best import MODEL, WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,39 +31,44 @@ class Predictor:
     module: Any  # Linen module
     variables: dict[str, Any]
     class_names: tuple[str, ...]
-    preprocessing: zoo.Preprocessing | None  # None: the model takes vectors
+    inputs: Inputs  # images or vectors, and what is done to them
     info: dict[str, Any]  # all of model.json
 
-    @property
-    def geometry(self) -> Geometry | None:
-        """How an image gets to the size of the model; None for a model of vectors."""
-        return None if self.preprocessing is None else evaluation_geometry(self.preprocessing)
+    def samples(self, split: Any) -> Samples:
+        """A split as the model is evaluated on it."""
+        return self.inputs.evaluation(split)
 
-    def classifier_geometry(self) -> Geometry:
-        """`geometry`; InputError for a model that gives no classes, or takes no images."""
-        geometry, objective = self.geometry, self.info["objective"]
+    @property
+    def objective(self) -> Entry:
+        """What it was trained by."""
+        return get_objective(self.info["objective"])
+
+    def image_classifier(self) -> ImageInputs:
+        """`inputs`, where this is a classifier of images; else InputError."""
+        inputs = self.inputs
         probe = self.info.get("probe", "none")
         if probe != "none":
             raise InputError(
                 f"this run was scored by its probe ({probe}), which its weights do not hold: give a run without --probe"
             )
-        if geometry is None or objective != "classification":
-            what = "takes vectors" if geometry is None else "gives no classes"
+        gives_classes = self.objective.answers == "classes"
+        if not isinstance(inputs, ImageInputs) or not gives_classes:
+            what = "takes vectors" if isinstance(inputs, VectorInputs) else "gives no classes"
             raise InputError(
-                f"{self.info['model']}, trained by the objective {objective}, {what}: give a classifier"
+                f"{self.info['model']}, trained by the objective {self.info['objective']}, {what}: give a classifier"
             )
-        return geometry
+        return inputs
 
     def logits(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB.
 
         Raises InputError for a model that gives no classes, or takes no images.
         """
-        geometry = self.classifier_geometry()
+        rule = self.image_classifier().preprocessing.rule
         if not len(images):
             return np.zeros((0, len(self.class_names)), np.float32)
         batches = (
-            np.stack([geometry.apply(image) for image in images[start : start + batch_size]])
+            np.stack([resize(image, rule) for image in images[start : start + batch_size]])
             for start in range(0, len(images), batch_size)
         )
         return np.concatenate([self.outputs(batch, batch_size)["logits"] for batch in batches])
@@ -97,40 +98,8 @@ class Predictor:
 
     @functools.cached_property
     def _eval_step(self) -> Any:
-        objective = OBJECTIVES[self.info["objective"]](self.module)
-        return self._devices.compile_eval_step(steps.make_eval_step(objective, self.preprocessing))
-
-
-def save_best(
-    directory: Path,
-    variables: dict[str, Any],
-    recipe: Recipe,
-    stage: Stage,
-    start: "Start",
-    class_names: Sequence[str],
-    facts: dict[str, Any],
-) -> None:
-    """Write weights and everything needed to use them again anywhere: a folder of two files.
-
-    `model.json` is written last and names the digest of the weights: it is the record that they are whole.
-    """
-    digest = zoo.save_variables(directory / WEIGHTS, variables)
-    description = {
-        "format": FORMAT,
-        "model": recipe.model,
-        "options": start.options | parse_options(stage.model_options),
-        "dtype": recipe.dtype,
-        "num_classes": len(class_names),
-        "class_names": list(class_names),
-        "objective": stage.objective,
-        "probe": recipe.probe.method,
-        "input_shape": list(start.input_shape),
-        "preprocessing": start.preprocessing and start.preprocessing.to_json(),
-        **{k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in facts.items()},
-        "weights_sha256": digest,
-        "versions": versions(),
-    }
-    write_json(directory / MODEL, description)
+        objective = self.objective.build(self.module, Stage(objective=self.info["objective"]))
+        return self._devices.compile_eval_step(steps.make_eval_step(objective, self.inputs))
 
 
 def load_run(path: str | os.PathLike) -> Predictor:
@@ -157,10 +126,13 @@ def load_run(path: str | os.PathLike) -> Predictor:
     except (OSError, ValueError) as error:
         raise InputError(f"{directory / MODEL} cannot be read ({error}): copy it again") from None
     try:
-        preprocessing = info["preprocessing"] and zoo.Preprocessing.from_json(info["preprocessing"])
         class_names = tuple(info["class_names"])
-        shape = info.get("input_shape") or (*preprocessing.input_size, 3)
-        module = build_model(info["model"], len(class_names), info["dtype"], info["options"])
+        inputs: Inputs
+        if info["preprocessing"] is None:
+            inputs = VectorInputs(tuple(info["input_shape"]))
+        else:
+            inputs = ImageInputs(zoo.Preprocessing.from_json(info["preprocessing"]))
+        module = build_module(info["model"], len(class_names), info["dtype"], info["options"])
         digest = info["weights_sha256"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{directory / MODEL} is not complete ({error}): copy it again") from None
@@ -170,129 +142,5 @@ def load_run(path: str | os.PathLike) -> Predictor:
             f"{weights} is not the file that {MODEL} describes: copy the folder again,"
             " or go on with the run so that it is written anew"
         )
-    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    like = {
-        "params": {},
-        "batch_stats": {},
-        **jax.eval_shape(module.init, jax.random.key(0), image),
-    }
-    return Predictor(module, zoo.load_variables(weights, like), class_names, preprocessing, info)
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What training starts from."""
-
-    module: Any  # Linen module
-    options: dict[str, Any]  # of the module, besides its classes and dtype
-    variables: dict[str, Any]  # params and batch_stats
-    preprocessing: zoo.Preprocessing | None  # None for vectors
-    input_shape: tuple[int, ...]  # of one example
-    pretrained: dict[str, Any]  # what was taken from pretrained weights; empty without
-
-    def to_json(self) -> dict[str, Any]:
-        """What pretrained weights decided besides the numbers."""
-        assert self.preprocessing is not None
-        return {
-            "options": self.options,
-            "preprocessing": self.preprocessing.to_json(),
-            "pretrained": self.pretrained,
-        }
-
-
-def start_of(
-    recipe: Recipe,
-    shape: tuple[int, ...],
-    num_classes: int,
-    decided: dict[str, Any] | None = None,
-) -> Start:
-    """The recipe's model with initial or pretrained weights. `shape` is that of one image, which is meant unless the
-    weights have a size of their own, or the length of one vector, alone; a model with a field `input_shape` or
-    `input_size` gets it.
-
-    `decided` is `Start.to_json` of a run that goes on: its numbers are in its checkpoints, and the file of
-    weights, which may be gone or changed since then, is left alone.
-
-    Raises InputError for an unknown option, images that are too small, or weights that do not fit.
-    Random windows (`augment.resize`) narrow what evaluation sees.
-    """
-    if recipe.pretrained is None:
-        options = recipe.options()
-        module = build_model(recipe.model, num_classes, recipe.dtype, options)
-        fields = module_options(module)
-        if "input_shape" in fields and len(shape) == 3:
-            options["input_shape"] = shape
-        if "input_size" in fields and len(shape) == 1:
-            options["input_size"] = shape[0]
-        module = module.clone(
-            **{k: options[k] for k in ("input_shape", "input_size") if k in options}
-        )
-        _check_size(module, recipe.model, shape)
-        variables = steps.init_variables(module, shape, recipe.seed)
-        preprocessing = None
-        if len(shape) == 3:
-            size = (shape[0], shape[1])
-            preprocessing = evaluation_view(zoo.Preprocessing(input_size=size), recipe.stages)
-        return Start(module, options, variables, preprocessing, shape, {})
-    if decided is not None:
-        preprocessing = zoo.Preprocessing.from_json(decided["preprocessing"])
-        module = build_model(recipe.model, num_classes, recipe.dtype, decided["options"])
-        shape = (*preprocessing.input_size, 3)
-        variables = steps.init_variables(module, shape, recipe.seed)
-        return Start(
-            module, decided["options"], variables, preprocessing, shape, decided["pretrained"]
-        )
-    from zoo.pretrained import load
-    from zoo.pretrained.sources import DownloadError
-
-    try:
-        taken = load(
-            recipe.model,
-            recipe.pretrained,
-            num_classes,
-            image_size=recipe.image_size,
-            seed=recipe.seed,
-            **recipe.options(),
-        )
-    except DownloadError as error:
-        raise InputError(f"{error}; or train from random weights: --pretrained None") from None
-    module = build_model(recipe.model, num_classes, recipe.dtype, taken.options)
-    shape = (*taken.preprocessing.input_size, 3)
-    _check_size(module, recipe.model, shape)
-    variables = {"batch_stats": {}, **taken.variables}
-    preprocessing = evaluation_view(taken.preprocessing, recipe.stages)
-    pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
-    return Start(module, taken.options, variables, preprocessing, shape, pretrained)
-
-
-def _check_size(module: Any, name: str, shape: tuple[int, ...]) -> None:
-    try:
-        zoo.layer_table(module, shape)
-    except zoo.InputError as error:
-        advice = "; give a larger --image-size" if "too small" in str(error) else ""
-        what = f"{shape[0]}x{shape[1]} pixels" if len(shape) == 3 else f"{shape[0]} numbers"
-        raise InputError(f"{name} at {what}: {error}{advice}") from None
-
-
-def build_model(name: str, num_classes: int, dtype: str, options: dict[str, Any]) -> Any:
-    """`zoo.create_model`, computing in `dtype`; models without that field compute in float32."""
-    module = zoo.create_model(name, num_classes, **options)
-    if hasattr(module, "dtype"):
-        return module.clone(dtype=dtype)
-    if dtype != "float32":
-        raise InputError(f"model {name} has no dtype field: it cannot compute in {dtype}")
-    return module
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    import flax
-    import optax
-
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "numpy": np.__version__,
-    }
+    like = steps.abstract_variables(module, inputs.shape)
+    return Predictor(module, zoo.load_variables(weights, like), class_names, inputs, info)

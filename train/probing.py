@@ -4,34 +4,33 @@ from typing import Any
 
 import numpy as np
 
-from datasets import Dataset
+from datasets.dataset import Progress
 from datasets.pipeline import load_arrays
 from train.analysis.clustering import fit_gmm, fit_kmeans
 from train.analysis.svm import diagnose_rbf, fit_svm
-from train.engine.vectors import Progress, cached_features, scaled
+from train.engine.experiment import Experiment
 from train.predictor import Predictor
-from train.recipe import InputError, Probe, Recipe
+from train.recipe import InputError, Probe
+from train.setup import net_features, scaled
 
 
 def probe_features(
-    predictor: Predictor, dataset: Dataset, recipe: Recipe, progress: Progress | None = None
+    predictor: Predictor, experiment: Experiment, progress: Progress | None = None
 ) -> dict[str, np.ndarray]:
-    """The vectors that the recipe's probe works on, float32 [N, D] for each part.
+    """The vectors that the recipe's probe works on, float32 [N, D] for each split.
 
     Raises InputError for a layer that the model does not have.
     """
-    layer = recipe.probe.layer
+    layer, dataset = experiment.recipe.probe.layer, experiment.dataset
     if layer == "input":
-        arrays = {n: load_arrays(s, predictor.geometry)[0] for n, s in dataset.splits.items()}
-        whole = predictor.preprocessing is None
-        return {n: a if whole else _in_a_row(a) for n, a in arrays.items()}
-    return cached_features(
-        recipe,
-        dataset,
+        arrays = {n: load_arrays(predictor.samples(s))[0] for n, s in dataset.splits.items()}
+        return {n: _in_a_row(a) if a.dtype == np.uint8 else a for n, a in arrays.items()}
+    return net_features(
         predictor.module,
         predictor.variables,
-        predictor.preprocessing,
-        predictor.info["weights_sha256"],
+        predictor.inputs,
+        dataset,
+        experiment.data_key,
         layer=None if layer == "features" else layer,
         progress=progress,
     )

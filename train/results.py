@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from datasets import Dataset
-from datasets.images.decode import Geometry
 from datasets.pipeline import load_arrays
 from train import cli
 from train.analysis.clustering import clustering_metrics
 from train.analysis.metrics import classification_metrics, prediction_scores, softmax
+from train.engine.experiment import Experiment
+from train.engine.inputs import ImageInputs
 from train.predictor import Predictor
-from train.recipe import Recipe
 from train.record.directory import RunDir, write_json
 
 # Fields of test.json that differ from one evaluation to the next.
@@ -26,7 +25,7 @@ TSNE_POINTS = 1000
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
-def test(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str = "test") -> Results:
+def test(predictor: Predictor, experiment: Experiment, split: str = "test") -> Results:
     """Score a predictor on a whole split.
 
     Returns the results that need no knowledge of the training, and the predictions. `test_time_ms` is the
@@ -37,10 +36,9 @@ def test(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str = "t
     recipe ("svm", "kmeans", "gmm"); or "autoencoder", which has a loss and nothing else. Clusters are matched to
     classes on the split itself, one to one.
     """
-    if recipe.probe.method != "none":
-        scores, predictions = _probe(predictor, dataset, recipe, split)
-    else:
-        scores, predictions = _answers(predictor, dataset, recipe, split)
+    recipe, dataset = experiment.recipe, experiment.dataset
+    scored = _probe if recipe.probe.method != "none" else _answers
+    scores, predictions = scored(predictor, experiment, split)
     examples = dataset.splits[split]
     predictions |= {
         "labels": examples.labels,
@@ -60,17 +58,19 @@ def test(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str = "t
     return results, predictions
 
 
-def _answers(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -> Results:
+def _answers(predictor: Predictor, experiment: Experiment, split: str) -> Results:
     """What the net says itself."""
-    images, labels = load_arrays(dataset.splits[split], predictor.geometry)
-    predictor.outputs(images[: recipe.batch_size], recipe.batch_size)  # compiles
+    dataset, batch_size = experiment.dataset, experiment.recipe.batch_size
+    images, labels = load_arrays(predictor.samples(dataset.splits[split]))
+    predictor.outputs(images[:batch_size], batch_size)  # compiles
+    answers = predictor.objective.answers
     began = time.perf_counter()
-    outputs = predictor.outputs(images, recipe.batch_size, labels)
+    outputs = predictor.outputs(images, batch_size, labels)
     predictions: dict[str, np.ndarray] = {}
     names = dataset.class_names
-    if "logits" in outputs:
+    if answers == "classes":
         scores = classification_metrics(labels, outputs["logits"], names)
-    elif "cluster_log_probabilities" in outputs:
+    elif answers == "clusters":
         log_probabilities = outputs["cluster_log_probabilities"]
         clusters = log_probabilities.argmax(axis=1)
         scores = clustering_metrics(labels, clusters, names, log_probabilities.shape[1])
@@ -79,7 +79,7 @@ def _answers(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str)
     else:
         scores = {"loss": float(outputs["loss"].mean()), "num_examples": len(labels)}
     elapsed = time.perf_counter() - began
-    if "logits" in outputs:
+    if answers == "classes":
         probabilities = softmax(outputs["logits"]).astype(np.float32)
         predictions = {
             "probabilities": probabilities,
@@ -99,14 +99,15 @@ def _of_clusters(clusters: np.ndarray, scores: dict[str, Any]) -> dict[str, np.n
     }
 
 
-def _probe(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -> Results:
+def _probe(predictor: Predictor, experiment: Experiment, split: str) -> Results:
     """What the recipe's probe says, fitted to the training part; with its accuracy on the other parts."""
     from train.probing import FittedProbe, probe_features
 
+    recipe, dataset = experiment.recipe, experiment.dataset
     probe, names = recipe.probe, dataset.class_names
     progress = cli.Progress()
     try:
-        features = probe_features(predictor, dataset, recipe, cli.progress_callback(progress))
+        features = probe_features(predictor, experiment, cli.progress_callback(progress))
     finally:
         progress.stop()
     train = dataset.splits["train"].labels
@@ -134,13 +135,12 @@ def _probe(predictor: Predictor, dataset: Dataset, recipe: Recipe, split: str) -
 def finish(
     run: RunDir,
     predictor: Predictor,
-    dataset: Dataset,
-    recipe: Recipe,
+    experiment: Experiment,
     facts: dict[str, Any],
     figures: bool = True,
 ) -> dict[str, Any]:
     """Test the best weights and write test.json, predictions, and figures with a report. Returns the results."""
-    results, predictions = test(predictor, dataset, recipe)
+    results, predictions = test(predictor, experiment)
     best = [row for row in run.read_summary() if row["epoch"] == results["best_epoch"]]
     for part, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):
         if best and np.isfinite(best[0][column]):
@@ -152,7 +152,7 @@ def finish(
         from train.report import html
 
         run.figures.mkdir(exist_ok=True)
-        _draw(run, predictor, dataset, recipe, results, predictions)
+        _draw(run, predictor, experiment, results, predictions)
         html.write_report(run.path)
     return results
 
@@ -160,13 +160,13 @@ def finish(
 def _draw(
     run: RunDir,
     predictor: Predictor,
-    dataset: Dataset,
-    recipe: Recipe,
+    experiment: Experiment,
     results: dict[str, Any],
     predictions: dict[str, np.ndarray],
 ) -> None:
     from train.report import figures
 
+    recipe, dataset = experiment.recipe, experiment.dataset
     title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
     rows = run.read_summary()
     if rows:
@@ -179,10 +179,10 @@ def _draw(
             title,
         )
     if "probabilities" in predictions:
-        assert isinstance(predictor.geometry, Geometry)
+        assert isinstance(predictor.inputs, ImageInputs)
         shown = sample_of_classes(predictions["labels"], 20)
         figures.prediction_grid(
-            [dataset.splits["test"].resized(int(i), predictor.geometry) for i in shown],
+            predictor.samples(dataset.splits["test"]).load(shown),
             predictions["labels"][shown],
             predictions["predictions"][shown],
             predictions["probabilities"].max(axis=1)[shown],

@@ -1,12 +1,15 @@
-"""Checkpoints (Orbax): the state, and plain data about where training stands.
+"""Checkpoints (Orbax) of a `LoopState`: its arrays, and the rest as plain data.
 
 Orbax writes in the background and makes a checkpoint visible only when it is whole, but does not notice
 when bytes of it change later: a digest of the state is kept beside it and compared on restore.
 """
 
+import asyncio
 import hashlib
 import logging
+import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from train.engine.state import LoopState
 from train.recipe import InputError
 
 # Orbax reports through absl what we report ourselves, in one line.
@@ -24,7 +28,11 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 def _pass_over_late_calls(report: Any) -> None:
     # A save or restore that failed leaves callbacks of TensorStore behind, which outlive Orbax's event loop;
     # Python would print a traceback for each.
-    if str(report.exc_value) != "Event loop is closed":
+    frame = report.exc_traceback
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    closed_loop: Any = asyncio.BaseEventLoop._check_closed  # type: ignore[attr-defined]
+    if frame is None or frame.tb_frame.f_code is not closed_loop.__code__:
         _previous_hook(report)
 
 
@@ -36,6 +44,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         self._directory = directory.absolute()
+        self._saved = -math.inf  # when the last one was written
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -44,39 +53,39 @@ class Checkpoints:
             item_names=("state", "meta"),
         )
 
-    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+    def save(self, loop: LoopState) -> None:
         """Write in the background; waits for the save before it, and raises what that one met."""
-        if step in self._manager.all_steps():
+        self._saved = time.monotonic()
+        if loop.step in self._manager.all_steps():
             return
         # Host copies: the device buffers are donated to the next step, and numbers without a sharding
         # can be restored on any number of devices.
-        state = jax.tree.map(np.asarray, jax.device_get(state))
-        meta = {"position": position, "digest": digest(state)}
+        state = jax.tree.map(np.asarray, jax.device_get(loop.train))
+        meta = {"position": loop.to_json(), "digest": digest(state)}
         self._manager.save(
-            step,
+            loop.step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             ),
         )
 
-    def restore(
-        self, like: Callable[[dict[str, Any]], Any], warn: Callable[[str], None]
-    ) -> tuple[Any, dict[str, Any]] | None:
-        """(state as NumPy arrays, position) of the newest whole checkpoint; None when there are none.
+    def restore(self, like: Callable[[int], Any], warn: Callable[[str], None]) -> LoopState | None:
+        """The state of the newest whole checkpoint, its arrays in NumPy; None when there are none.
 
-        `like` makes a state of the structure that belongs to a checkpoint's position. A damaged checkpoint
-        is named through `warn`, set aside and the next older one used; InputError when all are damaged.
+        `like(stage)` gives the structure, shapes and types of a stage's arrays. A damaged checkpoint is named through
+        `warn`, set aside and the next older one used; InputError when all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
                 position = meta["position"]
-                target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like(position))
+                shapes = like(position["stage"])
+                target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
                 state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
                 if digest(state) != meta["digest"]:
                     raise ValueError("its numbers changed after it was written")
-                return state, position
+                return LoopState.from_json(position, state)
             except Exception as error:  # whatever damage makes Orbax, tensorstore or json say
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 warn(

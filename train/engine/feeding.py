@@ -45,7 +45,7 @@ class Stepwise:
 
     def compile(self, state: TrainState, clock: Clock) -> None:
         """Compile every shape; run nothing."""
-        shape, dtype = self._batches.element
+        shape, dtype = self._batches.samples.shape, self._batches.samples.dtype
         for size in self._batches.batch_sizes:
             batch: dict[str, np.ndarray] = {
                 "image": np.zeros((size, *shape), dtype),

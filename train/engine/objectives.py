@@ -1,4 +1,7 @@
-"""What is minimised. An objective turns a model into two pure functions of variables and a batch.
+"""What is minimized. An objective turns a model into two pure functions of variables and a batch.
+
+`OBJECTIVES` has one entry for each; another package adds its own `Entry` through the entry points
+`jax_zoo.objectives`.
 
 A batch is a dict of arrays of one device: `image` float [B, H, W, C], already augmented and normalised, or
 float [B, N] for a model of vectors, and `label` int32 [B] and perhaps `weight` float [B], which only
@@ -15,10 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train.analysis.clustering import clustering_accuracy
+from train.analysis.clustering import clustering_accuracy, collapse_warning, occupancy
 from train.analysis.metrics import loss_and_accuracy
+from train.recipe import InputError, Stage
 from zoo import gmvae as gmvae_family
 from zoo import vade as vade_family
+from zoo.common.errors import did_you_mean
+from zoo.common.plugins import load_plugin, plugin_names
 from zoo.variational import reconstruction_error
 
 Tree = Any
@@ -38,6 +44,20 @@ class Objective:
     outputs: Callable[[Tree, Batch], dict[str, jax.Array]]
     scores: Callable[[dict[str, np.ndarray]], dict[str, float]]
     monitor: Literal["accuracy", "loss"]
+    # A line to the user when the outputs of a whole split show that training goes wrong; None while it does not.
+    # Its arguments: the outputs, and the number of classes to find.
+    warning: Callable[[dict[str, np.ndarray], int], str | None] = lambda outputs, num_classes: None
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What is known about an objective by name."""
+
+    build: Callable[[Any, Stage], Objective]  # of a Linen module, as a stage asks for it
+    trains: frozenset[str]  # models that are registered for these objectives (`zoo.register_model`)
+    # What its outputs say of a sample: `logits`; `cluster_log_probabilities` and `loss`; or a `loss` alone.
+    answers: Literal["classes", "clusters", "loss"]
+    reads_labels: bool = False
 
 
 def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
@@ -172,12 +192,47 @@ def _negative_bound(
         accuracy = clustering_accuracy(outputs["label"], clusters)
         return {**_mean_loss(outputs), "accuracy": accuracy}
 
-    return Objective(loss, outputs, scores, "loss")
+    def warning(outputs, num_classes):
+        log_probabilities = outputs["cluster_log_probabilities"]
+        shares = occupancy(log_probabilities.argmax(axis=1), log_probabilities.shape[1])
+        return collapse_warning(shares, num_classes)
+
+    return Objective(loss, outputs, scores, "loss", warning)
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "classification": classification,
-    "autoencoder": autoencoder,
-    "vade": vade,
-    "gmvae": gmvae,
+OBJECTIVES: dict[str, Entry] = {
+    "classification": Entry(
+        lambda model, stage: classification(model, stage.label_smoothing),
+        frozenset(["classification"]),
+        "classes",
+        reads_labels=True,
+    ),
+    "autoencoder": Entry(
+        lambda model, stage: autoencoder(model),
+        frozenset(["autoencoder", "vade", "gmvae"]),
+        "loss",
+    ),
+    "vade": Entry(lambda model, stage: vade(model), frozenset(["vade"]), "clusters"),
+    "gmvae": Entry(lambda model, stage: gmvae(model), frozenset(["gmvae"]), "clusters"),
 }
+
+
+def get_objective(name: str) -> Entry:
+    """An objective by name, of the project or of another package; InputError for an unknown one."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    others = plugin_names("objectives")
+    if name not in others:
+        known = [*OBJECTIVES, *others]
+        hint = did_you_mean(name, known, f"known are {', '.join(known)}")
+        raise InputError(f"unknown objective {name!r}: {hint}")
+    entry = load_plugin("objectives", name)
+    if not isinstance(entry, Entry):
+        raise InputError(f"objective {name!r} is no train.engine.objectives.Entry: see its package")
+    return entry
+
+
+def objectives_of(kind: str) -> list[str]:
+    """Names of the objectives that can train a model registered for `kind`."""
+    names = [*OBJECTIVES, *plugin_names("objectives")]
+    return [name for name in dict.fromkeys(names) if kind in get_objective(name).trains]

@@ -1,4 +1,7 @@
-"""Optimisers by name, and Keras's two epoch-end rules."""
+"""Optimizers by name, and Keras's two epoch-end rules.
+
+`OPTIMIZERS` has one entry for each; another package adds its own through the entry points `jax_zoo.optimizers`.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,17 +12,54 @@ import jax.numpy as jnp
 import optax
 
 from train import recipe
+from train.recipe import InputError
+from zoo.common.errors import did_you_mean
+from zoo.common.plugins import load_plugin, plugin_names
+
+# The transformations of gradients that make an optimizer, in order, the (scaled) learning rate included. A list rather
+# than a chain: chained in a chain, they would change the structure of saved states.
+Parts = Callable[[recipe.Optimizer, jax.Array], list[optax.GradientTransformation]]
+
+
+def adam(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransformation]:
+    """Keras's Adam, with its epsilon outside of the root."""
+    return [
+        optax.scale_by_adam(spec.b1, spec.b2, spec.epsilon),
+        optax.scale_by_learning_rate(rate),
+    ]
+
+
+def sgd(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransformation]:
+    """Keras's SGD: what has been added to the momentum keeps the rate that it came with."""
+    momentum = [optax.trace(spec.momentum, spec.nesterov)] if spec.momentum else []
+    return [optax.scale_by_learning_rate(rate), *momentum]
+
+
+OPTIMIZERS: dict[str, Parts] = {"adam": adam, "sgd": sgd}
+
+
+def get_optimizer(name: str) -> Parts:
+    """An optimizer by name, of the project or of another package; InputError for an unknown one."""
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    others = plugin_names("optimizers")
+    if name in others:
+        return load_plugin("optimizers", name)
+    known = [*OPTIMIZERS, *others]
+    hint = did_you_mean(name, known, f"known are {', '.join(known)}")
+    raise InputError(f"unknown optimizer {name!r}: {hint}")
 
 
 def build_optimizer(
     spec: recipe.Optimizer, num_steps: int | None = None
 ) -> optax.GradientTransformation:
-    """An Optax optimiser whose state holds `hyperparams["plateau_scale"]`, a factor of the learning rate.
+    """An Optax optimizer whose state holds `hyperparams["plateau_scale"]`, a factor of the learning rate.
 
-    The factor is set between epochs (`set_plateau_scale`), is saved with the state, and is 1 at first. Momentum
-    is Keras's: what has been added to it keeps the rate that it came with. `num_steps` is how many steps the
-    stage has, which a cosine needs to know.
+    The factor is set between epochs (`set_plateau_scale`), is saved with the state, and is 1 at first. `num_steps` is
+    how many steps the stage has, which a cosine needs to know.
     """
+
+    make_parts = get_optimizer(spec.name)
 
     def build(learning_rate: jax.Array, plateau_scale: jax.Array) -> optax.GradientTransformation:
         rate = learning_rate * plateau_scale
@@ -30,11 +70,7 @@ def build_optimizer(
             parts.append(optax.clip_by_global_norm(spec.clip_norm))
         if spec.weight_decay and not spec.decoupled:
             parts.append(optax.add_decayed_weights(spec.weight_decay))
-        if spec.name == "adam":
-            parts.append(optax.scale_by_adam(spec.b1, spec.b2, spec.epsilon))
-        parts.append(optax.scale_by_learning_rate(rate))
-        if spec.name == "sgd" and spec.momentum:
-            parts.append(optax.trace(spec.momentum, spec.nesterov))
+        parts += make_parts(spec, rate)
         if spec.weight_decay and spec.decoupled:
             parts.append(optax.add_decayed_weights(-rate * spec.weight_decay))
         return optax.chain(*parts)
@@ -97,36 +133,34 @@ def learning_rate(opt_state: optax.OptState) -> jax.Array:
 
 @dataclasses.dataclass
 class ReduceOnPlateau:
-    """Keras's ReduceLROnPlateau (mode "min", no cooldown), as a factor of the initial learning rate."""
+    """The state of Keras's ReduceLROnPlateau (mode "min", no cooldown); `scale` is a factor of the learning rate."""
 
-    spec: recipe.Plateau
     best: float = float("inf")
     wait: int = 0
     scale: float = 1.0
 
-    def update(self, value: float) -> float:
+    def update(self, value: float, rule: recipe.Plateau) -> float:
         """Take an epoch's value; the factor to train on with."""
-        if value < self.best - self.spec.min_delta:
+        if value < self.best - rule.min_delta:
             self.best, self.wait = value, 0
-        elif self.spec.patience:
+        elif rule.patience:
             self.wait += 1
-            if self.wait >= self.spec.patience:
-                self.scale *= self.spec.factor
+            if self.wait >= rule.patience:
+                self.scale *= rule.factor
                 self.wait = 0
         return self.scale
 
 
 @dataclasses.dataclass
 class EarlyStopping:
-    """Keras's EarlyStopping (mode "min"): it ends training at the p-th epoch without improvement."""
+    """The state of Keras's EarlyStopping (mode "min"): it ends training at the p-th epoch without improvement."""
 
-    spec: recipe.EarlyStop
     best: float = float("inf")
     wait: int = 0
 
-    def update(self, value: float) -> bool:
+    def update(self, value: float, rule: recipe.EarlyStop) -> bool:
         """Take an epoch's value; whether training should end."""
         self.wait += 1
-        if value < self.best - self.spec.min_delta:
+        if value < self.best - rule.min_delta:
             self.best, self.wait = value, 0
-        return bool(self.spec.patience) and self.wait >= self.spec.patience
+        return bool(rule.patience) and self.wait >= rule.patience

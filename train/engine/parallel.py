@@ -31,12 +31,17 @@ class Devices:
 
     @classmethod
     def sharing(cls, batch_size: int) -> "Devices":
-        """As many of the local devices as divide a batch: the documents' batches of 6 run on any machine."""
+        """As many of the local devices as divide a batch: small batches run on any machine, too."""
         devices = jax.local_devices()
         return cls(devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)])
 
     def __len__(self) -> int:
         return len(self.devices)
+
+    @property
+    def platform(self) -> str:
+        """cpu, gpu or tpu."""
+        return self.devices[0].platform
 
     def divisible(self, batch_size: int) -> int:
         """The batch size, or the next above it that the devices divide."""

@@ -1,6 +1,5 @@
 """The training and the evaluation step of one device: pure functions, testable without data or devices."""
 
-import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -12,10 +11,9 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-import zoo
-from datasets.images.augment import augment, example_keys
 from train import recipe
 from train.engine import freezing
+from train.engine.inputs import Inputs
 from train.engine.objectives import Batch, Objective
 from train.engine.optimizers import learning_rate
 from zoo.operations import uses_cpu_forms
@@ -53,6 +51,13 @@ def init_variables(model: nn.Module, input_shape: tuple[int, ...], seed: int) ->
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Structure, shapes and types of what `init_variables` makes; nothing is computed."""
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
 def init_state(
     variables: dict[str, Any],
     optimizer: optax.GradientTransformation,
@@ -70,40 +75,10 @@ def init_state(
     return TrainState(zero, params, variables["batch_stats"], optimizer.init(trainable), average)
 
 
-def normalise(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
-    """The arithmetic that belongs to the weights: [B, H, W, 3] in 0..255 to what the model expects."""
-    if preprocessing.channel_order == "bgr":
-        images = images[..., ::-1]
-    mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, 3)
-    std = jnp.asarray(preprocessing.std, jnp.float32).reshape(1, 1, 1, 3)
-    return (images * preprocessing.scale - mean) / std
-
-
-# Fields of an Augmentation that say how images are fed, not how they are changed.
-FEEDING = frozenset(["resize", "crops_per_image"])
-
-
-def augmented(
-    images: jax.Array,
-    index: jax.Array,
-    clock: Clock,
-    augmentation: recipe.Augmentation,
-    size: tuple[int, int],
-) -> jax.Array:
-    """What a training step sees, before `normalise`: images uint8 [B, H, W, 3] to float32 of `size`, in 0..255.
-
-    An image's changes depend on the clock's seed and epoch and on the visit's number in `index` alone.
-    """
-    key, _ = _keys(clock)
-    changes = {k: v for k, v in dataclasses.asdict(augmentation).items() if k not in FEEDING}
-    keys = example_keys(jax.random.fold_in(key, clock.epoch), index)
-    return augment(images, keys, size, **changes).astype(jnp.float32)
-
-
-def _keys(clock: Clock) -> tuple[jax.Array, jax.Array]:
-    """Of augmentation and of dropout."""
+def keys(clock: Clock) -> tuple[jax.Array, jax.Array]:
+    """Keys of the augmentation, of this epoch, and of dropout, of all steps."""
     augment_key, dropout_key = jax.random.split(jax.random.key(clock.seed))
-    return augment_key, dropout_key
+    return jax.random.fold_in(augment_key, clock.epoch), dropout_key
 
 
 def norm(tree: Any) -> jax.Array:
@@ -134,7 +109,7 @@ NORM_ROW = 1 << 16  # 256 KiB, which a core's cache holds
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    preprocessing: zoo.Preprocessing | None,
+    inputs: Inputs,
     augmentation: recipe.Augmentation,
     frozen: Collection[freezing.Path] = (),
     class_weights: Sequence[float] | np.ndarray | None = None,
@@ -142,25 +117,21 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]]:
     """The step of one device under a mapped axis `AXIS`, over which gradients and metrics are averaged.
 
-    The batch holds `image` uint8 [B, H, W, 3], `label` int32 [B] and `index` int32 [B], the visit's number
-    (see `datasets.pipeline.epoch_order`). Without `preprocessing` the "images" are vectors, and go into the model as
-    they are. An image is augmented by (seed, epoch, index), so alike on any number
-    of devices; dropout masks come from (seed, step, device). Parameters at `frozen` paths and the statistics of
-    batch-norm layers that are frozen come out as they went in, bit for bit. With `class_weights`, a number a
-    class, the objective gets each example's as `weight`. With `ema` the state's average moves to
-    `ema * average + (1 - ema) * params` after each step, and to the parameters after the first (Keras's
+    The batch holds `image` (samples as the host loads them: uint8 [B, H, W, 3], or vectors), `label` int32 [B] and
+    `index` int32 [B], the visit's number (see `datasets.pipeline.epoch_order`). An image is augmented by
+    (seed, epoch, index), so alike on any number of devices; dropout masks come from (seed, step, device). Parameters
+    at `frozen` paths and the statistics of batch-norm layers that are frozen come out as they went in, bit for bit.
+    With `class_weights`, one per class, the objective gets each example's as `weight`. With `ema` the state's average
+    moves to `ema * average + (1 - ema) * params` after each step, and to the parameters after the first (Keras's
     `ema_momentum`).
     """
 
     def train_step(state: TrainState, batch: Batch, clock: Clock):
-        inputs = {"image": batch["image"], "label": batch["label"]}
-        if preprocessing is not None:
-            size = preprocessing.input_size
-            images = augmented(batch["image"], batch["index"], clock, augmentation, size)
-            inputs["image"] = normalise(images, preprocessing)
+        key, dropout_key = keys(clock)
+        image = inputs.for_training(batch["image"], batch["index"], key, augmentation)
+        seen = {"image": image, "label": batch["label"]}
         if class_weights is not None:
-            inputs["weight"] = jnp.asarray(class_weights, jnp.float32)[batch["label"]]
-        _, dropout_key = _keys(clock)
+            seen["weight"] = jnp.asarray(class_weights, jnp.float32)[batch["label"]]
         dropout_key = jax.random.fold_in(dropout_key, state.step)
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
 
@@ -170,7 +141,7 @@ def make_train_step(
         def loss(trainable):
             with freezing.standing_still(still):
                 params = freezing.join(trainable, fixed)
-                return objective.loss(params, state.batch_stats, inputs, dropout_key)
+                return objective.loss(params, state.batch_stats, seen, dropout_key)
 
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
         if jax.lax.axis_size(AXIS) > 1:  # over one device XLA copies everything
@@ -225,14 +196,11 @@ def make_steps(
 
 
 def make_eval_step(
-    objective: Objective, preprocessing: zoo.Preprocessing | None
+    objective: Objective, inputs: Inputs
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Per-example outputs of one device for `image` uint8 [B, H, W, 3], or, without preprocessing, for vectors."""
+    """Per-sample outputs of one device, for a batch whose `image` holds samples as the host loads them."""
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        images = batch["image"].astype(jnp.float32)
-        if preprocessing is not None:
-            images = normalise(images, preprocessing)
-        return objective.outputs(variables, {"image": images})
+        return objective.outputs(variables, {"image": inputs.for_evaluation(batch["image"])})
 
     return eval_step

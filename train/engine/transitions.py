@@ -28,7 +28,7 @@ def keep(given: Transition) -> dict[str, Any]:
 
 
 def insert_bottleneck(given: Transition) -> dict[str, Any]:
-    """Document 4's auto-encoder: trained convolutions, new fully connected layers between them."""
+    """Trained convolutions of an auto-encoder, new fully connected layers between them (`zoo/conv_autoencoder.py`)."""
     return with_bottleneck(given.variables, given.model, jax.random.key(given.seed))
 
 

@@ -6,19 +6,22 @@ Imports the standard library only.
 import collections
 import contextlib
 import csv
+import dataclasses
 import fcntl
 import json
-import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from train.recipe import InputError, Recipe, differences
+from datasets.dataset import Dataset
+from train.recipe import FORMAT, InputError, Recipe, differences
+from train.record.environment import environment
 from zoo.common.files import write_atomically
 
-FORMAT = 1
+# Fields of a recipe in which a run may change when it goes on: where its data are, how they are fed, its name.
+FREE_FIELDS = frozenset(["data_dir", "dataset", "feed", "name"])
 SUMMARY_COLUMNS = (
     "epoch",
     "step",
@@ -51,6 +54,24 @@ class RunDir:
         self.test = self.path / "test.json"
         self.predictions = self.path / "predictions.npz"
         self.figures = self.path / "figures"
+
+    def begin(self, recipe: Recipe, dataset: Dataset, decisions: Mapping[str, Any] | None) -> None:
+        """Write the files that a run begins with; config.json last, since it makes the folder a run. Of a run that goes
+        on, only the recipe is new. `decisions`: what pretrained weights have decided besides the numbers."""
+        if decisions is not None:
+            write_json(self.start, decisions)
+        if not self.exists():
+            write_json(self.splits, dataset.manifest())
+            write_json(self.path / "env.json", environment())
+            if dataset.bad_images:
+                lines = [f"{bad.id}\t{bad.reason}\n" for bad in dataset.bad_images]
+                (self.path / "bad_images.txt").write_text("".join(lines), encoding="utf-8")
+            if dataset.leaks:
+                with open(self.path / "leaks.csv", "w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file)
+                    writer.writerow(field.name for field in dataclasses.fields(dataset.leaks[0]))
+                    writer.writerows(dataclasses.astuple(leak) for leak in dataset.leaks)
+        write_json(self.config, {"format": FORMAT, "recipe": recipe.to_json()})
 
     # What is there already.
 
@@ -106,15 +127,14 @@ class RunDir:
         # More epochs continue a run, data may have moved (their fingerprint is compared later), and the way
         # in which they are fed changes nothing but the speed.
         changed = [
-            text
-            for text in differences(self.read_recipe(), recipe)
-            if not text.startswith(("data_dir:", "dataset:", "feed:", "name:"))
-            and ".epochs:" not in text
+            difference
+            for difference in differences(self.read_recipe(), recipe)
+            if difference.path[0] not in FREE_FIELDS and difference.path[-1] != "epochs"
         ]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise InputError(
-                f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}{more}):"
+                f"{self.path} holds a run of other settings ({'; '.join(map(str, changed[:3]))}{more}):"
                 " give another --workdir, or leave these flags out to go on with it"
             )
         self._check_epochs(recipe)
@@ -148,37 +168,6 @@ class RunDir:
                 ) from None
             yield
 
-    # Logs.
-
-    def cut_logs(self, step: int, epoch: int) -> None:
-        """Drop what was logged after `step` and after `epoch` whole epochs."""
-        if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = "".join(line for line in lines if _step_of(line) <= step)
-            write_atomically(self.metrics, kept.encode())
-        rows = [row for row in self.read_summary() if row["epoch"] <= epoch]
-        if self.summary.exists():
-            with open(self.summary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, SUMMARY_COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
-
-    def append_metrics(self, lines: list[dict[str, Any]]) -> None:
-        """Add steps to metrics.jsonl; numbers that are not finite become null."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            for line in lines:
-                plain = {k: _finite_or_none(v) for k, v in line.items()}
-                file.write(json.dumps(plain, allow_nan=False) + "\n")
-
-    def append_summary(self, row: dict[str, Any]) -> None:
-        """Add an epoch to summary.csv."""
-        is_new = not self.summary.exists()
-        with open(self.summary, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, SUMMARY_COLUMNS)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-
     def read_summary(self) -> list[dict[str, Any]]:
         """The epochs so far, numbers as numbers."""
         if not self.summary.exists():
@@ -203,14 +192,3 @@ def _parse(column: str, text: str) -> Any:
     if column in ("epoch", "step", "is_best"):
         return int(text)
     return text if column == "stage" else float(text)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # a line cut off by a kill
-        return math.inf
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

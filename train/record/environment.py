@@ -1,9 +1,14 @@
-"""What computed something: names for a reader. Imports the standard library only."""
+"""What computed something: hardware, versions, commit, command. Imports the standard library only."""
 
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+TUNABLES = os.environ.get("GLIBC_TUNABLES", "")  # what glibc has read, whatever is set from here on
 
 
 def hardware(env: Mapping[str, Any]) -> str:
@@ -23,3 +28,58 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, commit and command line of this process."""
+    import jax
+
+    def git(*words: str) -> str:
+        root = Path(__file__).parent
+        done = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    try:
+        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
+    except OSError:  # no git here
+        commit, dirty = "", False
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.local_devices()],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "glibc_tunables": TUNABLES,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "command": command_line(),
+    }
+
+
+def command_line() -> list[str]:
+    """The command that this process runs, as one would type it; for a Python caller the one that trains."""
+    command = Path(sys.argv[0])
+    if command.name == "__main__.py":  # of a package
+        command = command.parent
+    ours = command.parent == Path(__file__).parents[1]
+    return ["python", "-m", f"train.{command.stem}" if ours else "train.run", *sys.argv[1:]]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    import flax
+    import jax
+    import numpy as np
+    import optax
+
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,4 +1,6 @@
-"""Training a head on what a frozen backbone computed once.
+"""Features of a trained or frozen net, computed once for every sample.
+
+`extract` is the one way to them: for data sets of features, for probes, and for stages that train a head.
 
 Where a stage freezes all but the head and shows every image unchanged, what enters the head, or the dropout in
 front of it, is the same in every epoch. It is computed once, in evaluation mode, and takes the place of the images.
@@ -10,17 +12,93 @@ uses. Losses and parameters are those of training without a cache, up to the rou
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 import zoo
-from train.engine import freezing, steps
-from train.engine.objectives import Batch, Objective, classification
+from datasets.cache import cache_dir, whole_file
+from datasets.dataset import Progress
+from datasets.pipeline import Samples, eval_batches
+from train.engine import freezing
+from train.engine.evaluation import run_outputs
+from train.engine.inputs import Inputs
+from train.engine.objectives import Batch
+from train.engine.parallel import Devices
+
+FeatureStep = Callable[[dict[str, Any], Batch], dict[str, jax.Array]]
+
+
+def extract(
+    step: FeatureStep,
+    variables: dict[str, Any],
+    samples: Mapping[str, Samples],
+    devices: Devices,
+    *,
+    batch_size: int,
+    key: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """What a step computes for every sample of some parts, float32 [N, ...] each.
+
+    Args:
+      step: `layer_step`'s or `cut_step`'s, of one device.
+      variables: of the net, on the devices or on the host.
+      samples: what each part's batches are made of, by the part's name.
+      batch_size: samples per step, over all devices.
+      key: JSON-able data that says what the features depend on; with it they are kept in the cache directory.
+      progress: called while it takes long.
+    """
+    path = None
+    if key is not None:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = cache_dir() / "features" / f"{digest[:32]}.npz"
+        try:
+            with open(path, "rb") as read, np.load(read, allow_pickle=False) as saved:
+                return {part: saved[part] for part in samples}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or torn
+            pass
+    compiled = devices.compile_eval_step(step)
+    placed = devices.replicate(variables)
+    found = {}
+    for part, of in samples.items():
+        batches = eval_batches(of, batch_size=batch_size)
+        counted = _counted(batches, len(of), f"features of {part} images", progress)
+        found[part] = run_outputs(compiled, placed, counted)["features"]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            np.savez(file, allow_pickle=False, **found)
+    return found
+
+
+def _counted(
+    batches: Iterable[dict[str, np.ndarray]], total: int, text: str, progress: Progress | None
+) -> Iterator[dict[str, np.ndarray]]:
+    done = 0
+    for batch in batches:
+        yield batch
+        done += int(batch["mask"].sum())
+        if progress:
+            progress(text, done, total)
+
+
+def layer_step(module: nn.Module, inputs: Inputs, layer: str | None = None) -> FeatureStep:
+    """`features` float32 [B, D] of one device: what `zoo.features` gives of a layer, flattened."""
+
+    def step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        found = zoo.features(module, variables, inputs.for_evaluation(batch["image"]), layer)
+        return {"features": found.astype(jnp.float32).reshape(len(found), -1)}
+
+    return step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +178,56 @@ def cut(
         if any(not sources <= {"features", "head", "key"} for sources in jax.tree.leaves(logits)):
             return None
 
-    backbone = jax.jit(lambda train, inputs: exchanged(train, inputs)[0], static_argnums=0)
-    if backbone.lower(True, inputs).as_text() != backbone.lower(False, inputs).as_text():
-        return None
-    return Cut(path, input_shape, shape[1:])
+    programs: dict[Any, int] = {}
+    in_training, in_evaluation = (
+        _value_numbers(jax.make_jaxpr(lambda x, t=train: exchanged(t, x)[0])(inputs), programs)
+        for train in (True, False)
+    )
+    return Cut(path, input_shape, shape[1:]) if in_training == in_evaluation else None
+
+
+def _value_numbers(program: ClosedJaxpr, numbers: dict[Any, int]) -> tuple[int, ...]:
+    """A number for each output of a program, the same for outputs that are computed in the same way.
+
+    Value numbering: an equation's outputs are named by its primitive, its parameters and the numbers of its inputs,
+    so that equations whose results nobody uses make no difference. Programs that share `numbers` can be compared.
+    """
+
+    def number(key: Any) -> int:
+        return numbers.setdefault(key, len(numbers))
+
+    def of_parameter(value: Any) -> Any:
+        if isinstance(value, ClosedJaxpr):
+            return of_program(value.jaxpr, value.consts)
+        if isinstance(value, Jaxpr):
+            return of_program(value, ())
+        if isinstance(value, tuple | list):
+            return tuple(map(of_parameter, value))
+        # Rules of differentiation are made anew for each trace, and change no value.
+        return None if callable(value) else repr(value)
+
+    def of_program(jaxpr: Jaxpr, constants: Iterable[Any]) -> tuple[int, ...]:
+        known = {v: number(("input", i)) for i, v in enumerate(jaxpr.invars)}
+        known |= {
+            v: number(of_constant(c)) for v, c in zip(jaxpr.constvars, constants, strict=True)
+        }
+
+        def of(atom: Any) -> int:
+            if isinstance(atom, Literal):
+                return number(of_constant(atom.val))
+            return known[atom]
+
+        for equation in jaxpr.eqns:
+            parameters = tuple((k, of_parameter(v)) for k, v in sorted(equation.params.items()))
+            key = (equation.primitive.name, parameters, tuple(map(of, equation.invars)))
+            known |= {v: number((*key, i)) for i, v in enumerate(equation.outvars)}
+        return tuple(map(of, jaxpr.outvars))
+
+    def of_constant(value: Any) -> Any:
+        array = np.asarray(value)
+        return "constant", array.dtype.str, array.shape, array.tobytes()
+
+    return of_program(program.jaxpr, program.consts)
 
 
 def _find_cut(trace: Callable[[], Any]) -> tuple[freezing.Path, tuple[int, ...]] | None:
@@ -171,29 +295,18 @@ class FromFeatures:
             return self.model.apply(variables, images, **options)
 
 
-def classification_from_features(
-    model: nn.Module, cut: Cut, label_smoothing: float = 0.0
-) -> Objective:
-    """`objectives.classification` of batches whose `image` holds features."""
-    cached: Any = FromFeatures(model, cut)
-    return classification(cached, label_smoothing)
+def cut_step(model: nn.Module, cut: Cut, inputs: Inputs) -> FeatureStep:
+    """`features` float32 [B, ...] of one device: what enters the model at the cut."""
 
-
-def make_feature_step(
-    model: nn.Module, cut: Cut, preprocessing: zoo.Preprocessing
-) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """`features` float32 [B, ...] of one device for `image` uint8 [B, H, W, 3]."""
-
-    def feature_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
+    def step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
         entered: list[jax.Array] = []
 
         def look(x):
             entered.append(x)
             return x
 
-        images = steps.normalise(batch["image"].astype(jnp.float32), preprocessing)
         with _exchanging(cut.path, look):
-            model.apply(variables, images, train=False)
+            model.apply(variables, inputs.for_evaluation(batch["image"]), train=False)
         return {"features": entered[0].astype(jnp.float32)}
 
-    return feature_step
+    return step

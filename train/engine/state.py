@@ -1,0 +1,117 @@
+"""Where training stands: exactly what a checkpoint holds."""
+
+import dataclasses
+import math
+from typing import Any
+
+from train.engine.optimizers import EarlyStopping, ReduceOnPlateau
+from train.engine.steps import TrainState
+
+
+@dataclasses.dataclass
+class EpochSums:
+    """The epoch under way: sums over its samples, and its time."""
+
+    loss: float = 0.0
+    accuracy: float = 0.0
+    samples: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0  # that the devices waited for data
+    learning_rate: float = 0.0  # of the last step
+
+
+@dataclasses.dataclass
+class Best:
+    """The best epoch among stages whose scores can be compared."""
+
+    score: float | None = None  # validation accuracy, or the negative validation loss
+    epoch: int = 0
+
+    def update(self, score: float, epoch: int) -> bool:
+        """Take an epoch's score; whether it is strictly better than those before."""
+        if not math.isfinite(score) or (self.score is not None and score <= self.score):
+            return False
+        self.score, self.epoch = score, epoch
+        return True
+
+
+@dataclasses.dataclass
+class LoopState:
+    """The state of training: the arrays on the devices, and plain data."""
+
+    train: TrainState | None = None  # None before the first stage
+    stage: int = 0
+    epoch: int = 0  # whole epochs of all stages so far
+    stage_epoch: int = 0  # whole epochs of this stage
+    step: int = 0  # updates of all stages
+    stage_step: int = 0  # updates of this stage: the position in its data
+    stopped: bool = False  # early, in this stage
+    warned: bool = False  # of what the objective warns of; said once
+    train_seconds: float = 0.0  # without compilation
+    sums: EpochSums = dataclasses.field(default_factory=EpochSums)
+    plateau: ReduceOnPlateau = dataclasses.field(default_factory=ReduceOnPlateau)
+    early_stop: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
+    best: Best = dataclasses.field(default_factory=Best)
+
+    def start_stage(self, stage: int, train: TrainState, *, comparable: bool) -> None:
+        """Move to the beginning of a stage; unless its scores are `comparable` with those before, forget the best."""
+        self.train, self.stage, self.stage_epoch, self.stage_step = train, stage, 0, 0
+        self.stopped = False
+        self.sums, self.plateau, self.early_stop = EpochSums(), ReduceOnPlateau(), EarlyStopping()
+        if not comparable:
+            self.best.score = None
+
+    def start_epoch(self) -> None:
+        """Forget the sums of the epoch before."""
+        self.sums = EpochSums()
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the arrays, as plain data; None stands for infinity."""
+        plain = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "train"
+        }
+        for name, value in plain.items():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                parts = dataclasses.asdict(value)
+                plain[name] = {k: None if v == math.inf else v for k, v in parts.items()}
+        return plain
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], train: TrainState) -> "LoopState":
+        """The inverse of `to_json`, for checkpoints of version 0.1, too."""
+        data = _from_version_0_1(data) if "plateau_best" in data else dict(data)
+        for name in ("plateau", "early_stop"):
+            data[name] = data[name] | {"best": _or_infinity(data[name]["best"])}
+        return cls(
+            train=train,
+            sums=EpochSums(**data.pop("sums")),
+            plateau=ReduceOnPlateau(**data.pop("plateau")),
+            early_stop=EarlyStopping(**data.pop("early_stop")),
+            best=Best(**data.pop("best")),
+            **data,
+        )
+
+
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _from_version_0_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Version 0.1 kept everything in one flat table."""
+    same = ("stage", "epoch", "stage_epoch", "step", "stage_step", "stopped", "train_seconds")
+    return {name: old[name] for name in same} | {
+        "sums": {
+            "loss": old["loss_sum"],
+            "accuracy": old["accuracy_sum"],
+            "samples": old["examples"],
+            "seconds": old["seconds"],
+            "wait_seconds": old["wait_seconds"],
+        },
+        "plateau": {
+            "best": old["plateau_best"],
+            "wait": old["plateau_wait"],
+            "scale": old["plateau_scale"],
+        },
+        "early_stop": {"best": old["stop_best"], "wait": old["stop_wait"]},
+        "best": {"score": old["best_score"], "epoch": old["best_epoch"]},
+    }

@@ -1,0 +1,72 @@
+"""The folder `best/`: weights, and everything needed to use them again anywhere."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zoo
+from train.record.directory import write_json
+from train.record.environment import versions
+from train.record.log import NewBest, RunLog
+
+FORMAT = 1
+WEIGHTS = "weights.safetensors"
+MODEL = "model.json"
+
+
+class BestWriter(RunLog):
+    """Writes each new best to a folder of two files.
+
+    `model.json` is written last and names the digest of the weights: it is the record that they are whole.
+    """
+
+    def __init__(
+        self, directory: Path, model: Mapping[str, Any], provenance: Mapping[str, Any]
+    ) -> None:
+        """`model`: name, options, dtype, num_classes, class_names, probe, input_shape, preprocessing. `provenance`: of
+        pretrained weights and data."""
+        self._directory = directory
+        self._model = model
+        self._provenance = provenance
+
+    def new_best(self, best: NewBest) -> None:
+        """Replace what is there."""
+        digest = zoo.save_variables(self._directory / WEIGHTS, best.variables)
+        facts = {**self._provenance, **best.facts}
+        description = {
+            "format": FORMAT,
+            **self._model,
+            "options": {**self._model["options"], **best.stage.model_options},
+            "objective": best.stage.objective,
+            **{k: None if _is_not_finite(v) else v for k, v in facts.items()},
+            "weights_sha256": digest,
+            "versions": versions(),
+        }
+        write_json(self._directory / MODEL, description)
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedBest:
+    """What `best/` says of the weights in it."""
+
+    step: int
+    epoch: int
+    score: float  # validation accuracy, or the negative validation loss
+
+
+def saved_best(directory: Path) -> SavedBest | None:
+    """Of a `best/` folder that training has written; None where there is none that can be read."""
+    try:
+        info = json.loads((directory / MODEL).read_text(encoding="utf-8"))
+        by_accuracy = info["monitor"] == "accuracy"
+        score = info["val_accuracy"] if by_accuracy else -info["val_loss"]
+        return SavedBest(info["step"], info["epoch"], score)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

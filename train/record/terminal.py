@@ -1,0 +1,159 @@
+"""The run log on a terminal, and what else is said there: lines, progress, durations.
+
+Everything goes to stderr, so that stdout holds results only. Imports the standard library until a live line is drawn.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO, TypeVar
+
+from train.record.log import EpochRecord, RunLog, StepRecord
+
+Item = TypeVar("Item")
+
+
+def say(text: str) -> None:
+    """A line for the person who watches: on stderr, so that stdout holds results only."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def count(number: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+class Progress:
+    """A live line with the time left on a terminal; elsewhere a plain line every half minute."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._bar: Any = None
+        self._live = self._stream.isatty()
+        self._last_line = time.monotonic()
+
+    def start(self, text: str, total: int, done: int = 0) -> None:
+        """Begin a task of `total` units."""
+        self.stop()
+        self._text, self._total = text, total
+        self._begin, self._begin_done = time.monotonic(), done
+        if self._live:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(file=self._stream),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(text, total=total, completed=done, note="")
+
+    def update(self, done: int, note: str = "", units_left: int | None = None) -> None:
+        """So far `done`; `units_left` counts what remains beyond this task too, for the time left."""
+        now = time.monotonic()
+        rate = (done - self._begin_done) / max(now - self._begin, 1e-9)
+        left = (self._total - done if units_left is None else units_left) / rate if rate else 0
+        note = f"{note}  {duration(left)} left".strip()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif now - self._last_line >= 30:
+            self._last_line = now
+            print(f"{self._text} {done}/{self._total}  {note}", file=self._stream, flush=True)
+
+    def follow(
+        self, items: Iterable[Item], text: str, total: int, weight: int = 1
+    ) -> Iterator[Item]:
+        """The items, each counted as `weight` units when the next is asked for."""
+        self.start(text, total)
+        for number, item in enumerate(items):
+            self.update(min(number * weight, total))
+            yield item
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def progress_callback(progress: Progress) -> Callable[[str, int, int], None]:
+    """`(text, done, total)` to a progress line."""
+    current: list[str] = []
+
+    def report(text: str, done: int, total: int) -> None:
+        if current != [text]:
+            current[:] = [text]
+            progress.start(text, total, done)
+        progress.update(done)
+
+    return report
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42 s", "3:05" or "1:02:03"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class TerminalWriter(RunLog):
+    """A line per epoch, and progress in between."""
+
+    def __init__(self, num_stages: int) -> None:
+        self._num_stages = num_stages
+        self._progress = Progress()
+        self._shown: object = None  # what the progress line is about
+
+    def step(self, record: StepRecord) -> None:
+        """Move the progress line."""
+        if self._shown != record.epoch:
+            self._shown = record.epoch
+            self._progress.start(f"epoch {record.epoch}", record.steps_per_epoch, record.place - 1)
+        note = f"loss {record.values['loss']:.4f}"
+        self._progress.update(record.place, note, record.steps_left)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Say how it went."""
+        self._stop()
+        where = f"{record.stage}, " if self._num_stages > 1 else ""
+        say(
+            f"{where}epoch {record.stage_epoch}/{record.stage_epochs}"
+            f"  train loss {record.train_loss:.4f}{_accuracy(record.train_accuracy)}"
+            f"  val loss {record.val_loss:.4f}{_accuracy(record.val_accuracy)}"
+            f"  lr {record.learning_rate:.2g}  {record.images_per_second:.0f} images/s"
+            f"  {duration(record.seconds)}{'  *' if record.is_best else ''}"
+        )
+
+    def working(self, text: str, done: int, total: int) -> None:
+        """Show it on the progress line."""
+        if self._shown != text:
+            self._shown = text
+            self._progress.start(text, total, done)
+        self._progress.update(done)
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self._stop()
+        say(text)
+
+    def run_ended(self) -> None:
+        """Take the progress line away."""
+        self._stop()
+
+    def _stop(self) -> None:
+        self._progress.stop()
+        self._shown = None
+
+
+def _accuracy(value: float) -> str:
+    return "" if math.isnan(value) else f" acc {value:.2%}"
