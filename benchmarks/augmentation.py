@@ -152,7 +152,7 @@ def prepare(
     optimizer = build_optimizer(ADAM)
     variables = steps.init_variables(module, (height, width, channels), seed=0)
     objective = OBJECTIVES[entry.objective](module)
-    preprocessing = zoo.Preprocessing((height, width))
+    preprocessing = zoo.Preprocessing(zoo.ResizeRule((height, width)))
     loaded = augmentation.resize or height
     shape = (batch_size, loaded, round(loaded * width / height), channels)
     batch = devices.split(random_batch(np.random.default_rng(0), shape, entry.num_classes))

@@ -11,8 +11,7 @@ import zoo
 from benchmarks import workers
 from benchmarks.zoo_worker import ADAM, Zoo
 from datasets import load_dataset
-from datasets.images.decode import Geometry
-from datasets.pipeline import TrainBatches, load_arrays
+from datasets.pipeline import ImageSamples, TrainBatches, load_arrays
 from train.engine import steps
 from train.engine.feeding import Resident, Stepwise
 from train.engine.objectives import OBJECTIVES
@@ -35,8 +34,9 @@ class ZooEpoch(Zoo):
         training could begin, compiling included, and for resident data loading all of them."""
         began = time.perf_counter()
         dataset = load_dataset(Path(path))
-        split, classes = dataset.splits["train"], len(dataset.class_names)
+        classes = len(dataset.class_names)
         height, width, channels = zoo.get_entry(model).input_shape
+        rule = zoo.ResizeRule((height, width))
         module = zoo.create_model(
             model, classes, **({} if dtype == "float32" else {"dtype": dtype})
         )
@@ -46,13 +46,12 @@ class ZooEpoch(Zoo):
         step = steps.make_train_step(
             OBJECTIVES["classification"](module),
             optimizer,
-            zoo.Preprocessing((height, width)),
+            zoo.Preprocessing(rule),
             Augmentation(),
         )
         self.batches = TrainBatches(
-            split,
+            ImageSamples(dataset.splits["train"], rule),
             batch_size=batch_size,
-            geometry=Geometry((height, width)),
             seed=0,
             num_epochs=10_000,
             multiple_of=len(self.devices),
@@ -61,7 +60,7 @@ class ZooEpoch(Zoo):
         if feed == "stepwise":
             self.feed = Stepwise(self.batches, self.devices, step)
         else:
-            data = load_arrays(split, self.batches.geometry)
+            data = load_arrays(self.batches.samples)
             self.feed = Resident(self.batches, self.devices, step, *self.devices.replicate(data))
         self.state = self.devices.replicate(steps.init_state(variables, optimizer))
         self.epoch = 0

@@ -189,15 +189,14 @@ def deviation(data: Path, side: int, count: int = 200) -> dict[str, float]:
     """How far the fast decoder is from Pillow, in grey levels, over some images."""
     import numpy as np
 
-    from datasets import load_dataset
-    from datasets.images.decode import Geometry
+    from datasets import ResizeRule, load_dataset
 
     split = load_dataset(data).splits["train"]
-    exact = Geometry((side, side))
-    fast = dataclasses.replace(exact, decoder="fast")
+    rule = ResizeRule((side, side))
     count = min(count, len(split))
     errors = [
-        np.abs(split.resized(i, exact).astype(int) - split.resized(i, fast)) for i in range(count)
+        np.abs(split.resized(i, rule).astype(int) - split.resized(i, rule, "fast"))
+        for i in range(count)
     ]
     return {
         "images": count,
@@ -212,14 +211,13 @@ def resident(folder: Path, arguments: Arguments) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from datasets import load_dataset
-    from datasets.images.decode import Geometry
-    from datasets.pipeline import TrainBatches, epoch_order, load_arrays
+    from datasets import ResizeRule, load_dataset
+    from datasets.pipeline import ImageSamples, TrainBatches, epoch_order, load_arrays
     from train.engine.parallel import Devices
 
     make_photographs(folder, arguments.resident_images, SMALL_SIDE)
     split = load_dataset(folder).splits["train"]
-    geometry = Geometry((SMALL_SIDE, SMALL_SIDE))
+    samples = ImageSamples(split, ResizeRule((SMALL_SIDE, SMALL_SIDE)))
     batch = 2 * arguments.batch_size
     steps = len(split) // batch
     devices = Devices()
@@ -236,16 +234,14 @@ def resident(folder: Path, arguments: Arguments) -> dict[str, Any]:
 
         return jax.lax.fori_loop(0, len(order), body, jnp.float32(0))
 
-    batches = TrainBatches(
-        split, batch_size=batch, geometry=geometry, seed=0, num_epochs=2 * arguments.rounds + 2
-    )
+    batches = TrainBatches(samples, batch_size=batch, seed=0, num_epochs=2 * arguments.rounds + 2)
     iterator = batches.iterate()
 
     def from_files() -> None:
         for _ in range(steps):
             use(devices.split(next(iterator))["image"]).block_until_ready()
 
-    images = devices.replicate(load_arrays(split, geometry)[0])
+    images = devices.replicate(load_arrays(samples)[0])
 
     def from_memory() -> None:
         order = epoch_order(len(split), seed=0, epoch=0)[: steps * batch].reshape(steps, batch)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from benchmarks import command
-from datasets import InputError, load_dataset
+from datasets import InputError, ResizeRule, load_dataset
 from train import cli
 
 if TYPE_CHECKING:
@@ -99,13 +99,12 @@ def fit_all(dataset: "Dataset", sizes: tuple[int, ...], strengths: tuple[float, 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    from datasets.images.decode import Geometry
-    from datasets.pipeline import load_arrays
+    from datasets.pipeline import ImageSamples, load_arrays
 
     for size in sizes:
         parts = {}
         for name, split in dataset.splits.items():
-            images, labels = load_arrays(split, Geometry((size, size)))
+            images, labels = load_arrays(ImageSamples(split, ResizeRule((size, size))))
             parts[name] = images.reshape(len(images), -1).astype(np.float32), labels
         pixels = parts["train"][0]
         mean, deviation = pixels.mean(0), pixels.std(0)

@@ -25,9 +25,9 @@ class ZooLoading:
 
         The decoder "pillow" is "exact" on a machine without the extra `fast`.
         """
-        from datasets import load_dataset, resampling
-        from datasets.images.decode import Geometry
-        from datasets.pipeline import TrainBatches
+        from datasets import ResizeRule, load_dataset
+        from datasets.images import resampling
+        from datasets.pipeline import ImageSamples, TrainBatches
 
         if decoder == "pillow":
             resampling.available = lambda: False
@@ -36,9 +36,8 @@ class ZooLoading:
             raise ValueError('"exact" takes the extra `fast`, or is what "pillow" times')
         split = load_dataset(Path(path)).splits["train"]
         batches = TrainBatches(
-            split,
+            ImageSamples(split, ResizeRule((image_size, image_size)), decoder),
             batch_size=batch_size,
-            geometry=Geometry((image_size, image_size), decoder=decoder),
             seed=0,
             num_epochs=10_000,
             num_threads=num_workers,

@@ -80,7 +80,8 @@ class Zoo:
 
         # On a GPU the default is TF32, whose three digits would not tell two nets apart.
         with jax.default_matmul_precision("highest"):
-            objective, preprocessing = "classification", zoo.Preprocessing((height, width))
+            objective = "classification"
+            preprocessing = zoo.Preprocessing(zoo.ResizeRule((height, width)))
             test_step = self._test_step(module, objective, preprocessing)
             logits = test_step(variables, self.devices.split(batch))["logits"]
             logits = logits.reshape(-1, num_classes)
@@ -130,7 +131,9 @@ class Zoo:
         options = {} if dtype == "float32" else {"dtype": dtype}
         module = zoo.create_model(model, num_classes, **options)
         objective = zoo.get_entry(model).objective
-        preprocessing = zoo.Preprocessing((images[1], images[2])) if len(images) == 4 else None
+        preprocessing = (
+            zoo.Preprocessing(zoo.ResizeRule((images[1], images[2]))) if len(images) == 4 else None
+        )
         variables = steps.init_variables(module, tuple(images[1:]), seed)
         batch = random_batch(np.random.default_rng(seed), tuple(images), num_classes)
         self.batch = self.devices.split(batch)
@@ -164,7 +167,7 @@ class Zoo:
         batch = self.devices.split(
             random_batch(np.random.default_rng(0), tuple(images), num_classes)
         )
-        preprocessing = zoo.Preprocessing((images[1], images[2]))
+        preprocessing = zoo.Preprocessing(zoo.ResizeRule((images[1], images[2])))
         found = []
         with jax.default_matmul_precision("highest"):
             step = self._train_step(module, "classification", preprocessing)

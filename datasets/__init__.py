@@ -5,19 +5,22 @@
     image, label = data.splits["train"][0]              # uint8 [H, W, 3] in its own size, int
     data.class_names, data.bad_images, data.fingerprint, data.manifest()
 
-`datasets.images.decode` decodes and resizes, `datasets.pipeline` shuffles, shards, batches and prefetches,
-`datasets.images.augment` changes images on the device. What cannot be used raises `InputError`, one line that says
-what to do. Importing this package is cheap: NumPy is loaded with the first data set.
+`datasets.images.decode` decodes, `datasets.images.resize` resizes by a `ResizeRule`, `datasets.pipeline` shuffles,
+shards, batches and prefetches, `datasets.images.augment` changes images on the device. What cannot be used raises
+`InputError`, one line that says what to do. Importing this package is cheap: NumPy is loaded with the first data
+set.
 """
 
 from datasets.dataset import BadImage, Dataset, DatasetInfo, InputError, Split
 from datasets.load import dataset_info, list_datasets, load_dataset
+from zoo.common.resize import ResizeRule
 
 __all__ = [
     "BadImage",
     "Dataset",
     "DatasetInfo",
     "InputError",
+    "ResizeRule",
     "Split",
     "dataset_info",
     "list_datasets",

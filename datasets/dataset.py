@@ -7,20 +7,24 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from zoo.common.errors import InputError as InputError
+from zoo.common.resize import ResizeRule
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.images.decode import Geometry
+    from datasets.images.resize import Decoder
 
 # Called as `progress(text, done, total)` while something takes long.
 Progress = Callable[[str, int, int], None]
 
 SPLITS = ("train", "validation", "test")
 MANIFEST_FORMAT = 2
+
+# As published, or not known; decoded and stored again as JPEG; stored again without loss.
+Edition = Literal["", "lossy copy", "repacked"]
 
 T = TypeVar("T")
 
@@ -37,6 +41,12 @@ class DatasetInfo:
     num_classes: int | None = None
     image_shape: tuple[int, int, int] | None = None  # height, width, channels where all are alike
     split_sizes: dict[str, int] | None = None  # with default options; as published for paper data
+    needs_data_dir: bool = False  # the user has to get the files, and say where they are
+    takes_data_dir: bool = False  # the files may be the user's own; true where they have to be
+
+    def __post_init__(self) -> None:
+        if self.needs_data_dir:
+            object.__setattr__(self, "takes_data_dir", True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +120,34 @@ class Leak:
     distance: int  # bits of 128 in which the looks differ: see `datasets.checks.leaks`
 
 
-class Split:
-    """One part of a data set, read by position.
+class Labeled:
+    """Named samples with labels: what splits of any kind of data have in common."""
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        labels: Sequence[int] | np.ndarray,
+        *,
+        digests: Sequence[str] = (),
+        groups: Sequence[str] = (),
+    ) -> None:
+        """Samples named `ids`, of classes `labels`. For the manifest: the sha256 (hex) of each content, and the
+        group of each, "" for none."""
+        import numpy as np
+
+        if len(ids) != len(labels):
+            raise ValueError(f"{len(ids)} ids, but {len(labels)} labels")
+        self.ids = tuple(ids)
+        self.labels = np.asarray(labels, np.int32)  # [N]
+        self.digests = tuple(digests) or ("",) * len(ids)
+        self.groups = tuple(groups) or ("",) * len(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Split(Labeled):
+    """One split of a data set of images, read by position.
 
     `split[i]` is `(image, label)`: uint8 [H, W, 3] in the image's own size, and the class's position in
     `Dataset.class_names`. Safe to read from several threads. An image that has vanished or changed so that
@@ -128,24 +164,13 @@ class Split:
         digests: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> None:
-        """Examples named `ids`, of classes `labels`. Either `load(i)` gives image i, anew or shared, or `read(i)`
-        the content of its file. For the manifest: the sha256 (hex) of each content, and the group of each, ""
-        for none."""
-        import numpy as np
-
-        if len(ids) != len(labels):
-            raise ValueError(f"{len(ids)} ids, but {len(labels)} labels")
-        self.ids = tuple(ids)
-        self.labels = np.asarray(labels, np.int32)  # [N]
-        self.digests = tuple(digests) or ("",) * len(ids)
-        self.groups = tuple(groups) or ("",) * len(ids)
+        """Either `load(i)` gives image i, anew or shared, or `read(i)` the content of its file; the rest as for
+        `Labeled`."""
+        super().__init__(ids, labels, digests=digests, groups=groups)
         if (load is None) == (read is None):
             raise ValueError("give either load or read")
         self._load = load
         self._read = read
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         if not -len(self) <= index < len(self):
@@ -161,14 +186,14 @@ class Split:
         assert self._load
         return self._load(index)
 
-    def resized(self, index: int, geometry: Geometry) -> np.ndarray:
-        """Image `index` at the size of a geometry: uint8 [H, W, 3]; a file is decoded in the quickest way to it."""
-        from datasets.images.decode import decode_resized
+    def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
+        """Image `index` at the size of a rule: uint8 [H, W, 3]; a file is decoded in the quickest way to it."""
+        from datasets.images.resize import decode_resized, resize
 
         def load(index: int) -> np.ndarray:
             if self._read:
-                return decode_resized(self._read(index), geometry)
-            return geometry.apply(self._decoded(index))
+                return decode_resized(self._read(index), rule, decoder)
+            return resize(self._decoded(index), rule)
 
         return self._checked(index, load)
 
@@ -188,29 +213,44 @@ class Split:
         return (self[i] for i in range(len(self)))
 
 
-class VectorSplit(Split):
-    """One part of a data set whose examples are arrays of numbers, such as a net's features: float32 [N, ...]."""
+class VectorSplit(Labeled):
+    """One split of a data set whose samples are vectors, such as a net's features: `datasets.pipeline.Samples`."""
 
-    def __init__(self, split: Split, values: np.ndarray) -> None:
-        """`values` [N, ...] in place of the images of a split."""
-        super().__init__(
-            split.ids,
-            split.labels,
-            values.__getitem__,
-            digests=split.digests,
-            groups=split.groups,
-        )
+    def __init__(self, split: Labeled, values: np.ndarray) -> None:
+        """`values`, float32 [N, ...], in place of the images of a split."""
+        super().__init__(split.ids, split.labels, digests=split.digests, groups=split.groups)
         if len(values) != len(split):
             raise ValueError(f"{len(values)} vectors for {len(split)} examples")
         self.values = values
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one vector."""
+        return self.values.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    def load(self, indices: np.ndarray) -> np.ndarray:
+        """Some of the vectors, [len(indices), ...]."""
+        return self.values[indices]
+
+    def arrays(self) -> np.ndarray:
+        """All vectors, [N, ...], not copied."""
+        return self.values
+
+
+S = TypeVar("S", bound=Labeled)
+
 
 @dataclasses.dataclass
-class Dataset:
-    """Images with labels, in three parts that share no example."""
+class Dataset(Generic[S]):
+    """Samples with labels, in three splits that share none: `Dataset[Split]` of images, `Dataset[VectorSplit]`."""
 
     name: str
-    splits: Mapping[str, Split]  # exactly "train", "validation", "test"
+    splits: Mapping[str, S]  # exactly "train", "validation", "test"
     class_names: tuple[str, ...]  # a label is a position in it
     info: DatasetInfo
     fingerprint: str  # of ids, class names and contents: see `fingerprint`
@@ -221,6 +261,7 @@ class Dataset:
     )  # JSON-able: from where, how
     notes: tuple[str, ...] = ()  # remarks for the user about what was found, a line each
     leaks: tuple[Leak, ...] = ()  # images of a part that an earlier part holds, too
+    edition: Edition = ""  # in what way the images are not those that were published
 
     def __post_init__(self) -> None:
         if tuple(self.splits) != SPLITS:
@@ -242,6 +283,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "provenance": self.provenance,
             "notes": list(self.notes),
+            "edition": self.edition,
             "splits": {
                 name: dict(zip(split.ids, split.labels.tolist(), strict=True))
                 for name, split in self.splits.items()

@@ -1,44 +1,48 @@
 """Data sets by name or path. Imports the standard library only.
 
-A named data set is a module with
+A named data set is a module of `datasets.named`, or what an installed package declares as an entry point of the group
+`jax_zoo.datasets` (see `zoo.common.plugins`): a module, or any other object, with
 
     INFO: DatasetInfo
     def build(options: Options) -> Dataset
 
-Such a module imports the standard library only at
-its top (NumPy inside its functions), so that `dataset_info` and listings stay instant; a test looks.
+A module of `datasets.named` imports the standard library only at its top (NumPy inside its functions), so that
+`dataset_info` and listings stay instant; a test looks. Those whose names begin with an underscore are helpers.
 """
 
-import difflib
 import fnmatch
+import functools
 import importlib
 import os
+import pkgutil
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
-from datasets.dataset import Dataset, DatasetInfo, InputError, Options, Progress
+from datasets import named
+from datasets.dataset import Dataset, DatasetInfo, InputError, Options, Progress, Split
+from zoo.common.errors import did_you_mean
+from zoo.common.plugins import load_plugin, plugin_names
 
-BUILTIN_MODULES = {
-    "afhq": "datasets.named.afhq",
-    "afhq7": "datasets.named.afhq7",
-    "animals10": "datasets.named.animals10",
-    "cats_dogs": "datasets.named.cats_dogs",
-    "cifar10": "datasets.named.cifar10",
-    "digits": "datasets.named.digits",
-    "pig_faces": "datasets.named.pig_faces",
-    "synthetic_pigs": "datasets.named.synthetic_pigs",
-}
+
+class NamedDataset(Protocol):
+    """What a name stands for."""
+
+    INFO: DatasetInfo
+
+    def build(self, options: Options) -> Dataset[Split]:
+        """Load, check and split the data."""
 
 
 def list_datasets(pattern: str = "*") -> list[str]:
     """Names that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(BUILTIN_MODULES, pattern))
+    return sorted(fnmatch.filter({*_builtin_names(), *plugin_names("datasets")}, pattern))
 
 
 def dataset_info(name: str) -> DatasetInfo:
     """What is known about a named data set; raises InputError for an unknown name, with the nearest ones."""
-    return _module(name).INFO
+    return _find(name).INFO
 
 
 def load_dataset(
@@ -55,7 +59,7 @@ def load_dataset(
     folds: int = 0,
     fold: int = 0,
     splits_file: str | os.PathLike[str] | None = None,
-) -> Dataset:
+) -> Dataset[Split]:
     """Find a data set, check all its images, and split it.
 
     Args:
@@ -94,39 +98,68 @@ def load_dataset(
         splits_file=splits_file,
     )
     options.check()
-    if isinstance(name_or_path, str) and name_or_path in BUILTIN_MODULES:
-        return _module(name_or_path).build(options)
-    if isinstance(name_or_path, str) and name_or_path.startswith("tfds:"):
-        from datasets.formats.tfds import load_tfds
+    return _builder(name_or_path)(options)
 
-        return load_tfds(name_or_path.removeprefix("tfds:"), options)
+
+def _builder(name_or_path: str | os.PathLike[str]) -> Callable[[Options], Dataset]:
+    """What loads the data set of a name or path."""
+    if isinstance(name_or_path, str):
+        if name_or_path in list_datasets():
+            return _find(name_or_path).build
+        if name_or_path.startswith("tfds:"):
+            from datasets.formats.tfds import load_tfds
+
+            name, known = name_or_path.removeprefix("tfds:"), list_datasets()
+            return lambda options: load_tfds(name, options, known)
     path = Path(name_or_path).expanduser()
     if not os.path.lexists(path) and not _looks_like_path(name_or_path):
-        _module(str(name_or_path))  # raises
-    if not path.is_dir():
-        if path.suffix.lower() == ".csv":
-            from datasets.formats.csv_list import load_csv
+        raise _unknown(str(name_or_path))
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix == ".csv":
+        from datasets.formats.csv_list import load_csv
 
-            return load_csv(path, options)
-        if path.suffix.lower() == ".npz":
-            from datasets.formats.npz import load_npz
+        return functools.partial(load_csv, path)
+    if suffix == ".npz":
+        from datasets.formats.npz import load_npz
 
-            return load_npz(path, options)
+        return functools.partial(load_npz, path)
     from datasets.formats.folder import load_folder
     from datasets.formats.tfds import load_prepared, prepared_directory
 
     prepared = prepared_directory(path)
-    return load_prepared(prepared, options) if prepared else load_folder(path, options)
-
-
-def _module(name: str) -> Any:
-    if name in BUILTIN_MODULES:
-        return importlib.import_module(BUILTIN_MODULES[name])
-    near = difflib.get_close_matches(name, BUILTIN_MODULES, n=3, cutoff=0.5)
-    known = (
-        f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(list_datasets())}"
+    return (
+        functools.partial(load_prepared, prepared)
+        if prepared
+        else functools.partial(load_folder, path)
     )
-    raise InputError(
+
+
+@functools.cache
+def _builtin_names() -> frozenset[str]:
+    """The modules of `datasets.named`, found without importing them."""
+    found = (module.name for module in pkgutil.iter_modules(named.__path__))
+    return frozenset(name for name in found if not name.startswith("_"))
+
+
+def _find(name: str) -> NamedDataset:
+    """The data set of a name; the project's own win over those of other packages."""
+    if name in _builtin_names():
+        return cast(NamedDataset, importlib.import_module(f"{named.__name__}.{name}"))
+    if name not in plugin_names("datasets"):
+        raise _unknown(name)
+    found: Any = load_plugin("datasets", name)
+    if not isinstance(getattr(found, "INFO", None), DatasetInfo) or not hasattr(found, "build"):
+        raise InputError(
+            f"the data set {name!r} of another package is {found!r}, without INFO (a DatasetInfo) and"
+            " build(options): repair or uninstall that package"
+        )
+    return found
+
+
+def _unknown(name: str) -> InputError:
+    names = list_datasets()
+    known = did_you_mean(name, names, f"known are {', '.join(names)}")
+    return InputError(
         f"unknown data set {name!r}: {known} (or give the path of a folder, .zip, .tar, .csv or .npz)"
     )
 

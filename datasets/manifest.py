@@ -8,6 +8,7 @@ A manifest is a JSON object. Its fields, of which only `splits` is needed:
     class_names   ["cats", "dogs"]; without it, those of the data
     sha256        {id: hash of the file's bytes, or of the pixels of data that are no files}
     groups        {id: group} of examples that are in one
+    edition       "lossy copy" or "repacked" of images that are not as published: see `Dataset.edition`
 
 What else it holds is for the reader: `dataset`, `fingerprint`, `seed`, `provenance`, `notes`.
 """
@@ -15,10 +16,11 @@ What else it holds is for the reader: `dataset`, `fingerprint`, `seed`, `provena
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.dataset import MANIFEST_FORMAT, SPLITS, InputError
+from datasets.dataset import MANIFEST_FORMAT, SPLITS, Edition, InputError
 
 HOW = "give the splits.json of a run"
 
@@ -82,6 +84,20 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         dict(_pairs(path, "sha256", content.get("sha256", {}), str)),
         dict(_pairs(path, "groups", content.get("groups", {}), str)),
     )
+
+
+def edition_of(manifest: Mapping[str, Any]) -> Edition:
+    """The edition of the data of a manifest, given as its JSON object: see `Dataset.edition`.
+
+    Manifests written before the field existed say it otherwise: a lossy copy in a note, and a repacked CIFAR-10
+    in its ids, since the published batches have no file for each image and ids without a suffix.
+    """
+    if "edition" in manifest:
+        return manifest["edition"]
+    if any("lossy copy" in note for note in manifest.get("notes", ())):
+        return "lossy copy"
+    first = next(iter(manifest["splits"]["train"]), "")
+    return "repacked" if manifest.get("dataset") == "cifar10" and "." in first else ""
 
 
 def _pairs(path: Path, field: str, content: Any, kind: type) -> Any:

@@ -4,21 +4,95 @@ An element of the training pipeline is a whole batch: its number alone (epoch an
 which examples it holds, so that any batch can be loaded without those before it, and a resume is exact.
 """
 
+import dataclasses
 import functools
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, get_args
 
 import grain
 import numpy as np
 
-from datasets.dataset import InputError, Split, VectorSplit
-from datasets.images.decode import Geometry
+from datasets.dataset import InputError, Split
+from datasets.images.resize import Decoder
+from zoo.common.resize import ResizeRule
 
 Batch = dict[str, np.ndarray]
 
 MAX_THREADS = 16
+
+
+class Samples(Protocol):
+    """Labeled samples of one shape, which batches are made of: `ImageSamples`, or a `VectorSplit` itself."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of all."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, indices: np.ndarray) -> np.ndarray:
+        """Some samples: [len(indices), *shape]. InputError names one that cannot be read."""
+
+    def arrays(self) -> np.ndarray:
+        """All samples: [N, *shape]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSamples:
+    """Images of a split in one size: `Samples`, uint8 [H, W, 3] each.
+
+    Equal when split (the same object), rule and decoder are, so that what was loaded can be found again.
+    """
+
+    split: Split
+    rule: ResizeRule
+    decoder: Decoder = "exact"
+
+    def __post_init__(self) -> None:
+        if self.decoder not in get_args(Decoder):
+            raise ValueError(f"decoder is {self.decoder!r} instead of one of {get_args(Decoder)}")
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N]."""
+        return self.split.labels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width, 3."""
+        return (*self.rule.size, 3)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """uint8."""
+        return np.dtype(np.uint8)
+
+    def load(self, indices: np.ndarray) -> np.ndarray:
+        """Some images: uint8 [len(indices), H, W, 3]. InputError names one that cannot be read."""
+        batch = np.empty((len(indices), *self.shape), self.dtype)
+        for row, index in enumerate(indices):
+            batch[row] = self.split.resized(int(index), self.rule, self.decoder)
+        return batch
+
+    def arrays(self) -> np.ndarray:
+        """All images: uint8 [N, H, W, 3], loaded by threads."""
+        images = np.empty((len(self), *self.shape), self.dtype)
+        for batch in eval_batches(self, batch_size=16):
+            images[batch["index"][batch["mask"]]] = batch["image"][batch["mask"]]
+        return images
 
 
 @functools.lru_cache(maxsize=4)  # every step asks; 50,000 examples take 5 ms to order
@@ -86,9 +160,8 @@ class TrainBatches:
     """The batches of a whole training: shuffled anew each epoch, loaded by threads, in order.
 
     Args:
-      split: what to train on.
+      samples: what to train on.
       batch_size: examples per batch, over all processes.
-      geometry: size of the images that come out, and how they get there; None for vectors.
       seed: of the order.
       num_epochs: how many epochs there are.
       keep_tail: end each epoch with the smaller batch that is left.
@@ -103,10 +176,9 @@ class TrainBatches:
 
     def __init__(
         self,
-        split: Split,
+        samples: Samples,
         *,
         batch_size: int,
-        geometry: Geometry | None,
         seed: int,
         num_epochs: int,
         keep_tail: bool = False,
@@ -125,34 +197,32 @@ class TrainBatches:
                 f"a batch of {batch_size} cannot be shared by {multiple_of} devices: give a multiple"
                 f" of {multiple_of}"
             )
-        visits = len(split) * repeats
+        visits = len(samples) * repeats
         tail = _tail(visits, batch_size, keep_tail, multiple_of)
         self._used = visits // batch_size * batch_size + tail  # visits an epoch
         if not self._used:
             raise InputError(
-                f"a batch of {batch_size} is more than the {len(split)} training images:"
+                f"a batch of {batch_size} is more than the {len(samples)} training images:"
                 " give a smaller batch size"
             )
-        self._split = split
+        self.samples = samples
         self._batch_size = batch_size
-        self.geometry = geometry
-        self.element = element(split, geometry)
         self._shard = shard
         self._num_threads = num_threads
         full = batch_size if self._used >= batch_size else 0
         self.batch_sizes = tuple(size // count for size in (full, tail) if size)  # of this process
         if balanced:
-            order = functools.partial(balanced_order, split.labels, seed=seed, repeats=repeats)
+            order = functools.partial(balanced_order, samples.labels, seed=seed, repeats=repeats)
             self._order: Callable[..., np.ndarray] = functools.lru_cache(maxsize=4)(order)
         else:
-            self._order = functools.partial(epoch_order, len(split), seed=seed, repeats=repeats)
+            self._order = functools.partial(epoch_order, len(samples), seed=seed, repeats=repeats)
         self.steps_per_epoch = steps_per_epoch(
             visits, batch_size, keep_tail=keep_tail, multiple_of=multiple_of
         )
         self.num_steps = num_epochs * self.steps_per_epoch
 
     def order(self, epoch: int) -> np.ndarray:
-        """The visits of an epoch in order, for all processes: int64; example `visit % len(split)`."""
+        """The visits of an epoch in order, for all processes: int64; example `visit % len(samples)`."""
         return self._order(epoch=epoch)
 
     def indices(self, step: int) -> np.ndarray:
@@ -167,10 +237,10 @@ class TrainBatches:
         """The batch of a step: `image` uint8 [B, H, W, 3] (vectors: float32 [B, ...]), `label` int32 [B], `index`
         int32 [B], the visit."""
         visits = self.indices(step)
-        examples = visits % len(self._split)
+        examples = visits % len(self.samples)
         return {
-            "image": load_images(self._split, examples, self.geometry),
-            "label": self._split.labels[examples],
+            "image": self.samples.load(examples),
+            "label": self.samples.labels[examples],
             "index": visits.astype(np.int32),
         }
 
@@ -192,53 +262,27 @@ def _threaded(elements: range, load: Callable[[int], Batch], num_threads: int | 
     return iter(dataset.to_iter_dataset(options))
 
 
-def element(split: Split, geometry: Geometry | None) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of one example as batches hold it: an image of the geometry, or a vector as it is."""
-    if geometry is None:
-        assert isinstance(split, VectorSplit)
-        return split.values.shape[1:], split.values.dtype
-    return (*geometry.size, 3), np.dtype(np.uint8)
-
-
-def load_images(split: Split, indices: np.ndarray, geometry: Geometry | None) -> np.ndarray:
-    """Some images of a split in one size: uint8 [N, H, W, 3]. InputError names one that cannot be read.
-    Without a geometry some vectors, float32 [N, ...]."""
-    if geometry is None:
-        assert isinstance(split, VectorSplit)
-        return split.values[indices]
-    batch = np.empty((len(indices), *geometry.size, 3), np.uint8)
-    for row, index in enumerate(indices):
-        batch[row] = split.resized(int(index), geometry)
-    return batch
-
-
 def eval_batches(
-    split: Split, *, batch_size: int, geometry: Geometry | None, num_threads: int | None = None
+    samples: Samples, *, batch_size: int, num_threads: int | None = None
 ) -> Iterator[Batch]:
     """Every example once, in order, as `TrainBatches` gives them, and `mask`, bool [B]: the last batch is
     padded with copies of its first example, and False there."""
 
     def load(start: int) -> Batch:
         rows = np.arange(start, start + batch_size)
-        mask = rows < len(split)
+        mask = rows < len(samples)
         indices = np.where(mask, rows, start)
-        loaded = load_images(split, indices[mask], geometry)
+        loaded = samples.load(indices[mask])
         return {
             "image": loaded if mask.all() else loaded[np.where(mask, rows - start, 0)],
-            "label": split.labels[indices],
+            "label": samples.labels[indices],
             "index": indices.astype(np.int32),
             "mask": mask,
         }
 
-    return _threaded(range(0, len(split), batch_size), load, num_threads)
+    return _threaded(range(0, len(samples), batch_size), load, num_threads)
 
 
-def load_arrays(split: Split, geometry: Geometry | None) -> tuple[np.ndarray, np.ndarray]:
-    """A whole split in memory: images uint8 [N, H, W, 3] or vectors float32 [N, ...], labels int32 [N]."""
-    if isinstance(split, VectorSplit):
-        return split.values, split.labels
-    shape, dtype = element(split, geometry)
-    arrays = np.empty((len(split), *shape), dtype)
-    for batch in eval_batches(split, batch_size=16, geometry=geometry):
-        arrays[batch["index"][batch["mask"]]] = batch["image"][batch["mask"]]
-    return arrays, split.labels
+def load_arrays(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """All samples in memory, [N, *shape], and their labels, int32 [N]."""
+    return samples.arrays(), samples.labels

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.dataset import Dataset, Split
-from datasets.images.decode import Geometry
+from datasets.images.resize import Decoder
+from zoo.common.resize import ResizeRule
 
 
 class Chosen(Split):
@@ -27,9 +28,9 @@ class Chosen(Split):
             groups=of(split.groups),
         )
 
-    def resized(self, index: int, geometry: Geometry) -> np.ndarray:
+    def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
         """As of the other split."""
-        return self._split.resized(self._positions[index], geometry)
+        return self._split.resized(self._positions[index], rule, decoder)
 
     def content(self, index: int) -> bytes | None:
         """As of the other split."""
@@ -53,10 +54,10 @@ class Noisy(Split):
             groups=split.groups,
         )
 
-    def resized(self, index: int, geometry: Geometry) -> np.ndarray:
+    def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
         """The noise comes after the resizing, which would average it away: its strength is in the pixels that
         the net sees."""
-        return self._changed(index, self._split.resized(index, geometry))
+        return self._changed(index, self._split.resized(index, rule, decoder))
 
     def _changed(self, index: int, image: np.ndarray) -> np.ndarray:
         if index not in self.noisy:
@@ -65,7 +66,7 @@ class Noisy(Split):
         return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
 
 
-def limit_per_class(dataset: Dataset, count: int, seed: int) -> Dataset:
+def limit_per_class(dataset: Dataset[Split], count: int, seed: int) -> Dataset[Split]:
     """The data set with at most `count` training images of each class, a seeded choice."""
     train = dataset.splits["train"]
     order = np.random.default_rng([seed, count]).permutation(len(train))
@@ -76,7 +77,7 @@ def limit_per_class(dataset: Dataset, count: int, seed: int) -> Dataset:
     return dataclasses.replace(dataset, splits={**dataset.splits, "train": chosen})
 
 
-def add_noise(dataset: Dataset, share: float, sigma: float, seed: int) -> Dataset:
+def add_noise(dataset: Dataset[Split], share: float, sigma: float, seed: int) -> Dataset[Split]:
     """The data set with Gaussian noise of standard deviation `sigma` (grey levels) on a share of the images of
     every part."""
     # Parts differ in the noise that their first image gets, and in which images get any.

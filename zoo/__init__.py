@@ -9,9 +9,10 @@
 Importing this package is cheap: JAX is loaded when the first model is created.
 """
 
+from zoo.common.errors import ImageTooSmall, InputError
+from zoo.common.resize import ResizeRule
 from zoo.preprocessing import Preprocessing
 from zoo.registry import (
-    InputError,
     ModelEntry,
     ModelInfo,
     create_model,
@@ -22,10 +23,12 @@ from zoo.registry import (
 )
 
 __all__ = [
+    "ImageTooSmall",
     "InputError",
     "ModelEntry",
     "ModelInfo",
     "Preprocessing",
+    "ResizeRule",
     "create_model",
     "features",
     "get_entry",

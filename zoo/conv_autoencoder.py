@@ -16,8 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zoo.common.errors import InputError
 from zoo.layers import glorot_uniform
-from zoo.registry import InputError, register_model
+from zoo.registry import register_model
 from zoo.variational import HiddenLayers, OutputLayer
 
 KERNEL, STRIDE = (4, 4), (2, 2)

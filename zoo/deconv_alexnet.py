@@ -40,8 +40,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zoo.common.errors import InputError
 from zoo.layers import KERAS_NORM_MOMENTUM, Classifier, ConvNormAct, MaxPool, head
-from zoo.registry import InputError, register_model
+from zoo.registry import register_model
 
 
 class FactoredConv(nn.Module):

@@ -28,7 +28,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zoo.registry import InputError, register_model
+from zoo.common.errors import InputError
+from zoo.registry import register_model
 from zoo.variational import (
     HiddenLayers,
     OutputLayer,

@@ -1,7 +1,6 @@
 """Looking into models: features of any stage, layer tables, parameter counts."""
 
 import dataclasses
-import difflib
 import math
 from typing import Any
 
@@ -9,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zoo.registry import InputError
+from zoo.common.errors import InputError, did_you_mean
 
 
 def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None = None) -> Any:
@@ -41,9 +40,8 @@ def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None =
     captured = jax.tree.leaves(state)
     if not captured:
         paths = [row.path for row in layer_table(model, x.shape[1:], leaves_only=False)]
-        near = difflib.get_close_matches(layer, paths, n=3, cutoff=0.4)
         stages = dict.fromkeys(path.partition("/")[0] for path in paths)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"begin with {', '.join(stages)}"
+        hint = did_you_mean(layer, paths, f"begin with {', '.join(stages)}", cutoff=0.4)
         raise InputError(f"no layer {layer!r} in this model: {hint}")
     return captured[0]
 

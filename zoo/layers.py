@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from zoo.common.errors import ImageTooSmall, InputError
 from zoo.operations import (
     Padding,
     add_bias,
@@ -19,7 +20,6 @@ from zoo.operations import (
     max_pool,
     normalise,
 )
-from zoo.registry import InputError
 
 # Keras's defaults (BatchNormalization, Conv2D, Dense), which documents 1 and 5 were trained with.
 KERAS_NORM_MOMENTUM = 0.99
@@ -150,7 +150,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         if 0 in x.shape:
-            raise InputError(
+            raise ImageTooSmall(
                 "the images are too small for this model: nothing is left after its pooling"
             )
         x = x.reshape(x.shape[0], -1)
@@ -172,7 +172,7 @@ def head(num_classes: int, x: jax.Array, kernel_init: Callable = glorot_uniform)
 def global_average_pool(x: jax.Array) -> jax.Array:
     """Mean over the image: [B, H, W, C] to [B, C]."""
     if 0 in x.shape:
-        raise InputError("the images are too small for this model: nothing is left to average")
+        raise ImageTooSmall("the images are too small for this model: nothing is left to average")
     return jnp.mean(x, axis=(1, 2))
 
 
@@ -266,6 +266,6 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     if (height, width) == (size, size):
         return x
     if 0 in x.shape:
-        raise InputError("the images are too small for this model: nothing is left to average")
+        raise ImageTooSmall("the images are too small for this model: nothing is left to average")
     rows, columns = (jnp.asarray(averaging(n), x.dtype) for n in (height, width))
     return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns)

@@ -39,6 +39,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zoo.common.errors import InputError
 from zoo.layers import (
     ConvNormAct,
     choose,
@@ -48,7 +49,7 @@ from zoo.layers import (
     head,
 )
 from zoo.operations import materialise
-from zoo.registry import InputError, register_model
+from zoo.registry import register_model
 
 # Table 2: expansion t, output channels c, repetitions n, stride s of the first.
 TABLE_2 = (

@@ -3,36 +3,52 @@
 import dataclasses
 from typing import Any, Literal
 
+from zoo.common.resize import ResizeRule
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Geometry (done on the host, on uint8 images) and arithmetic (done on the device) that belong to weights.
+    """The resize rule (applied on the host, to uint8 images) and the arithmetic (on the device) that belong to weights.
 
     The arithmetic is `(channels_in_order(image) * scale - mean) / std`, `image` being uint8 in 0..255 and
     `mean`, `std` given per channel of the *reordered* image.
     """
 
-    input_size: tuple[int, int]  # height, width in pixels
-    resize: Literal["squash", "crop"] = (
-        "squash"  # ignore the aspect ratio, or scale and take the centre
-    )
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    rule: ResizeRule
     channel_order: Literal["rgb", "bgr"] = "rgb"
     scale: float = 1 / 255
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    # How much of the image ("squash") or of its largest centred part ("crop") is kept, along each side: the
-    # middle. 224 / 256 is "scale the shorter side to 256, take 224" in one step.
-    crop_fraction: float = 1.0
 
-    def to_json(self) -> dict:
-        """Plain data for a weights file's companion."""
-        return dataclasses.asdict(self)
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model sees, in pixels."""
+        return self.rule.size
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without nesting, for a weights file's companion."""
+        return {
+            "input_size": self.rule.size,
+            "resize": self.rule.mode,
+            "interpolation": self.rule.interpolation,
+            "channel_order": self.channel_order,
+            "scale": self.scale,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_fraction": self.rule.crop_fraction,
+        }
 
     @classmethod
-    def from_json(cls, data: dict) -> "Preprocessing":
-        """The inverse of `to_json`; raises TypeError on unknown fields."""
+    def from_json(cls, data: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_json`; raises TypeError on unknown fields, ValueError on a rule that cannot be."""
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }
-        return cls(**fields)
+        names = {
+            "input_size": "size",
+            "resize": "mode",
+            "interpolation": "interpolation",
+            "crop_fraction": "crop_fraction",
+        }
+        rule = {names[k]: fields.pop(k) for k in list(fields) if k in names}
+        return cls(ResizeRule(**rule), **fields)

@@ -8,7 +8,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from zoo.common.errors import InputError as InputError
+from zoo.common.errors import InputError, did_you_mean
+from zoo.common.plugins import load_plugin, plugin_names
 
 # Where each registered name is defined. A name's module, and JAX with it, is imported only when the
 # model is asked for; tests/zoo/test_registry.py checks this table against what the modules register.
@@ -127,8 +128,11 @@ def register_model(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern such as `"*alexnet*"`, sorted. Does not import JAX."""
-    return sorted(fnmatch.filter({*BUILTIN_MODULES, *_ENTRIES}, pattern))
+    """Registered names that match a shell pattern such as `"*alexnet*"`, sorted. Does not import JAX.
+
+    Those that installed packages declare as entry points of the group `jax_zoo.models` are among them.
+    """
+    return sorted(fnmatch.filter({*BUILTIN_MODULES, *_ENTRIES, *plugin_names("models")}, pattern))
 
 
 def get_entry(name: str) -> ModelEntry:
@@ -147,13 +151,15 @@ def get_entry(name: str) -> ModelEntry:
         return entry
     if name not in _ENTRIES and name in BUILTIN_MODULES:
         importlib.import_module(BUILTIN_MODULES[name])
+    elif name not in _ENTRIES and name in plugin_names("models"):
+        found = load_plugin("models", name)
+        if name not in _ENTRIES:
+            raise InputError(
+                f"the model {name!r} of another package is {found!r}, which registers no model of that name;"
+                " decorate a factory of that name with @zoo.register_model"
+            )
     if name not in _ENTRIES:
-        near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else "see `python -m train.run --list-models`"
-        )
+        hint = did_you_mean(name, list_models(), "see `python -m train.run --list-models`")
         raise InputError(f"unknown model {name!r}: {hint}")
     return _ENTRIES[name]
 

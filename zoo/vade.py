@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from zoo.registry import InputError, register_model
+from zoo.common.errors import InputError
+from zoo.registry import register_model
 from zoo.variational import (
     HiddenLayers,
     OutputLayer,

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zoo.common.errors import InputError
 from zoo.layers import glorot_uniform
-from zoo.registry import InputError
 
 # Standard deviations of 0.0067 to 148. Beyond the bounds the gradient is zero.
 LOG_VARIANCE_BOUNDS = (-10.0, 10.0)

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from zoo.common.errors import InputError
 from zoo.common.files import write_atomically
-from zoo.registry import InputError
 
 
 def save_variables(path: str | os.PathLike, variables: Mapping[str, Any]) -> str:

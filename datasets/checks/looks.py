@@ -14,7 +14,7 @@ from PIL import Image
 
 FORMAT = 1  # goes up when looks change
 CELLS = 9  # along each side; their neighbours are compared
-FOR_SIZE = (16, 16)  # a decoder may reduce a picture to twice that: `images.decode`
+FOR_SIZE = (16, 16)  # a decoder may reduce a picture to twice that: `datasets.images.decode`
 MIN_SIDE = 16  # pixels; smaller pictures, such as digits of 8x8, look alike by nature
 FLAT = 64  # of 128 comparisons; a picture with so many equal neighbours shows too little
 # Bits of 128 in which pictures that look the same may differ; `nearest` can do 15.

@@ -16,7 +16,8 @@ from typing import NamedTuple
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
 from datasets.formats.examples import Example, Layout, load_files, natural_key
 from datasets.formats.folder import class_names, listed, part_called
-from datasets.formats.sources import ListedSource, Source, inner_path, open_source, points_outside
+from datasets.formats.open import open_source
+from datasets.formats.sources import ListedSource, Source, inner_path, points_outside
 
 
 class Row(NamedTuple):

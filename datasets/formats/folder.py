@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
 from datasets.formats.examples import Example, Layout, load_files, natural_key
-from datasets.formats.sources import File, Source, open_source
+from datasets.formats.open import open_source
+from datasets.formats.sources import File, Source
 from datasets.images.decode import EXTENSIONS
 
 PART_NAMES = {

@@ -198,7 +198,7 @@ def _as_bytes(
                     f"{path} has {name} of type {array.dtype} from {low} to {high}: give 0 to 255"
                 )
     floats = [array for array in images.values() if array.dtype.kind == "f"]
-    # As in `images.to_rgb_uint8`, but for all at once: a dark image must not be taken for a bright one.
+    # As in `datasets.images.decode.to_rgb`, but for all at once: a dark image must not be taken for a bright one.
     scale = 1 if any(np.any(array > 1) for array in floats) else 255
     return {part: _to_bytes(array, scale) for part, array in images.items()}
 

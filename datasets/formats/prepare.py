@@ -31,7 +31,8 @@ from datasets.formats.tfds import (
     prepared_directory,
 )
 from datasets.images.decode import decode
-from datasets.images.decode import resize as resize_image
+from datasets.images.resize import resize as resize_image
+from zoo.common.resize import ResizeRule
 
 VERSION = "1.0.0"
 BAD_IMAGES = "bad_images.txt"  # what was left out, with reasons, beside the records
@@ -298,7 +299,7 @@ class _Writer:
             size = round(height * scale), round(width * scale)
         if size == (height, width):
             return (content, True) if content is not None else (_encode(image, "png"), False)
-        return _encode(resize_image(image, size), self._format), False
+        return _encode(resize_image(image, ResizeRule(size)), self._format), False
 
 
 def _ahead(make: Any, positions: range) -> Iterator[tuple[int, Any]]:

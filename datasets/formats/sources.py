@@ -19,7 +19,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
-from datasets.dataset import InputError, Progress
+from datasets.dataset import InputError
 from datasets.images.decode import UndecodableError
 
 JUNK = {"__macosx", "_ds_store", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
@@ -57,28 +57,6 @@ class Source(Protocol):
     def read(self, file: File) -> bytes:
         """The content of a file. Raises UndecodableError with the reason when it cannot be read."""
         ...
-
-
-def open_source(path: Path, progress: Progress | None = None) -> Source:
-    """The source at a path. Raises InputError when there is none, or none that can be used."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            return DirectorySource(path)
-        if stat.S_ISREG(mode):
-            from datasets.formats.archives import is_tar, open_tar  # which need this module
-
-            return open_tar(path, progress) if is_tar(path) else ZipSource(path)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist: give the path of a folder, .zip or .tar of images"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or path} cannot be read ({error.strerror}):"
-            " check its permissions and the disk"
-        ) from None
-    raise InputError(f"{path} is neither a folder nor a .zip or .tar of images")
 
 
 class DirectorySource:

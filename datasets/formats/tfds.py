@@ -17,7 +17,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from datasets.formats.examples import Example, Layout, load_files
 from datasets.formats.folder import PART_NAMES
 from datasets.formats.sources import File
 from datasets.images.decode import UndecodableError
+from datasets.manifest import edition_of
 
 INFO_FILE = "dataset_info.json"
 FEATURES_FILE = "features.json"
@@ -44,8 +45,11 @@ INDEX_FORMAT = 1
 PROGRESS_SECONDS = 0.1
 
 
-def load_tfds(text: str, options: Options) -> Dataset:
-    """The data set that `tfds:` and `text` name; see the module's docstring."""
+def load_tfds(text: str, options: Options, preparable: Collection[str] = ()) -> Dataset:
+    """The data set that `tfds:` and `text` name; see the module's docstring.
+
+    `preparable` are the names of data sets that `train.data prepare` can prepare, for the hint.
+    """
     if text.startswith(("/", "~", ".")):
         path = Path(text).expanduser()
         directory = _find(path)
@@ -64,7 +68,7 @@ def load_tfds(text: str, options: Options) -> Dataset:
     root = data_root(options.data_dir)
     directory = _find(root / match["path"], match["version"])
     if directory is None:
-        raise InputError(_not_prepared(text, root, match))
+        raise InputError(_not_prepared(text, root, match, preparable))
     return load_prepared(directory, options)
 
 
@@ -110,16 +114,14 @@ def _names(path: Path) -> list[str]:
         return []
 
 
-def _not_prepared(text: str, root: Path, match: re.Match[str]) -> str:
-    from datasets.load import list_datasets
-
+def _not_prepared(text: str, root: Path, match: re.Match[str], preparable: Collection[str]) -> str:
     others = _versions(root / match["path"])
     if others:
         return (
             f"tfds:{text} is not prepared in {root}: there is {_listed(others, ' and ')},"
             f" say tfds:{match['path']}:{others[-1]}"
         )
-    if match["path"] in list_datasets():
+    if match["path"] in preparable:
         return (
             f"tfds:{text} is not prepared in {root}:"
             f" `python -m train.data prepare {match['path']} --out {root}` prepares it"
@@ -273,6 +275,7 @@ def load_prepared(directory: Path, options: Options) -> Dataset:
         dataset,
         name=manifest["dataset"],
         seed=manifest["seed"],
+        edition=edition_of(manifest),
         notes=tuple(dict.fromkeys([*manifest["notes"], *dataset.notes])),
         provenance=dataset.provenance | {"prepared_from": about["from"]},
     )

@@ -11,8 +11,9 @@ import importlib.util
 
 import numpy as np
 
-from datasets.dataset import InputError
-from datasets.images.decode import Geometry, decode
+from datasets.images.decode import decode
+from zoo.common.errors import InputError
+from zoo.common.resize import ResizeRule
 
 # Below a half, the decoder reduces by itself; in between its reduced transforms are slower than the full one.
 MIN_FACTOR = 2.0
@@ -27,14 +28,14 @@ def check() -> None:
         )
 
 
-def decode_resized(content: bytes, geometry: Geometry) -> np.ndarray:
-    """The bytes of a file at a geometry's size: uint8 [H, W, 3]. Raises UndecodableError."""
-    return resize(_decode(content, geometry), geometry)
+def decode_resized(content: bytes, rule: ResizeRule) -> np.ndarray:
+    """Decode a file's bytes at the size of a rule: uint8 [H, W, 3]. Raises UndecodableError."""
+    return resize(_decode(content, rule), rule)
 
 
-def _decode(content: bytes, geometry: Geometry) -> np.ndarray:
-    pixels = _decode_plain_jpeg(content, geometry.least)
-    return decode(content, for_size=geometry.least) if pixels is None else pixels
+def _decode(content: bytes, rule: ResizeRule) -> np.ndarray:
+    pixels = _decode_plain_jpeg(content, rule.least)
+    return decode(content, for_size=rule.least) if pixels is None else pixels
 
 
 def _decode_plain_jpeg(content: bytes, least: tuple[int, int]) -> np.ndarray | None:
@@ -64,23 +65,23 @@ def _decode_plain_jpeg(content: bytes, least: tuple[int, int]) -> np.ndarray | N
         return None
 
 
-def resize(image: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """As `datasets.images.decode.resize`, up to the interpolation and to whole pixels of the part that is cut out."""
+def resize(image: np.ndarray, rule: ResizeRule) -> np.ndarray:
+    """As `datasets.images.resize.resize`, up to the interpolation and to whole pixels of the part that is cut out."""
     import cv2
 
     cv2.setNumThreads(0)  # batches are loaded in parallel already
     height, width = image.shape[:2]
-    top, left, bottom, right = (round(edge) for edge in geometry.box(height, width))
+    top, left, bottom, right = (round(edge) for edge in rule.box(height, width))
     part = image[top:bottom, left:right]
-    rows, columns = geometry.size
+    rows, columns = rule.size
     if part.shape[:2] == (rows, columns):
         return np.ascontiguousarray(part)
     method = {
         "nearest": cv2.INTER_NEAREST_EXACT,
         "bilinear": cv2.INTER_LINEAR,
         "bicubic": cv2.INTER_CUBIC,
-    }[geometry.interpolation]
+    }[rule.interpolation]
     shrinks = min(part.shape[0] / rows, part.shape[1] / columns) >= MIN_FACTOR
-    if shrinks and geometry.interpolation != "nearest":
+    if shrinks and rule.interpolation != "nearest":
         method = cv2.INTER_AREA
     return cv2.resize(part, (columns, rows), interpolation=method)

@@ -6,7 +6,7 @@ add whole rows to each other, which a compiler makes vector instructions of: 0.0
 224x224 all of it takes 0.16 instead of 0.70 ms, copying the pixels out of Pillow included.
 
 Numba compiles it on first use (0.9 s, imports included; 130 MB of memory). It and OpenCV, which transposes, come with
-the extra `fast`; without it `datasets.images.decode` leaves resizing to Pillow, with the same result.
+the extra `fast`; without it `datasets.images.resize` leaves resizing to Pillow, with the same result.
 """
 
 import functools

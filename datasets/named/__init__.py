@@ -1,1 +1,1 @@
-"""Data sets by name: the papers' and ours, one module each."""
+"""Data sets by name, one module each: see `datasets.load`."""

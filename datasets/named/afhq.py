@@ -8,7 +8,7 @@ cent. (The document takes 80, 10 and 10 of the 16,130 images of the first, and d
 import dataclasses
 
 from datasets.dataset import Dataset, DatasetInfo, Options
-from datasets.named.published import Download
+from datasets.named._download import Download
 
 CLASSES = ("cat", "dog", "wild")
 
@@ -20,6 +20,7 @@ INFO = DatasetInfo(
     num_classes=3,
     image_shape=(512, 512, 3),
     split_sizes={"train": 13167, "validation": 1463, "test": 1500},
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

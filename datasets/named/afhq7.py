@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from datasets.dataset import Dataset, DatasetInfo, InputError, Options
 from datasets.named import afhq
-from datasets.named.published import Download, some
+from datasets.named._download import Download, some
 
 if TYPE_CHECKING:
     from datasets.formats.examples import Example
@@ -43,6 +43,7 @@ INFO = DatasetInfo(
     num_classes=2 + SPECIES,
     image_shape=(512, 512, 3),
     split_sizes={"train": 2800, "validation": 350, "test": 350},
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

@@ -5,7 +5,7 @@ seeded.
 """
 
 from datasets.dataset import Dataset, DatasetInfo, Options
-from datasets.named.published import Download
+from datasets.named._download import Download
 
 PUBLISHED = {  # images of each folder, of Kaggle's second version
     "cane": 4863,
@@ -39,6 +39,7 @@ INFO = DatasetInfo(
     homepage="https://www.kaggle.com/datasets/alessiocorrado99/animals10",
     num_classes=10,
     split_sizes={"train": 20943, "validation": 2618, "test": 2618},
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from datasets.dataset import Dataset, DatasetInfo, InputError, Options
-from datasets.named.published import Download
+from datasets.named._download import Download
 
 if TYPE_CHECKING:
     from datasets.formats.examples import Layout
@@ -30,6 +30,7 @@ INFO = DatasetInfo(
     homepage="https://www.kaggle.com/datasets/tongpython/cat-and-dog",
     num_classes=2,
     split_sizes={"train": 7204, "validation": 801, "test": 2023},
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

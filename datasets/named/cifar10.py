@@ -11,14 +11,15 @@ arrays, of which a stand-in is built; anything else is refused.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from datasets.dataset import Dataset, DatasetInfo, InputError, Options
-from datasets.named.published import Download
+from datasets.dataset import Dataset, DatasetInfo, Edition, InputError, Options
+from datasets.named._download import Download
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,7 @@ INFO = DatasetInfo(
     num_classes=10,
     image_shape=(SIZE, SIZE, 3),
     split_sizes={"train": 45000, "validation": 5000, "test": 10000},
+    takes_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,
@@ -63,8 +65,8 @@ DOWNLOAD = Download(
 def build(options: Options) -> Dataset:
     """The data in `options.data_dir`, or else the published archive, downloaded to the cache."""
     from datasets.formats.examples import assemble, load_files
-    from datasets.formats.sources import open_source
-    from datasets.named.downloads import fetch
+    from datasets.formats.open import open_source
+    from datasets.named._fetch import fetch
 
     if options.data_dir is None:
         try:
@@ -87,9 +89,12 @@ def build(options: Options) -> Dataset:
         return DOWNLOAD.finish(dataset, layout)
     layout = DOWNLOAD.layout(source)
     DOWNLOAD.check_classes(source.root, layout.class_names, CLASSES)
+    edition: Edition = "repacked"
     if any(e.id.lower().endswith((".jpg", ".jpeg")) for e in layout.examples):
         layout.notes.append("the images are JPEG files, a lossy copy of the published ones")
-    return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)
+        edition = "lossy copy"
+    dataset = DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)
+    return dataclasses.replace(dataset, edition=edition)
 
 
 def _batch_of(path: str) -> str | None:

@@ -3,6 +3,7 @@
 import hashlib
 
 from datasets.dataset import Dataset, DatasetInfo, Options
+from zoo.common.resize import ResizeRule
 
 SIZE = 8  # pixels of a side, as scanned
 WHITE = 16  # their brightest value
@@ -28,19 +29,20 @@ def build(options: Options) -> Dataset:
     from sklearn.datasets import load_digits
 
     from datasets.formats.examples import Example, Layout, assemble
-    from datasets.images.decode import resize
+    from datasets.images.resize import resize
 
     scans, labels = load_digits(return_X_y=True)
     grey = np.rint(scans * (255 / WHITE)).astype(np.uint8).reshape(-1, SIZE, SIZE)
     images = np.repeat(grey[..., None], 3, axis=3)
-    size = (options.image_size or SIZE,) * 2
+    side = options.image_size or SIZE
+    rule = ResizeRule((side, side))
     examples = [Example(f"{label}/{i:04d}", i, str(label), None) for i, label in enumerate(labels)]
     return assemble(
         Layout(examples, tuple("0123456789"), (), []),
         INFO,
         options,
         digests={e.id: hashlib.sha256(images[e.content].tobytes()).hexdigest() for e in examples},
-        load=lambda example: resize(images[example.content], size),
+        load=lambda example: resize(images[example.content], rule),
         provenance={"kind": "scikit-learn's load_digits"},
         looks={},  # so few pixels look alike by nature
     )

@@ -9,7 +9,7 @@ another day. `group` (see `datasets.load_dataset`) is a pattern whose first grou
 """
 
 from datasets.dataset import Dataset, DatasetInfo, Options
-from datasets.named.published import Download
+from datasets.named._download import Download
 
 INFO = DatasetInfo(
     name="pig_faces",
@@ -17,6 +17,7 @@ INFO = DatasetInfo(
     source="the user's own, in place of those of the document pig_faces",
     num_classes=10,
     split_sizes={"train": 684, "validation": 77, "test": 254},
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

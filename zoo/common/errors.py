@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Something that the caller gave cannot be used; the message is one line that says what to do."""
 
 
+class ImageTooSmall(InputError):
+    """Images of which a model's pooling leaves nothing; a larger size helps."""
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, cutoff: float = 0.5) -> str:
     """A hint at the nearest known names, or `otherwise` where none is near."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)

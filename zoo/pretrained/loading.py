@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zoo.common.errors import InputError
+from zoo.common.resize import ResizeRule
 from zoo.preprocessing import Preprocessing
 from zoo.pretrained import names
 from zoo.pretrained.readers import Arrays, KerasFile, config_layers, read
@@ -26,7 +28,7 @@ from zoo.pretrained.sources import (
     keras_preprocessing,
     torch_preprocessing,
 )
-from zoo.registry import InputError, create_model, get_entry, module_options
+from zoo.registry import create_model, get_entry, module_options
 
 HEAD = ("params/head/kernel", "params/head/bias")
 
@@ -225,14 +227,19 @@ def _preprocessing(
         rescaling = _rescaling(config)
         if rescaling:  # the model does it itself; here it belongs to the weights
             scale, offset = rescaling
-            chosen = Preprocessing(chosen.input_size, scale=scale, mean=(-offset,) * 3)
+            chosen = Preprocessing(chosen.rule, scale=scale, mean=(-offset,) * 3)
     elif origin == "zoo":
-        chosen = _companion(path) or Preprocessing((height, width))
+        chosen = _companion(path) or Preprocessing(ResizeRule((height, width)))
     else:
-        chosen = dataclasses.replace(torch_preprocessing(), input_size=(height, width))
+        chosen = _of_size(torch_preprocessing(), (height, width))
     if image_size is not None:
-        chosen = dataclasses.replace(chosen, input_size=(image_size, image_size))
+        chosen = _of_size(chosen, (image_size, image_size))
     return chosen
+
+
+def _of_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+    rule = dataclasses.replace(preprocessing.rule, size=size)
+    return dataclasses.replace(preprocessing, rule=rule)
 
 
 def _companion(path: Path) -> Preprocessing | None:

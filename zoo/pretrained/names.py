@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from zoo.alexnet import TorchAlexNet
+from zoo.common.errors import InputError
 from zoo.mobilenet import MobileNetV2
 from zoo.pretrained.readers import Arrays, KerasFile, KerasLayer
-from zoo.registry import InputError
 from zoo.resnet import ResNet
 from zoo.vgg import VGG
 

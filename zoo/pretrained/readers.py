@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 import safetensors
 
-from zoo.registry import InputError
+from zoo.common.errors import InputError
 
 MAX_BYTES = 4 * 2**30  # of one file, and of what it unpacks to; vgg19 has 0.6
 MAX_TEXT = 64 * 2**20  # of a configuration, or of a pickle without its tensors

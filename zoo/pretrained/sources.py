@@ -17,9 +17,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from zoo.common.errors import InputError
 from zoo.common.files import write_atomically
+from zoo.common.resize import ResizeRule
 from zoo.preprocessing import Preprocessing
-from zoo.registry import InputError, get_entry
+from zoo.registry import get_entry
 
 BASE_URLS = {
     "torchvision": "https://download.pytorch.org/models/",
@@ -60,21 +62,16 @@ class Source:
 
 def torch_preprocessing(size: int = 224, resized: int = 256) -> Preprocessing:
     """torchvision's: the shorter side to `resized`, the centre, ImageNet's mean and deviation."""
-    return Preprocessing(
-        (size, size),
-        "crop",
-        "bilinear",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        crop_fraction=size / resized,
-    )
+    rule = ResizeRule((size, size), "crop", "bilinear", size / resized)
+    return Preprocessing(rule, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def keras_preprocessing(model: str, size: tuple[int, int]) -> Preprocessing:
     """What `preprocess_input` of Keras applications does to the model's images."""
+    rule = ResizeRule(size)
     if model.startswith("mobilenet"):
-        return Preprocessing(size, scale=1 / 127.5, mean=(1.0, 1.0, 1.0))
-    return Preprocessing(size, channel_order="bgr", scale=1.0, mean=(103.939, 116.779, 123.68))
+        return Preprocessing(rule, scale=1 / 127.5, mean=(1.0, 1.0, 1.0))
+    return Preprocessing(rule, channel_order="bgr", scale=1.0, mean=(103.939, 116.779, 123.68))
 
 
 def _torchvision() -> list[Source]:
@@ -182,7 +179,7 @@ def huggingface_source(model: str, name: str) -> Source:
         raise InputError(f"{name!r} is no source: give hf://owner/name or hf://owner/name@revision")
     folder = f"{match[1]}/{match[2]}/resolve/{match[3] or 'main'}"
     get_entry(model)
-    blank = Preprocessing((224, 224))
+    blank = Preprocessing(ResizeRule((224, 224)))
     config_path = fetch(Source(name, model, "hf", f"{folder}/config.json", None, 0, blank))
     try:
         config = json.loads(config_path.read_bytes())
@@ -205,12 +202,9 @@ def timm_preprocessing(config: dict[str, Any]) -> tuple[Preprocessing, int]:
     if stated["interpolation"] not in ("nearest", "bilinear", "bicubic") or not 0 < fraction <= 1:
         raise ValueError(f"interpolation {stated['interpolation']}, crop_pct {fraction}")
     preprocessing = Preprocessing(
-        (int(height), int(width)),
-        "crop",
-        stated["interpolation"],
+        ResizeRule((int(height), int(width)), "crop", stated["interpolation"], fraction),
         mean=tuple(mean),  # type: ignore[arg-type]
         std=tuple(std),  # type: ignore[arg-type]
-        crop_fraction=fraction,
     )
     return preprocessing, int(stated["num_classes"])
 

@@ -41,7 +41,7 @@ class Download:
 
         Raises InputError, with how to get the files, when they are not there.
         """
-        from datasets.formats.sources import open_source
+        from datasets.formats.open import open_source
 
         source = open_source(self.locate(options), options.progress)
         names = {name.casefold() for name in self.beside}

@@ -1,7 +1,7 @@
 """Ten drawn pigs: the embedded stand-in for document 1's photographs (pig_faces), which were never published.
 
 It has that data's shape: 10 individuals; 684 training, 77 validation and 254 test images of 256x256x3. The pictures
-are synthetic (`datasets.named.pig_drawing` draws them), so nothing measured on them is a number of that document.
+are synthetic (`drawing` draws them), so nothing measured on them is a number of that document.
 
 Each picture is a pure function of (seed, part, position); the pigs themselves do not depend on the seed. Example i
 of a part shows pig i mod 10, so classes differ by one image at most: 68 or 69 training images each, 7 or 8
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from datasets.cache import cache_dir, whole_file
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, Options, Progress, fingerprint
+from zoo.common.resize import ResizeRule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,10 +76,10 @@ def draw(part: str, index: int, *, seed: int = 0) -> "np.ndarray":
 
     Positions beyond the part's size are fine: they are further pictures of the same kind.
     """
-    from datasets.named import pig_drawing
+    from datasets.named.synthetic_pigs import drawing
 
-    key = (pig_drawing.PICTURE, seed, SPLITS.index(part), index)
-    return pig_drawing.draw(label(index), pig_drawing.Draws(*key))
+    key = (drawing.PICTURE, seed, SPLITS.index(part), index)
+    return drawing.draw(label(index), drawing.Draws(*key))
 
 
 def contact_sheet(path: str | os.PathLike, *, per_pig: int = 4, size: int = 88) -> None:
@@ -89,10 +90,11 @@ def contact_sheet(path: str | os.PathLike, *, per_pig: int = 4, size: int = 88) 
     import numpy as np
     from PIL import Image
 
-    from datasets.images.decode import resize
+    from datasets.images.resize import resize
 
+    rule = ResizeRule((size, size))
     rows = [
-        np.concatenate([resize(draw("test", 10 * row + pig), (size, size)) for pig in range(10)], 1)
+        np.concatenate([resize(draw("test", 10 * row + pig), rule) for pig in range(10)], 1)
         for row in range(per_pig)
     ]
     sheet = Image.fromarray(np.concatenate(rows, 0))
