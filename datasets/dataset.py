@@ -37,6 +37,8 @@ class DatasetInfo:
     num_classes: int | None = None
     image_shape: tuple[int, int, int] | None = None  # height, width, channels where all are alike
     split_sizes: dict[str, int] | None = None  # with default options; as published for paper data
+    takes_data_dir: bool = False  # reads its files from --data-dir, if given
+    needs_data_dir: bool = False  # cannot be loaded without --data-dir
 
 
 @dataclasses.dataclass(frozen=True)

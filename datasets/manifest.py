@@ -15,8 +15,9 @@ What else it holds is for the reader: `dataset`, `fingerprint`, `seed`, `provena
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets.dataset import MANIFEST_FORMAT, SPLITS, InputError
 
@@ -95,3 +96,11 @@ def _pairs(path: Path, field: str, content: Any, kind: type) -> Any:
 
 def _unusable(path: Path, why: str) -> InputError:
     return InputError(f"{path} cannot be used as a file of splits, {why}: {HOW}")
+
+
+def edition_of(manifest: Mapping[str, Any]) -> Literal["", "lossy copy", "repacked"]:
+    """How the files of a run's data differ from the published ones: not at all, lossily, or in their packing."""
+    if any("lossy copy" in note for note in manifest.get("notes", ())):
+        return "lossy copy"
+    first = next(iter(manifest["splits"]["train"]), "")
+    return "repacked" if manifest["dataset"] == "cifar10" and "." in first else ""

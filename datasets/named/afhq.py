@@ -20,6 +20,8 @@ INFO = DatasetInfo(
     num_classes=3,
     image_shape=(512, 512, 3),
     split_sizes={"train": 13167, "validation": 1463, "test": 1500},
+    takes_data_dir=True,
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

@@ -43,6 +43,8 @@ INFO = DatasetInfo(
     num_classes=2 + SPECIES,
     image_shape=(512, 512, 3),
     split_sizes={"train": 2800, "validation": 350, "test": 350},
+    takes_data_dir=True,
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

@@ -39,6 +39,8 @@ INFO = DatasetInfo(
     homepage="https://www.kaggle.com/datasets/alessiocorrado99/animals10",
     num_classes=10,
     split_sizes={"train": 20943, "validation": 2618, "test": 2618},
+    takes_data_dir=True,
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

@@ -30,6 +30,8 @@ INFO = DatasetInfo(
     homepage="https://www.kaggle.com/datasets/tongpython/cat-and-dog",
     num_classes=2,
     split_sizes={"train": 7204, "validation": 801, "test": 2023},
+    takes_data_dir=True,
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

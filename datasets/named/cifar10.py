@@ -42,6 +42,7 @@ INFO = DatasetInfo(
     num_classes=10,
     image_shape=(SIZE, SIZE, 3),
     split_sizes={"train": 45000, "validation": 5000, "test": 10000},
+    takes_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,

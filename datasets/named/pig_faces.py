@@ -17,6 +17,8 @@ INFO = DatasetInfo(
     source="the user's own, in place of those of the document pig_faces",
     num_classes=10,
     split_sizes={"train": 684, "validation": 77, "test": 254},
+    takes_data_dir=True,
+    needs_data_dir=True,
 )
 DOWNLOAD = Download(
     INFO,
