@@ -118,7 +118,7 @@ def run_jobs(
             outcomes[job.name] = outcome
             say(f"{where}: {outcome}")
             after(job, outcome)
-            if outcome.state == "not run":
+            if outcome.state == "not run" and job.group:
                 refused[job.group] = outcome
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(
@@ -154,6 +154,15 @@ def run_job(
 ) -> Outcome:
     """Run one job, or reuse its result; see `run_jobs`. Raises Interrupted only."""
     run = RunDir(root / job.name)
+    outcome = _outcome(job, run, root, train or train_and_test, same_weights)
+    if not job.keep_checkpoints and run.test.exists():
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return outcome
+
+
+def _outcome(
+    job: Job, run: RunDir, root: Path, train: Train, same_weights: SameWeights | None
+) -> Outcome:
     try:
         if job.missing:
             raise NotRun(job.missing)
@@ -171,7 +180,7 @@ def run_job(
         return dataclasses.replace(earlier, reused=True)
     (run.path / OUTCOME).unlink(missing_ok=True)
     try:
-        _train(train or train_and_test, recipe, run.path, job.figures)
+        _train(train, recipe, run.path, job.figures)
     except Interrupted:
         raise
     except Exception as error:
@@ -179,8 +188,6 @@ def run_job(
         if run.exists() and not run.test.exists():
             write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
         return outcome
-    if not job.keep_checkpoints:
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
     return Outcome("done")
 
 
@@ -273,7 +280,7 @@ def check_same(run: RunDir, expected: Recipe, same_weights: SameWeights | None =
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise InputError(
             f"{run.path} holds a run of other settings ({'; '.join(map(str, found[:3]))}{more}):"
-            " remove that folder, or choose another folder for all of them"
+            " remove that folder, or start in another one"
         )
 
 
