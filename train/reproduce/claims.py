@@ -1,6 +1,6 @@
-"""What a document claims, as plain data: the rows of its tables, each with the recipe that would produce it.
+"""What a paper claims, as plain data: the rows of its tables, each with the recipe that would reproduce it.
 
-Imports the standard library only. `train/papers/` holds the documents, `python -m train.reproduce` runs them.
+Imports the standard library only. `train/reproduce/papers/` holds the papers, `python -m train.reproduce` runs them.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 from train.recipe import Recipe, with_values
 
-# Columns that tell how long something took, in milliseconds: shown, and not judged, since hardware differs.
+# Columns in milliseconds: shown and not judged, since hardware differs.
 TIMES = ("test_time_ms", "train_time_ms")
 
 
@@ -18,30 +18,30 @@ TIMES = ("test_time_ms", "train_time_ms")
 class Row:
     """One row of a table, or one sentence with a number in it.
 
-    A recipe may begin with what another row has trained: `pretrained` or `features` is then "row:" and its name.
+    A recipe may start from what another row has trained: it then holds `JobWeights` with that row's name.
     """
 
-    name: str  # unique in the document, such as "table1-alexnet-16"; a folder's name, too
-    table: str  # where it stands: "Table 1", "section 4.2"
-    label: str  # as printed there
-    recipe: Recipe  # the document's setting, on the document's data
-    # What is printed: fields of test.json, shares (not percents) and milliseconds. Empty for rows of ours
-    # that the document's are compared with.
-    printed: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    # Fields of the recipe (dotted paths, see `with_values`) that change where the document's data are absent,
-    # and what the reader should know about the data that stand in. None: there is no stand-in.
-    stand_in: Mapping[str, Any] | None = None
-    # Fields that change in addition to make the row affordable on two CPU cores. None: it is, as it stands.
+    name: str  # unique in the paper, such as "table1-alexnet-16"; also a folder's name
+    table: str  # where it is: "Table 1", "section 4.2"
+    label: str  # as in the paper
+    recipe: Recipe  # the paper's setting, on the paper's data
+    # Fields of test.json: shares (not percents) and milliseconds. Empty for our own rows, which the paper's are
+    # compared with.
+    reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Proxy data: fields of the recipe (dotted paths, see `with_values`) that change where the paper's data are
+    # absent. None: the row has no proxy.
+    proxy: Mapping[str, Any] | None = None
+    # Fields that change in addition to make the row affordable on two CPU cores. None: it is, as it is.
     short: Mapping[str, Any] | None = None
     seeds: int = 3  # runs of the full setting
-    failure: bool = False  # the document reports that it does not work: reproduced when as bad
-    misprints: tuple[str, ...] = ()  # columns of `printed` that cannot be right; `reading` says why
-    reading: str = ""  # how we read the document here, and where it contradicts itself
+    failure: bool = False  # the paper reports that it does not work: reproduced when as bad
+    typos: tuple[str, ...] = ()  # columns of `reported` that cannot be right; `note` says why
+    note: str = ""  # how we read the paper here, and where it contradicts itself
 
 
 @dataclasses.dataclass(frozen=True)
-class Ordering:
-    """The document says, or its table shows, that a column is higher in one row than in another."""
+class Comparison:
+    """The paper says, or its table shows, that a column is higher in one row than in another."""
 
     column: str
     higher: str  # names of rows
@@ -56,12 +56,11 @@ class Grid:
     name: str
     table: str
     recipe: Recipe
-    axes: Mapping[str, tuple[Any, ...]]  # dotted paths of fields, and the values that are tried
-    # The combination that the document found to be the best; empty where it searched for none.
-    best: Mapping[str, Any]
-    stand_in: Mapping[str, Any] | None = None  # as of rows
+    axes: Mapping[str, tuple[Any, ...]]  # dotted paths of fields, and the values to try
+    best: Mapping[str, Any]  # the combination that the paper found best; empty where it reports none
+    proxy: Mapping[str, Any] | None = None  # as of rows
     short: Mapping[str, Any] | None = None
-    reading: str = ""
+    note: str = ""
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The combinations, the last axis fastest."""
@@ -77,13 +76,13 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
-    """Everything that one document claims."""
+class Paper:
+    """Everything that one paper claims."""
 
     name: str
     title: str
     rows: tuple[Row, ...]
-    orderings: tuple[Ordering, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     grids: tuple[Grid, ...] = ()
 
     def row(self, name: str) -> Row:

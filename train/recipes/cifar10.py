@@ -1,0 +1,30 @@
+"""Four small AlexNets on CIFAR-10, with and without deconvolution layers.
+
+Paper: S. Li, L. Wang, J. Li and Y. Yao 2021, "Image Classification Algorithm Based on Improved AlexNet" (sections 3
+and 4).
+
+    python -m train.run --model deconv_alexnet_2       # Table 2, "new_AlexNet_2"; cifar_alexnet_2 is "AlexNet_2"
+
+Stated: training images cropped at random to 28x28 and "expanded 6 times to 300,000", then standardized; batch
+128, 120 epochs, reshuffled; cross-entropy plus (alpha / 2) |w|^2.
+Not stated, our choice: the optimizer (Adam), its learning rate (1e-3, falling to 0 in a cosine) and alpha
+(1e-4), the same for all four nets. The six crops of an image are drawn anew in each epoch. Test images show their
+central 28x28 pixels.
+Where we deviate: "standardized" does not say by what; ours are scaled to [0, 1], which matters little before
+batch normalization and may matter in the nets without it. A tenth of the training images is used for validation; the
+paper has no validation split.
+"""
+
+from train.recipe import Augmentation, Optimizer, Recipe, Stage
+
+L2 = 5e-5  # Keras's form, without the half: alpha = 1e-4
+OPTIMIZER = Optimizer(name="adam", learning_rate=1e-3, l2=L2, schedule="cosine")
+CROPS = Augmentation(resize=32, crops_per_image=6)
+
+CIFAR10 = Recipe(
+    name="cifar10",
+    model="deconv_alexnet_2",
+    dataset="cifar10",
+    batch_size=128,
+    stages=(Stage(epochs=120, optimizer=OPTIMIZER, augment=CROPS),),
+)
