@@ -76,7 +76,7 @@ def find_images(paths: Iterable[Path]) -> Iterator[Found]:
     """The images in files, folders, .zip and .tar; InputError for a path without any."""
     from datasets.formats.archives import SUFFIXES
     from datasets.formats.folder import natural_key
-    from datasets.formats.sources import open_source
+    from datasets.formats.open import open_source
     from datasets.images.decode import EXTENSIONS
 
     for path in paths:

@@ -182,7 +182,7 @@ def _draw(
         assert isinstance(predictor.inputs, ImageInputs)
         shown = sample_of_classes(predictions["labels"], 20)
         figures.prediction_grid(
-            predictor.samples(dataset.splits["test"]).load(shown),
+            list(predictor.samples(dataset.splits["test"]).load(shown)),
             predictions["labels"][shown],
             predictions["predictions"][shown],
             predictions["probabilities"].max(axis=1)[shown],

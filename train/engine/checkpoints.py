@@ -69,6 +69,10 @@ class Checkpoints:
             ),
         )
 
+    def seconds_since_save(self) -> float:
+        """Infinite before the first."""
+        return time.monotonic() - self._saved
+
     def restore(self, like: Callable[[int], Any], warn: Callable[[str], None]) -> LoopState | None:
         """The state of the newest whole checkpoint, its arrays in NumPy; None when there are none.
 

@@ -106,14 +106,14 @@ class Cut:
     """Where features enter a model."""
 
     path: freezing.Path  # of the module whose input they are: a dropout layer, or the head
-    input_shape: tuple[int, int, int]  # of an image
+    input_shape: tuple[int, ...]  # of an image
     feature_shape: tuple[int, ...]  # of an image's features
 
 
 def cut(
     model: nn.Module,
     variables: dict[str, Any],
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     frozen: Collection[freezing.Path],
 ) -> Cut | None:
     """Where to cut the model, without an axis name, for a stage that freezes these parameters; None where features

@@ -7,6 +7,7 @@ exactly where it stopped.
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -203,7 +204,7 @@ def _end_epoch(
     # Also when its weights were written before the process was killed, and it is trained again.
     is_best = loop.best.update(score, loop.epoch) or loop.best.epoch == loop.epoch
     if is_best:
-        facts = {"epoch": loop.epoch, "step": loop.step, "monitor": objective.monitor}
+        facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": objective.monitor}
         facts |= {f"val_{name}": value for name, value in scores.items()}
         log.new_best(NewBest(stage, jax.device_get(loop.train.variables()), facts))
     elapsed = time.monotonic() - began

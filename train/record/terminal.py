@@ -118,7 +118,8 @@ class TerminalWriter(RunLog):
         """Move the progress line."""
         if self._shown != record.epoch:
             self._shown = record.epoch
-            self._progress.start(f"epoch {record.epoch}", record.steps_per_epoch, record.place - 1)
+            self._progress.start(f"epoch {record.epoch}", record.steps_per_epoch, record.place)
+            return
         note = f"loss {record.values['loss']:.4f}"
         self._progress.update(record.place, note, record.steps_left)
 
