@@ -22,7 +22,7 @@ import tyro
 import zoo
 from benchmarks import command
 from train import cli
-from train.recipe import Augmentation, InputError
+from train.recipe import Augmentation, InputError, Stage
 
 NONE = "none"
 FULL = Augmentation(
@@ -141,7 +141,8 @@ def prepare(
 
     from benchmarks.zoo_worker import ADAM, CLOCK, random_batch
     from train.engine import steps
-    from train.engine.objectives import OBJECTIVES
+    from train.engine.inputs import ImageInputs
+    from train.engine.objectives import get_objective
     from train.engine.optimizers import build_optimizer
     from train.engine.parallel import Devices
 
@@ -151,17 +152,17 @@ def prepare(
     module = devices.synchronised(module)
     optimizer = build_optimizer(ADAM)
     variables = steps.init_variables(module, (height, width, channels), seed=0)
-    objective = OBJECTIVES[entry.objective](module)
-    preprocessing = zoo.Preprocessing(zoo.ResizeRule((height, width)))
+    objective = get_objective(entry.objective).build(module, Stage())
+    inputs = ImageInputs(zoo.Preprocessing(zoo.ResizeRule((height, width))))
     loaded = augmentation.resize or height
     shape = (batch_size, loaded, round(loaded * width / height), channels)
     batch = devices.split(random_batch(np.random.default_rng(0), shape, entry.num_classes))
     train_step = devices.compile_train_step(
-        steps.make_train_step(objective, optimizer, preprocessing, augmentation)
+        steps.make_train_step(objective, optimizer, inputs, augmentation)
     )
     state = devices.replicate(steps.init_state(variables, optimizer))
     change = jax.pmap(
-        lambda images, index: steps.augmented(images, index, CLOCK, augmentation, (height, width)),
+        lambda images, index: inputs.augmented(images, index, steps.keys(CLOCK)[0], augmentation),
         devices=devices.devices,
     )
 

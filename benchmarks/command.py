@@ -68,7 +68,7 @@ def head(tool: str, *, environment: bool = True, warn: bool = True) -> dict[str,
         "load_before": round(load, 2),
     }
     if environment:
-        from train.run import environment as facts_of_process
+        from train.record.environment import environment as facts_of_process
 
         facts = facts_of_process()
         del facts["command"]

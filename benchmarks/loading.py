@@ -12,7 +12,7 @@ class ZooLoading:
 
     def describe(self) -> dict[str, Any]:
         """Versions, machine and commit."""
-        from train.run import environment
+        from train.record.environment import environment
 
         facts = environment()
         del facts["command"]  # this worker's own

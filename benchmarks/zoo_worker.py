@@ -13,10 +13,11 @@ import zoo
 from benchmarks import workers
 from benchmarks.peers import BETAS, EPSILON, LEARNING_RATE
 from train.engine import steps
-from train.engine.objectives import OBJECTIVES
+from train.engine.inputs import ImageInputs, Inputs, VectorInputs
+from train.engine.objectives import get_objective
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
-from train.recipe import Augmentation, Optimizer
+from train.recipe import Augmentation, Optimizer, Stage
 from zoo.operations import plain_operations, uses_cpu_forms
 
 ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILON)
@@ -33,7 +34,7 @@ class Zoo:
 
     def describe(self) -> dict[str, Any]:
         """Versions, machine and commit."""
-        from train.run import environment
+        from train.record.environment import environment
 
         facts = environment()
         del facts["command"]  # this worker's own
@@ -81,13 +82,13 @@ class Zoo:
         # On a GPU the default is TF32, whose three digits would not tell two nets apart.
         with jax.default_matmul_precision("highest"):
             objective = "classification"
-            preprocessing = zoo.Preprocessing(zoo.ResizeRule((height, width)))
-            test_step = self._test_step(module, objective, preprocessing)
+            inputs = _inputs([batch_size, height, width, 3])
+            test_step = self._test_step(module, objective, inputs)
             logits = test_step(variables, self.devices.split(batch))["logits"]
             logits = logits.reshape(-1, num_classes)
             test = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
             losses = {"test": float(test)}
-            train_step = self._train_step(module, objective, preprocessing)
+            train_step = self._train_step(module, objective, inputs)
             state = self._train_state(variables)
             for name in ("train", "train_after_update"):
                 state, metrics = train_step(state, self.devices.split(batch), CLOCK)
@@ -131,18 +132,16 @@ class Zoo:
         options = {} if dtype == "float32" else {"dtype": dtype}
         module = zoo.create_model(model, num_classes, **options)
         objective = zoo.get_entry(model).objective
-        preprocessing = (
-            zoo.Preprocessing(zoo.ResizeRule((images[1], images[2]))) if len(images) == 4 else None
-        )
+        inputs = _inputs(images)
         variables = steps.init_variables(module, tuple(images[1:]), seed)
         batch = random_batch(np.random.default_rng(seed), tuple(images), num_classes)
         self.batch = self.devices.split(batch)
         self.training = mode == "train"
         if self.training:
-            self.step = self._train_step(module, objective, preprocessing)
+            self.step = self._train_step(module, objective, inputs)
             self.state = self._train_state(variables)
         else:
-            self.step = self._test_step(module, objective, preprocessing)
+            self.step = self._test_step(module, objective, inputs)
             self.state = self.devices.replicate(variables)
         jax.block_until_ready((self.batch, self.state))
         return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -167,10 +166,10 @@ class Zoo:
         batch = self.devices.split(
             random_batch(np.random.default_rng(0), tuple(images), num_classes)
         )
-        preprocessing = zoo.Preprocessing(zoo.ResizeRule((images[1], images[2])))
+        inputs = _inputs(images)
         found = []
         with jax.default_matmul_precision("highest"):
-            step = self._train_step(module, "classification", preprocessing)
+            step = self._train_step(module, "classification", inputs)
             state = self._train_state(variables)
             for _ in range(count):
                 state, metrics = step(state, batch, CLOCK)
@@ -184,14 +183,12 @@ class Zoo:
             return statistics["peak_bytes_in_use"] / 1e6
         return workers.peak_process_memory()
 
-    def _train_step(
-        self, module: Any, objective: str, preprocessing: zoo.Preprocessing | None
-    ) -> Any:
+    def _train_step(self, module: Any, objective: str, inputs: Inputs) -> Any:
         """The engine's own training step."""
         step = steps.make_train_step(
-            OBJECTIVES[objective](self.devices.synchronised(module)),
+            get_objective(objective).build(self.devices.synchronised(module), Stage()),
             build_optimizer(ADAM),
-            preprocessing,
+            inputs,
             Augmentation(),
         )
         return self.devices.compile_train_step(step)
@@ -200,14 +197,19 @@ class Zoo:
         """The first state for that step."""
         return self.devices.replicate(steps.init_state(variables, build_optimizer(ADAM)))
 
-    def _test_step(
-        self, module: Any, objective: str, preprocessing: zoo.Preprocessing | None
-    ) -> Any:
+    def _test_step(self, module: Any, objective: str, inputs: Inputs) -> Any:
         """The engine's evaluation step, without fetching its outputs to the host."""
-        step = steps.make_eval_step(OBJECTIVES[objective](module), preprocessing)
+        step = steps.make_eval_step(get_objective(objective).build(module, Stage()), inputs)
         return jax.pmap(
             step, steps.AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices.devices
         )
+
+
+def _inputs(shape: list[int]) -> Inputs:
+    """Of a batch of images or vectors of that shape."""
+    if len(shape) == 4:
+        return ImageInputs(zoo.Preprocessing(zoo.ResizeRule((shape[1], shape[2]))))
+    return VectorInputs(tuple(shape[1:]))
 
 
 CLOCK = steps.Clock(np.uint32(0), np.int32(0))
