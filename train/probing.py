@@ -11,7 +11,7 @@ from train.analysis.svm import diagnose_rbf, fit_svm
 from train.engine.experiment import Experiment
 from train.predictor import Predictor
 from train.recipe import InputError, Probe
-from train.setup import net_features, scaled
+from train.vectors import net_features, scaled
 
 
 def probe_features(

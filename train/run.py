@@ -146,16 +146,14 @@ def run(
     from train.predictor import load_run
     from train.record.best import saved_best
     from train.results import finish
-    from train.setup import located, resolve
+    from train.setup import resolve
 
-    recipe = located(recipe)
     directory = RunDir(workdir or _new_workdir(recipe))
-    directory.check(recipe, resume)
-    experiment = resolve(recipe, directory.path)
+    experiment = resolve(recipe, directory.path, resume)
     _say_what(experiment, directory, quick)
     with directory.locked(), cli.StopRequest() as stop:
         log = _open_log(experiment, directory, writers)
-        directory.begin(recipe, experiment.dataset, experiment.decisions())
+        directory.begin(experiment.recipe, experiment.dataset, experiment.decisions())
         try:
             end = fit(
                 experiment,

@@ -6,48 +6,87 @@ Training, evaluation and previews use what `resolve` returns as it is.
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import numpy as np
 
 import zoo
 from datasets import Dataset, list_datasets, load_dataset
-from datasets.dataset import Progress, VectorSplit
 from datasets.images import fast
-from datasets.pipeline import ImageSamples, load_arrays
+from datasets.pipeline import steps_per_epoch
 from datasets.views import add_noise, limit_per_class
 from train import cli
-from train.engine import features, freezing, steps
-from train.engine.checkpoints import digest
+from train.engine import freezing
 from train.engine.experiment import Experiment, StagePlan, build_module
 from train.engine.feeding import choose
-from train.engine.inputs import ImageInputs, Inputs, VectorInputs, image_inputs
-from train.engine.objectives import get_objective, objectives_of
-from train.engine.optimizers import get_optimizer
+from train.engine.inputs import Inputs, VectorInputs, image_inputs
+from train.engine.objectives import Entry, get_objective, objectives_of
+from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
-from train.predictor import load_run
-from train.recipe import (
-    Features,
-    InputError,
-    JobWeights,
-    NetFeatures,
-    Pixels,
-    Recipe,
-    RunFeatures,
-    Stage,
-)
+from train.engine.steps import abstract_variables
+from train.recipe import InputError, JobWeights, Recipe, RunFeatures, Stage
 from train.record.directory import RunDir
+from train.vectors import vector_dataset
 from zoo.common.resize import ResizeRule
 from zoo.pretrained import load as load_weights
 from zoo.pretrained.sources import DownloadError
 from zoo.registry import module_options
 
-FEATURE_BATCH = 64
+
+def resolve(
+    recipe: Recipe,
+    workdir: str | os.PathLike[str] | None = None,
+    resume: Literal["auto", "never", "must"] = "auto",
+    *,
+    train: bool = True,
+) -> Experiment:
+    """Everything that a recipe names, loaded and checked. Writes nothing.
+
+    Args:
+      recipe: what to do.
+      workdir: a run directory; where there is a run in it, its own splits and decisions win.
+      resume: whether a run in `workdir` may, must not, or has to be there.
+      train: False resolves data, inputs and devices only, for a net that is trained already and for previews: there
+        are no stages and no weights then, and `module` is None.
+
+    Raises InputError, one line, for whatever cannot be used.
+    """
+    recipe = _located(recipe)
+    recipe.validate()
+    run = None
+    if workdir is not None:
+        run = RunDir(workdir)
+        run.check(recipe, resume)
+    entry = zoo.get_entry(recipe.model)
+    objectives = _objectives(recipe, entry) if train else ()
+    if recipe.decoder == "fast":
+        fast.check()
+    cli.report_devices()
+    size = _input_size(recipe, entry)
+    dataset, data_key = _load_data(recipe, size, run)
+    shape = (*size, 3) if size and recipe.features is None else dataset.splits["train"].shape
+    if not train:
+        inputs = _inputs(zoo.Preprocessing(ResizeRule(size)) if size else None, shape, recipe)
+        return Experiment(recipe, dataset, data_key, inputs, Devices())
+    devices = _devices(recipe, dataset)
+    model = _model(recipe, shape, len(dataset.class_names), run)
+    stages = _stages(recipe, objectives, model, dataset, devices)
+    _check_probe(recipe, model)
+    num_bytes = _bytes(recipe, dataset, model.inputs)
+    feed = choose(recipe.feed, num_bytes, devices.free_memory())
+    return Experiment(
+        recipe,
+        dataset,
+        data_key,
+        devices=devices,
+        feed=feed,
+        feed_bytes=num_bytes,
+        stages=stages,
+        **vars(model),
+    )
 
 
-def located(recipe: Recipe) -> Recipe:
+def _located(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that its run can go on from another folder. Names stay names."""
 
     def absolute(text: str) -> str:
@@ -69,63 +108,12 @@ def located(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, **changed)
 
 
-def resolve(
-    recipe: Recipe, workdir: str | os.PathLike[str] | None = None, *, train: bool = True
-) -> Experiment:
-    """Everything that a recipe names, loaded and checked. Writes nothing.
-
-    Args:
-      recipe: what to do.
-      workdir: a run directory, whose own splits and decisions win where there is a run in it.
-      train: False resolves data, inputs and devices only, for a net that is trained already and for previews: there
-        are no stages and no weights then, and `module` is None.
-
-    Raises InputError, one line, for whatever cannot be used.
-    """
-    recipe.validate()
-    run = RunDir(workdir) if workdir is not None else None
-    entry = zoo.get_entry(recipe.model)
-    if train:
-        _check_names(recipe, entry)
-    if recipe.decoder == "fast":
-        fast.check()
-    cli.report_devices()
-    dataset, data_key = _load_data(_with_own_splits(recipe, run), entry)
-    if run is not None:
-        _check_same_data(run, dataset)
-    shape = _sample_shape(recipe, entry, dataset)
-    if not train:
-        inputs = _inputs(shape, recipe)
-        return Experiment(
-            recipe, dataset, data_key, inputs, Devices(), "stepwise", 0, None, {}, (), None, {}
-        )
-    devices = _devices(recipe, dataset)
-    made = _model(recipe, shape, len(dataset.class_names), run)
-    stages = _stages(recipe, made)
-    _check_probe(recipe, made)
-    num_bytes = _bytes(recipe, dataset, made.inputs)
-    feed = choose(recipe.feed, num_bytes, devices)
-    return Experiment(
-        recipe,
-        dataset,
-        data_key,
-        made.inputs,
-        devices,
-        feed,
-        num_bytes,
-        made.module,
-        made.options,
-        stages,
-        made.weights,
-        made.pretrained,
-    )
-
-
 # Names.
 
 
-def _check_names(recipe: Recipe, entry: zoo.ModelEntry) -> None:
-    """InputError for stages that cannot train this model, and for data that it cannot take."""
+def _objectives(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[Entry, ...]:
+    """The objective of each stage; InputError for stages that cannot train this model, and for data that it cannot
+    take."""
     takes_vectors = len(entry.input_shape) == 1
     if takes_vectors and recipe.features is None:
         raise InputError(
@@ -136,6 +124,7 @@ def _check_names(recipe: Recipe, entry: zoo.ModelEntry) -> None:
         raise InputError(
             f"{recipe.model} takes images: --features is for models of vectors, such as vade"
         )
+    found = []
     for index, stage in enumerate(recipe.stages):
         flag = f"--stages.{index}"
         objective = get_objective(stage.objective)
@@ -155,14 +144,16 @@ def _check_names(recipe: Recipe, entry: zoo.ModelEntry) -> None:
                 f"stage {index} ({stage.name}) has class weights, but {stage.objective} reads no labels:"
                 f" give {flag}.balance sampling or none"
             )
-        get_optimizer(stage.optimizer.name)
+        build_optimizer(stage.optimizer, 1)
         zoo.create_model(recipe.model, **{**recipe.model_options, **stage.model_options})
+        found.append(objective)
+    return tuple(found)
 
 
 # Data.
 
 
-def input_size(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[int, int] | None:
+def _input_size(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[int, int] | None:
     """Height and width of the recipe's images; None where the data's own size is meant, for vectors."""
     if recipe.image_size:
         return recipe.image_size, recipe.image_size
@@ -172,22 +163,27 @@ def input_size(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[int, int] | None:
     return height, width
 
 
-def _load_data(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[Dataset, dict[str, Any]]:
+def _load_data(
+    recipe: Recipe, size: tuple[int, int] | None, run: RunDir | None
+) -> tuple[Dataset, dict[str, Any]]:
     """The recipe's data set, of images or of vectors, and what its samples depend on."""
-    size = input_size(recipe, entry)
+    options, written = dataclasses.asdict(recipe.data_options()), recipe.to_json()
     sizes = [size[0], *(stage.augment.resize or 0 for stage in recipe.stages)] if size else []
+    goes_on = run is not None and run.exists() and run.splits.exists()
+    if run is not None and goes_on and recipe.splits is not None:
+        options["splits_file"] = (
+            run.splits
+        )  # the file that it was given may be gone, or have changed
     shown = cli.Progress()
     progress = cli.progress_callback(shown)
-    options = dataclasses.asdict(recipe.data_options())
     options |= {"image_size": max(sizes, default=None), "progress": progress}
     try:
-        dataset = load_dataset(recipe.dataset, **options)
+        dataset: Dataset = load_dataset(recipe.dataset, **options)
         if recipe.images_per_class:
             dataset = limit_per_class(dataset, recipe.images_per_class, recipe.split_seed)
         if recipe.noisy_images:
             share, sigma = recipe.noisy_images, recipe.noise_sigma
             dataset = add_noise(dataset, share, sigma, recipe.split_seed)
-        written = recipe.to_json()
         key = {
             "fingerprint": dataset.fingerprint,
             "ids": {name: list(split.ids) for name, split in dataset.splits.items()},
@@ -195,24 +191,16 @@ def _load_data(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[Dataset, dict[str
             "vectors": [written["features"], recipe.feature_scaling, recipe.image_size],
         }
         if recipe.features is not None:
-            dataset = _vectors(recipe, recipe.features, dataset, key, progress)
-        return dataset, key
+            dataset = vector_dataset(recipe, recipe.features, dataset, key, progress)
     finally:
         shown.stop()
-
-
-def _with_own_splits(recipe: Recipe, run: RunDir | None) -> Recipe:
-    """The recipe of a run that reads its splits from its own directory: the file that it was given may be
-    gone, or have changed."""
-    if recipe.splits is None or run is None or not run.exists() or not run.splits.exists():
-        return recipe
-    return dataclasses.replace(recipe, splits=str(run.splits))
+    if run is not None and goes_on:
+        _check_same_data(run, dataset)
+    return dataset, key
 
 
 def _check_same_data(run: RunDir, dataset: Dataset) -> None:
     """In a run that goes on the data must be what they were, and in the same splits."""
-    if not run.exists() or not run.splits.exists():
-        return
     before = run.read_json(run.splits)
     if before.get("fingerprint") != dataset.fingerprint:
         raise InputError(
@@ -226,118 +214,6 @@ def _check_same_data(run: RunDir, dataset: Dataset) -> None:
             f"the images of {dataset.name} are not in the parts that they have in {run.splits}: give"
             " that file with --splits and another --workdir"
         )
-
-
-def _sample_shape(recipe: Recipe, entry: zoo.ModelEntry, dataset: Dataset) -> tuple[int, ...]:
-    train = dataset.splits["train"]
-    if isinstance(train, VectorSplit):
-        return train.shape
-    size = input_size(recipe, entry)
-    assert size is not None
-    return (*size, 3)
-
-
-# Vectors in place of images.
-
-
-def _vectors(
-    recipe: Recipe,
-    source: Features,
-    dataset: Dataset,
-    key: Mapping[str, Any],
-    progress: Progress,
-) -> Dataset:
-    """The data set with vectors in place of its images; InputError for a source that cannot be used."""
-    if isinstance(source, Pixels):
-        size = (recipe.image_size, recipe.image_size) if recipe.image_size else None
-        parts = pixels(dataset, size)
-    else:
-        module, variables, inputs = _feature_net(recipe, source)
-        parts = net_features(module, variables, inputs, dataset, key, progress=progress)
-    parts = scaled(parts, recipe.feature_scaling)
-    splits = {name: VectorSplit(split, parts[name]) for name, split in dataset.splits.items()}
-    provenance = {**dataset.provenance, "features": recipe.to_json()["features"]}
-    return dataclasses.replace(dataset, splits=splits, provenance=provenance)
-
-
-def _feature_net(
-    recipe: Recipe, source: RunFeatures | NetFeatures
-) -> tuple[Any, dict[str, Any], ImageInputs]:
-    if isinstance(source, NetFeatures):
-        taken = load_weights(source.model, source.source, None, image_size=recipe.image_size)
-        return taken.module, taken.variables, ImageInputs(taken.preprocessing)
-    predictor = load_run(_path(source.run))
-    if not isinstance(predictor.inputs, ImageInputs):
-        raise InputError(
-            f"--features {source.run}: its model takes vectors itself: give one of images"
-        )
-    return predictor.module, predictor.variables, predictor.inputs
-
-
-def _path(weights: str | JobWeights) -> str:
-    if isinstance(weights, JobWeights):
-        raise InputError(f"the job {weights.job} has not been run: its weights are needed")
-    return weights
-
-
-def pixels(dataset: Dataset, size: tuple[int, int] | None) -> dict[str, np.ndarray]:
-    """The numbers of each image in a row, in [0, 1]: float32 [N, H * W] for each split, three times as many where
-    there are colors. `size` is height and width, by default the images' own."""
-    if size is None:
-        if dataset.info.image_shape is None:
-            raise InputError(
-                f"the images of {dataset.name} have sizes of their own, and vectors are alike:"
-                " give an --image-size"
-            )
-        height, width, _ = dataset.info.image_shape
-        size = (height, width)
-    rule = ResizeRule(size)
-    arrays = {n: load_arrays(ImageSamples(s, rule))[0] for n, s in dataset.splits.items()}
-    gray = all((a[..., :1] == a).all() for a in arrays.values())
-    kept = {name: a[..., :1] if gray else a for name, a in arrays.items()}
-    return {n: a.reshape(len(a), -1).astype(np.float32) / 255 for n, a in kept.items()}
-
-
-def net_features(
-    module: Any,
-    variables: dict[str, Any],
-    inputs: Inputs,
-    dataset: Dataset,
-    key: Mapping[str, Any],
-    *,
-    layer: str | None = None,
-    progress: Progress | None = None,
-) -> dict[str, np.ndarray]:
-    """What `zoo.features` gives for every sample of each split, float32 [N, D], from the cache where it is there."""
-    devices = Devices()
-    return features.extract(
-        features.layer_step(module, inputs, layer),
-        variables,
-        {name: inputs.evaluation(split) for name, split in dataset.splits.items()},
-        devices,
-        batch_size=devices.divisible(FEATURE_BATCH),
-        key={
-            "weights": digest(variables),
-            "inputs": inputs.to_json(),
-            "module": repr(module),
-            "layer": layer,
-            "data": key,
-        },
-        progress=progress,
-    )
-
-
-def scaled(parts: Mapping[str, np.ndarray], how: str) -> dict[str, np.ndarray]:
-    """Vectors on another scale, which the training split sets: see `Recipe.feature_scaling`."""
-    train = parts["train"].astype(np.float64)
-    if how == "none":
-        return dict(parts)
-    if how == "unit":
-        mean, deviation = np.zeros(1), np.array([train.std()])
-    else:
-        mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1.0)  # features that never change stay
-    return {n: ((v - mean) / deviation).astype(np.float32) for n, v in parts.items()}
 
 
 # Devices.
@@ -378,18 +254,13 @@ def _bytes(recipe: Recipe, dataset: Dataset, inputs: Inputs) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
+    """The fields of an `Experiment` that the model decides."""
+
     module: Any
     options: dict[str, Any]
     inputs: Inputs
     weights: dict[str, Any] | None
     pretrained: dict[str, Any]
-
-
-def _inputs(shape: tuple[int, ...], recipe: Recipe) -> Inputs:
-    if len(shape) == 1:
-        return VectorInputs(shape)
-    rule = ResizeRule((shape[0], shape[1]))
-    return image_inputs(zoo.Preprocessing(rule), recipe.stages, recipe.decoder)
 
 
 def _model(recipe: Recipe, shape: tuple[int, ...], num_classes: int, run: RunDir | None) -> _Model:
@@ -399,42 +270,52 @@ def _model(recipe: Recipe, shape: tuple[int, ...], num_classes: int, run: RunDir
     A run that goes on keeps what its weights have decided: the numbers are in its checkpoints, and the file, which may
     be gone or changed since then, is left alone.
     """
+    weights: dict[str, Any] | None = None
+    preprocessing, pretrained = None, {}
+    options: dict[str, Any] = dict(recipe.model_options)
     if recipe.pretrained is None:
-        options: dict[str, Any] = dict(recipe.model_options)
-        module = build_module(recipe.model, num_classes, recipe.dtype, options)
-        fields = module_options(module)
-        if "input_shape" in fields and len(shape) == 3:
-            options["input_shape"] = shape
-        if "input_size" in fields and len(shape) == 1:
-            options["input_size"] = shape[0]
-        module = module.clone(
-            **{k: options[k] for k in ("input_shape", "input_size") if k in options}
-        )
-        _check_size(module, recipe.model, shape)
-        return _Model(module, options, _inputs(shape, recipe), None, {})
-    if run is not None and run.start.exists() and run.has_checkpoint():
+        if len(shape) == 3:
+            preprocessing = zoo.Preprocessing(ResizeRule((shape[0], shape[1])))
+        fields = module_options(zoo.create_model(recipe.model, num_classes, **options))
+        sized = {"input_shape": shape} if len(shape) == 3 else {"input_size": shape[0]}
+        options |= {name: value for name, value in sized.items() if name in fields}
+    elif run is not None and run.start.exists() and run.has_checkpoint():
         decided = run.read_json(run.start)
-        inputs = ImageInputs(zoo.Preprocessing.from_json(decided["preprocessing"]), recipe.decoder)
-        module = build_module(recipe.model, num_classes, recipe.dtype, decided["options"])
-        return _Model(module, decided["options"], inputs, None, decided["pretrained"])
+        preprocessing = zoo.Preprocessing.from_json(decided["preprocessing"])
+        options, pretrained = decided["options"], decided["pretrained"]
+    else:
+        taken = _pretrained(recipe, num_classes)
+        preprocessing, options = taken.preprocessing, taken.options
+        weights = {"batch_stats": {}, **taken.variables}
+        pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
+        cli.say(f"weights: {taken.report}")
+    module = build_module(recipe.model, num_classes, recipe.dtype, options)
+    inputs = _inputs(preprocessing, shape, recipe)
+    _check_size(module, recipe.model, inputs.shape)
+    return _Model(module, options, inputs, weights, pretrained)
+
+
+def _inputs(
+    preprocessing: zoo.Preprocessing | None, shape: tuple[int, ...], recipe: Recipe
+) -> Inputs:
+    """Of images, which have a preprocessing, or of vectors of this shape."""
+    if preprocessing is None:
+        return VectorInputs(shape)
+    return image_inputs(preprocessing, recipe.stages, recipe.decoder)
+
+
+def _pretrained(recipe: Recipe, num_classes: int) -> Any:
+    if isinstance(recipe.pretrained, JobWeights):
+        raise InputError(
+            f"the job {recipe.pretrained.job} has not been run: its weights are needed"
+        )
+    size, seed, options = recipe.image_size, recipe.seed, recipe.model_options
     try:
-        taken = load_weights(
-            recipe.model,
-            _path(recipe.pretrained),
-            num_classes,
-            image_size=recipe.image_size,
-            seed=recipe.seed,
-            **recipe.model_options,
+        return load_weights(
+            recipe.model, recipe.pretrained, num_classes, image_size=size, seed=seed, **options
         )
     except DownloadError as error:
         raise InputError(f"{error}; or train from random weights: --pretrained None") from None
-    module = build_module(recipe.model, num_classes, recipe.dtype, taken.options)
-    inputs = image_inputs(taken.preprocessing, recipe.stages, recipe.decoder)
-    _check_size(module, recipe.model, inputs.shape)
-    cli.say(f"weights: {taken.report}")
-    pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
-    weights = {"batch_stats": {}, **taken.variables}
-    return _Model(module, taken.options, inputs, weights, pretrained)
 
 
 def _check_size(module: Any, name: str, shape: tuple[int, ...]) -> None:
@@ -446,18 +327,32 @@ def _check_size(module: Any, name: str, shape: tuple[int, ...]) -> None:
         raise InputError(f"{name} at {what}: {error}{advice}") from None
 
 
-def _stages(recipe: Recipe, model: _Model) -> tuple[StagePlan, ...]:
+def _stages(
+    recipe: Recipe,
+    objectives: tuple[Entry, ...],
+    model: _Model,
+    dataset: Dataset,
+    devices: Devices,
+) -> tuple[StagePlan, ...]:
     plans = []
     before: Stage | None = None
-    for index, stage in enumerate(recipe.stages):
+    for index, (stage, objective) in enumerate(zip(recipe.stages, objectives, strict=True)):
         module = model.module.clone(**stage.model_options)
-        params = steps.abstract_variables(module, model.inputs.shape)["params"]
+        abstract = abstract_variables(module, model.inputs.shape)
+        num_steps = steps_per_epoch(
+            len(dataset.splits["train"]) * stage.augment.crops_per_image,
+            recipe.batch_size,
+            keep_tail=recipe.keep_tail,
+            multiple_of=len(devices),
+        )
         plans.append(
             StagePlan(
                 stage,
                 module,
-                get_objective(stage.objective),
-                _frozen(recipe, index, stage, params),
+                abstract,
+                objective,
+                build_optimizer(stage.optimizer, stage.epochs * num_steps),
+                _frozen(recipe, index, stage, abstract["params"]),
                 before is not None and _comparable(before, stage),
             )
         )
@@ -493,7 +388,7 @@ def _check_probe(recipe: Recipe, model: _Model) -> None:
     layer = recipe.probe.layer
     if recipe.probe.method == "none" or layer in ("features", "input"):
         return
-    variables = steps.abstract_variables(model.module, model.inputs.shape)
+    variables = abstract_variables(model.module, model.inputs.shape)
     example = jax.ShapeDtypeStruct((1, *model.inputs.shape), "float32")
     try:
         jax.eval_shape(lambda v, x: zoo.features(model.module, v, x, layer), variables, example)

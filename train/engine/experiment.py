@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import optax
+
 import zoo
 from datasets import Dataset
 from train.engine import freezing, steps
@@ -19,7 +21,9 @@ class StagePlan:
 
     spec: Stage
     module: Any  # Linen module, with the options of this stage, without an axis name
+    abstract: Mapping[str, Any]  # structure, shapes and types of its `params` and `batch_stats`
     objective: Entry
+    optimizer: optax.GradientTransformation  # whose schedule knows the number of steps
     frozen: frozenset[freezing.Path]
     comparable: bool  # whether its scores are of the same thing as those of the stage before
 
@@ -35,13 +39,19 @@ class Experiment:
     ]  # JSON-able: what the samples depend on, for caches of what is computed from them
     inputs: Inputs
     devices: Devices
-    feed: Literal["stepwise", "resident"]
-    feed_bytes: int  # of all samples in device memory
-    module: Any  # Linen module
-    options: Mapping[str, Any]  # of the module, besides its classes and dtype
-    stages: tuple[StagePlan, ...]
-    weights: dict[str, Any] | None  # pretrained `params` and `batch_stats`; None for initial ones
-    pretrained: Mapping[str, Any]  # source, sha256 and report of these weights; empty without
+    # Of training only.
+    feed: Literal["stepwise", "resident"] = "stepwise"
+    feed_bytes: int = 0  # of all samples in device memory
+    module: Any = None  # Linen module
+    options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # besides classes and dtype
+    stages: tuple[StagePlan, ...] = ()
+    weights: dict[str, Any] | None = (
+        None  # pretrained `params` and `batch_stats`; None for initial ones
+    )
+    # Source, sha256 and report of pretrained weights, also where a checkpoint has replaced their numbers.
+    pretrained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def decisions(self) -> dict[str, Any] | None:
         """What pretrained weights have decided besides the numbers, for `start.json`; None without."""
@@ -83,12 +93,6 @@ class Experiment:
             return self.weights
         module = self.module if module is None else module
         return steps.init_variables(module, self.inputs.shape, self.recipe.seed)
-
-    def abstract_variables(self, module: Any = None) -> dict[str, Any]:
-        """Structure, shapes and types of `initial_variables`, computed in no time."""
-        return steps.abstract_variables(
-            self.module if module is None else module, self.inputs.shape
-        )
 
 
 def build_module(name: str, num_classes: int | None, dtype: str, options: Mapping[str, Any]) -> Any:

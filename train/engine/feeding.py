@@ -130,16 +130,15 @@ class Resident:
 
 
 def choose(
-    feed: Literal["auto", "stepwise", "resident"], num_bytes: int, devices: Devices
+    feed: Literal["auto", "stepwise", "resident"], num_bytes: int, free: int | None
 ) -> Literal["stepwise", "resident"]:
-    """How to feed data of `num_bytes`; "auto" decides by backend and free memory.
+    """How to feed data of `num_bytes`; "auto" decides by the `free` memory of a device, which CPUs do not count (None).
 
     On a CPU resident data gain nothing, and XLA runs convolutions inside loops several times slower there.
     Raises InputError when "resident" is asked for and the device is too small.
     """
     if feed == "stepwise":
         return feed
-    free = devices.free_memory()
     if feed == "resident":
         if free is not None and num_bytes > free:
             raise InputError(

@@ -99,7 +99,7 @@ def _is_over(plan: StagePlan, loop: LoopState) -> bool:
 def _restored(experiment: Experiment, checkpoints: Checkpoints, log: RunLog) -> LoopState:
     """The state of the newest whole checkpoint, or a new one."""
     restored = checkpoints.restore(
-        lambda stage: abstract_state(experiment, experiment.stages[stage]),
+        lambda stage: abstract_state(experiment.stages[stage]),
         lambda text: log.note(f"warning: {text}"),
     )
     if restored is None:
@@ -204,7 +204,11 @@ def _end_epoch(
     # Also when its weights were written before the process was killed, and it is trained again.
     is_best = loop.best.update(score, loop.epoch) or loop.best.epoch == loop.epoch
     if is_best:
-        facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": objective.monitor}
+        facts: dict[str, Any] = {
+            "epoch": loop.epoch,
+            "step": loop.step,
+            "monitor": objective.monitor,
+        }
         facts |= {f"val_{name}": value for name, value in scores.items()}
         log.new_best(NewBest(stage, jax.device_get(loop.train.variables()), facts))
     elapsed = time.monotonic() - began

@@ -23,8 +23,7 @@ from train.analysis.metrics import loss_and_accuracy
 from train.recipe import InputError, Stage
 from zoo import gmvae as gmvae_family
 from zoo import vade as vade_family
-from zoo.common.errors import did_you_mean
-from zoo.common.plugins import load_plugin, plugin_names
+from zoo.common.plugins import find, plugin_names
 from zoo.variational import reconstruction_error
 
 Tree = Any
@@ -219,14 +218,7 @@ OBJECTIVES: dict[str, Entry] = {
 
 def get_objective(name: str) -> Entry:
     """An objective by name, of the project or of another package; InputError for an unknown one."""
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    others = plugin_names("objectives")
-    if name not in others:
-        known = [*OBJECTIVES, *others]
-        hint = did_you_mean(name, known, f"known are {', '.join(known)}")
-        raise InputError(f"unknown objective {name!r}: {hint}")
-    entry = load_plugin("objectives", name)
+    entry = find("objectives", name, OBJECTIVES, "objective")
     if not isinstance(entry, Entry):
         raise InputError(f"objective {name!r} is no train.engine.objectives.Entry: see its package")
     return entry

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from train import recipe
-from train.recipe import InputError
-from zoo.common.errors import did_you_mean
-from zoo.common.plugins import load_plugin, plugin_names
+from zoo.common.plugins import find
 
 # The transformations of gradients that make an optimizer, in order, the (scaled) learning rate included. A list rather
 # than a chain: chained in a chain, they would change the structure of saved states.
@@ -38,18 +36,6 @@ def sgd(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransform
 OPTIMIZERS: dict[str, Parts] = {"adam": adam, "sgd": sgd}
 
 
-def get_optimizer(name: str) -> Parts:
-    """An optimizer by name, of the project or of another package; InputError for an unknown one."""
-    if name in OPTIMIZERS:
-        return OPTIMIZERS[name]
-    others = plugin_names("optimizers")
-    if name in others:
-        return load_plugin("optimizers", name)
-    known = [*OPTIMIZERS, *others]
-    hint = did_you_mean(name, known, f"known are {', '.join(known)}")
-    raise InputError(f"unknown optimizer {name!r}: {hint}")
-
-
 def build_optimizer(
     spec: recipe.Optimizer, num_steps: int | None = None
 ) -> optax.GradientTransformation:
@@ -59,7 +45,7 @@ def build_optimizer(
     how many steps the stage has, which a cosine needs to know.
     """
 
-    make_parts = get_optimizer(spec.name)
+    make_parts: Parts = find("optimizers", spec.name, OPTIMIZERS, "optimizer")
 
     def build(learning_rate: jax.Array, plateau_scale: jax.Array) -> optax.GradientTransformation:
         rate = learning_rate * plateau_scale

@@ -7,17 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from datasets.dataset import Labeled, VectorSplit
-from datasets.pipeline import Samples, TrainBatches, eval_batches, load_arrays, steps_per_epoch
+from datasets.pipeline import Samples, TrainBatches, eval_batches, load_arrays
 from train.engine import features, steps
 from train.engine.evaluation import run_outputs
 from train.engine.experiment import Experiment, StagePlan
 from train.engine.feeding import Resident, Stepwise
 from train.engine.inputs import Inputs, VectorInputs
 from train.engine.objectives import OBJECTIVES, Objective, balanced_weights
-from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
 from train.engine.state import LoopState
 from train.engine.transitions import TRANSITIONS, Transition
@@ -84,18 +82,6 @@ class _Batches:
         return iter(eval_batches(self._samples, batch_size=self._batch_size))
 
 
-def optimizer_of(experiment: Experiment, plan: StagePlan) -> optax.GradientTransformation:
-    """The optimizer of a stage, whose schedule knows the number of steps."""
-    recipe, stage = experiment.recipe, plan.spec
-    num_steps = stage.epochs * steps_per_epoch(
-        len(experiment.dataset.splits["train"]) * stage.augment.crops_per_image,
-        recipe.batch_size,
-        keep_tail=recipe.keep_tail,
-        multiple_of=len(experiment.devices),
-    )
-    return build_optimizer(stage.optimizer, num_steps)
-
-
 def first_state(
     experiment: Experiment, plan: StagePlan, before: dict[str, Any] | None
 ) -> steps.TrainState:
@@ -114,18 +100,16 @@ def first_state(
 
         given = Transition(plan.module, variables, experiment.recipe.seed, latents)
         variables = TRANSITIONS[plan.spec.start](given)
-    optimizer = optimizer_of(experiment, plan)
-    return steps.init_state(variables, optimizer, plan.frozen, ema=plan.spec.ema > 0)
+    return steps.init_state(variables, plan.optimizer, plan.frozen, ema=plan.spec.ema > 0)
 
 
-def abstract_state(experiment: Experiment, plan: StagePlan) -> steps.TrainState:
+def abstract_state(plan: StagePlan) -> steps.TrainState:
     """Structure, shapes and types of a stage's state, for checkpoints; nothing is computed."""
 
     def make(variables: dict[str, Any]) -> steps.TrainState:
-        optimizer = optimizer_of(experiment, plan)
-        return steps.init_state(variables, optimizer, plan.frozen, ema=plan.spec.ema > 0)
+        return steps.init_state(variables, plan.optimizer, plan.frozen, ema=plan.spec.ema > 0)
 
-    return jax.eval_shape(make, experiment.abstract_variables(plan.module))
+    return jax.eval_shape(make, plan.abstract)
 
 
 def prepare(
@@ -152,7 +136,7 @@ def prepare(
         weights = balanced_weights(splits["train"].labels, len(experiment.dataset.class_names))
     train_step = steps.make_train_step(
         objective,
-        optimizer_of(experiment, plan),
+        plan.optimizer,
         inputs,
         stage.augment,
         plan.frozen,

@@ -124,11 +124,12 @@ class RunDir:
             raise InputError(
                 f"{self.path} already holds a run: give another --workdir, or --resume auto to go on with it"
             )
+        before = self.read_recipe()
         # More epochs continue a run, data may have moved (their fingerprint is compared later), and the way
         # in which they are fed changes nothing but the speed.
         changed = [
             difference
-            for difference in differences(self.read_recipe(), recipe)
+            for difference in differences(before, recipe)
             if difference.path[0] not in FREE_FIELDS and difference.path[-1] != "epochs"
         ]
         if changed:
@@ -137,15 +138,13 @@ class RunDir:
                 f"{self.path} holds a run of other settings ({'; '.join(map(str, changed[:3]))}{more}):"
                 " give another --workdir, or leave these flags out to go on with it"
             )
-        self._check_epochs(recipe)
+        self._check_epochs(before, recipe)
 
-    def _check_epochs(self, recipe: Recipe) -> None:
+    def _check_epochs(self, recorded: Recipe, recipe: Recipe) -> None:
         """Raise InputError where the recipe claims other epochs than were trained: what has ended stays as it is."""
         rows = self.read_summary()
         trained = collections.Counter(row["stage"] for row in rows)
-        for index, (before, now) in enumerate(
-            zip(self.read_recipe().stages, recipe.stages, strict=True)
-        ):
+        for index, (before, now) in enumerate(zip(recorded.stages, recipe.stages, strict=True)):
             done = trained[before.name]
             has_ended = done > 0 and before.name != rows[-1]["stage"]
             if now.epochs < done or (has_ended and now.epochs != before.epochs):

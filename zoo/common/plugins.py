@@ -10,9 +10,10 @@ Names that the project has itself win. Nothing is imported before it is asked fo
 
 import functools
 import importlib.metadata
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, did_you_mean
 
 Group = Literal["models", "datasets", "objectives", "optimizers", "writers"]
 
@@ -38,3 +39,15 @@ def load_plugin(group: Group, name: str) -> Any:
             f"{name!r} is declared by another package as {point.value}, which cannot be imported ({error}):"
             " repair or uninstall that package"
         ) from error
+
+
+def find(group: Group, name: str, ours: Mapping[str, Any], what: str) -> Any:
+    """The object of a name, the project's (`ours`) or another package's; InputError names the nearest ones."""
+    if name in ours:
+        return ours[name]
+    others = plugin_names(group)
+    if name in others:
+        return load_plugin(group, name)
+    known = [*ours, *others]
+    hint = did_you_mean(name, known, f"known are {', '.join(known)}")
+    raise InputError(f"unknown {what} {name!r}: {hint}")
