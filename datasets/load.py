@@ -1,7 +1,7 @@
 """Data sets by name or path. Imports the standard library only.
 
 A named data set is a module of `datasets.named`, or what an installed package declares as an entry point of the group
-`jax_zoo.datasets` (see `zoo.common.plugins`): a module, or any other object, with
+`jax_zoo.datasets` (see `zoo.common.names`): a module, or any other object, with
 
     INFO: DatasetInfo
     def build(options: Options) -> Dataset
@@ -22,8 +22,7 @@ from typing import Any, Literal, Protocol, cast
 
 from datasets import named
 from datasets.dataset import Dataset, DatasetInfo, InputError, Options, Progress, Split
-from zoo.common.errors import did_you_mean
-from zoo.common.plugins import load_plugin, plugin_names
+from zoo.common.names import did_you_mean, load_plugin, plugin_names
 
 
 class NamedDataset(Protocol):

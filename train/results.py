@@ -141,7 +141,8 @@ def finish(
 ) -> dict[str, Any]:
     """Test the best weights and write test.json, predictions, and figures with a report. Returns the results."""
     results, predictions = test(predictor, experiment)
-    best = [row for row in run.read_summary() if row["epoch"] == results["best_epoch"]]
+    rows = run.read_summary()
+    best = [row for row in rows if row["epoch"] == results["best_epoch"]]
     for part, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):
         if best and np.isfinite(best[0][column]):
             results.setdefault(f"{part}_accuracy", best[0][column])
@@ -152,13 +153,14 @@ def finish(
         from train.report import html
 
         run.figures.mkdir(exist_ok=True)
-        _draw(run, predictor, experiment, results, predictions)
+        _draw(run, rows, predictor, experiment, results, predictions)
         html.write_report(run.path)
     return results
 
 
 def _draw(
     run: RunDir,
+    rows: list[dict[str, Any]],
     predictor: Predictor,
     experiment: Experiment,
     results: dict[str, Any],
@@ -168,7 +170,6 @@ def _draw(
 
     recipe, dataset = experiment.recipe, experiment.dataset
     title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
-    rows = run.read_summary()
     if rows:
         figures.learning_curves(rows, run.figures / "curves.png", title)
     if "confusion_matrix" in results:

@@ -148,9 +148,10 @@ def run(
     from train.results import finish
     from train.setup import resolve
 
-    directory = RunDir(workdir or _new_workdir(recipe))
-    experiment = resolve(recipe, directory.path, resume)
-    _say_what(experiment, directory, quick)
+    workdir = workdir or _new_workdir(recipe)
+    experiment = resolve(recipe, workdir, resume)
+    _say_what(experiment, workdir, quick)
+    directory = RunDir(workdir)
     with directory.locked(), cli.StopRequest() as stop:
         log = _open_log(experiment, directory, writers)
         directory.begin(experiment.recipe, experiment.dataset, experiment.decisions())
@@ -205,7 +206,7 @@ def _new_workdir(recipe: Recipe) -> Path:
     return path
 
 
-def _say_what(experiment: "Experiment", directory: RunDir, quick: bool) -> None:
+def _say_what(experiment: "Experiment", workdir: Path, quick: bool) -> None:
     recipe, dataset = experiment.recipe, experiment.dataset
     on_cpu = experiment.devices.platform == "cpu"
     sizes = {name: len(split) for name, split in dataset.splits.items()}
@@ -219,12 +220,12 @@ def _say_what(experiment: "Experiment", directory: RunDir, quick: bool) -> None:
     if dataset.leaks:
         cli.say(
             f"warning: copies, or images that look the same, in two parts: {len(dataset.leaks)}, listed in"
-            f" {directory.path / 'leaks.csv'}"
+            f" {workdir / 'leaks.csv'}"
         )
     if dataset.bad_images:
         cli.say(
             f"warning: {len(dataset.bad_images)} files cannot be decoded and are left out:"
-            f" {directory.path / 'bad_images.txt'}"
+            f" {workdir / 'bad_images.txt'}"
         )
     cli.say(
         f"model: {recipe.model}, {_size(experiment.inputs.shape)}, batch {recipe.batch_size}, {recipe.dtype},"

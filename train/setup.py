@@ -18,19 +18,21 @@ from datasets.views import add_noise, limit_per_class
 from train import cli
 from train.engine import freezing
 from train.engine.experiment import Experiment, StagePlan, build_module
-from train.engine.feeding import choose
 from train.engine.inputs import Inputs, VectorInputs, image_inputs
 from train.engine.objectives import Entry, get_objective, objectives_of
-from train.engine.optimizers import build_optimizer
+from train.engine.optimizers import OPTIMIZERS, build_optimizer
 from train.engine.parallel import Devices
 from train.engine.steps import abstract_variables
 from train.recipe import InputError, JobWeights, Recipe, RunFeatures, Stage
 from train.record.directory import RunDir
 from train.vectors import vector_dataset
+from zoo.common.names import find
 from zoo.common.resize import ResizeRule
 from zoo.pretrained import load as load_weights
 from zoo.pretrained.sources import DownloadError
-from zoo.registry import module_options
+
+# What data may take of the device's free memory by themselves: activations need the rest.
+RESIDENT_SHARE = 0.3
 
 
 def resolve(
@@ -53,6 +55,7 @@ def resolve(
     """
     recipe = _located(recipe)
     recipe.validate()
+    options = dataclasses.asdict(recipe.data_options())
     run = None
     if workdir is not None:
         run = RunDir(workdir)
@@ -63,17 +66,16 @@ def resolve(
         fast.check()
     cli.report_devices()
     size = _input_size(recipe, entry)
-    dataset, data_key = _load_data(recipe, size, run)
+    dataset, data_key = _load_data(recipe, options, size, run)
     shape = (*size, 3) if size and recipe.features is None else dataset.splits["train"].shape
+    model = _model(recipe, shape, len(dataset.class_names), run, train=train)
     if not train:
-        inputs = _inputs(zoo.Preprocessing(ResizeRule(size)) if size else None, shape, recipe)
-        return Experiment(recipe, dataset, data_key, inputs, Devices())
+        return Experiment(recipe, dataset, data_key, devices=Devices(), **vars(model))
     devices = _devices(recipe, dataset)
-    model = _model(recipe, shape, len(dataset.class_names), run)
     stages = _stages(recipe, objectives, model, dataset, devices)
     _check_probe(recipe, model)
     num_bytes = _bytes(recipe, dataset, model.inputs)
-    feed = choose(recipe.feed, num_bytes, devices.free_memory())
+    feed = _feed(recipe, num_bytes, devices.free_memory())
     return Experiment(
         recipe,
         dataset,
@@ -144,7 +146,7 @@ def _objectives(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[Entry, ...]:
                 f"stage {index} ({stage.name}) has class weights, but {stage.objective} reads no labels:"
                 f" give {flag}.balance sampling or none"
             )
-        build_optimizer(stage.optimizer, 1)
+        find("optimizers", stage.optimizer.name, OPTIMIZERS, "optimizer")
         zoo.create_model(recipe.model, **{**recipe.model_options, **stage.model_options})
         found.append(objective)
     return tuple(found)
@@ -164,10 +166,9 @@ def _input_size(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[int, int] | None
 
 
 def _load_data(
-    recipe: Recipe, size: tuple[int, int] | None, run: RunDir | None
+    recipe: Recipe, options: dict[str, Any], size: tuple[int, int] | None, run: RunDir | None
 ) -> tuple[Dataset, dict[str, Any]]:
     """The recipe's data set, of images or of vectors, and what its samples depend on."""
-    options, written = dataclasses.asdict(recipe.data_options()), recipe.to_json()
     sizes = [size[0], *(stage.augment.resize or 0 for stage in recipe.stages)] if size else []
     goes_on = run is not None and run.exists() and run.splits.exists()
     if run is not None and goes_on and recipe.splits is not None:
@@ -188,32 +189,15 @@ def _load_data(
             "fingerprint": dataset.fingerprint,
             "ids": {name: list(split.ids) for name, split in dataset.splits.items()},
             "noise": [recipe.noisy_images, recipe.noise_sigma, recipe.split_seed],
-            "vectors": [written["features"], recipe.feature_scaling, recipe.image_size],
+            "vectors": [repr(recipe.features), recipe.feature_scaling, recipe.image_size],
         }
         if recipe.features is not None:
             dataset = vector_dataset(recipe, recipe.features, dataset, key, progress)
     finally:
         shown.stop()
     if run is not None and goes_on:
-        _check_same_data(run, dataset)
+        run.check_data(dataset)
     return dataset, key
-
-
-def _check_same_data(run: RunDir, dataset: Dataset) -> None:
-    """In a run that goes on the data must be what they were, and in the same splits."""
-    before = run.read_json(run.splits)
-    if before.get("fingerprint") != dataset.fingerprint:
-        raise InputError(
-            f"the data of {dataset.name} are not those of the run in {run.path} (fingerprint"
-            f" {dataset.fingerprint[:12]}, not {str(before.get('fingerprint'))[:12]}): restore them, or give"
-            " another --workdir"
-        )
-    now = dataset.manifest()
-    if any(before.get(field) != now[field] for field in ("class_names", "splits")):
-        raise InputError(
-            f"the images of {dataset.name} are not in the parts that they have in {run.splits}: give"
-            " that file with --splits and another --workdir"
-        )
 
 
 # Devices.
@@ -249,6 +233,22 @@ def _bytes(recipe: Recipe, dataset: Dataset, inputs: Inputs) -> int:
     )
 
 
+def _feed(recipe: Recipe, num_bytes: int, free: int | None) -> Literal["stepwise", "resident"]:
+    """How to feed data of `num_bytes`; "auto" decides by the `free` memory of a device, which CPUs do not count (None).
+
+    On a CPU resident data gain nothing, and XLA runs convolutions inside loops several times slower there.
+    """
+    if recipe.feed == "auto":
+        fits = free is not None and num_bytes <= RESIDENT_SHARE * free
+        return "resident" if fits else "stepwise"
+    if recipe.feed == "resident" and free is not None and num_bytes > free:
+        raise InputError(
+            f"--feed resident: the images take {num_bytes / 1e9:.1f} GB and the device has"
+            f" {free / 1e9:.1f} GB free: give --feed stepwise, or a smaller --image-size"
+        )
+    return recipe.feed
+
+
 # Model.
 
 
@@ -256,14 +256,16 @@ def _bytes(recipe: Recipe, dataset: Dataset, inputs: Inputs) -> int:
 class _Model:
     """The fields of an `Experiment` that the model decides."""
 
+    inputs: Inputs
     module: Any
     options: dict[str, Any]
-    inputs: Inputs
     weights: dict[str, Any] | None
     pretrained: dict[str, Any]
 
 
-def _model(recipe: Recipe, shape: tuple[int, ...], num_classes: int, run: RunDir | None) -> _Model:
+def _model(
+    recipe: Recipe, shape: tuple[int, ...], num_classes: int, run: RunDir | None, *, train: bool
+) -> _Model:
     """The recipe's model, with pretrained weights where it names some. `shape` is that of one sample; pretrained
     weights may have a size of their own. A model with a field `input_shape` or `input_size` gets it.
 
@@ -273,12 +275,10 @@ def _model(recipe: Recipe, shape: tuple[int, ...], num_classes: int, run: RunDir
     weights: dict[str, Any] | None = None
     preprocessing, pretrained = None, {}
     options: dict[str, Any] = dict(recipe.model_options)
-    if recipe.pretrained is None:
+    is_fresh = recipe.pretrained is None or not train
+    if is_fresh:
         if len(shape) == 3:
             preprocessing = zoo.Preprocessing(ResizeRule((shape[0], shape[1])))
-        fields = module_options(zoo.create_model(recipe.model, num_classes, **options))
-        sized = {"input_shape": shape} if len(shape) == 3 else {"input_size": shape[0]}
-        options |= {name: value for name, value in sized.items() if name in fields}
     elif run is not None and run.start.exists() and run.has_checkpoint():
         decided = run.read_json(run.start)
         preprocessing = zoo.Preprocessing.from_json(decided["preprocessing"])
@@ -289,19 +289,18 @@ def _model(recipe: Recipe, shape: tuple[int, ...], num_classes: int, run: RunDir
         weights = {"batch_stats": {}, **taken.variables}
         pretrained = {"source": recipe.pretrained, "sha256": taken.sha256, "report": taken.report}
         cli.say(f"weights: {taken.report}")
+    inputs: Inputs = VectorInputs(shape)
+    if preprocessing is not None:
+        inputs = image_inputs(preprocessing, recipe.stages, recipe.decoder)
+    if not train:
+        return _Model(inputs, None, {}, None, {})
     module = build_module(recipe.model, num_classes, recipe.dtype, options)
-    inputs = _inputs(preprocessing, shape, recipe)
+    if is_fresh:
+        sized = {"input_shape": shape} if len(shape) == 3 else {"input_size": shape[0]}
+        options |= {name: value for name, value in sized.items() if hasattr(module, name)}
+        module = module.clone(**options)
     _check_size(module, recipe.model, inputs.shape)
-    return _Model(module, options, inputs, weights, pretrained)
-
-
-def _inputs(
-    preprocessing: zoo.Preprocessing | None, shape: tuple[int, ...], recipe: Recipe
-) -> Inputs:
-    """Of images, which have a preprocessing, or of vectors of this shape."""
-    if preprocessing is None:
-        return VectorInputs(shape)
-    return image_inputs(preprocessing, recipe.stages, recipe.decoder)
+    return _Model(inputs, module, options, weights, pretrained)
 
 
 def _pretrained(recipe: Recipe, num_classes: int) -> Any:

@@ -86,9 +86,10 @@ def net_features(
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
     """What `zoo.features` gives for every sample of each split, float32 [N, D], from the cache where it is there."""
+    step = features.layer_step(module, inputs, layer)
     devices = Devices()
     return features.extract(
-        features.layer_step(module, inputs, layer),
+        step,
         variables,
         {name: inputs.evaluation(split) for name, split in dataset.splits.items()},
         devices,

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zoo.common.errors import InputError, did_you_mean
+from zoo.common.errors import InputError
+from zoo.common.names import did_you_mean
 
 
 def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None = None) -> Any:

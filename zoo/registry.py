@@ -8,8 +8,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from zoo.common.errors import InputError, did_you_mean
-from zoo.common.plugins import load_plugin, plugin_names
+from zoo.common.errors import InputError
+from zoo.common.names import did_you_mean, load_plugin, plugin_names
 
 # Where each registered name is defined. A name's module, and JAX with it, is imported only when the
 # model is asked for; tests/zoo/test_registry.py checks this table against what the modules register.

@@ -7,7 +7,7 @@ step with the same keys, so that they give the same losses up to rounding.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,13 +15,10 @@ import numpy as np
 from datasets.pipeline import TrainBatches
 from train.engine.parallel import Devices, TrainStep
 from train.engine.steps import Clock, TrainState
-from train.recipe import InputError
 
 # How long the device works unasked when an epoch is one program: a stop request waits for it.
 CHUNK_SECONDS = 5.0
 FIRST_CHUNK = 16  # steps, before their speed is known
-# What data may take of the device's free memory by themselves: activations need the rest.
-RESIDENT_SHARE = 0.3
 
 
 @dataclasses.dataclass
@@ -127,23 +124,3 @@ class Resident:
         rows = [self._batches.indices(first + i) for i in range(self._batches.steps_per_epoch)]
         sizes = sorted({len(row) for row in rows}, reverse=True)
         return [np.stack([r for r in rows if len(r) == size]).astype(np.int32) for size in sizes]
-
-
-def choose(
-    feed: Literal["auto", "stepwise", "resident"], num_bytes: int, free: int | None
-) -> Literal["stepwise", "resident"]:
-    """How to feed data of `num_bytes`; "auto" decides by the `free` memory of a device, which CPUs do not count (None).
-
-    On a CPU resident data gain nothing, and XLA runs convolutions inside loops several times slower there.
-    Raises InputError when "resident" is asked for and the device is too small.
-    """
-    if feed == "stepwise":
-        return feed
-    if feed == "resident":
-        if free is not None and num_bytes > free:
-            raise InputError(
-                f"--feed resident: the images take {num_bytes / 1e9:.1f} GB and the device has"
-                f" {free / 1e9:.1f} GB free: give --feed stepwise, or a smaller --image-size"
-            )
-        return feed
-    return "resident" if free is not None and num_bytes <= RESIDENT_SHARE * free else "stepwise"

@@ -23,7 +23,7 @@ from train.analysis.metrics import loss_and_accuracy
 from train.recipe import InputError, Stage
 from zoo import gmvae as gmvae_family
 from zoo import vade as vade_family
-from zoo.common.plugins import find, plugin_names
+from zoo.common.names import find, plugin_names
 from zoo.variational import reconstruction_error
 
 Tree = Any

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from train import recipe
-from zoo.common.plugins import find
+from zoo.common.names import find
 
 # The transformations of gradients that make an optimizer, in order, the (scaled) learning rate included. A list rather
 # than a chain: chained in a chain, they would change the structure of saved states.

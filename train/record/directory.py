@@ -58,10 +58,11 @@ class RunDir:
     def begin(self, recipe: Recipe, dataset: Dataset, decisions: Mapping[str, Any] | None) -> None:
         """Write the files that a run begins with; config.json last, since it makes the folder a run. Of a run that goes
         on, only the recipe is new. `decisions`: what pretrained weights have decided besides the numbers."""
+        manifest = dataset.manifest()
         if decisions is not None:
             write_json(self.start, decisions)
         if not self.exists():
-            write_json(self.splits, dataset.manifest())
+            write_json(self.splits, manifest)
             write_json(self.path / "env.json", environment())
             if dataset.bad_images:
                 lines = [f"{bad.id}\t{bad.reason}\n" for bad in dataset.bad_images]
@@ -124,7 +125,8 @@ class RunDir:
             raise InputError(
                 f"{self.path} already holds a run: give another --workdir, or --resume auto to go on with it"
             )
-        before = self.read_recipe()
+        config = self.read_json(self.config)
+        before = Recipe.from_json(config.get("recipe", {}))
         # More epochs continue a run, data may have moved (their fingerprint is compared later), and the way
         # in which they are fed changes nothing but the speed.
         changed = [
@@ -153,6 +155,21 @@ class RunDir:
                     f"{' and gone on to the next' if has_ended else ''}: they cannot become {now.epochs};"
                     " give another --workdir"
                 )
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Raise InputError unless the data of a run that goes on are what they were, and in the same splits."""
+        before, now = self.read_json(self.splits), dataset.manifest()
+        if before.get("fingerprint") != dataset.fingerprint:
+            raise InputError(
+                f"the data of {dataset.name} are not those of the run in {self.path} (fingerprint"
+                f" {dataset.fingerprint[:12]}, not {str(before.get('fingerprint'))[:12]}): restore them, or give"
+                " another --workdir"
+            )
+        if any(before.get(field) != now[field] for field in ("class_names", "splits")):
+            raise InputError(
+                f"the images of {dataset.name} are not in the splits that they have in {self.splits}: give"
+                " that file with --splits and another --workdir"
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

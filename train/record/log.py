@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from train.recipe import InputError, Recipe, Stage
-from zoo.common.plugins import load_plugin, plugin_names
+from zoo.common.names import load_plugin, plugin_names
 
 
 @dataclasses.dataclass(frozen=True)

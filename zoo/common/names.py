@@ -1,6 +1,6 @@
-"""Models, data sets, objectives, optimizers and run-log writers of other packages, found through entry points.
+"""Finding things by name: hints at near names, and what other packages offer through entry points.
 
-A package declares them in its `pyproject.toml`:
+That is models, data sets, objectives, optimizers and run-log writers. A package declares them in its `pyproject.toml`:
 
     [project.entry-points."jax_zoo.models"]
     my_net = "my_package.nets:my_net"
@@ -8,14 +8,21 @@ A package declares them in its `pyproject.toml`:
 Names that the project has itself win. Nothing is imported before it is asked for by name.
 """
 
+import difflib
 import functools
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from zoo.common.errors import InputError, did_you_mean
+from zoo.common.errors import InputError
 
 Group = Literal["models", "datasets", "objectives", "optimizers", "writers"]
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, cutoff: float = 0.5) -> str:
+    """A hint at the nearest known names, or `otherwise` where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 @functools.cache
