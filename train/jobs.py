@@ -194,9 +194,7 @@ def _outcome(
 def read_outcome(run: RunDir) -> Outcome | None:
     """What an earlier call wrote about a run that diverged or failed."""
     try:
-        content: Mapping[str, Any] = json.loads(
-            (run.path / OUTCOME).read_text(encoding="utf-8")
-        )
+        content: Mapping[str, Any] = json.loads((run.path / OUTCOME).read_text(encoding="utf-8"))
         return Outcome(content["state"], content["text"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -244,7 +242,9 @@ def is_best_of(path: str, job: str) -> bool:
     return PurePath(path).parts[-len(parts) :] == parts
 
 
-def with_jobs(recorded: Recipe, expected: Recipe, same_weights: SameWeights | None = None) -> Recipe:
+def with_jobs(
+    recorded: Recipe, expected: Recipe, same_weights: SameWeights | None = None
+) -> Recipe:
     """The recorded recipe with the expected `JobWeights` in place of the paths that hold them."""
     same = same_weights or is_best_of
 
@@ -287,9 +287,7 @@ def check_same(run: RunDir, expected: Recipe, same_weights: SameWeights | None =
 # Training.
 
 
-def train_and_test(
-    recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool
-) -> Any:
+def train_and_test(recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool) -> Any:
     """`train.run.run`, imported when it is used."""
     from train.run import run
 

@@ -57,7 +57,9 @@ class Grid:
     table: str
     recipe: Recipe
     axes: Mapping[str, tuple[Any, ...]]  # dotted paths of fields, and the values to try
-    best: Mapping[str, Any]  # the combination that the paper found best; empty where it reports none
+    best: Mapping[
+        str, Any
+    ]  # the combination that the paper found best; empty where it reports none
     proxy: Mapping[str, Any] | None = None  # as of rows
     short: Mapping[str, Any] | None = None
     note: str = ""

@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from train.recipe import Augmentation, JobWeights, Optimizer, Recipe, RunFeatures, Stage, with_values
+from train.recipe import (
+    Augmentation,
+    JobWeights,
+    Optimizer,
+    Recipe,
+    RunFeatures,
+    Stage,
+    with_values,
+)
 from train.recipes import ours
 from train.recipes.afhq import AE_GMM, GMVAE, KMEANS, VADE
 from train.reproduce.claims import Comparison, Row
@@ -121,8 +129,6 @@ COMPARISONS = (
             ("table3-vade-3", ("ours-ae-gmm-3", "ours-kmeans-3"), "3 classes"),
             ("ours-cifar-vade", ("ours-cifar-ae-gmm", "ours-cifar-kmeans"), "CIFAR-10"),
         )
-        for start, text in zip(
-            starts, ("it gains on its start", "VaDE beats k-means"), strict=True
-        )
+        for start, text in zip(starts, ("it gains on its start", "VaDE beats k-means"), strict=True)
     ),
 )
