@@ -53,9 +53,9 @@ def test_commands_are_accepted_by_their_parsers(command, monkeypatch):
 
 def defaults(module):
     """What the command starts from, where its flags depend on a recipe."""
-    from train import papers, run
+    from train import recipes, run
 
-    return module.Arguments(recipe=papers.DEFAULT) if module is run else None
+    return module.Arguments(recipe=recipes.DEFAULT) if module is run else None
 
 
 @pytest.mark.slow
