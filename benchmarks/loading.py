@@ -25,7 +25,8 @@ class ZooLoading:
 
         The decoder "pillow" is "exact" on a machine without the extra `fast`.
         """
-        from datasets import load_dataset, resampling
+        from datasets import load_dataset
+        from datasets.images import resampling
         from datasets.images.decode import Geometry
         from datasets.pipeline import TrainBatches
 
