@@ -2,7 +2,7 @@
 
     python -m benchmarks.augmentation --model deconv_alexnet_2 --batch-size 128 --out augmentation.json
 
-The engine's own step, compiled without augmentation, with document 3's (random windows and flips) and with
+The engine's own step, compiled without augmentation, with random windows and flips and with
 everything at once; they take turns round by round, on random images that lie on the device. "share" is what a
 step with augmentation takes more than one without in the same round, over the latter: the median of the
 rounds. Where steps vary by more than that, the time of the changes alone, compiled by themselves, says more:
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 
 def settings(size: int) -> dict[str, Augmentation]:
-    """What is timed, by name, for a model of this size: windows as document 3's, 28 of 32 pixels."""
+    """What is timed, by name, for a model of this size: windows of 28 of 32 pixels."""
     larger = round(size * 32 / 28)
     return {
         NONE: Augmentation(),

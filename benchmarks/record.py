@@ -1,9 +1,9 @@
-"""Keep a run's result:  python -m benchmarks.record runs/my-run --name cats_dogs_sam_alexnet
-or a document's ledger:  python -m benchmarks.record --ledger results/cats_dogs.json
+"""Keep a run's result:  python -m benchmarks.record runs/my-run --name my-run
+or a paper's ledger:     python -m benchmarks.record --ledger results/my-paper.json
 
 Writes benchmarks/results/runs/NAME.json: what was measured, by which command, at which commit, on which
 hardware, on which data (by fingerprint). Paths of the machine are left out: data are named $DATA/<file>.
-A ledger, which `python -m train.reproduce` wrote, is copied to benchmarks/results/ledger_<document>.json.
+A ledger, which `python -m train.reproduce` wrote, is copied to benchmarks/results/ledger_<paper>.json.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Arguments:
     name: str | None = None
     """File name of the record, without .json."""
     ledger: Path | None = None
-    """A ledger instead, OUT/<document>.json."""
+    """A ledger instead, OUT/<paper>.json."""
     note: str = ""
     """What a reader has to know about the result."""
 
@@ -69,7 +69,7 @@ def checked_ledger(path: Path) -> dict[str, Any]:
         unknown = [run["name"] for run in content["rows"] if run["runs"] and not run["commits"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no ledger ({type(error).__name__}): give the OUT/<document>.json of train.reproduce"
+            f"{path} is no ledger ({type(error).__name__}): give the OUT/<paper>.json of train.reproduce"
         ) from None
     if content["smoke"]:
         raise InputError(

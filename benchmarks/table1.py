@@ -1,12 +1,13 @@
-"""Time what document 1 (pig_faces) times in its Table 1, on its numbers of images:
+"""Time what "Pig face identification by AlexNet with a spatial attention module" times in its Table 1, on its numbers
+of images:
 
     python -m benchmarks.table1 --out table1.json
 
-Testing is predicting and scoring 254 images that lie decoded in host memory; training is an epoch over 684
+Testing is predicting and scoring 254 images that are decoded in host memory; training is an epoch over 684
 images, the smaller last batch included, and its validation on 77. Both run the engine's own compiled steps on
-random images, since the time does not depend on what they show. The document does not say how many epochs its
+random images, since the time does not depend on what they show. The paper does not say how many epochs its
 training times contain, and stops at 100 at the latest: "100 epochs" is ours times 100, not a run. Its hardware was
-a GTX TITAN; of the two machines only the orderings compare.
+a GTX TITAN; between the two machines only the order of the nets compares.
 
 Nets and batch sizes take turns round by round. --out writes FILE.json, and beside it FILE.png.
 """
@@ -23,10 +24,11 @@ import tyro
 import zoo
 from benchmarks import command
 from train import cli
-from train.papers import pig_faces
 from train.recipe import Augmentation, InputError
+from train.reproduce.papers.pig_faces import MODELS, PAPER
 
-EPOCHS = pig_faces.PIG_FACES.stages[0].epochs  # the document's "at most"
+STAGE = PAPER.rows[0].recipe.stages[0]
+EPOCHS = STAGE.epochs  # the paper's "at most"
 TIMES = ("test_time_ms", "train_time_ms")
 
 
@@ -35,11 +37,11 @@ class Arguments:
     """Flags of the command."""
 
     models: tuple[str, ...] = ("pig_alexnet", "sam_alexnet")
-    """The document's AlexNet and Attention-AlexNet, or other classifiers of images."""
+    """The paper's AlexNet and Attention-AlexNet, or other classifiers of images."""
     batch_sizes: tuple[int, ...] = (16, 32, 64)
-    """The document's."""
+    """The paper's."""
     train_images: int = 684
-    """The document's; so are the next two."""
+    """The paper's; so are the next two."""
     validation_images: int = 77
     """For the end of each epoch."""
     test_images: int = 254
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> None:
         **counts,
         "results": measure(arguments),
     }
-    record["orderings"] = orderings(record["results"])
+    record["orderings"] = comparisons(record["results"])
     command.write(record, arguments.out)
     if arguments.out:
         from train.report.figures import timing_bars
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> None:
         bars: dict[str, dict[str, float]] = {}
         for row in record["results"]:
             bars.setdefault(row["label"], {})[str(row["batch_size"])] = row["test_time_ms"]
-        timing_bars(bars, arguments.out.with_suffix(".png"), "Table 1 of pig_faces: test time")
+        timing_bars(bars, arguments.out.with_suffix(".png"), "Table 1: test time")
         cli.say(f"written: {arguments.out.with_suffix('.png')}")
     show(record)
 
@@ -150,7 +152,7 @@ class Side:
             self.data[part] = (images[shape], labels)
         module = zoo.create_model(model)
         module = self.devices.synchronised(module)
-        optimizer = build_optimizer(pig_faces.PIG_FACES.stages[0].optimizer)
+        optimizer = build_optimizer(STAGE.optimizer)
         objective = OBJECTIVES["classification"](module)
         height, width, _ = entry.input_shape
         preprocessing = zoo.Preprocessing((height, width))
@@ -215,10 +217,10 @@ class Side:
     def row(self) -> dict[str, Any]:
         """Plain data."""
         epoch = statistics.median(self.epoch_ms)
-        labels = {name: (key, label) for key, (name, label) in pig_faces.MODELS.items()}
+        labels = {name: (key, label) for key, (name, label) in MODELS.items()}
         key, label = labels.get(self.model, (self.model, self.model))
         name = f"table1-{key}-{self.batch_size}"
-        found = [row for row in pig_faces.DOCUMENT.rows if row.name == name]
+        found = [row for row in PAPER.rows if row.name == name]
         return {
             "row": name,
             "model": self.model,
@@ -229,17 +231,17 @@ class Side:
             "train_time_ms": round(EPOCHS * epoch, 1),  # computed, not run
             "test_ms": self.test_ms,
             "epoch_ms": self.epoch_ms,
-            "printed": {k: found[0].printed[k] for k in TIMES} if found else None,
+            "printed": {k: found[0].reported[k] for k in TIMES} if found else None,
         }
 
 
-def orderings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The document's orderings of times, and whether ours are ordered so."""
+def comparisons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The paper's comparisons of times, and whether they hold for ours."""
     by_name = {row["row"]: row for row in rows}
     return [
-        {"text": o.text, "holds": by_name[o.higher][o.column] > by_name[o.lower][o.column]}
-        for o in pig_faces.DOCUMENT.orderings
-        if o.column in TIMES and o.higher in by_name and o.lower in by_name
+        {"text": c.text, "holds": by_name[c.higher][c.column] > by_name[c.lower][c.column]}
+        for c in PAPER.comparisons
+        if c.column in TIMES and c.higher in by_name and c.lower in by_name
     ]
 
 
@@ -281,8 +283,8 @@ def show(record: dict[str, Any]) -> None:
         f" {record['validation_images']} validation images; medians on"
         f" {hardware(record['environment'])}; printed: a GTX TITAN, epochs unknown"
     )
-    for ordering in record["orderings"]:
-        print(f"{ordering['text']}: {'holds' if ordering['holds'] else 'does not hold'} here")
+    for comparison in record["orderings"]:
+        print(f"{comparison['text']}: {'holds' if comparison['holds'] else 'does not hold'} here")
 
 
 if __name__ == "__main__":

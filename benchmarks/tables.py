@@ -18,7 +18,7 @@ import tyro
 from benchmarks import epoch
 from benchmarks.record import RESULTS
 from train import cli
-from train.reproduce import ledger
+from train.reproduce.markdown import markdown as ledger_markdown
 from zoo.common.files import write_atomically
 
 README = Path(__file__).parents[1] / "README.md"
@@ -96,7 +96,7 @@ def ledger_tables() -> str:
     """Every recorded ledger."""
     paths = sorted(RESULTS.parent.glob("ledger_*.json"))
     texts = [
-        ledger.markdown(
+        ledger_markdown(
             json.loads(path.read_text(encoding="utf-8")), f"benchmarks/results/{path.name}"
         )
         for path in paths
@@ -142,7 +142,7 @@ def speed_table() -> str:
 
 
 def table1_table() -> str:
-    """The times of document 1's Table 1 beside ours: the recorded run of benchmarks.table1."""
+    """The pig face paper's times beside ours: the recorded run of benchmarks.table1."""
     data = read("table1_cpu.json")
     rows = [
         (

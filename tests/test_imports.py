@@ -38,7 +38,7 @@ STANDARD_LIBRARY_ONLY = [
     "train",
     "train.recipe",
     "train.cli",
-    "train.papers",
+    "train.recipes",
 ]
 HEAVY = {"jax", "jaxlib", "flax", "optax", "numpy", "scipy", "sklearn", "PIL", "matplotlib"}
 

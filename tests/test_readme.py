@@ -44,6 +44,8 @@ def test_commands_are_accepted_by_their_parsers(command, monkeypatch):
 
     words = shlex.split(command)
     module = importlib.import_module(words[2])
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{words[2]}.__main__")
     if hasattr(module, "COMMANDS"):
         parsed = module.parse(words[3:])
     else:
@@ -53,9 +55,9 @@ def test_commands_are_accepted_by_their_parsers(command, monkeypatch):
 
 def defaults(module):
     """What the command starts from, where its flags depend on a recipe."""
-    from train import papers, run
+    from train import recipes, run
 
-    return module.Arguments(recipe=papers.DEFAULT) if module is run else None
+    return module.Arguments(recipe=recipes.DEFAULT) if module is run else None
 
 
 @pytest.mark.slow

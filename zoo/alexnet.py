@@ -1,20 +1,21 @@
-"""AlexNet, in the three forms in which the source documents use it, and in torchvision's.
+"""AlexNet, in the three forms in which two papers use it, and in torchvision's.
 
-`alexnet` is the Keras form of document 5 (cats_dogs: "Alexnet and image classification", after Krizhevsky
-et al. 2012): one tower, 227x227 input, no local response normalisation, 62,378,344 parameters with 1000
-classes. Every layer's printed shape and count is met.
+`alexnet` is the Keras form of Le 2021, "Alexnet and image classification" (after Krizhevsky et al. 2012): one tower,
+227x227 input, no local response normalization, 62,378,344 parameters with 1000 classes. Every layer's reported shape
+and count is met.
 
-`pig_alexnet` and `sam_alexnet` are the base net and the Attention-AlexNet of document 1 (pig_faces): 256x256
-input, valid padding ("effective filling"), which alone gives every size that the document prints; the second
-adds a spatial attention module after each of its two 384-channel convolutions and a narrower top.
+`pig_alexnet` and `sam_alexnet` are the base net and the Attention-AlexNet of "Pig face identification by AlexNet with a
+spatial attention module": 256x256 input, valid padding ("effective filling"), which alone gives every size that the
+paper reports; the second adds a spatial attention module after each of its two 384-channel convolutions and a
+narrower top.
 
-What document 1 leaves open, and our reading:
-- Figure 2 tells "conv" from "conv + bn" without saying which is which: batch normalisation follows every
+What that paper leaves open, and our reading:
+- Figure 2 tells "conv" from "conv + bn" without saying which is which: batch normalization follows every
   convolution of both nets; `norm=False` switches it off.
 - "9 weight layers, 4 fully connected" in the text, but only 4096 and 10 in the figure: the base net's top is
   AlexNet's own, 4096-4096-10; `head_widths` changes it.
 - Dropout 0.4 follows each hidden fully connected layer.
-- Convolutions keep their bias under batch normalisation, which is Keras's default.
+- Convolutions keep their bias under batch normalization, which is Keras's default.
 
 `alexnet_torchvision` is the net of torchvision's weights (Krizhevsky 2014, "One weird trick for parallelizing
 convolutional neural networks"): narrower convolutions, dropout in front of each hidden dense layer, any image size.
@@ -48,7 +49,7 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class AlexNet(nn.Module):
-    """Document 5's Keras AlexNet: images [B, 227, 227, 3] to float32 logits [B, num_classes]."""
+    """The Keras AlexNet of Le 2021: images [B, 227, 227, 3] to float32 logits [B, num_classes]."""
 
     num_classes: int
     widths: Sequence[int] = (96, 256, 384, 384, 256)
@@ -83,7 +84,7 @@ class AlexNet(nn.Module):
 
 
 class PigAlexNet(nn.Module):
-    """Document 1's nets: images [B, 256, 256, 3] to float32 logits [B, num_classes]."""
+    """The nets of the pig face paper: images [B, 256, 256, 3] to float32 logits [B, num_classes]."""
 
     num_classes: int
     attention: bool = False  # a SAM after each of the two wide convolutions (Figure 4)
@@ -170,7 +171,11 @@ class TorchAlexNet(nn.Module):
         return head(self.num_classes, x, torch_default)
 
 
-@register_model(input_shape=(227, 227, 3), num_classes=1000, source="cats_dogs, model summaries")
+@register_model(
+    input_shape=(227, 227, 3),
+    num_classes=1000,
+    source='Le 2021, "Alexnet and image classification", model summaries',
+)
 def alexnet(num_classes: int) -> AlexNet:
     """AlexNet as Keras code writes it: one tower, no LRN (Krizhevsky et al. 2012)."""
     return AlexNet(num_classes)
@@ -179,7 +184,7 @@ def alexnet(num_classes: int) -> AlexNet:
 @register_model(
     input_shape=(256, 256, 3),
     num_classes=10,
-    source="pig_faces, Figure 2",
+    source='"Pig face identification by AlexNet with a spatial attention module", Figure 2',
     notes="batch-norm after every convolution and a 4096-4096-10 top are our reading",
 )
 def pig_alexnet(num_classes: int) -> PigAlexNet:
@@ -190,7 +195,7 @@ def pig_alexnet(num_classes: int) -> PigAlexNet:
 @register_model(
     input_shape=(256, 256, 3),
     num_classes=10,
-    source="pig_faces, Figures 3 and 4",
+    source='"Pig face identification by AlexNet with a spatial attention module", Figures 3 and 4',
     notes="batch-norm after every convolution, and SAM's operation 2 on its input, are our reading",
 )
 def sam_alexnet(num_classes: int) -> PigAlexNet:

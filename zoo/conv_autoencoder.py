@@ -1,11 +1,11 @@
-"""Convolutional auto-encoder (document 4, afhq, "Conv auto-encoder + SVM").
+"""Convolutional auto-encoder (Han et al., "Animal face classification based on deep learning", section E).
 
-The document trains it without its fully connected bottleneck, inserts that layer, initialises from the trained
+The paper trains it without its fully connected bottleneck, inserts that layer, initializes from the trained
 weights (`with_bottleneck`), fine-tunes the whole, and gives the codes to an SVM. It states neither layers nor sizes.
-Ours are the plainest: 4x4 convolutions of stride 2 down to 7x7, ReLU, no normalisation; as many transposed
+Ours are the plainest: 4x4 convolutions of stride 2 down to 7x7, ReLU, no normalization; as many transposed
 convolutions back, mirrored. 4 is a multiple of the stride, so that every pixel is reached by equally many weights;
 3x3 kernels leave a checkerboard (Odena et al. 2016, "Deconvolution and checkerboard artifacts"). The last layer is
-linear, for images normalised by mean and standard deviation. The code has 128 numbers.
+linear, for images normalized by mean and standard deviation. The code has 128 numbers.
 
 `num_classes` means nothing here: an auto-encoder has no classes, and every value builds the same net.
 """
@@ -159,7 +159,7 @@ def with_bottleneck(
 
 
 SILENT = (
-    "the document gives no layers or sizes: ours; bottleneck=None leaves the fully connected layers out;"
+    "the paper states neither layers nor sizes: ours; bottleneck=None leaves the fully connected layers out;"
     " num_classes is ignored"
 )
 
@@ -167,7 +167,7 @@ SILENT = (
 @register_model(
     input_shape=(224, 224, 3),
     num_classes=0,
-    source="afhq, Conv auto-encoder + SVM",
+    source='Han et al., "Animal face classification based on deep learning", section E',
     notes=SILENT,
     objective="autoencoder",
 )

@@ -1,10 +1,10 @@
-"""The four small AlexNets of document 3 (cifar10: "Image Classification Algorithm Based on Improved AlexNet").
+"""The four small AlexNets of Li et al. 2021, "Image Classification Algorithm Based on Improved AlexNet".
 
 `cifar_alexnet_1` and `_2` end in wide fully connected layers; `deconv_alexnet_1` and `_2` put two deconvolutions
 in front of narrow ones, which cuts the parameters fifteenfold. `_1` halves every width of `_2`. Input 28x28x3.
-All four totals and shares of the document's Table 2 are met, counting moving statistics as Keras does:
+All four totals and shares of the paper's Table 2 are met, counting moving statistics as Keras does:
 
-    name               parameters   fully connected   printed
+    name               parameters   fully connected   reported
     cifar_alexnet_1     2,210,922        95.36 %       2211k, 95.4 %
     cifar_alexnet_2     8,818,890        95.38 %       8819k, 95.4 %
     deconv_alexnet_1      148,426        11.99 %        148k, 12 %
@@ -14,20 +14,20 @@ A deconvolution is a transposed convolution. At stride 1 and SAME padding that i
 kernel turned by 180 degrees; since the kernel is learned, the two are the same family of functions, and ours are
 plain convolutions, which every backend runs faster.
 
-Where the document contradicts itself or is silent, and our reading:
-- Table 1 prints a 3x3 kernel for DeConv1, Table 2's totals need 1x1: the registered nets follow Table 2, whose four
+Where the paper contradicts itself or states nothing, and our reading:
+- Table 1 has a 3x3 kernel for DeConv1, Table 2's totals need 1x1: the registered nets follow Table 2, whose four
   rows then fit at once. `deconv_kernels=(3, 3)` gives Table 1's net: 847,754 and 213,962 parameters, 8.1 % and
   8.2 % of them in fully connected layers.
-- Batch normalisation follows each convolution and deconvolution of the improved nets and none of the others, which
+- Batch normalization follows each convolution and deconvolution of the improved nets and none of the others, which
   alone gives the totals.
 - "Dropout 0.8" right after a convolution is TensorFlow 1's probability of keeping: rates 0.2 and 0.5. Table 1
   describes the improved net; the other gets the same rates where it has the same layers.
-- The other nets' top is not printed: three pools to 4x4, then 2048 (1024 halved) units, which gives their totals.
+- The other nets' top is not stated: three pools to 4x4, then 2048 (1024 halved) units, which gives their totals.
 
 Its future work, "dividing a 3x3 convolution operation into 3x1 and 1x3" with 1x1 convolutions "increasing and
 decreasing dimensions", is `deconv_alexnet_1_factored` and `_2_factored`, a variant of our own design: every 3x3 layer
 but the first (3 channels leave nothing to reduce) becomes 1x1, 3x1, 1x3, 1x1 through half its output's channels,
-each with batch normalisation and ReLU. Parameters beside the parent's, moving statistics counted:
+each with batch normalization and ReLU. Parameters beside the parent's, moving statistics counted:
 
     deconv_alexnet_1_factored    82,250  of  148,426  (55 %)
     deconv_alexnet_2_factored   317,066  of  585,610  (54 %)
@@ -78,7 +78,7 @@ class FactoredConv(nn.Module):
 
 
 class DeconvAlexNet(nn.Module):
-    """Document 3's nets: images [B, 28, 28, 3] to float32 logits [B, num_classes].
+    """The nets of Li et al. 2021: images [B, 28, 28, 3] to float32 logits [B, num_classes].
 
     Stages: conv1, conv2, pool2, conv3, conv4, pool4, then deconv1, pool5, deconv2, pool6 (or pool5 alone), top, head.
     """
@@ -88,7 +88,7 @@ class DeconvAlexNet(nn.Module):
     deconv_widths: Sequence[int] = (128, 64)  # empty: the net without deconvolutions
     deconv_kernels: Sequence[int] = (1, 3)  # (3, 3): Table 1's
     head_widths: Sequence[int] = (256,)
-    factored: bool = False  # split 3x3 layers, the document's future work
+    factored: bool = False  # split 3x3 layers, the paper's future work
     reduction: int = 2  # of channels inside a split layer
     conv_dropout_rate: float = 0.2  # after conv2 and conv4
     dropout_rate: float = 0.5  # after deconvolutions and hidden dense layers
@@ -148,23 +148,24 @@ HALVED: dict[str, Any] = {
 }
 PLAIN: dict[str, Any] = {"deconv_widths": (), "deconv_kernels": (), "norm": False}
 TABLE_2_NOTES = "DeConv1 is 1x1 as Table 2's totals need it; deconv_kernels=(3, 3) gives Table 1's"
-OURS = "ours, after the future work that cifar10 names"
+PAPER = 'Li et al. 2021, "Image Classification Algorithm Based on Improved AlexNet"'
+OURS = f"ours, after the future work of {PAPER}"
 
 
-@register_model(input_shape=(28, 28, 3), num_classes=10, source="cifar10, Table 2")
+@register_model(input_shape=(28, 28, 3), num_classes=10, source=f"{PAPER}, Table 2")
 def cifar_alexnet_1(num_classes: int) -> DeconvAlexNet:
     """AlexNet_1: four convolutions of halved width and a 1024-10 top, no deconvolution."""
     return DeconvAlexNet(num_classes, **{**HALVED, **PLAIN, "head_widths": (1024,)})
 
 
-@register_model(input_shape=(28, 28, 3), num_classes=10, source="cifar10, Table 2")
+@register_model(input_shape=(28, 28, 3), num_classes=10, source=f"{PAPER}, Table 2")
 def cifar_alexnet_2(num_classes: int) -> DeconvAlexNet:
     """AlexNet_2: four convolutions and a 2048-10 top, no deconvolution."""
     return DeconvAlexNet(num_classes, head_widths=(2048,), **PLAIN)
 
 
 @register_model(
-    input_shape=(28, 28, 3), num_classes=10, source="cifar10, Table 2", notes=TABLE_2_NOTES
+    input_shape=(28, 28, 3), num_classes=10, source=f"{PAPER}, Table 2", notes=TABLE_2_NOTES
 )
 def deconv_alexnet_1(num_classes: int) -> DeconvAlexNet:
     """new_AlexNet_1: two deconvolutions before a 128-10 top, halved width."""
@@ -172,7 +173,7 @@ def deconv_alexnet_1(num_classes: int) -> DeconvAlexNet:
 
 
 @register_model(
-    input_shape=(28, 28, 3), num_classes=10, source="cifar10, Tables 1 and 2", notes=TABLE_2_NOTES
+    input_shape=(28, 28, 3), num_classes=10, source=f"{PAPER}, Tables 1 and 2", notes=TABLE_2_NOTES
 )
 def deconv_alexnet_2(num_classes: int) -> DeconvAlexNet:
     """new_AlexNet_2: two deconvolutions before a 256-10 top."""

@@ -2,8 +2,9 @@
 https://arxiv.org/abs/1611.02648).
 
 w ~ N(0, I), y ~ uniform over K clusters, z | w, y from a net a Gaussian for each y, x | z from the decoder. (The
-paper writes x, y, z for our z, x, y.) Document 4 (afhq) trains it on the 2048 features of a pretrained ResNet-50 with
-a latent size of 10. The bound on log p(x) of one example, in the paper's four terms, with one sample of z and w:
+paper writes x, y, z for our z, x, y.) Han et al., "Animal face classification based on deep learning", trains it
+on the 2048 features of a pretrained ResNet-50 with a latent size of 10. The bound on log p(x) of one example, in the
+GMVAE paper's four terms, with one sample of z and w:
 
     log p(x | z)                                               reconstruction
     - sum_y q(y|w,z) KL(q(z|x) || p(z|w,y))                    conditional prior
@@ -15,7 +16,7 @@ sample, costs no parameters, and is what the paper does; a net could only approa
 so also, averaged over the samples, for one that depends on them, and a positive `free_bits` (the paper's minimum
 information constraint, against clusters that merge early) only lowers it. We take that maximum for each example.
 
-Our choices, where the document is silent: the layers of VaDE's encoder and decoder (500-500-2000 and back), so that
+Our choices, where Han et al. state nothing: the layers of VaDE's encoder and decoder (500-500-2000 and back), so that
 the two differ in the prior alone; one net for q(z|x) and q(w|x); w as long as z; one tanh layer of 500 for
 p(z|w,y); Gaussian likelihood with variance 1, because the features are real numbers; log-variances clamped to
 [-10, 10]; Glorot-uniform kernels.
@@ -184,8 +185,8 @@ def elbo(
 @register_model(
     input_shape=(2048,),
     num_classes=3,
-    source="afhq, GMVAE and VaDE; Dilokthanakul et al. 2016",
-    notes="the document gives the latent size alone: VaDE's layers; num_classes is the number of clusters",
+    source='Han et al., "Animal face classification based on deep learning", Table 3; Dilokthanakul et al. 2016',
+    notes="Han et al. state the latent size only: VaDE's layers; num_classes is the number of clusters",
     objective="gmvae",
 )
 def gmvae(num_classes: int) -> GMVAE:

@@ -21,7 +21,7 @@ from zoo.operations import (
     normalise,
 )
 
-# Keras's defaults (BatchNormalization, Conv2D, Dense), which documents 1 and 5 were trained with.
+# Keras's defaults (BatchNormalization, Conv2D, Dense), with which the Keras papers trained.
 KERAS_NORM_MOMENTUM = 0.99
 KERAS_NORM_EPSILON = 1e-3
 glorot_uniform = nn.initializers.glorot_uniform()
@@ -98,15 +98,16 @@ class ConvNormAct(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """The spatial attention module (SAM) of document 1 (pig_faces, section "SAM module", Figure 3).
+    """The spatial attention module (SAM) of the pig face paper.
 
-    In the document's three operations, x being the input of C channels: (1) m = ReLU(BN(Conv3x3(x))) and
-    s = x + m; (2) the mean of s over its channels, [B, H, W, 1], through two 1x1 convolutions of C
-    channels, ReLU and sigmoid, gives weights, and a = weights * x; (3) the output is m + a.
+    "Pig face identification by AlexNet with a spatial attention module", section "SAM module", Figure 3. In the
+    paper's three operations, x being the input of C channels: (1) m = ReLU(BN(Conv3x3(x))) and s = x + m; (2) the
+    mean of s over its channels, [B, H, W, 1], through two 1x1 convolutions of C channels, ReLU and sigmoid, gives
+    weights, and a = weights * x; (3) the output is m + a.
 
     Our reading, where the text is open: operation 2 multiplies the input x, not s, and both 1x1
-    convolutions carry batch normalisation. The number of kernels of the first is free in the document,
-    which takes C.
+    convolutions carry batch normalisation. The number of kernels of the first is not stated:
+    it takes C.
     """
 
     norm: bool = True

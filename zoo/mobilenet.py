@@ -1,7 +1,8 @@
 """MobileNetV2 (Sandler et al. 2018, "MobileNetV2: inverted residuals and linear bottlenecks", Table 2).
 
-Document 2 (animals10) fine-tunes it: t = 6, ReLU6, linear bottlenecks, a new head, dropout (rate not stated:
-`dropout_rate` is torchvision's 0.2). `width` is the width multiplier; Keras publishes weights for 0.35 to 1.4.
+Liu, "Animal Image Classification Recognition based on Transfer Learning", fine-tunes it: t = 6, ReLU6, linear
+bottlenecks, a new head, dropout (rate not stated: `dropout_rate` is torchvision's 0.2). `width` is the width
+multiplier; Keras publishes weights for 0.35 to 1.4.
 
 `dialect` says whose weights fit:
 
@@ -174,8 +175,8 @@ class MobileNetV2(nn.Module):
 @register_model(
     input_shape=(224, 224, 3),
     num_classes=1000,
-    source="animals10, MobileNetV2; Sandler et al. 2018, Table 2",
-    notes="the document states no dropout rate: 0.2 is torchvision's",
+    source='Liu, "Animal Image Classification Recognition based on Transfer Learning"; Sandler et al. 2018, Table 2',
+    notes="Liu states no dropout rate: 0.2 is torchvision's",
     pretrained=("torchvision", "torchvision_v2", "keras", "keras_no_top"),
 )
 def mobilenet_v2(num_classes: int) -> MobileNetV2:

@@ -1,9 +1,9 @@
 """ResNet (He et al. 2015, "Deep residual learning for image recognition", Table 1).
 
 `resnet18`, `resnet34` have basic blocks (two 3x3), `resnet50`, `resnet101`, `resnet152` bottlenecks (1x1, 3x3, 1x1).
-Document 4 (afhq) trains ResNet-50 from scratch with Kaiming-uniform initialisation
-(`kernel_init="kaiming_uniform"`), fine-tunes it, and adds dropout before the head (`dropout_rate`, not stated); the
-2048 features of `num_classes=0` feed its VaDE and GMVAE.
+Han et al., "Animal face classification based on deep learning", trains ResNet-50 from scratch
+with Kaiming-uniform initialization (`kernel_init="kaiming_uniform"`), fine-tunes it, and adds dropout before the head
+(`dropout_rate`, not stated); the 2048 features of `num_classes=0` feed its VaDE and GMVAE.
 
 `dialect` says whose weights fit:
 
@@ -180,7 +180,7 @@ def resnet34(num_classes: int) -> ResNet:
 @register_model(
     input_shape=(224, 224, 3),
     num_classes=1000,
-    source="afhq, ResNet-50; He et al. 2015, Table 1",
+    source='Han et al., "Animal face classification based on deep learning", section B; He et al. 2015, Table 1',
     pretrained=("torchvision", "torchvision_v2", "keras", "keras_no_top"),
 )
 def resnet50(num_classes: int) -> ResNet:

@@ -1,9 +1,10 @@
 """VaDE (Jiang et al. 2017, "Variational deep embedding", https://arxiv.org/abs/1611.05148).
 
-A variational auto-encoder whose prior is a mixture of Gaussians: c ~ Cat(pi), z | c ~ N(mu_c, sigma_c^2 I),
-x | z from the decoder; the clusters are the components. Document 4 (afhq) trains it on the 2048 features of a
-pretrained ResNet-50, with the paper's encoder D-500-500-2000-10 and the decoder mirrored, in two stages: as an
-auto-encoder (`autoencode`), then, the mixture fitted to the codes (`with_mixture`), by the bound below.
+A variational auto-encoder whose prior is a mixture of Gaussians: c ~ Cat(pi), z | c ~ N(mu_c, sigma_c^2 I), x | z
+from the decoder; the clusters are the components. Han et al., "Animal face classification based on deep learning",
+trains it on the 2048 features of a pretrained ResNet-50, with VaDE's own encoder D-500-500-2000-10 and the decoder
+mirrored, in two stages: as an auto-encoder (`autoencode`), then, the mixture fitted to the codes (`with_mixture`),
+by the bound below.
 
 The bound on log p(x) of one example (the paper's equation 12, with one sample of z), written with divergences:
 
@@ -206,7 +207,7 @@ def with_mixture(
 @register_model(
     input_shape=(2048,),
     num_classes=3,
-    source="afhq, GMVAE and VaDE; Jiang et al. 2017",
+    source='Han et al., "Animal face classification based on deep learning", Table 3; Jiang et al. 2017',
     notes="Gaussian likelihood of variance 1; num_classes is the number of clusters",
     objective="vade",
 )

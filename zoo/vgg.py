@@ -1,9 +1,10 @@
 """VGG (Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition").
 
-Configurations A, B, D and E of its Table 1: `vgg11`, `vgg13`, `vgg16`, `vgg19`, without batch normalisation. Document 4
-(afhq) trains VGG16 and varies the activation: `activation="relu"`, "tanh", "sigmoid" or "linear", which we read
-as that of every hidden layer, convolutional and dense; its dropout "after the fully connected layer" is
-`dropout_rate` (0.5 here, as in the original; 0.1 in its best run).
+Configurations A, B, D and E of its Table 1: `vgg11`, `vgg13`, `vgg16`, `vgg19`, without batch normalization. Han et
+al., "Animal face classification based on deep learning", trains VGG16 and varies the activation:
+`activation="relu"`, "tanh", "sigmoid" or "linear", which we read as that of every hidden layer, convolutional and
+dense; its dropout "after the fully connected layer" is `dropout_rate` (0.5 here, as in the original; 0.1 in its
+best run).
 
 `dialect` says whose weights fit, and thereby what happens between the last pool and the first dense layer:
 
@@ -130,8 +131,9 @@ def vgg13(num_classes: int) -> VGG:
 @register_model(
     input_shape=(224, 224, 3),
     num_classes=1000,
-    source="afhq, VGG16; Simonyan and Zisserman 2014, Table 1, D",
-    notes="afhq varies the activation: of every hidden layer, in our reading",
+    source='Han et al., "Animal face classification based on deep learning", section C;'
+    " Simonyan and Zisserman 2014, Table 1, D",
+    notes="Han et al. vary the activation: of every hidden layer, in our reading",
     pretrained=("torchvision", "keras", "keras_no_top"),
 )
 def vgg16(num_classes: int) -> VGG:

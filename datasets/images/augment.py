@@ -190,7 +190,9 @@ def random_colours(
 
 
 def add_noise(images: jax.Array, keys: jax.Array, share: float, sigma: float = 25.5) -> jax.Array:
-    """Add Gaussian noise to some images, and clip these to 0..255: document 4's robustness test.
+    """Add Gaussian noise to some images, and clip these to 0..255.
+
+    The robustness test of Han et al., "Animal face classification based on deep learning".
 
     Args:
       images: [B, H, W, C].

@@ -3,10 +3,10 @@ import json
 import pytest
 
 from benchmarks import table1
-from train.papers import pig_faces
+from train.reproduce.papers import pig_faces
 
 
-def test_sizes_are_the_documents():
+def test_sizes_are_the_papers():
     default = table1.Arguments()
     assert (default.train_images, default.validation_images, default.test_images) == (684, 77, 254)
     rows = {(model, batch) for model in default.models for batch in default.batch_sizes}
@@ -14,18 +14,18 @@ def test_sizes_are_the_documents():
     assert rows == {(names[line[0]], line[1]) for line in pig_faces.TABLE_1}
 
 
-def test_orderings_are_those_of_the_printed_times():
-    """Fed with the document's own times, all its statements on times hold; turned around, none does."""
+def test_comparisons_are_those_of_the_reported_times():
+    """Given the paper's own times, all its statements on times hold; turned around, none does."""
 
     def rows(sign):
         return [
-            {"row": row.name, **{name: sign * row.printed[name] for name in table1.TIMES}}
-            for row in pig_faces.DOCUMENT.rows
+            {"row": row.name, **{name: sign * row.reported[name] for name in table1.TIMES}}
+            for row in pig_faces.PAPER.rows
         ]
 
-    assert [o["holds"] for o in table1.orderings(rows(1))] == [True] * 5
-    assert [o["holds"] for o in table1.orderings(rows(-1))] == [False] * 5
-    assert table1.orderings(rows(1)[:2]) == []
+    assert [o["holds"] for o in table1.comparisons(rows(1))] == [True] * 5
+    assert [o["holds"] for o in table1.comparisons(rows(-1))] == [False] * 5
+    assert table1.comparisons(rows(1)[:2]) == []
 
 
 @pytest.mark.slow

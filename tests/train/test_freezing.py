@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import zoo
-from train import papers, recipe, run
+from train import recipe, recipes, run
 from train.engine import freezing, steps
 from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
@@ -220,7 +220,7 @@ def test_next_stage_goes_on_with_the_weights_of_the_last(tmp_path, call, monkeyp
     found = {}
     for name, stages in (("one", (first,)), ("two", (first, second))):
         made = Recipe(name=name, stages=stages, **common)
-        monkeypatch.setitem(papers.RECIPES, name, made)
+        monkeypatch.setitem(recipes.RECIPES, name, made)
         workdir = tmp_path / name
         status, _, stderr = call(run, "--from-recipe", name, "--workdir", workdir)
         assert status == 0, stderr

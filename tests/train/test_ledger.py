@@ -1,4 +1,4 @@
-"""Verdicts, orderings and tables, from cases computed by hand."""
+"""Verdicts, comparisons and tables, from cases computed by hand."""
 
 import dataclasses
 import json
@@ -7,32 +7,35 @@ import math
 import pytest
 
 from train.recipe import Recipe
-from train.reproduce import ledger
-from train.reproduce.claims import Document, Grid, Ordering, Row
-from train.reproduce.ledger import Found, FoundGrid, Run
+from train.reproduce import data, ledger, verdicts, words
+from train.reproduce.claims import Comparison, Grid, Paper, Row
+from train.reproduce.data import describe_data
+from train.reproduce.ledger import GridResult
+from train.reproduce.markdown import markdown
+from train.reproduce.verdicts import RowResult, Run
 
 RECIPE = Recipe(model="sam_alexnet_tiny", dataset="digits")
 DATA = {"name": "digits", "fingerprint": "f", "synthetic": False, "images": {"test": 9}, "why": ""}
 
 
 def runs(*accuracies, column="accuracy", **changes):
-    """Finished runs on the document's data, a seed each."""
-    document = changes.pop("on_document", True)
-    data = DATA | {"is_documents": document, "why": "" if document else "subset"}
+    """Finished runs on the paper's data, one per seed."""
+    on_papers_data = changes.pop("on_papers_data", True)
+    data = DATA | {"is_documents": on_papers_data, "why": "" if on_papers_data else "subset"}
     return [
         dataclasses.replace(
-            Run(seed, "done", {column: value}, on_document=document, data=data), **changes
+            Run(seed, "done", {column: value}, on_papers_data=on_papers_data, data=data), **changes
         )
         for seed, value in enumerate(accuracies)
     ]
 
 
-def row(name="a", printed=None, **changes):
-    return Row(name, "Table 1", name.upper(), RECIPE, printed or {"accuracy": 0.9}, **changes)
+def row(name="a", reported=None, **changes):
+    return Row(name, "Table 1", name.upper(), RECIPE, reported or {"accuracy": 0.9}, **changes)
 
 
 def built(rows, found, **changes):
-    return ledger.build(Document("doc", "A document", tuple(rows), **changes), found)
+    return ledger.build(Paper("doc", "A paper", tuple(rows), **changes), found)
 
 
 def verdict(item, found):
@@ -54,7 +57,7 @@ def verdict(item, found):
     ],
 )
 def test_a_score_may_lack_a_point_or_two_standard_deviations(values, expected):
-    assert ledger.column_verdict("accuracy", 0.90, values) == expected
+    assert verdicts.column_verdict("accuracy", 0.90, values) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,11 +65,11 @@ def test_a_score_may_lack_a_point_or_two_standard_deviations(values, expected):
     [(0.355, "reproduced"), (0.34, "not reproduced"), (0.93, "not reproduced")],
 )
 def test_a_failure_is_reproduced_when_as_bad(value, expected):
-    assert ledger.column_verdict("accuracy", 0.3507, [value], failure=True) == expected
+    assert verdicts.column_verdict("accuracy", 0.3507, [value], failure=True) == expected
 
 
 @pytest.mark.parametrize(
-    ("column", "printed", "value", "expected"),
+    ("column", "reported", "value", "expected"),
     [
         ("total_parameters", 586000, 585610, "reproduced"),
         ("total_parameters", 586000, 585499, "not reproduced"),
@@ -78,46 +81,46 @@ def test_a_failure_is_reproduced_when_as_bad(value, expected):
     ],
 )
 def test_sizes_are_judged_within_their_rounding_and_times_and_losses_not(
-    column, printed, value, expected
+    column, reported, value, expected
 ):
-    assert ledger.column_verdict(column, printed, [value]) == expected
+    assert verdicts.column_verdict(column, reported, [value]) == expected
 
 
-def test_what_cannot_be_right_is_not_judged():
-    assert ledger.column_verdict("f1", 0.98, [0.99], misprint=True) == ledger.CONTRADICTS
-    item = row(printed={"accuracy": 0.9, "f1": 0.98}, misprints=("f1",), reading="too high")
-    (result,) = built([item], {"a": Found(runs(0.91))})["rows"]
-    assert result["text"] == "reproduced; the document contradicts itself (F1)"
+def test_typos_are_not_judged():
+    assert verdicts.column_verdict("f1", 0.98, [0.99], typo=True) == verdicts.CONTRADICTS
+    item = row(reported={"accuracy": 0.9, "f1": 0.98}, typos=("f1",), note="too high")
+    (result,) = built([item], {"a": RowResult(runs(0.91))})["rows"]
+    assert result["text"] == "reproduced; the paper contradicts itself (F1)"
     assert result["reading"] == "too high"
 
 
-def test_rows_on_the_documents_data():
-    assert verdict(row(), Found(runs(0.95))) == ("reproduced", "reproduced")
-    assert verdict(row(), Found(runs(0.5))) == (
+def test_rows_on_the_papers_data():
+    assert verdict(row(), RowResult(runs(0.95))) == ("reproduced", "reproduced")
+    assert verdict(row(), RowResult(runs(0.5))) == (
         "not reproduced",
         "not reproduced: accuracy 50.00%, printed 90.00%",
     )
 
 
-def test_a_stand_in_never_reproduces():
-    found = Found(runs(0.99, on_document=False))
+def test_a_proxy_never_reproduces():
+    found = RowResult(runs(0.99, on_papers_data=False))
     assert verdict(row(), found) == ("stand-in", "stand-in")
     result = built(
         [row("a"), row("b")],
-        {"a": found, "b": Found(runs(0.98, on_document=False))},
-        orderings=(Ordering("accuracy", "a", "b", "a wins"),),
+        {"a": found, "b": RowResult(runs(0.98, on_papers_data=False))},
+        comparisons=(Comparison("accuracy", "a", "b", "a wins"),),
     )
     assert result["rows"][0]["text"] == "stand-in; 1 of 1 ordering holds"
     assert [c["verdict"] for c in result["rows"][0]["columns"]] == ["shown"]
 
 
 def test_shortened_rows_say_so_and_full_ones_win():
-    assert verdict(row(), Found(runs(0.99, short=True))) == ("shortened", "shortened")
-    assert verdict(row(), Found(runs(0.99, short=True, on_document=False)))[1] == (
+    assert verdict(row(), RowResult(runs(0.99, short=True))) == ("shortened", "shortened")
+    assert verdict(row(), RowResult(runs(0.99, short=True, on_papers_data=False)))[1] == (
         "stand-in and shortened"
     )
     both = [*runs(0.1, short=True), *(dataclasses.replace(r, seed=5) for r in runs(0.95))]
-    (result,) = built([row()], {"a": Found(both)})["rows"]
+    (result,) = built([row()], {"a": RowResult(both)})["rows"]
     assert result["verdict"] == "reproduced"
     assert [r["seed"] for r in result["runs"]] == [5]
     assert [r["seed"] for r in result["others"]] == [0]
@@ -131,82 +134,85 @@ def diverged(seed=0, **changes):
 
 
 def test_divergence_is_a_result():
-    assert verdict(row(), Found([diverged()])) == ("diverged", "not reproduced: diverged at step 7")
-    # The document's diverges, too, where it prints a number that is none.
-    failing = row(printed={"loss": math.nan, "accuracy": 0.35}, failure=True)
-    assert verdict(failing, Found([diverged()])) == (
+    assert verdict(row(), RowResult([diverged()])) == (
+        "diverged",
+        "not reproduced: diverged at step 7",
+    )
+    # The paper's diverges, too, where it reports a number that is not finite.
+    failing = row(reported={"loss": math.nan, "accuracy": 0.35}, failure=True)
+    assert verdict(failing, RowResult([diverged()])) == (
         "reproduced",
         "reproduced: diverges (diverged at step 7)",
     )
     some = [*runs(0.95), diverged(1)]
     for item in (failing, row(failure=True)):
-        assert verdict(item, Found(some))[0] == "diverged"
-    assert verdict(row(failure=True), Found([diverged()]))[0] == "diverged"
-    assert verdict(row(), Found(some))[1] == "not reproduced: diverged at step 7 in 1 of 2 runs"
-    assert verdict(row(failure=True), Found([diverged(on_document=False)])) == (
+        assert verdict(item, RowResult(some))[0] == "diverged"
+    assert verdict(row(failure=True), RowResult([diverged()]))[0] == "diverged"
+    assert verdict(row(), RowResult(some))[1] == "not reproduced: diverged at step 7 in 1 of 2 runs"
+    assert verdict(row(failure=True), RowResult([diverged(on_papers_data=False)])) == (
         "stand-in",
         "stand-in: diverged at step 7",
     )
 
 
 def test_rows_without_runs_say_what_they_need():
-    assert verdict(row(), Found(needs="needs cats")) == ("not run", "not run: needs cats")
-    assert verdict(row(), Found(needs="needs cats", problem="no net"))[1] == "not run: no net"
-    failed = Found([Run(0, "failed", text="no space")])
+    assert verdict(row(), RowResult(needs="needs cats")) == ("not run", "not run: needs cats")
+    assert verdict(row(), RowResult(needs="needs cats", problem="no net"))[1] == "not run: no net"
+    failed = RowResult([Run(0, "failed", text="no space")])
     assert verdict(row(), failed) == ("failed", "failed: no space")
-    assert verdict(row(), Found([Run(0, "unfinished", text="stopped after 2 epochs")]))[0] == (
+    assert verdict(row(), RowResult([Run(0, "unfinished", text="stopped after 2 epochs")]))[0] == (
         "not run"
     )
 
 
 def test_parameters_are_judged_without_a_run():
     sizes = {"parameters": 584202, "total_parameters": 585610}
-    only = row(printed={"total_parameters": 586000})
-    assert verdict(only, Found(sizes=sizes)) == ("reproduced", "reproduced")
-    more = row(printed={"total_parameters": 586000, "accuracy": 0.9})
-    assert verdict(more, Found(sizes=sizes)) == (
+    only = row(reported={"total_parameters": 586000})
+    assert verdict(only, RowResult(sizes=sizes)) == ("reproduced", "reproduced")
+    more = row(reported={"total_parameters": 586000, "accuracy": 0.9})
+    assert verdict(more, RowResult(sizes=sizes)) == (
         "not run",
         "not run; total parameters reproduced",
     )
 
 
-# Orderings.
+# Comparisons.
 
 
-def ordering(higher, lower, column="accuracy"):
-    document = {"a": Found(higher), "b": Found(lower)}
+def comparison(higher, lower, column="accuracy"):
+    results = {"a": RowResult(higher), "b": RowResult(lower)}
     (result,) = built(
-        [row("a"), row("b")], document, orderings=(Ordering(column, "a", "b", "a wins"),)
+        [row("a"), row("b")], results, comparisons=(Comparison(column, "a", "b", "a wins"),)
     )["orderings"]
     return result
 
 
-def test_orderings_are_paired_by_seed():
-    result = ordering(runs(0.90, 0.80, 0.99), runs(0.88, 0.76))
+def test_comparisons_are_paired_by_seed():
+    result = comparison(runs(0.90, 0.80, 0.99), runs(0.88, 0.76))
     # Differences 0.02 and 0.04: mean 0.03, standard deviation 0.01414.
     assert (result["verdict"], result["n"], result["paired"]) == ("holds", 2, True)
     assert result["difference"] == pytest.approx(0.03)
     assert result["sd"] == pytest.approx(0.02 / math.sqrt(2))
-    assert ledger.describe_ordering(result) == "holds, +3.00 ± 1.41 points over 2 seeds"
+    assert words.describe_comparison(result) == "holds, +3.00 ± 1.41 points over 2 seeds"
 
 
-def test_orderings_without_common_seeds():
+def test_comparisons_without_common_seeds():
     lower = [dataclasses.replace(run, seed=run.seed + 5) for run in runs(0.6, 0.8)]
-    result = ordering(runs(0.5, 0.7), lower)
+    result = comparison(runs(0.5, 0.7), lower)
     assert (result["verdict"], result["paired"]) == ("does not hold", False)
     assert result["difference"] == pytest.approx(-0.1)
     assert result["sd"] == pytest.approx(math.hypot(0.02**0.5, 0.02**0.5))
 
 
-def test_a_draw_is_no_order():
-    assert ordering(runs(0.5), runs(0.5))["verdict"] == "does not hold"
+def test_a_tie_does_not_hold():
+    assert comparison(runs(0.5), runs(0.5))["verdict"] == "does not hold"
 
 
-def test_times_have_an_order_too():
-    result = ordering(
+def test_times_are_compared_too():
+    result = comparison(
         runs(900.0, column="test_time_ms"), runs(400.0, column="test_time_ms"), "test_time_ms"
     )
-    assert ledger.describe_ordering(result) == "holds, +500 ms"
+    assert words.describe_comparison(result) == "holds, +500 ms"
 
 
 @pytest.mark.parametrize(
@@ -214,32 +220,32 @@ def test_times_have_an_order_too():
     [
         ([], "b was not run"),
         ([diverged()], "b diverged at step 7"),
-        (runs(0.1, on_document=False), "the two rows were run on different data"),
+        (runs(0.1, on_papers_data=False), "the two rows were run on different data"),
         (runs(0.1, column="f1"), "no accuracy in b"),
     ],
 )
 def test_what_cannot_be_compared_is_not_measured(lower, note):
-    result = ordering(runs(0.9), lower)
+    result = comparison(runs(0.9), lower)
     assert (result["verdict"], result["note"]) == ("not measured", note)
 
 
-def test_orderings_say_what_they_leave_out():
-    result = ordering([*runs(0.9), diverged(1)], runs(0.8, 0.8))
+def test_comparisons_say_what_they_leave_out():
+    result = comparison([*runs(0.9), diverged(1)], runs(0.8, 0.8))
     note = "without 1 of 2 runs of a, which diverged"
     assert (result["verdict"], result["n"], result["note"]) == ("holds", 1, note)
 
 
 def test_a_training_accuracy_reproduces_nothing():
-    assert ledger.column_verdict("train_accuracy", 0.9, [0.99]) == "shown"
+    assert verdicts.column_verdict("train_accuracy", 0.9, [0.99]) == "shown"
 
 
 def test_smoke_runs_are_no_evidence():
-    document = Document("d", "D", (row("a"), row("b")), (Ordering("accuracy", "a", "b", "a wins"),))
-    found = {"a": Found(runs(0.95)), "b": Found(runs(0.5))}
-    result = ledger.build(document, found, smoke=True)
+    paper = Paper("d", "D", (row("a"), row("b")), (Comparison("accuracy", "a", "b", "a wins"),))
+    found = {"a": RowResult(runs(0.95)), "b": RowResult(runs(0.5))}
+    result = ledger.build(paper, found, smoke=True)
     assert [r["verdict"] for r in result["rows"]] == ["smoke", "smoke"]
     assert result["orderings"][0]["note"] == "smoke"
-    assert "nothing below is a result" in ledger.markdown(result)
+    assert "nothing below is a result" in markdown(result)
 
 
 # Data.
@@ -254,8 +260,8 @@ def manifest(train=80, validation=10, test=10, name="digits", **changes):
 PUBLISHED = {"train": 70, "validation": 20, "test": 10}
 
 
-def test_published_counts_are_the_documents_data():
-    found = ledger.describe_data(manifest(), "digits", PUBLISHED)
+def test_published_counts_are_the_papers_data():
+    found = describe_data(manifest(), "digits", PUBLISHED)
     assert (found["is_documents"], found["why"]) == (True, "")
 
 
@@ -266,22 +272,25 @@ def test_published_counts_are_the_documents_data():
         ({"test": 11}, "other edition: 90 of 90 training images (with validation), 11 of 10 test"),
         ({"name": "pens"}, "in place of digits"),
         ({"synthetic": True}, "synthetic images in place of digits"),
-        ({"notes": ["the images are JPEG files, a lossy copy of the published ones"]}, "lossy"),
     ],
 )
-def test_other_data_are_a_stand_in(changes, why):
-    found = ledger.describe_data(manifest(**changes), "digits", PUBLISHED)
+def test_other_data_are_a_proxy(changes, why):
+    found = describe_data(manifest(**changes), "digits", PUBLISHED)
     assert not found["is_documents"] and why in found["why"]
 
 
-def test_image_files_are_not_the_batches_of_cifar10():
-    files = manifest(name="cifar10", splits={"train": {"a/1.png": 0}, "test": {"a/2.png": 0}})
-    assert "image files" in ledger.describe_data(files, "cifar10", None)["why"]
-    assert ledger.describe_data(manifest(name="cifar10"), "cifar10", PUBLISHED)["is_documents"]
+@pytest.mark.parametrize(
+    ("edition", "why"),
+    [("lossy copy", "a lossy copy (JPEG)"), ("repacked", "image files, not the published batches")],
+)
+def test_other_editions_are_a_proxy(monkeypatch, edition, why):
+    monkeypatch.setattr(data, "edition_of", lambda manifest: edition)
+    found = describe_data(manifest(), "digits", PUBLISHED)
+    assert not found["is_documents"] and why in found["why"]
 
 
 def test_fewer_training_images_by_the_recipe_are_no_subset():
-    found = ledger.describe_data(manifest(20), "digits", PUBLISHED, fewer_on_purpose=True)
+    found = describe_data(manifest(20), "digits", PUBLISHED, fewer_on_purpose=True)
     assert found["is_documents"]
 
 
@@ -297,28 +306,28 @@ def point(index, rate, validation=None, **changes):
 GRID = Grid("g", "Table 2", RECIPE, {"lr": (1.0, 0.1, 0.01)}, {"lr": 0.1})
 
 
-def test_points_are_sorted_and_the_documents_best_is_ranked():
+def test_points_are_sorted_and_the_papers_best_is_ranked():
     points = [point(0, 1.0, text="diverged at step 2"), point(1, 0.1, 0.5), point(2, 0.01, 0.7)]
     points = [p | {"data": DATA | {"is_documents": True}} for p in points]
-    result = ledger.build(Document("doc", "D", (), grids=(GRID,)), {}, {"g": FoundGrid(points)})[
+    result = ledger.build(Paper("doc", "D", (), grids=(GRID,)), {}, {"g": GridResult(points)})[
         "grids"
     ][0]
     assert [p["index"] for p in result["points"]] == [2, 1, 0]
     assert (result["documents_best_rank"], result["diverged"]) == (2, 1)
-    assert ledger.describe_grid(result) == (
+    assert words.describe_grid(result) == (
         "3 of 3 points run, 1 diverged; best lr 0.01: validation 70.00%, test 70.00%;"
-        " the document's best (lr 0.1) is number 2 here"
+        " the paper's best (lr 0.1) is number 2 here"
     )
 
 
 def test_points_on_other_data_have_no_common_best():
     there = [point(0, 1.0, 0.9), point(1, 0.1, 0.8), point(2, 0.01, 0.5)]
     there[2]["data"] = DATA | {"is_documents": True, "fingerprint": "theirs"}
-    result = ledger.build(Document("doc", "D", (), grids=(GRID,)), {}, {"g": FoundGrid(there)})[
+    result = ledger.build(Paper("doc", "D", (), grids=(GRID,)), {}, {"g": GridResult(there)})[
         "grids"
     ][0]
     assert ([p["index"] for p in result["points"]], result["best"]["index"]) == ([2], 2)
-    assert ledger.describe_grid(result).startswith("1 of 3 points run, 2 on other data left out")
+    assert words.describe_grid(result).startswith("1 of 3 points run, 2 on other data left out")
 
 
 def test_markdown():
@@ -326,23 +335,23 @@ def test_markdown():
     values = [
         dataclasses.replace(r, values={**r.values, "test_time_ms": 80.0}) for r in runs(0.95, 0.93)
     ]
-    other = row("b|", stand_in={"dataset": "synthetic_pigs"})
+    other = row("b|", proxy={"dataset": "synthetic_pigs"})
     found = {
-        "a": Found(values),
-        "b|": Found(needs="needs cats", command="python -m train.reproduce doc --rows b"),
+        "a": RowResult(values),
+        "b|": RowResult(needs="needs cats", command="python -m train.reproduce doc --rows b"),
     }
     # A row of ours that was not run is not worth a line.
-    ours = dataclasses.replace(row("c"), printed={})
+    ours = dataclasses.replace(row("c"), reported={})
     result = built(
-        [item, other, ours], found, orderings=(Ordering("accuracy", "a", "b|", "a wins"),)
+        [item, other, ours], found, comparisons=(Comparison("accuracy", "a", "b|", "a wins"),)
     )
-    assert ledger.markdown(result, "x.json") == (
-        "**doc**: A document ([record](x.json)).\n"
+    assert markdown(result, "x.json") == (
+        "**doc**: A paper ([record](x.json)).\n"
         "\n"
         "| row | printed | ours | data | verdict |\n"
         "| --- | --- | --- | --- | --- |\n"
         "| Table 1: A | accuracy 90.00%, test time 5,123 ms, loss NaN |"
-        " accuracy 94.00% ± 1.41, test time 80 ± 0 ms (2 seeds) | digits, the document's | reproduced |\n"
+        " accuracy 94.00% ± 1.41, test time 80 ± 0 ms (2 seeds) | digits, the paper's | reproduced |\n"
         "| Table 1: B\\| | accuracy 90.00% |  |  | not run |\n"
         "\n"
         "Orderings:\n"
@@ -352,8 +361,8 @@ def test_markdown():
 
 
 def test_the_ledger_is_json_without_nan():
-    item = row(printed={"loss": math.nan, "accuracy": 0.9}, failure=True)
-    result = built([item], {"a": Found([diverged()])})
+    item = row(reported={"loss": math.nan, "accuracy": 0.9}, failure=True)
+    result = built([item], {"a": RowResult([diverged()])})
     text = json.dumps(result, allow_nan=False)
     assert json.loads(text) == result
-    assert ledger.markdown(json.loads(text)) == ledger.markdown(result)
+    assert markdown(json.loads(text)) == markdown(result)

@@ -1,4 +1,4 @@
-"""The documents as data: complete, consistent with themselves, and as printed."""
+"""The papers as data: complete, consistent with themselves, and as reported."""
 
 import functools
 import importlib
@@ -11,12 +11,21 @@ import pytest
 
 import zoo
 from datasets import list_datasets
-from train import papers, run
+from train import jobs, recipes
 from train.engine.freezing import frozen_paths
 from train.engine.objectives import OBJECTIVES
-from train.recipe import Recipe, with_values
+from train.recipe import (
+    JobWeights,
+    ModelOptions,
+    NetFeatures,
+    Pixels,
+    Recipe,
+    RunFeatures,
+    with_values,
+)
 from train.reproduce.claims import TIMES
-from train.reproduce.miniatures import SIZES, TINY, smoke
+from train.reproduce.miniatures import MINIATURES, SIZES, smoke
+from train.reproduce.papers import PAPERS
 from zoo.registry import module_options
 
 COLUMNS = {
@@ -33,55 +42,45 @@ COLUMNS = {
     "total_parameters",
     *TIMES,
 }
-DOCUMENTS = list(papers.DOCUMENTS.values())
-ROWS = {f"{d.name}/{r.name}": (d, r) for d in DOCUMENTS for r in d.rows}
-GRIDS = {f"{d.name}/{g.name}": (d, g) for d in DOCUMENTS for g in d.grids}
+ROWS = {f"{p.name}/{r.name}": (p, r) for p in PAPERS.values() for r in p.rows}
+GRIDS = {f"{p.name}/{g.name}": (p, g) for p in PAPERS.values() for g in p.grids}
 
 
 def forms(item, recipe):
-    """A recipe as the document has it, on the data that stand in, and shortened."""
-    stand_in, short = item.stand_in or {}, item.short or {}
-    return [recipe, with_values(recipe, stand_in), with_values(recipe, {**stand_in, **short})]
+    """A recipe as the paper has it, on the proxy, and shortened."""
+    proxy, short = item.proxy or {}, item.short or {}
+    return [recipe, with_values(recipe, proxy), with_values(recipe, {**proxy, **short})]
 
 
 def all_recipes():
-    """Every recipe that a document leads to, miniatures included, with where it comes from."""
-    found = [(f"recipe {name}", recipe) for name, recipe in papers.RECIPES.items()]
+    """Every recipe that a paper leads to, miniatures included, with where it comes from."""
+    found = [(f"recipe {name}", recipe) for name, recipe in recipes.RECIPES.items()]
     for where, (_, row) in ROWS.items():
         found += [(where, form) for form in forms(row, row.recipe)]
     for where, (_, grid) in GRIDS.items():
         for point in grid.points():
             found += [(where, form) for form in forms(grid, grid.at(point))]
-            # The other order must come to the same: nothing that stands in undoes the point.
+            # The other order must give the same: no proxy undoes the point.
             for form in forms(grid, grid.recipe):
                 assert with_values(form, point) in (r for _, r in found[-3:]), where
     return found + [(f"smoke of {where}", smoke(recipe)) for where, recipe in found if "-" in where]
 
 
 @functools.cache
-def recipes():
+def leads_to():
     return all_recipes()
 
 
 @functools.cache
 def parameters(model, options, size):
-    """Shapes of a model's parameters."""
-    module = zoo.create_model(model, **Recipe(model_options=options).options())
+    """Shapes of a model's parameters; `options` are pairs of names and values."""
+    module = zoo.create_model(model, **dict(options))
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
 
 
-def references(recipe):
-    """Names of the rows that a recipe begins with."""
-    return [
-        text.removeprefix("row:")
-        for text in (recipe.pretrained, recipe.features)
-        if text and text.startswith("row:")
-    ]
-
-
 def test_every_recipe_is_valid_and_survives_json():
-    for where, recipe in recipes():
+    for where, recipe in leads_to():
         recipe.validate()
         assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe, where
         assert recipe.dataset in list_datasets(), where
@@ -89,17 +88,17 @@ def test_every_recipe_is_valid_and_survives_json():
 
 def test_every_model_knows_its_options():
     seen = set()
-    for _, recipe in recipes():
-        for options in [(), *(stage.model_options for stage in recipe.stages)]:
-            seen.add((recipe.model, (*recipe.model_options, *options)))
+    for _, recipe in leads_to():
+        for options in [{}, *(stage.model_options for stage in recipe.stages)]:
+            seen.add((recipe.model, tuple({**recipe.model_options, **options}.items())))
     for model, options in seen:
-        zoo.create_model(model, **Recipe(model_options=options).options())
+        zoo.create_model(model, **dict(options))
 
 
 def test_frozen_parts_are_there_and_leave_something_to_train():
     seen = {
-        (stage.freeze, recipe.model, recipe.model_options, recipe.image_size)
-        for _, recipe in recipes()
+        (stage.freeze, recipe.model, tuple(recipe.model_options.items()), recipe.image_size)
+        for _, recipe in leads_to()
         for stage in recipe.stages
         if stage.freeze
     }
@@ -116,7 +115,7 @@ def test_frozen_parts_are_there_and_leave_something_to_train():
 
 def test_stages_suit_their_models():
     """Also those of miniatures: a mixture is VaDE's, a bottleneck the convolutional auto-encoder's."""
-    for where, recipe in recipes():
+    for where, recipe in leads_to():
         for stage in recipe.stages:
             assert stage.objective in OBJECTIVES
             model = recipe.model.removesuffix("_tiny")
@@ -133,49 +132,49 @@ def test_stages_suit_their_models():
             assert recipe.features, where
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
-def test_names_lead_somewhere(document):
-    names = [row.name for row in document.rows]
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
+def test_names_lead_somewhere(paper):
+    names = [row.name for row in paper.rows]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
-    for ordering in document.orderings:
-        assert {ordering.higher, ordering.lower} <= set(names)
-        assert ordering.higher != ordering.lower
-        assert ordering.column in COLUMNS
-    for row in document.rows:
-        assert set(row.printed) <= COLUMNS
-        assert set(row.misprints) <= set(row.printed)
-        assert not row.misprints or row.reading
+    for comparison in paper.comparisons:
+        assert {comparison.higher, comparison.lower} <= set(names)
+        assert comparison.higher != comparison.lower
+        assert comparison.column in COLUMNS
+    for row in paper.rows:
+        assert set(row.reported) <= COLUMNS
+        assert set(row.typos) <= set(row.reported)
+        assert not row.typos or row.note
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
-def test_orderings_agree_with_what_is_printed(document):
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
+def test_comparisons_agree_with_what_is_reported(paper):
     compared = 0
-    for ordering in document.orderings:
-        higher, lower = document.row(ordering.higher), document.row(ordering.lower)
-        if ordering.column in higher.printed and ordering.column in lower.printed:
-            assert higher.printed[ordering.column] > lower.printed[ordering.column], ordering.text
+    for claim in paper.comparisons:
+        higher, lower = (paper.row(name).reported for name in (claim.higher, claim.lower))
+        if claim.column in higher and claim.column in lower:
+            assert higher[claim.column] > lower[claim.column], claim.text
             compared += 1
     assert compared == {"pig_faces": 11, "animals10": 0, "cifar10": 2, "afhq": 12}.get(
-        document.name, 0
+        paper.name, 0
     )
 
 
 def test_references_are_earlier_rows_of_the_same_net():
     checked = 0
-    for where, (document, item) in {**ROWS, **GRIDS}.items():
-        names = [row.name for row in document.rows]
+    for where, (paper, item) in {**ROWS, **GRIDS}.items():
+        names = [row.name for row in paper.rows]
         before = names[: names.index(item.name)] if where in ROWS else names
-        full, standing, short = forms(item, item.recipe)
-        for recipe, changes in ((full, {}), (standing, "stand_in"), (short, "stand_in")):
-            for name in references(recipe):
+        full, on_proxy, short = forms(item, item.recipe)
+        for recipe, is_proxy in ((full, False), (on_proxy, True), (short, True)):
+            for name in jobs.needs(recipe):
                 assert name in before, f"{where}: {name}"
-                row = document.row(name)
+                row = paper.row(name)
                 source = row.recipe
-                if changes:
-                    assert row.stand_in is not None, f"{where}: {name} has no stand-in"
-                    source = with_values(source, row.stand_in)
-                if recipe.pretrained == f"row:{name}":
+                if is_proxy:
+                    assert row.proxy is not None, f"{where}: {name} has no proxy"
+                    source = with_values(source, row.proxy)
+                if recipe.pretrained == JobWeights(name):
                     assert source.model == recipe.model, f"{where}: {name}"
                     assert source.image_size == recipe.image_size, f"{where}: {name}"
                 checked += 1
@@ -183,19 +182,20 @@ def test_references_are_earlier_rows_of_the_same_net():
 
 
 @pytest.mark.parametrize("where", ROWS)
-def test_what_is_printed_can_be_run_or_says_why_not(where):
+def test_what_is_reported_can_be_run_or_says_why_not(where):
+    """Without published weights, on the proxy."""
     _, row = ROWS[where]
-    assert row.stand_in is not None or row.reading
-    # Folders are named by it, and both go into JSON.
-    json.dumps([row.stand_in, row.short, dict(row.printed)])
-    published = [r for r in (row.recipe.pretrained, row.recipe.features) if r]
-    if row.stand_in is not None:
-        standing = with_values(row.recipe, row.stand_in)
-        needs = [standing.pretrained or "row:", standing.features or "row:"]
-        assert all(n.startswith("row:") or n == "pixels" for n in needs), published
+    assert row.proxy is not None or row.note
+    json.dumps(dict(row.reported))
+    if row.proxy is not None:
+        on_proxy = with_values(row.recipe, row.proxy)
+        assert on_proxy.pretrained is None or isinstance(on_proxy.pretrained, JobWeights)
+        assert not isinstance(on_proxy.features, NetFeatures)
+        if isinstance(on_proxy.features, RunFeatures):
+            assert isinstance(on_proxy.features.run, JobWeights)
 
 
-def test_grids_have_the_documents_numbers_of_points():
+def test_grids_have_the_papers_numbers_of_points():
     assert {where: len(grid) for where, (_, grid) in GRIDS.items()} == {
         "cifar10/cifar10-choice": 16,
         "afhq/resnet50-sgd": 45,
@@ -208,7 +208,7 @@ def test_grids_have_the_documents_numbers_of_points():
         assert all(grid.best[axis] in values for axis, values in grid.axes.items() if grid.best)
         assert set(grid.best) in (set(), set(grid.axes)), where
         assert len({repr(grid.at(point)) for point in grid.points()}) == len(grid), where
-        json.dumps([grid.stand_in, grid.short, dict(grid.axes), dict(grid.best)])
+        json.dumps([dict(grid.axes), dict(grid.best)])
 
 
 @pytest.mark.parametrize(
@@ -220,27 +220,27 @@ def test_grids_have_the_documents_numbers_of_points():
         ("cae-adam", "table4-origin"),
     ],
 )
-def test_a_grids_best_is_the_row_that_is_printed(grid, row):
+def test_a_grids_best_is_the_row_that_is_reported(grid, row):
     found = GRIDS[f"afhq/{grid}"][1]
-    assert found.at(found.best) == papers.DOCUMENTS["afhq"].row(row).recipe
+    assert found.at(found.best) == PAPERS["afhq"].row(row).recipe
 
 
-def test_svm_grids_best_is_the_printed_probe():
+def test_svm_grids_best_is_the_reported_probe():
     grid = GRIDS["afhq/vgg16-svm"][1]
-    row = papers.DOCUMENTS["afhq"].row("table2-vgg16-svm")
+    row = PAPERS["afhq"].row("table2-vgg16-svm")
     assert grid.at(grid.best).probe == row.recipe.probe
 
 
-def test_an_f1_above_its_bound_is_listed_as_a_misprint():
+def test_an_f1_above_its_bound_is_listed_as_a_typo():
     """An averaged F1 is at most the mean of averaged precision and recall: so it is in each class."""
     for where, (_, row) in ROWS.items():
-        if {"precision", "recall", "f1"} <= set(row.printed):
-            bound = (row.printed["precision"] + row.printed["recall"]) / 2
-            assert ("f1" in row.misprints) == (row.printed["f1"] > bound), where
-    assert ROWS["pig_faces/table1-alexnet-16"][1].misprints == ("f1",)
+        if {"precision", "recall", "f1"} <= set(row.reported):
+            bound = (row.reported["precision"] + row.reported["recall"]) / 2
+            assert ("f1" in row.typos) == (row.reported["f1"] > bound), where
+    assert ROWS["pig_faces/table1-alexnet-16"][1].typos == ("f1",)
 
 
-# As they stand in the documents.
+# As in the papers.
 PIG_FACES = """
 AlexNet(16) 97.19 98.03 98.05 5,123 211,951
 AlexNet(32) 95.53 95.28 95.29 4,926 203,674
@@ -252,27 +252,27 @@ Attention-AlexNet(64) 97.48 97.24 97.27 4,052 217,527
 
 
 def test_table_1_of_pig_faces():
-    printed = {}
+    reported = {}
     for line in PIG_FACES.split("\n")[1:-1]:
         label, *numbers = line.replace(",", "").split()
-        printed[label] = [float(number) for number in numbers]
+        reported[label] = [float(number) for number in numbers]
     columns = ("precision", "recall", "f1")
     ours = {
         row.label: [
-            *(round(100 * row.printed[c], 9) for c in columns),
-            *(row.printed[c] for c in ("test_time_ms", "train_time_ms")),
+            *(round(100 * row.reported[c], 9) for c in columns),
+            *(row.reported[c] for c in ("test_time_ms", "train_time_ms")),
         ]
-        for row in papers.DOCUMENTS["pig_faces"].rows
+        for row in PAPERS["pig_faces"].rows
     }
-    assert ours == printed
-    for row in papers.DOCUMENTS["pig_faces"].rows:
+    assert ours == reported
+    for row in PAPERS["pig_faces"].rows:
         assert row.label.endswith(f"({row.recipe.batch_size})")
         assert row.label.startswith("Attention") == (row.recipe.model == "sam_alexnet")
 
 
 def test_table_2_of_cifar10_is_the_models_count_in_thousands():
-    rows = papers.DOCUMENTS["cifar10"].rows
-    thousands = {row.label: row.printed["total_parameters"] / 1000 for row in rows}
+    rows = PAPERS["cifar10"].rows
+    thousands = {row.label: row.reported["total_parameters"] / 1000 for row in rows}
     assert thousands == {
         "AlexNet_1": 2211,
         "new_AlexNet_1": 148,
@@ -282,8 +282,8 @@ def test_table_2_of_cifar10_is_the_models_count_in_thousands():
     for row in rows:
         counted = zoo.model_info(row.recipe.model).total_parameters
         assert round(counted / 1000) == thousands[row.label]
-        assert f"{counted:,}" in row.reading
-    assert [row.printed.get("accuracy") for row in rows] == [None, None, None, 0.872]
+        assert f"{counted:,}" in row.note
+    assert [row.reported.get("accuracy") for row in rows] == [None, None, None, 0.872]
 
 
 TABLE_4 = """
@@ -296,14 +296,14 @@ Gaussian noise 20%	0.7816	0.6812	0.7015
 
 
 def test_tables_of_afhq():
-    rows = {row.name: row for row in papers.DOCUMENTS["afhq"].rows}
-    accuracy = {name: row.printed.get("accuracy") for name, row in rows.items()}
+    rows = {row.name: row for row in PAPERS["afhq"].rows}
+    accuracy = {name: row.reported.get("accuracy") for name, row in rows.items()}
     assert accuracy["table1-vgg16-first"] == 0.351
     assert accuracy["table1-vgg16-tuned"] == 0.903
     assert accuracy["table1-vgg16-dropout"] == 0.983
-    assert rows["table1-vgg16-tuned"].printed["loss"] == 0.134
-    assert rows["table1-vgg16-dropout"].printed["loss"] == 0.064
-    svm = rows["table2-vgg16-svm"].printed
+    assert rows["table1-vgg16-tuned"].reported["loss"] == 0.134
+    assert rows["table1-vgg16-dropout"].reported["loss"] == 0.064
+    svm = rows["table2-vgg16-svm"].reported
     assert [svm[c] for c in ("train_accuracy", "validation_accuracy", "accuracy")] == [
         0.3729,
         0.3509,
@@ -317,7 +317,7 @@ def test_tables_of_afhq():
         table_4[label] = tuple(map(float, numbers))
     columns = ("train_accuracy", "accuracy", "validation_accuracy")
     assert table_4 == {
-        row.label: tuple(row.printed[c] for c in columns)
+        row.label: tuple(row.reported[c] for c in columns)
         for row in rows.values()
         if row.table == "Table 4"
     }
@@ -330,54 +330,54 @@ def test_tables_of_afhq():
 
 
 def test_the_other_headlines():
-    row = papers.DOCUMENTS["cats_dogs"].row("alexnet")
-    assert dict(row.printed) == {
+    row = PAPERS["cats_dogs"].row("alexnet")
+    assert dict(row.reported) == {
         "accuracy": 0.90954,
         "train_accuracy": 0.9885,
         "loss": 0.3721,
         "parameters": 58_289_538,
     }
-    assert round((900 + 940) / (900 + 940 + 112 + 71), 5) == row.printed["accuracy"]
-    row = papers.DOCUMENTS["animals10"].row("transfer")
-    assert dict(row.printed) == {"accuracy": 0.9516}
+    assert round((900 + 940) / (900 + 940 + 112 + 71), 5) == row.reported["accuracy"]
+    row = PAPERS["animals10"].row("transfer")
+    assert dict(row.reported) == {"accuracy": 0.9516}
     assert sum(stage.epochs for stage in row.recipe.stages) == 50
 
 
-def test_document_3_is_stated_in_full():
-    """cifar10: batch 128, 120 epochs, six random 28x28 windows of each image, 45,000 of 50,000 images here."""
-    recipe = papers.recipe_for("deconv_alexnet_2")
+def test_the_deconvolution_paper_is_stated_in_full():
+    """Batch 128, 120 epochs, six random 28x28 windows of each image, 45,000 of 50,000 images here."""
+    recipe = recipes.recipe_for("deconv_alexnet_2")
     (stage,) = recipe.stages
     assert (recipe.batch_size, stage.epochs) == (128, 120)
     assert (stage.augment.resize, stage.augment.crops_per_image) == (32, 6)
     assert zoo.get_entry(recipe.model).input_shape == (28, 28, 3)
 
 
-def test_document_4_is_stated_in_full():
-    """afhq: what its sections B to E state."""
-    rows = {row.name: row.recipe for row in papers.DOCUMENTS["afhq"].rows}
+def test_the_animal_face_paper_is_stated_in_full():
+    """What its sections B to E state."""
+    rows = {row.name: row.recipe for row in PAPERS["afhq"].rows}
     resnet = rows["resnet50-pretrained"]
     optimizer = resnet.stages[0].optimizer
     assert (resnet.batch_size, resnet.stages[0].epochs) == (16, 30)
     assert (optimizer.learning_rate, optimizer.b1, optimizer.b2) == (1e-4, 0.9, 0.999)
     assert rows["resnet50-scratch"].pretrained is None
-    assert rows["resnet50-scratch"].options() == {"kernel_init": "kaiming_uniform"}
+    assert rows["resnet50-scratch"].model_options == {"kernel_init": "kaiming_uniform"}
     vgg = rows["table1-vgg16-dropout"]
     optimizer = vgg.stages[0].optimizer
     assert (vgg.batch_size, vgg.stages[0].epochs, vgg.stages[0].early_stop.patience) == (64, 100, 5)
     assert (optimizer.learning_rate, optimizer.decay, optimizer.l2) == (1e-4, 1e-6, 1e-4)
-    assert vgg.options() == {"activation": "relu", "dropout_rate": 0.1}
+    assert vgg.model_options == {"activation": "relu", "dropout_rate": 0.1}
     first = rows["table1-vgg16-first"].stages[0].optimizer
     assert (first.learning_rate, first.decay, first.l2) == (0.01, 1e-3, 0.0)
     for method in ("vade", "gmvae"):
         for classes, dataset, batch in ((3, "afhq", 64), (7, "afhq7", 20)):
             recipe = rows[f"table3-{method}-{classes}"]
             assert (recipe.dataset, recipe.batch_size) == (dataset, batch)
-            assert recipe.features == "resnet50=torchvision"
+            assert recipe.features == NetFeatures("resnet50", "torchvision")
             assert all(stage.optimizer.learning_rate == 1e-4 for stage in recipe.stages)
         assert zoo.create_model(method).latent_size == 10
     cae = rows["table4-origin"]
     assert [stage.start for stage in cae.stages] == ["continue", "bottleneck"]
-    assert cae.stages[0].model_options == ("bottleneck=None",)
+    assert cae.stages[0].model_options == ModelOptions(bottleneck=None)
     assert (cae.probe.method, cae.probe.c, cae.probe.kernel) == ("svm", 1.0, "rbf")
     shares = [rows[f"table4-noise-{n}"].noisy_images for n in (5, 10, 20)]
     assert shares == [0.05, 0.1, 0.2]
@@ -385,30 +385,55 @@ def test_document_4_is_stated_in_full():
 
 def test_miniatures_share_few_shapes():
     """What compiles once serves many: a batch, and a size for each family."""
-    minis = [recipe for where, recipe in recipes() if where.startswith("smoke")]
+    minis = [recipe for where, recipe in leads_to() if where.startswith("smoke")]
     assert {mini.batch_size for mini in minis} == {16}
     assert {mini.dataset for mini in minis} == {"digits"}
     assert all(stage.epochs == 1 for mini in minis for stage in mini.stages)
     assert all(mini.model.endswith("_tiny") for mini in minis)
     assert len({mini.image_size for mini in minis} - {None}) == len(
-        {s for _, s, _ in TINY.values()}
+        {miniature.image_size for miniature in MINIATURES.values()}
     )
-    assert not any(mini.pretrained and not mini.pretrained.startswith("row:") for mini in minis)
+    assert not any(isinstance(mini.pretrained, str) for mini in minis)
 
 
 def test_a_miniature_keeps_what_makes_the_run():
-    rows = papers.DOCUMENTS["afhq"]
+    rows = PAPERS["afhq"]
     row = rows.row("table4-augmentation").recipe
     mini = smoke(row)
     assert mini.probe == row.probe
     assert [s.start for s in mini.stages] == ["continue", "bottleneck"]
     assert mini.stages[0].augment == row.stages[0].augment
-    assert smoke(rows.row("table3-vade-3").recipe).features == "pixels"
-    assert smoke(rows.row("ours-cifar-vade").recipe).features == "row:ours-cifar-features"
-    pig = smoke(papers.recipe_for("pig_alexnet"))
-    assert zoo.create_model(pig.model, **pig.options()).attention is False
-    with pytest.raises(KeyError, match="no tiny model stands in for my_net"):
+    assert smoke(rows.row("table3-vade-3").recipe).features == Pixels()
+    assert smoke(rows.row("ours-cifar-vade").recipe).features == RunFeatures(
+        JobWeights("ours-cifar-features")
+    )
+    pig = smoke(recipes.recipe_for("pig_alexnet"))
+    assert zoo.create_model(pig.model, **pig.model_options).attention is False
+    with pytest.raises(KeyError, match="no tiny model takes the place of my_net"):
         smoke(Recipe(model="my_net"))
+
+
+def test_every_model_of_a_row_has_a_miniature():
+    used = {recipe.model for where, recipe in leads_to() if "-" in where}
+    assert {model for model in used if not model.endswith("_tiny")} <= set(MINIATURES)
+    assert set(MINIATURES) <= set(zoo.list_models())
+    assert {miniature.model for miniature in MINIATURES.values()} <= set(zoo.list_models())
+
+
+def test_recipes_have_quick_forms_and_notes():
+    assert recipes.quick_form("pig_faces") is recipes.RECIPES["pig_faces_quick"]
+    assert recipes.quick_form("cats_dogs") is None
+    assert set(recipes.NOTES) == {"pig_faces_quick"}
+    recipe = recipes.RECIPES["pig_faces_quick"]
+    momentum = recipe.model_options["norm_momentum"]
+    assert f"{recipe.stages[0].epochs} epochs" in recipes.NOTES[recipe.name]
+    assert f"momentum {momentum}" in recipes.NOTES[recipe.name]
+    # 684 images in batches of 16, the last one smaller.
+    assert f"{recipe.stages[0].epochs * -(-684 // 16)} steps" in recipes.NOTES[recipe.name]
+
+
+def test_a_model_of_another_package_has_the_default_recipe():
+    assert recipes.recipe_for("my_package.my_file:my_variant").name == "default"
 
 
 def test_options_of_size_are_options():
@@ -418,14 +443,20 @@ def test_options_of_size_are_options():
     assert known >= SIZES
 
 
-def test_each_document_has_its_file():
-    assert list(papers.DOCUMENTS) == ["pig_faces", "animals10", "cifar10", "afhq", "cats_dogs"]
-    assert set(papers._RECIPE_OF_MODEL.values()) <= set(papers.RECIPES)
+def test_each_paper_has_its_files():
+    assert list(PAPERS) == ["pig_faces", "animals10", "cifar10", "afhq", "cats_dogs"]
+    for name, paper in PAPERS.items():
+        claims = importlib.import_module(f"train.reproduce.papers.{name}")
+        settings = importlib.import_module(f"train.recipes.{name}")
+        assert f"python -m train.reproduce {name}" in claims.__doc__
+        assert all(paper.title in " ".join(m.__doc__.split()) for m in (claims, settings))
 
 
-@pytest.mark.parametrize("name", papers.DOCUMENTS)
+@pytest.mark.parametrize("name", PAPERS)
 def test_commands_in_headers_are_accepted(name):
-    text = importlib.import_module(f"train.papers.{name}").__doc__
+    from train import run
+
+    text = importlib.import_module(f"train.recipes.{name}").__doc__
     commands = re.findall(r"python -m train\.run (.*?)(?:  +#.*)?$", text, re.MULTILINE)
     assert commands
     for command in commands:

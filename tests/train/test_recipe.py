@@ -4,27 +4,27 @@ import json
 import pytest
 
 import zoo
-from train import papers, recipe
+from train import recipe, recipes
 from train.recipe import Augmentation, InputError, Optimizer, Recipe, Stage, differences
 
 
-@pytest.mark.parametrize("name", papers.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipes_are_valid_and_survive_json(name):
-    recipe = papers.RECIPES[name]
+    recipe = recipes.RECIPES[name]
     recipe.validate()
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_every_model_has_a_recipe_whose_options_it_knows(name):
-    recipe = papers.recipe_for(name)
+    recipe = recipes.recipe_for(name)
     assert recipe.model == name
     zoo.create_model(name, **recipe.options())
 
 
 def test_document_1_is_stated_in_full():
     """pig_faces: Adam 1e-4, batch 16, at most 100 epochs, rate x 0.9 after 5 epochs; patience 15 is ours."""
-    recipe = papers.recipe_for("sam_alexnet")
+    recipe = recipes.recipe_for("sam_alexnet")
     (stage,) = recipe.stages
     assert (recipe.batch_size, recipe.keep_tail, stage.epochs) == (16, True, 100)
     assert stage.optimizer == Optimizer("adam", 1e-4, 0.9, 0.999, 1e-7)
@@ -36,14 +36,14 @@ def test_document_1_is_stated_in_full():
 
 def test_quick_form_differs_in_epochs_and_momentum_only():
     changed = differences(
-        papers.recipe_for("sam_alexnet", quick=True), papers.recipe_for("sam_alexnet")
+        recipes.recipe_for("sam_alexnet", quick=True), recipes.recipe_for("sam_alexnet")
     )
     assert [text.split(":")[0] for text in changed] == ["name", "model_options", "stages.0.epochs"]
 
 
 def test_document_5_is_stated_in_full():
     """cats_dogs: SGD 0.1, batch 128, rotation 5 degrees, shifts 10 %, horizontal flip, 100 epochs."""
-    recipe = papers.recipe_for("alexnet")
+    recipe = recipes.recipe_for("alexnet")
     (stage,) = recipe.stages
     assert (recipe.batch_size, recipe.keep_tail, stage.epochs) == (128, False, 100)
     assert (stage.optimizer.name, stage.optimizer.learning_rate) == ("sgd", 0.1)
@@ -51,7 +51,7 @@ def test_document_5_is_stated_in_full():
 
 
 def test_models_of_ones_own_get_the_default_recipe():
-    recipe = papers.recipe_for("my_package.my_file:my_variant")
+    recipe = recipes.recipe_for("my_package.my_file:my_variant")
     assert (recipe.name, recipe.model_options) == ("default", ())
 
 
@@ -168,8 +168,8 @@ def test_differences_name_nested_fields():
 
 def test_unknown_recipe_offers_the_nearest():
     with pytest.raises(InputError, match="did you mean pig_faces"):
-        papers.get_recipe("pig_face")
+        recipes.get_recipe("pig_face")
     with pytest.raises(InputError, match="alexnet has no quick form"):
-        papers.recipe_for("alexnet", quick=True)
+        recipes.recipe_for("alexnet", quick=True)
     with pytest.raises(zoo.InputError, match="did you mean .*sam_alexnet"):
-        papers.recipe_for("sam_alexnt", quick=True)
+        recipes.recipe_for("sam_alexnt", quick=True)

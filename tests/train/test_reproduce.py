@@ -1,4 +1,4 @@
-"""The command that runs a document's rows: what runs, in which order, what is kept and what is said."""
+"""The command that runs a paper's rows: what runs, in which order, what is kept and what is said."""
 
 import json
 import math
@@ -9,24 +9,37 @@ from pathlib import Path
 import pytest
 
 from benchmarks import record, tables
-from train import cli, papers, reproduce, reproduce_runs
-from train.recipe import InputError, Optimizer, Recipe, Stage, with_values
+from train import cli, jobs
+from train.recipe import (
+    InputError,
+    JobWeights,
+    ModelOptions,
+    Optimizer,
+    Recipe,
+    RunFeatures,
+    Stage,
+    with_values,
+)
 from train.record.directory import RunDir, write_json
-from train.reproduce.claims import Document, Grid, Ordering, Row
-from train.reproduce.runner import Work
+from train.reproduce import __main__ as reproduce
+from train.reproduce import papers
+from train.reproduce.claims import Comparison, Grid, Paper, Row
+from train.reproduce.folders import Folders
+from train.reproduce.miniatures import MINIATURES, Miniature
+from train.reproduce.reading import Results
 
 RECIPE = Recipe(
     name="tiny",
     model="sam_alexnet_tiny",
     dataset="digits",
-    model_options=("norm_momentum=0.5",),
+    model_options=ModelOptions(norm_momentum=0.5),
     batch_size=64,
     stages=(Stage(epochs=1, optimizer=Optimizer(learning_rate=1e-3)),),
 )
 
 
-def row(name, recipe=RECIPE, printed=None, seeds=1, **changes):
-    return Row(name, "Table 1", name, recipe, printed or {"accuracy": 0.5}, seeds=seeds, **changes)
+def row(name, recipe=RECIPE, reported=None, seeds=1, **changes):
+    return Row(name, "Table 1", name, recipe, reported or {"accuracy": 0.5}, seeds=seeds, **changes)
 
 
 def read(path):
@@ -40,10 +53,14 @@ class Trainer:
         self.asked = []
         self.accuracy = 0.6
         self.errors = {}  # part of a run's folder: what happens there
+        self.starts = True  # whether an error comes after the run directory was made
 
-    def __call__(self, recipe, workdir, figures):
+    def __call__(self, recipe, workdir, resume, *, figures):
         name = "/".join(Path(workdir).parts[-2:])
         self.asked.append(name)
+        errors = [error for part, error in self.errors.items() if part in name]
+        if errors and not self.starts:
+            raise errors[0]
         run = RunDir(workdir)
         parts = {"train": 1439, "validation": 179, "test": 179}
         splits = {p: {f"{p}/{i}": 0 for i in range(n)} for p, n in parts.items()}
@@ -53,9 +70,8 @@ class Trainer:
         env = {"git_commit": "c" * 40, "git_dirty": False, "versions": {"jax": "1"}, "cores": 2}
         write_json(run.path / "env.json", env | {"backend": "cpu", "devices": ["cpu"], "cpu": "X"})
         write_json(run.config, {"format": 1, "recipe": recipe.to_json()})
-        for part, error in self.errors.items():
-            if part in name:
-                raise error
+        if errors:
+            raise errors[0]
         (run.best).mkdir(exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
         values = {"accuracy": self.accuracy, "loss": 1.0, "test_time_ms": 5.0}
@@ -66,17 +82,17 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch):
     trainer = Trainer()
-    monkeypatch.setattr(reproduce_runs, "run_point", trainer)
+    monkeypatch.setattr(jobs, "train_and_test", trainer)
     return trainer
 
 
 @pytest.fixture
 def ask(monkeypatch, call, tmp_path):
-    """The command on a document of these rows, writing below tmp_path/out."""
+    """The command on a paper of these rows, writing below tmp_path/out."""
 
     def run(rows, *flags, **changes):
-        document = Document("doc", "A document", tuple(rows), **changes)
-        monkeypatch.setattr(papers, "DOCUMENTS", {"doc": document}, raising=False)
+        paper = Paper("doc", "A paper", tuple(rows), **changes)
+        monkeypatch.setattr(papers, "PAPERS", {"doc": paper})
         return call(reproduce, "doc", "--out", tmp_path / "out", *flags)
 
     return run
@@ -108,7 +124,7 @@ def test_seeds_differ_in_the_seed_alone(ask, trainer, tmp_path):
     ask([row("a")], "--seeds", 3)
     recipes = [RunDir(tmp_path / "out/doc/a" / f"seed{k}").read_recipe() for k in range(3)]
     assert [r.seed for r in recipes] == [0, 1, 2]
-    assert {with_values(r, {"seed": 0}) for r in recipes} == {RECIPE}
+    assert [with_values(r, {"seed": 0}) for r in recipes] == [RECIPE] * 3
     assert ledger_of(tmp_path)["rows"][0]["command"].endswith("--rows a --seeds 3")
 
 
@@ -131,7 +147,7 @@ def test_other_settings_in_the_folder_are_refused(ask, trainer, tmp_path):
     folder = tmp_path / "out/doc/a/seed0"
     assert status == 1
     assert f"{folder} holds a run of other settings (batch_size: 64, not 32)" in stderr
-    assert "remove that folder, or give another --out" in stderr
+    assert "remove that folder, or start in another one" in stderr
     result = ledger_of(tmp_path)["rows"]
     assert result[0]["verdict"] == "failed" and "other settings" in result[0]["text"]
     assert result[1]["verdict"] == "reproduced"
@@ -147,8 +163,8 @@ def test_a_damaged_folder_is_a_failed_row(ask, trainer, tmp_path):
 
 
 def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
-    after = row("after", with_values(RECIPE, {"pretrained": "row:first"}), seeds=3)
-    features = row("features", with_values(RECIPE, {"features": "row:after"}))
+    after = row("after", with_values(RECIPE, {"pretrained": JobWeights("first")}), seeds=3)
+    features = row("features", with_values(RECIPE, {"features": RunFeatures(JobWeights("after"))}))
     first = row("first", seeds=2)
     ask([features, after, first], "--rows", "features", "after")
     assert trainer.asked == [
@@ -161,17 +177,37 @@ def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
 
     best = [str(tmp_path / f"out/doc/first/seed{k}/best") for k in (0, 1, 0)]
     assert [starts(f"after/seed{k}").pretrained for k in range(3)] == best
-    assert starts("features/seed0").features == str(tmp_path / "out/doc/after/seed0/best")
+    assert starts("features/seed0").features == RunFeatures(
+        str(tmp_path / "out/doc/after/seed0/best")
+    )
 
     (tmp_path / "out").rename(tmp_path / "moved")
     (tmp_path / "moved").rename(tmp_path / "out2")
-    work = Work(papers.DOCUMENTS["doc"], tmp_path / "out2")
-    assert {r["verdict"] for r in work.ledger()["rows"]} == {"reproduced"}
+    results = Results(Folders(papers.PAPERS["doc"], tmp_path / "out2"))
+    assert {r["verdict"] for r in results.ledger()["rows"]} == {"reproduced"}
+
+
+def test_rows_are_recognized_whatever_seed_they_start_from(ask, trainer, tmp_path):
+    """More seeds give a row other weights to start from; runs that are there stay as they are."""
+    rows = [row("first"), row("after", with_values(RECIPE, {"pretrained": JobWeights("first")}))]
+    ask([rows[0], row("after", rows[1].recipe, seeds=2)])
+    status, _, _ = ask(rows, "--seeds", 2)
+    assert status == 0
+    assert trainer.asked == ["first/seed0", "after/seed0", "after/seed1", "first/seed1"]
+
+
+def test_a_row_that_cannot_start_is_tried_with_one_seed(ask, trainer, tmp_path):
+    trainer.starts = False
+    trainer.errors = {"a/": InputError("no network")}
+    status, _, stderr = ask([row("a", seeds=3), row("b")])
+    assert trainer.asked == ["a/seed0", "b/seed0"]
+    assert status == 0 and "not run: no network" in stderr
+    assert ledger_of(tmp_path)["rows"][0]["text"] == "not run: no network"
 
 
 def test_a_row_whose_weights_are_gone_starts_no_other(ask, trainer, tmp_path):
     first = row("first")
-    after = row("after", with_values(RECIPE, {"pretrained": "row:first"}))
+    after = row("after", with_values(RECIPE, {"pretrained": JobWeights("first")}))
     ask([first, after], "--rows", "first")
     (tmp_path / "out/doc/first/seed0/best").rmdir()
     ask([first, after])
@@ -179,21 +215,23 @@ def test_a_row_whose_weights_are_gone_starts_no_other(ask, trainer, tmp_path):
     assert "whose weights are gone: remove" in text and trainer.asked == ["first/seed0"]
 
 
-def test_a_stand_in_may_start_from_a_row(ask, trainer, tmp_path):
-    """And does so only where it stands in."""
+def test_a_proxy_may_start_from_a_row(ask, trainer, tmp_path):
+    """And does so only where it is used."""
     keras = with_values(RECIPE, {"dataset": "pig_faces", "pretrained": "keras"})
-    stand_in = {"dataset": "synthetic_pigs", "pretrained": "row:first", "batch_size": 8}
-    ask([row("after", keras, stand_in=stand_in), row("first")], "--rows", "after")
+    proxy = {"dataset": "synthetic_pigs", "pretrained": JobWeights("first"), "batch_size": 8}
+    ask([row("after", keras, proxy=proxy), row("first")], "--rows", "after")
     assert trainer.asked == ["first/seed0", "after/seed0"]
     after, _ = ledger_of(tmp_path)["rows"]
     assert after["verdict"] == "stand-in"
     assert after["setting"].startswith("sam_alexnet_tiny on pig_faces, from keras, batch 64")
-    assert after["ran"][0].startswith("sam_alexnet_tiny on synthetic_pigs, from row:first, batch 8")
+    assert after["ran"][0].startswith(
+        "sam_alexnet_tiny on synthetic_pigs, from the row first, batch 8"
+    )
 
 
 def test_rows_that_start_from_each_other_are_an_error(ask, trainer):
-    one = row("one", with_values(RECIPE, {"pretrained": "row:two"}))
-    two = row("two", with_values(RECIPE, {"pretrained": "row:one"}))
+    one = row("one", with_values(RECIPE, {"pretrained": JobWeights("two")}))
+    two = row("two", with_values(RECIPE, {"pretrained": JobWeights("one")}))
     status, _, stderr = ask([one, two])
     assert status == 2 and "start from each other" in stderr
 
@@ -206,7 +244,7 @@ def test_a_failing_row_does_not_stop_the_others(ask, trainer, tmp_path):
         "bug": ZeroDivisionError("division by zero"),
     }
     names = ["space", "weights", "diverges", "bug", "good"]
-    after = row("after", with_values(RECIPE, {"pretrained": "row:space"}))
+    after = row("after", with_values(RECIPE, {"pretrained": JobWeights("space")}))
     status, stdout, stderr = ask([*map(row, names), after])
     assert status == 1
     assert "of the runs failed" in stderr and "no space left" in stderr
@@ -216,7 +254,7 @@ def test_a_failing_row_does_not_stop_the_others(ask, trainer, tmp_path):
     assert "no network" in result["weights"]["text"]
     assert result["diverges"]["text"] == "not reproduced: diverged at step 12"
     assert result["good"]["verdict"] == "reproduced"
-    assert "the row space, which has no finished run" in result["after"]["text"]
+    assert "it starts from space/seed0, which has no finished run" in result["after"]["text"]
 
     # Divergence is a result and stays; a failure is tried again.
     trainer.errors = {}
@@ -237,16 +275,16 @@ def test_rows_without_data_print_their_command(ask, trainer, tmp_path):
     assert trainer.asked == ["a/seed0"]
 
 
-def test_a_stand_in_is_named(ask, trainer, tmp_path):
+def test_a_proxy_is_named(ask, trainer, tmp_path):
     pigs = with_values(RECIPE, {"dataset": "pig_faces"})
-    ask([row("pigs", pigs, stand_in={"dataset": "synthetic_pigs"})])
+    ask([row("pigs", pigs, proxy={"dataset": "synthetic_pigs"})])
     (result,) = ledger_of(tmp_path)["rows"]
     assert (result["verdict"], result["data"]["name"]) == ("stand-in", "synthetic_pigs")
     assert result["data"]["why"] == "synthetic images in place of pig_faces"
     assert result["command"] == "python -m train.reproduce doc --rows pigs"
 
 
-def test_a_part_of_the_documents_data_is_a_stand_in(ask, trainer, tmp_path, image_folder):
+def test_a_subset_of_the_papers_data_is_a_proxy(ask, trainer, tmp_path, image_folder):
     data = tmp_path / "pets.zip"
     folder = tmp_path / "pets"
     for name, source in (("cats", "red"), ("dogs", "blue")):
@@ -276,9 +314,7 @@ def test_shortened_rows(ask, trainer, tmp_path):
 
 
 def test_smoke_runs_lie_apart_and_are_no_results(ask, trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        reproduce_runs, "smoke", lambda recipe: with_values(recipe, {"batch_size": 8})
-    )
+    monkeypatch.setitem(MINIATURES, RECIPE.model, Miniature(RECIPE.model, 64))
     ask([row("a", CATS, seeds=3)], "--scale", "smoke")
     assert trainer.asked == ["a/seed0"]
     path = tmp_path / "out" / "smoke" / "doc.json"
@@ -311,7 +347,7 @@ def test_parameters_are_counted_without_a_run(ask, trainer, tmp_path):
     [
         (["--rows", "nothing*"], "no row matches 'nothing*': there are a"),
         (["--grids", "h"], "no grid matches 'h': there are g"),
-        (["--grids", "g", "--points", "1-2"], "give A:B with 0 <= A < B <= 2"),
+        (["--grids", "g", "--points", "1-2"], "--points 1-2: give A:B, such as 0:10"),
         (["--grids", "g", "--points", "0:3"], "give A:B with 0 <= A < B <= 2"),
         (["--grids", "g", "--points", "1:1"], "give A:B"),
         (["--points", "0:1"], "name it with --grids"),
@@ -333,10 +369,10 @@ def test_data_of_nobody_are_refused(ask, trainer, tmp_path, image_folder):
     assert status == 2 and "cats_dogs" in stderr
 
 
-def test_unknown_document_is_offered_the_nearest(ask, call, trainer):
+def test_unknown_paper_is_offered_the_nearest(ask, call, trainer):
     ask([row("a")])
     status, _, stderr = call(reproduce, "dok")
-    assert status == 2 and "unknown document 'dok': did you mean doc?" in stderr
+    assert status == 2 and "unknown paper 'dok': did you mean doc?" in stderr
 
 
 # Grids.
@@ -393,16 +429,18 @@ def test_ledgers_are_recorded_from_clean_commits_only(ask, call, trainer, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_document_from_training_to_report(ask, tmp_path):
+def test_a_paper_from_training_to_report(ask, tmp_path):
     """Two rows, one on the other's weights, on real digits; what diverges is a result."""
-    first = row("first", printed={"accuracy": 0.3, "parameters": 66362})
-    after = row("after", with_values(RECIPE, {"pretrained": "row:first"}), {"accuracy": 0.9999})
+    first = row("first", reported={"accuracy": 0.3, "parameters": 66362})
+    after = row(
+        "after", with_values(RECIPE, {"pretrained": JobWeights("first")}), {"accuracy": 0.9999}
+    )
     sgd = Optimizer(name="sgd", learning_rate=1e30)
-    printed = {"accuracy": 0.1, "loss": math.nan}
-    bad = row("bad", with_values(RECIPE, {"stages.0.optimizer": sgd}), printed, failure=True)
-    claims = (Ordering("accuracy", "after", "first", "a second epoch helps"),)
+    reported = {"accuracy": 0.1, "loss": math.nan}
+    bad = row("bad", with_values(RECIPE, {"stages.0.optimizer": sgd}), reported, failure=True)
+    claims = (Comparison("accuracy", "after", "first", "a second epoch helps"),)
     handler = signal.getsignal(signal.SIGINT)  # ignored, where the suite runs in the background
-    status, stdout, _ = ask([first, after, bad], orderings=claims)
+    status, stdout, _ = ask([first, after, bad], comparisons=claims)
     assert status == 0
     result = ledger_of(tmp_path)
     assert [r["verdict"] for r in result["rows"]] == ["reproduced", "not reproduced", "reproduced"]

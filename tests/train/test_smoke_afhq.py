@@ -1,4 +1,4 @@
-"""The document with most rows, in a file of its own: files are what the suite's processes share out."""
+"""The paper with most rows, in a file of its own: files are what the suite's processes share out."""
 
 import pytest
 from smoke_check import check_smoke

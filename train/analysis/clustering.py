@@ -24,7 +24,7 @@ def match_clusters(
 
     Labels and clusters are int [N]. Where there are more clusters than classes, those without a partner get
     -1; where there are fewer, some classes have no cluster. VaDE's clustering accuracy (Jiang et al. 2017), and
-    so document 4's, is that of this matching.
+    so that of Han et al. ("Animal face classification based on deep learning"), is that of this matching.
     """
     counts = np.zeros((num_clusters, num_classes), int)
     np.add.at(counts, (clusters, labels), 1)

@@ -9,7 +9,7 @@ from train.recipe import InputError
 def tsne(
     x: np.ndarray, dims: int = 3, seed: int = 0, perplexity: float = 30, limit: int = 2000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """t-SNE (van der Maaten and Hinton 2008) of float [N, D], as document 4's Figure 9 shows latent spaces.
+    """t-SNE (van der Maaten and Hinton 2008) of float [N, D], as latent spaces are often shown.
 
     Returns the embedding, float32 [M, dims], and the positions in `x` of its points, ascending int [M]. M is N,
     or `limit` of them drawn with `seed`: 2,000 points take about 15 seconds in three dimensions on two idle cores.

@@ -60,8 +60,8 @@ def classification_metrics(
       logits: float [N, C].
       class_names: C names.
 
-    Precision, recall and F1 are macro averages (document 1's "average"); a class that is never predicted
-    has precision 0, one without examples recall 0. A loss that is not finite is None. Rows of the confusion
+    Precision, recall and F1 are macro averages; a class that is never predicted has precision 0, one without examples
+    recall 0. A loss that is not finite is None. Rows of the confusion
     matrix are true classes.
     """
     loss, _ = loss_and_accuracy(labels, logits)

@@ -1,4 +1,7 @@
-"""Support vector machines on features, and why document 4's best answers at chance."""
+"""Support vector machines on features, and why a reported best answers at chance.
+
+The report: Han et al., "Animal face classification based on deep learning", Table 2.
+"""
 
 from typing import Any
 
@@ -53,8 +56,8 @@ def diagnose_rbf(
         "alike": outputs differ by at most C * N * (1 - farthest_kernel), and that is less than the margin's width,
         2: training and test both get the largest class. "usable": neither.
 
-    Document 4's 37.29 in training, 35.09 in validation and 35.07 in test, at C 1 and gamma 0.001, is no
-    memorising: training would be near 100 %. The largest of AFHQ's three classes, cat, has 5,653 of its 16,130
+    The 37.29 % of Han et al. in training, 35.09 in validation and 35.07 in test, at C 1 and gamma 0.001, is not
+    memorization: training would be near 100 %. The largest of AFHQ's three classes, cat, has 5,653 of its 16,130
     images, 35.05 %: the machine answers cat to nearly everything, as it does where the features of nearly all
     images are alike. That is what a net leaves whose units are dead or saturated, or which has not learned
     (its first, with linear activation: 35 %, loss NaN).

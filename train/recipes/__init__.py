@@ -5,11 +5,11 @@ library only.
 """
 
 import dataclasses
-import difflib
 
 import zoo
 from train.recipe import InputError, Recipe
 from train.recipes import afhq, animals10, cats_dogs, cifar10, ours, pig_faces
+from zoo.common.errors import did_you_mean
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -64,8 +64,7 @@ _OF_MODEL = {
 def get_recipe(name: str) -> Recipe:
     """Return a recipe by name; InputError offers the nearest ones."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(RECIPES)}"
+        hint = did_you_mean(name, RECIPES, f"there are: {', '.join(RECIPES)}")
         raise InputError(f"unknown recipe {name!r}: {hint}")
     return RECIPES[name]
 

@@ -26,7 +26,9 @@ LINES = ("-", "--", ":", "-.")
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Loss and accuracy over epochs, training and validation (document 1's Figure 5).
+    """Loss and accuracy over epochs, training and validation.
+
+    As in "Pig face identification by AlexNet with a spatial attention module", Figure 5.
 
     `rows` are those of summary.csv; the epoch whose weights were kept is marked, and where a stage begins. Where
     no row has an accuracy (None or NaN, as of an auto-encoder) its panel is left out.
@@ -70,7 +72,9 @@ def curves_of_runs(
     path: Path,
     title: str = "",
 ) -> None:
-    """Curves of several runs over epochs (document 1's Figure 5, document 3's Figure 4).
+    """Curves of several runs over epochs.
+
+    As in Li et al. 2021, "Image Classification Algorithm Based on Improved AlexNet", Figure 4.
 
     A row of panels a quantity ("loss", "accuracy"), training on the left and validation on the right on one
     scale, a colour a run. `runs` maps names to rows of summary.csv. A quantity that no run has (None or NaN)
@@ -195,7 +199,9 @@ def augmentation_grid(
 def class_distribution(
     counts: dict[str, np.ndarray], class_names: Sequence[str], path: Path, title: str = ""
 ) -> None:
-    """How many images each class has (document 2's Figure 2): a bar a class, cut into the parts.
+    """Class distribution, one bar per class, stacked by split.
+
+    As in Liu, "Animal Image Classification Recognition based on Transfer Learning", Figure 2.
 
     `counts` maps each part to the numbers of its images, [classes].
     """
@@ -236,7 +242,9 @@ def tsne_figure(
     path: Path,
     title: str = "",
 ) -> None:
-    """Embedded examples, float [N, 3], in the colour of their class (document 4's Figure 9).
+    """Embedded samples, float [N, 3], in the color of their class.
+
+    As in Han et al., "Animal face classification based on deep learning", Figure 9.
 
     The legend names the twenty largest classes.
     """
@@ -278,7 +286,9 @@ def tsne_figure(
 def seed_boxplot(
     scores: Mapping[str, Sequence[float]], path: Path, title: str = "", ylabel: str = "accuracy"
 ) -> None:
-    """A box a method of its scores over seeds, and each score as a point (document 4's Figure 8).
+    """Scores over seeds, one box per method and each score as a point.
+
+    As in Han et al., "Animal face classification based on deep learning", Figure 8.
 
     Boxes are quartiles and median, whiskers reach the extremes; scores that are not finite are left out.
     """
@@ -312,7 +322,9 @@ def seed_boxplot(
 
 
 def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
-    """Test times in milliseconds: a group of bars a model, a bar a batch size (document 1's Table 1).
+    """Test times in milliseconds, one group of bars per model and one bar per batch size.
+
+    As in "Pig face identification by AlexNet with a spatial attention module", Table 1.
 
     `times` maps models to batch sizes to milliseconds; a model may lack some of the batch sizes.
     """

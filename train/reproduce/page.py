@@ -1,4 +1,4 @@
-"""One self-contained page about a document's ledger: `report.html`."""
+"""One self-contained page about a paper's ledger: `report.html`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,29 +6,29 @@ from typing import Any
 
 from train.record.directory import RunDir
 from train.report import figures, page
-from train.reproduce import ledger
+from train.reproduce import words
+from train.reproduce.folders import Folders
 from zoo.common.files import write_atomically
 
-MOST_CURVES = 8  # in one picture
+MOST_CURVES = 8  # in one figure
 
 
-def write_page(result: Mapping[str, Any], out: Path) -> Path:
-    """Write OUT/<document>/report.html from a ledger and the run directories that it names, and return its path."""
-    root = out / result["document"]
+def write_page(result: Mapping[str, Any], folders: Folders) -> Path:
+    """Write OUT/PAPER/report.html from a ledger and the run directories that it names, and return its path."""
+    out = folders.base
     badge = " <span class=badge>smoke: no results</span>" if result["smoke"] else ""
     title = f"{result['document']}: paper against ours"
     parts = [
         f"<h1>{page.text(title)}{badge}</h1>",
         f"<p class=soft>{page.text(result['title'])}</p>",
         *(_table(result, name) for name in dict.fromkeys(r["table"] for r in result["rows"])),
-        _orderings(result["orderings"]),
+        _comparisons(result["orderings"]),
         *(_grid(grid) for grid in result["grids"]),
-        *_figures(result, out, root / "figures"),
+        *_figures(result, out, folders.root / "figures"),
         page.section("Rows one by one", "".join(_row(row, out) for row in result["rows"])),
     ]
-    path = root / "report.html"
-    write_atomically(path, page.document(title, parts).encode())
-    return path
+    write_atomically(folders.report, page.document(title, parts).encode())
+    return folders.report
 
 
 def _table(result: Mapping[str, Any], name: str) -> str:
@@ -36,13 +36,13 @@ def _table(result: Mapping[str, Any], name: str) -> str:
     for row in result["rows"]:
         if row["table"] != name:
             continue
-        lines.append((row["label"], "", "", "", "", ledger.show_data(row), row["text"]))
+        lines.append((row["label"], "", "", "", "", words.show_data(row), row["text"]))
         lines += [
             (
                 "",
-                ledger.title_of(c["column"]),
-                ledger.show_printed(c),
-                ledger.show(c["column"], c["mean"], c["sd"]),
+                words.title_of(c["column"]),
+                words.show_reported(c),
+                words.show(c["column"], c["mean"], c["sd"]),
                 c["n"] or "",
                 "",
                 c["verdict"],
@@ -53,9 +53,11 @@ def _table(result: Mapping[str, Any], name: str) -> str:
     return page.section(name, page.table(heading, lines))
 
 
-def _orderings(orderings: Sequence[Mapping[str, Any]]) -> str:
-    lines = [(o["text"], o["higher"], o["lower"], ledger.describe_ordering(o)) for o in orderings]
-    heading = ("the document says", "higher", "lower", "ours")
+def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        (c["text"], c["higher"], c["lower"], words.describe_comparison(c)) for c in comparisons
+    ]
+    heading = ("the paper says", "higher", "lower", "ours")
     return page.section("Orderings", page.table(heading, lines))
 
 
@@ -72,7 +74,7 @@ def _grid(grid: Mapping[str, Any]) -> str:
         for point in grid["points"]
     ]
     heading = ("point", *(p.rpartition(".")[2] for p in paths), "validation", "test", "state")
-    about = f"<p>{page.text(ledger.describe_grid(grid))}</p>"
+    about = f"<p>{page.text(words.describe_grid(grid))}</p>"
     if grid["reading"]:
         about += f"<p class=soft>{page.text(grid['reading'])}</p>"
     about += f"<pre>{page.text(grid['command'])}</pre>"
@@ -87,11 +89,11 @@ def _share(value: float | None) -> str:
 def _row(row: Mapping[str, Any], out: Path) -> str:
     data = row["data"] or {}
     facts = [
-        ("document's setting", row["setting"]),
+        ("paper's setting", row["setting"]),
         ("ours", "; ".join(row["ran"])),
         ("verdict", row["text"]),
         ("reading", row["reading"]),
-        ("data", ledger.show_data(row)),
+        ("data", words.show_data(row)),
         ("images", ", ".join(f"{n} {part}" for part, n in data.get("images", {}).items())),
         ("fingerprint", data.get("fingerprint", "")),
         ("epochs", ", ".join(str(run["epochs_run"]) for run in row["runs"] if run["epochs_run"])),
@@ -116,7 +118,7 @@ def _row(row: Mapping[str, Any], out: Path) -> str:
 
 
 def _figures(result: Mapping[str, Any], out: Path, folder: Path) -> list[str]:
-    """Pictures of several runs together, drawn into `folder` and embedded."""
+    """Figures of several runs together, drawn into `folder` and embedded."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
 

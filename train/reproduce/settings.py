@@ -1,0 +1,128 @@
+"""The recipes of rows and grids: at each scale, on the paper's data or on the proxy, and in words."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Literal
+
+from datasets import dataset_info, list_datasets
+from train import cli, jobs
+from train.recipe import (
+    Features,
+    JobWeights,
+    NetFeatures,
+    Pixels,
+    Recipe,
+    RunFeatures,
+    with_values,
+)
+from train.reproduce.claims import Grid, Row
+from train.reproduce.miniatures import smoke
+
+Scale = Literal["full", "short", "smoke"]
+
+
+def variants(item: Row | Grid, *, short: bool) -> list[Recipe]:
+    """The recipe on the paper's data, and on the proxy."""
+    shortened = dict(item.short or {}) if short else {}
+    changes: list[Mapping[str, Any]] = [{}, item.proxy] if item.proxy else [{}]
+    return [with_values(item.recipe, {**data, **shortened}) for data in changes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """A recipe that a recorded run may have."""
+
+    recipe: Recipe
+    short: bool = False
+
+
+def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list[Expected]:
+    """What a recorded run of the item may be, with these fields changed (a seed, a point's values)."""
+    if scale == "smoke":
+        return [Expected(with_values(smoke(item.recipe), changes))]
+    return [
+        Expected(with_values(recipe, changes), short)
+        for short in ([False, True] if item.short else [False])
+        for recipe in variants(item, short=short)
+    ]
+
+
+def recognize(recorded: Recipe, among: Sequence[Expected]) -> Expected | None:
+    """The expected recipe that a recorded one is, with rows in place of the folders of their weights."""
+    return next((e for e in among if not jobs.changes(recorded, e.recipe, is_best_of_row)), None)
+
+
+def is_best_of_row(path: str, job: str) -> bool:
+    """Whether a path is that of a row's best weights, ROW/seed0/best; `job` is the row, or the row with a seed."""
+    *_, row, _, last = ("", "", *PurePath(path).parts)
+    return (row, last) == (PurePath(job).parts[0], "best")
+
+
+# Data and weights that a row needs.
+
+
+def takes_data_dir(dataset: str) -> bool:
+    """Whether a data set by that name is read from files that the user has."""
+    return dataset in list_datasets() and dataset_info(dataset).takes_data_dir
+
+
+def needs(row: Row) -> str:
+    """What a run of the row needs that does not come with the program."""
+    recipe, found = row.recipe, []
+    if takes_data_dir(recipe.dataset):
+        info = dataset_info(recipe.dataset)
+        where = f" ({info.homepage})" if info.homepage else ""
+        instead = (row.proxy or {}).get("dataset")
+        found.append(
+            f"the data {recipe.dataset}{where}{f'; {instead} stands in' if instead else ''}"
+        )
+    if isinstance(recipe.pretrained, str):
+        found.append(f"the weights {recipe.pretrained} of {recipe.model}")
+    if isinstance(recipe.features, NetFeatures):
+        found.append(f"the weights {recipe.features.source} of {recipe.features.model}")
+    found += [f"the row {name}" for name in jobs.needs(recipe)]
+    return f"needs {' and '.join(found)}" if found else ""
+
+
+def count_sizes(recipe: Recipe) -> dict[str, int]:
+    """Parameter counts of the recipe's model for its data's classes, without training."""
+    import zoo
+    from zoo.inspect import count_parameters
+
+    entry = zoo.get_entry(recipe.model)
+    known = recipe.dataset in list_datasets()
+    classes = dataset_info(recipe.dataset).num_classes if known else None
+    module = zoo.create_model(recipe.model, classes, **recipe.model_options)
+    size = recipe.image_size
+    shape = (size, size, 3) if size and len(entry.input_shape) == 3 else entry.input_shape
+    trainable, total = count_parameters(module, shape)
+    return {"parameters": trainable, "total_parameters": total}
+
+
+# In words.
+
+
+def describe(recipe: Recipe) -> str:
+    """A recipe in a line."""
+    parts = [f"{recipe.model} on {recipe.dataset}"]
+    parts += [f"from {_show_weights(recipe.pretrained)}"] if recipe.pretrained else []
+    parts += [f"features of {_show_features(recipe.features)}"] if recipe.features else []
+    parts += [f"batch {recipe.batch_size}"] if recipe.stages else []
+    for stage in recipe.stages:
+        name = "" if len(recipe.stages) == 1 else f"{stage.name}: "
+        rate = f"{stage.optimizer.name} {stage.optimizer.learning_rate:g}"
+        parts.append(f"{name}{cli.count(stage.epochs, 'epoch')} {rate}")
+    probe = recipe.probe
+    parts += [f"then {probe.method} on {probe.layer}"] if probe.method != "none" else []
+    return ", ".join(parts)
+
+
+def _show_features(features: Features) -> str:
+    if isinstance(features, RunFeatures):
+        return _show_weights(features.run)
+    return "pixels" if isinstance(features, Pixels) else f"{features.model}={features.source}"
+
+
+def _show_weights(weights: str | JobWeights) -> str:
+    return f"the row {weights.job}" if isinstance(weights, JobWeights) else weights
