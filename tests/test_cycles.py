@@ -1,4 +1,5 @@
-"""No module needs itself by way of others: imports inside functions and for type checkers count, too."""
+"""No package has import cycles: imports inside functions and for type checkers count, tables of lazily loaded names do
+not."""
 
 from pathlib import Path
 
