@@ -261,7 +261,7 @@ class Dataset(Generic[S]):
     )  # JSON-able: from where, how
     notes: tuple[str, ...] = ()  # remarks for the user about what was found, a line each
     leaks: tuple[Leak, ...] = ()  # images of a part that an earlier part holds, too
-    edition: Edition = ""  # in what way the images are not those that were published
+    edition: Edition = ""  # how the images differ from the published ones
 
     def __post_init__(self) -> None:
         if tuple(self.splits) != SPLITS:

@@ -35,7 +35,7 @@ class NamedDataset(Protocol):
 
 
 def list_datasets(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern, sorted."""
+    """Names that match a shell pattern, sorted; those of installed packages' entry points are among them."""
     return sorted(fnmatch.filter({*_builtin_names(), *plugin_names("datasets")}, pattern))
 
 
@@ -125,12 +125,9 @@ def _builder(name_or_path: str | os.PathLike[str]) -> Callable[[Options], Datase
     from datasets.formats.folder import load_folder
     from datasets.formats.tfds import load_prepared, prepared_directory
 
-    prepared = prepared_directory(path)
-    return (
-        functools.partial(load_prepared, prepared)
-        if prepared
-        else functools.partial(load_folder, path)
-    )
+    if prepared := prepared_directory(path):
+        return functools.partial(load_prepared, prepared)
+    return functools.partial(load_folder, path)
 
 
 @functools.cache

@@ -13,7 +13,9 @@ import pytest
 from image_files import images, write_folder, write_tar, write_zip
 from PIL import Image
 
-from datasets import InputError, cifar10, load_dataset
+from datasets import InputError, load_dataset
+from datasets.manifest import edition_of
+from datasets.named import cifar10
 from datasets.named.cifar10 import CLASSES
 
 COUNT = 20  # images of a batch, two of each class
@@ -240,6 +242,12 @@ def test_images_in_folders(tmp_path, suffix):
     assert sizes(loaded[2]) == {"train": 90, "validation": 10, "test": 100}
     lossy = "the images are JPEG files, a lossy copy of the published ones"
     assert (lossy in loaded[0].notes) == (suffix == "jpg")
+    edition = "lossy copy" if suffix == "jpg" else "repacked"
+    assert {data.edition for data in loaded} == {edition}
+    manifest = loaded[0].manifest()
+    assert manifest["edition"] == edition
+    del manifest["edition"]  # as written by version 0.1
+    assert edition_of(manifest) == edition
 
 
 def test_images_of_other_classes(tmp_path):

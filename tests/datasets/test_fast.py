@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import InputError, fast
-from datasets.images.decode import Geometry, decode, decode_resized
+from datasets import InputError, ResizeRule
+from datasets.images import fast
+from datasets.images.decode import decode
+from datasets.images.resize import decode_resized
 
 
 def scene(height, width):
@@ -24,9 +26,9 @@ def encoded(pixels, kind="JPEG", **options):
     return file.getvalue()
 
 
-def deviation(content, geometry):
-    exact = decode_resized(content, Geometry(*geometry))
-    quick = decode_resized(content, Geometry(*geometry, decoder="fast"))
+def deviation(content, how):
+    exact = decode_resized(content, ResizeRule(*how))
+    quick = decode_resized(content, ResizeRule(*how), "fast")
     assert quick.shape == exact.shape and quick.dtype == np.uint8
     return np.abs(quick.astype(int) - exact).mean()
 
@@ -73,7 +75,7 @@ def test_every_kind_of_file_comes_through(kind):
 def test_interpolation_is_the_one_asked_for(interpolation, side):
     checks = np.kron(np.indices((16, 16)).sum(0) % 2 * 255, np.ones((2, 2), int)).astype(np.uint8)
     image = np.repeat(checks[..., None], 3, axis=2)
-    resized = fast.resize(image, Geometry((side, side), interpolation=interpolation))
+    resized = fast.resize(image, ResizeRule((side, side), interpolation=interpolation))
     assert (set(np.unique(resized)) <= {0, 255}) == (interpolation == "nearest")
     if interpolation == "bilinear":
         np.testing.assert_allclose(resized, 127, atol=1)  # areas are averaged
@@ -90,7 +92,7 @@ def test_without_its_libraries_it_is_refused_in_one_line(monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"\xff\xd8 and no more"])
 def test_what_is_no_image_is_refused_as_ever(content):
     with pytest.raises(InputError):
-        decode_resized(content, Geometry((8, 8), decoder="fast"))
+        decode_resized(content, ResizeRule((8, 8)), "fast")
 
 
 def test_a_damaged_end_is_what_pillow_says():
@@ -98,6 +100,6 @@ def test_a_damaged_end_is_what_pillow_says():
     messages = []
     for decoder in ("exact", "fast"):
         with pytest.raises(InputError) as caught:
-            decode_resized(content, Geometry((8, 8), decoder=decoder))
+            decode_resized(content, ResizeRule((8, 8)), decoder)
         messages.append(str(caught.value))
     assert messages[0] == messages[1] != ""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from image_files import images, png, write_folder, write_zip
 
-from datasets import InputError, load_dataset, verify
+from datasets import InputError, ResizeRule, load_dataset
+from datasets.checks import verify
 from datasets.formats.folder import natural_key
-from datasets.images.decode import Geometry, decode
+from datasets.images.decode import decode
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -368,9 +369,11 @@ def test_pipeline_gets_large_photographs_reduced(tmp_path, monkeypatch):
     split = load(tmp_path, files).splits["train"]
     assert split[0][0].shape == (160, 320, 3)
     seen = []
-    monkeypatch.setattr(Geometry, "_resample", lambda _, image, *size: seen.append(size))
+    monkeypatch.setattr(
+        "datasets.images.resize._resample", lambda image, *size_rule: seen.append(size_rule[:2])
+    )
     for side in (20, 81):
-        split.resized(0, Geometry((side, side)))
+        split.resized(0, ResizeRule((side, side)))
     assert seen == [(40, 80), (160, 320)]
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from image_files import png
 from PIL import Image
 
-from datasets import InputError, images
-from datasets.images.decode import decode, resize, to_rgb_uint8
+from datasets import InputError, ResizeRule
+from datasets.images.decode import decode, decode_image, to_rgb_uint8
+from datasets.images.resize import decode_resized, resize
 
 GREY = np.arange(0, 240, 4, np.uint8).reshape(6, 10)
 COLOURS = np.stack([GREY, 255 - GREY, GREY // 2], axis=2)
@@ -148,7 +149,7 @@ def test_large_jpegs_may_come_reduced(orientation):
     full, reduced = decode(file.getvalue()), decode(file.getvalue(), for_size=(100, 70))
     assert full.shape[:2] == ((640, 800) if orientation == 1 else (800, 640))
     assert reduced.shape[:2] == tuple(n // 2 for n in full.shape[:2])  # a fourth is below 200
-    resized = [resize(image, (100, 70)).astype(int) for image in (full, reduced)]
+    resized = [resize(image, ResizeRule((100, 70))).astype(int) for image in (full, reduced)]
     np.testing.assert_allclose(*resized, atol=3)
     assert decode(file.getvalue(), for_size=(401, 3)).shape == full.shape
 
@@ -232,14 +233,15 @@ def test_memory_shortage_is_no_bad_image(monkeypatch):
 def test_one_pixel_fills_any_size():
     pixel = np.array([[[9, 8, 7]]], np.uint8)
     for mode in ("squash", "crop"):
-        enlarged = resize(pixel, (3, 5), mode)
+        enlarged = resize(pixel, ResizeRule((3, 5), mode))
         np.testing.assert_array_equal(enlarged, np.broadcast_to(pixel, (3, 5, 3)))
 
 
 def test_squash_keeps_everything_and_crop_the_middle():
     stripes = np.zeros((10, 30, 3), np.uint8)
     stripes[:, 10:20] = 200
-    squashed, cropped = resize(stripes, (10, 10)), resize(stripes, (10, 10), "crop")
+    squashed = resize(stripes, ResizeRule((10, 10)))
+    cropped = resize(stripes, ResizeRule((10, 10), "crop"))
     assert squashed[:, [0, 9]].max() == 0
     assert squashed.max() == 200
     assert cropped.min() == 200
@@ -252,37 +254,40 @@ def test_crop_is_the_largest_of_its_shape(size):
 
     image = np.random.default_rng(0).integers(0, 256, (10, 20, 3), np.uint8)
     fitted = ImageOps.fit(Image.fromarray(image), size[::-1], Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(resize(image, size, "crop", "bicubic"), np.array(fitted))
+    np.testing.assert_array_equal(
+        resize(image, ResizeRule(size, "crop", "bicubic")), np.array(fitted)
+    )
 
 
 def test_reduction_is_antialiased():
     checkers = np.indices((64, 64)).sum(0) % 2 * np.uint8(254)
     image = np.dstack([checkers] * 3).astype(np.uint8)
-    np.testing.assert_allclose(resize(image, (8, 8)), 127, atol=1)
-    assert set(np.unique(resize(image, (8, 8), "squash", "nearest"))) <= {0, 254}
+    np.testing.assert_allclose(resize(image, ResizeRule((8, 8))), 127, atol=1)
+    assert set(np.unique(resize(image, ResizeRule((8, 8), "squash", "nearest")))) <= {0, 254}
 
 
 def test_crop_fraction_takes_the_middle_of_the_crop():
     """224 / 256 is torchvision's: shorter side to 256, the central 224; here at a sixteenth of that."""
     rows = np.arange(64, dtype=np.uint8)[:, None, None] * np.ones((64, 96, 3), np.uint8)
-    ours = resize(rows, (14, 14), "crop", crop_fraction=14 / 16)
+    ours = resize(rows, ResizeRule((14, 14), "crop", crop_fraction=14 / 16))
     box = (20.0, 4.0, 76.0, 60.0)  # of 96x64: the middle 64x64, of which 56x56
     expected = Image.fromarray(rows).resize((14, 14), Image.Resampling.BILINEAR, box)
     np.testing.assert_array_equal(ours, np.array(expected))
-    same_size = resize(ours, (14, 14), "crop", crop_fraction=0.5)  # wanted in part: not as it is
+    half = ResizeRule((14, 14), "crop", crop_fraction=0.5)
+    same_size = resize(ours, half)  # wanted in part: not as it is
     assert not np.array_equal(same_size, ours)
-    squashed = resize(rows, (14, 14), "squash", crop_fraction=0.5)
+    squashed = resize(rows, ResizeRule((14, 14), "squash", crop_fraction=0.5))
     box = (24.0, 16.0, 72.0, 48.0)  # the middle half of each side
     expected = Image.fromarray(rows).resize((14, 14), Image.Resampling.BILINEAR, box)
     np.testing.assert_array_equal(squashed, np.array(expected))
     with pytest.raises(ValueError, match="crop_fraction is 0"):
-        resize(rows, (14, 14), "crop", crop_fraction=0)
+        resize(rows, ResizeRule((14, 14), "crop", crop_fraction=0))
 
 
 @given(*[st.integers(1, 40)] * 4, st.sampled_from(["squash", "crop"]))
 def test_any_size_becomes_any_other(height, width, to_height, to_width, mode):
     image = np.full((height, width, 3), 77, np.uint8)
-    resized = resize(image, (to_height, to_width), mode)
+    resized = resize(image, ResizeRule((to_height, to_width), mode))
     assert resized.shape == (to_height, to_width, 3)
     assert resized.dtype == np.uint8
     assert (resized == 77).all()
@@ -293,16 +298,16 @@ def test_crops_stay_inside_the_image_whatever_rounding_does(shape):
     """480 / 232 * 232 is more than 480: Pillow would refuse the box."""
     image = np.zeros(shape, np.uint8)
     for side in range(200, 260):
-        assert resize(image, (side, side), "crop").shape == (side, side, 3)
+        assert resize(image, ResizeRule((side, side), "crop")).shape == (side, side, 3)
 
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], not float64 \[2, 2, 3\]"):
-        resize(np.zeros((2, 2, 3)), (4, 4))
+        resize(np.zeros((2, 2, 3)), ResizeRule((4, 4)))
     with pytest.raises(ValueError, match=r"not uint8 \[2, 2, 4\]"):
-        resize(np.zeros((2, 2, 4), np.uint8), (4, 4))
-    with pytest.raises(ValueError, match="resize is 'stretch'"):
-        resize(np.zeros((2, 2, 3), np.uint8), (4, 4), "stretch")
+        resize(np.zeros((2, 2, 4), np.uint8), ResizeRule((4, 4)))
+    with pytest.raises(ValueError, match="mode is 'stretch'"):
+        resize(np.zeros((2, 2, 3), np.uint8), ResizeRule((4, 4), "stretch"))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P"])
@@ -314,10 +319,10 @@ def test_the_short_way_from_a_file_to_a_size_gives_the_same(mode, side):
     image = coarse.resize((side, side), Image.Resampling.BICUBIC).convert(mode)
     image.save(file, "PNG" if mode in ("RGBA", "P") else "JPEG")
     for how in (("squash", "bilinear"), ("crop", "bicubic", 0.9)):
-        geometry = images.Geometry((64, 48), *how)
+        rule = ResizeRule((64, 48), *how)
         np.testing.assert_array_equal(
-            images.decode_resized(file.getvalue(), geometry),
-            geometry.apply(decode(file.getvalue(), geometry.least)),
+            decode_resized(file.getvalue(), rule),
+            resize(decode(file.getvalue(), rule.least), rule),
         )
 
 
@@ -326,10 +331,10 @@ def test_cropped_images_are_read_as_large_as_their_middle_needs(monkeypatch, fra
     """A JPEG reduced to 28 pixels would have 8 left in the middle 0.3."""
     file = io.BytesIO()
     Image.new("RGB", (800, 800)).save(file, "JPEG")
-    geometry, asked = images.Geometry((28, 28), crop_fraction=fraction), []
-    decoder = images._decode
+    rule, asked = ResizeRule((28, 28), crop_fraction=fraction), []
     monkeypatch.setattr(
-        images, "_decode", lambda file, size: asked.append(size) or decoder(file, size)
+        "datasets.images.resize.decode_image",
+        lambda file, size: asked.append(size) or decode_image(file, size),
     )
-    images.decode_resized(file.getvalue(), geometry)
-    assert asked == [geometry.least] == [(needed, needed)]
+    decode_resized(file.getvalue(), rule)
+    assert asked == [rule.least] == [(needed, needed)]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from image_files import images, write_folder
 from PIL import Image, ImageDraw, ImageEnhance
 
-from datasets import InputError, load_dataset, verify
+from datasets import InputError, load_dataset
+from datasets.checks import verify
 from datasets.checks.leaks import find_leaks
 from datasets.checks.looks import FLAT, FOR_SIZE, MAX_DISTANCE, bits, look, nearest
 from datasets.dataset import DatasetInfo, Leak, Options

@@ -10,7 +10,7 @@ from image_files import images, png, write_folder, write_zip
 from datasets import InputError, load_dataset
 from datasets.dataset import DatasetInfo, Options
 from datasets.formats.examples import Example, Layout, assemble, natural_key
-from datasets.manifest import read_manifest
+from datasets.manifest import edition_of, read_manifest
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -118,7 +118,9 @@ def test_patterns_that_find_nothing_are_refused(tmp_path):
         if pattern == r"(visit\d+)?":
             first = "pig1/visit0_0.png"
         assert f"the group pattern {pattern!r} finds nothing in {first}: give one" in message
-    assert "'(' is no regular expression (missing )" in refusal(root, group="(")
+    assert "the group pattern '(' is not a valid regular expression: missing )" in refusal(
+        root, group="("
+    )
 
 
 def test_groups_that_are_whole_classes_are_refused(tmp_path, monkeypatch):
@@ -443,3 +445,27 @@ def test_file_that_is_not_there(tmp_path):
         read_manifest(tmp_path / "none.json")
     with pytest.raises(InputError, match=r"there is no file of splits at .*/splits.json"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "edition"),
+    [
+        ({"edition": "lossy copy"}, "lossy copy"),
+        ({"edition": "", "notes": ["a lossy copy"], "dataset": "cifar10"}, ""),
+        # Of version 0.1, without the field.
+        (
+            {"dataset": "cifar10", "notes": ["JPEG files, a lossy copy of the published"]},
+            "lossy copy",
+        ),
+        ({"dataset": "cifar10", "notes": []}, "repacked"),
+        ({"dataset": "afhq", "notes": []}, ""),
+        ({}, ""),
+    ],
+)
+def test_edition_of_new_and_old_manifests(written, edition):
+    splits = {"train": {"train/frog/0001.png": 0}, "validation": {}, "test": {}}
+    assert edition_of({"splits": splits} | written) == edition
+
+
+def test_edition_of_an_old_manifest_of_the_published_batches():
+    assert edition_of({"dataset": "cifar10", "splits": {"train": {"train/frog/0": 0}}}) == ""

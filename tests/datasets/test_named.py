@@ -1,5 +1,7 @@
 """The documents' data sets in the layouts in which they are published, in miniature; what is wrong is said."""
 
+import dataclasses
+import importlib
 import io
 import json
 import zipfile
@@ -7,16 +9,8 @@ import zipfile
 import pytest
 from image_files import images, png, write_folder, write_tar, write_zip
 
-from datasets import (
-    InputError,
-    afhq,
-    afhq7,
-    animals10,
-    catalogue,
-    dataset_info,
-    load_dataset,
-    published,
-)
+from datasets import InputError, dataset_info, load_dataset
+from datasets.named import afhq, afhq7, animals10
 from datasets.splits import part_sizes
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -122,7 +116,7 @@ def test_other_classes(tmp_path, name):
 
 @pytest.mark.parametrize("name", NEEDING_FILES)
 def test_published_counts_give_the_sizes_of_the_parts(name):
-    module = catalogue._module(name)
+    module = importlib.import_module(f"datasets.named.{name}")
     info = dataset_info(name)
     parts = module.DOWNLOAD.editions[0]
     published_test = {part: count for part, count in parts.items() if part != "train"}
@@ -153,7 +147,7 @@ def test_published_counts_are_not_noted(tmp_path, monkeypatch):
         "60 training (with validation) and 9 test images, not the 14630 and 1500, or 14336 and 1467"
         " of the published set"
     )
-    changed = published.dataclasses.replace(afhq.DOWNLOAD, editions=editions)
+    changed = dataclasses.replace(afhq.DOWNLOAD, editions=editions)
     monkeypatch.setattr(afhq, "DOWNLOAD", changed)
     assert not [n for n in load_dataset("afhq", data_dir=root).notes if "not the" in n]
 
@@ -340,7 +334,7 @@ def test_afhq7_without_a_list(tmp_path):
     assert f"put a list afhq7.csv into {tmp_path}, with the columns path,label" in message
 
 
-# cats_dogs; Kaggle's other layout is in test_catalogue.py
+# cats_dogs; Kaggle's other layout is in test_load.py
 
 
 def test_cats_dogs_with_what_lies_in_its_folders(tmp_path):

@@ -8,7 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from datasets import InputError, load_dataset, npz, sources
+from datasets import InputError, load_dataset
+from datasets.formats import npz, sources
 
 N = 30
 

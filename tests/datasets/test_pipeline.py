@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets import InputError, Split
-from datasets.images.decode import Geometry, resize
+from datasets import InputError, ResizeRule, Split
+from datasets.dataset import VectorSplit
+from datasets.images.resize import resize
 from datasets.pipeline import (
+    ImageSamples,
     TrainBatches,
     balanced_order,
     epoch_order,
@@ -28,9 +30,13 @@ def numbered(total, size=(4, 6)):
     )
 
 
+def samples_of(total=23, side=8):
+    return ImageSamples(numbered(total), ResizeRule((side, side)))
+
+
 def batches_of(total=23, **options):
-    given = {"batch_size": 5, "geometry": Geometry((8, 8)), "seed": 1, "num_epochs": 2}
-    return TrainBatches(numbered(total), **given | options)
+    given = {"batch_size": 5, "seed": 1, "num_epochs": 2}
+    return TrainBatches(samples_of(total), **given | options)
 
 
 @given(st.integers(1, 200), st.integers(0, 2**32 - 1), st.integers(0, 10_000))
@@ -235,14 +241,18 @@ def test_threads_are_not_limited_by_the_buffer():
 
     split = Split(list(map(str, range(6))), [0] * 6, load)
     batches = TrainBatches(
-        split, batch_size=1, geometry=Geometry((4, 4)), seed=0, num_epochs=1, num_threads=6
+        ImageSamples(split, ResizeRule((4, 4))),
+        batch_size=1,
+        seed=0,
+        num_epochs=1,
+        num_threads=6,
     )
     assert len(list(batches.iterate())) == 6
 
 
 @pytest.mark.parametrize("total", [1, 5, 23])
 def test_evaluation_sees_every_example_once_in_order(total):
-    loaded = list(eval_batches(numbered(total), batch_size=5, geometry=Geometry((8, 8))))
+    loaded = list(eval_batches(samples_of(total), batch_size=5))
     assert all(b["image"].shape == (5, 8, 8, 3) for b in loaded)
     seen = np.concatenate([b["index"][b["mask"]] for b in loaded])
     np.testing.assert_array_equal(seen, np.arange(total))
@@ -251,27 +261,26 @@ def test_evaluation_sees_every_example_once_in_order(total):
 
 
 def test_arrays_hold_the_whole_split():
-    images, labels = load_arrays(numbered(70), Geometry((8, 8)))
+    images, labels = load_arrays(samples_of(70))
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(70))
     np.testing.assert_array_equal(labels, np.arange(70) % 3)
 
 
-def test_geometry_reaches_every_image():
+def test_resize_rule_reaches_every_image():
     """Of training batches, of evaluation's and of whole arrays: all as `resize` has it."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 12, 20, 3), np.uint8)
     split = Split([str(i) for i in range(4)], [0] * 4, lambda i: pictures[i])
-    geometry = Geometry((8, 8), "crop", "bicubic", 0.75)
-    expected = np.stack([resize(p, (8, 8), "crop", "bicubic", 0.75) for p in pictures])
-    assert not np.array_equal(
-        expected, np.stack([resize(p, (8, 8), "crop", "bicubic") for p in pictures])
-    )
+    rule, whole = ResizeRule((8, 8), "crop", "bicubic", 0.75), ResizeRule((8, 8), "crop", "bicubic")
+    samples = ImageSamples(split, rule)
+    expected = np.stack([resize(p, rule) for p in pictures])
+    assert not np.array_equal(expected, np.stack([resize(p, whole) for p in pictures]))
 
-    images, _ = load_arrays(split, geometry)
+    images, _ = load_arrays(samples)
     np.testing.assert_array_equal(images, expected)
-    (batch,) = eval_batches(split, batch_size=4, geometry=geometry)
+    (batch,) = eval_batches(samples, batch_size=4)
     np.testing.assert_array_equal(batch["image"], expected)
-    batches = TrainBatches(split, batch_size=4, geometry=geometry, seed=0, num_epochs=1)
+    batches = TrainBatches(samples, batch_size=4, seed=0, num_epochs=1)
     batch = next(batches.iterate())
     np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
 
@@ -284,7 +293,42 @@ def test_file_that_vanishes_is_named():
 
     split = Split([f"cats/{i}.jpg" for i in range(6)], [0] * 6, load)
     with pytest.raises(InputError, match=r"cats/3.jpg cannot be read any more .*no such file"):
-        load_arrays(split, Geometry((8, 8)))
-    batches = TrainBatches(split, batch_size=6, geometry=Geometry((8, 8)), seed=0, num_epochs=1)
+        load_arrays(ImageSamples(split, ResizeRule((8, 8))))
+    batches = TrainBatches(
+        ImageSamples(split, ResizeRule((8, 8))), batch_size=6, seed=0, num_epochs=1
+    )
     with pytest.raises(InputError, match=r"cats/3.jpg"):
         list(batches.iterate())
+
+
+def test_image_samples_are_equal_when_split_rule_and_decoder_are():
+    """By which the engine finds what is on the device already."""
+    split, rule = numbered(3), ResizeRule((8, 8))
+    samples = ImageSamples(split, rule)
+    assert samples == ImageSamples(split, ResizeRule((8, 8)))
+    assert hash(samples) == hash(ImageSamples(split, rule))
+    assert samples != ImageSamples(numbered(3), rule)
+    assert samples != ImageSamples(split, ResizeRule((8, 9)))
+    assert samples != ImageSamples(split, rule, "fast")
+    with pytest.raises(ValueError, match="decoder is 'quick'"):
+        ImageSamples(split, rule, "quick")
+
+
+def test_vectors_are_samples_themselves():
+    values = np.random.default_rng(0).normal(size=(23, 4)).astype(np.float32)
+    vectors = VectorSplit(numbered(23), values)
+    assert (len(vectors), vectors.shape, vectors.dtype) == (23, (4,), np.float32)
+    assert vectors.ids == numbered(23).ids
+    assert not isinstance(vectors, Split)
+    arrays, labels = load_arrays(vectors)
+    assert arrays is values and labels is vectors.labels
+    *_, last = eval_batches(vectors, batch_size=5)
+    np.testing.assert_array_equal(last["image"], values[[20, 21, 22, 20, 20]])
+    batches = TrainBatches(vectors, batch_size=5, seed=1, num_epochs=1)
+    assert batches.samples is vectors
+    for batch, images in zip(batches.iterate(), batches_of(num_epochs=1).iterate(), strict=True):
+        assert batch["image"].dtype == np.float32
+        np.testing.assert_array_equal(batch["image"], values[batch["index"]])
+        np.testing.assert_array_equal(batch["index"], images["index"])
+    with pytest.raises(ValueError, match="22 vectors for 23 examples"):
+        VectorSplit(numbered(23), values[:-1])

@@ -9,8 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from datasets import ResizeRule
 from datasets.images import resampling
-from datasets.images.decode import Geometry, decode_resized, resize
+from datasets.images.resize import decode_resized, resize
 
 sides = st.integers(1, 120)
 
@@ -85,29 +86,29 @@ def test_arrays_of_any_layout_are_resized():
         expected = by_pillow(
             np.ascontiguousarray(view), (20, 30), "bilinear", (0, 0, *view.shape[:2])
         )
-        np.testing.assert_array_equal(resize(view, (20, 30)), expected)
+        np.testing.assert_array_equal(resize(view, ResizeRule((20, 30))), expected)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("how", ["squash", "crop"])
 def test_with_and_without_the_extra_images_are_the_same(monkeypatch, interpolation, how):
-    geometry = Geometry((50, 70), how, interpolation, crop_fraction=0.9)
+    rule = ResizeRule((50, 70), how, interpolation, crop_fraction=0.9)
     image = noise(123, 187)
-    with_extra = geometry.apply(image)
+    with_extra = resize(image, rule)
     assert resampling.available()
     monkeypatch.setattr(resampling, "available", lambda: False)
-    np.testing.assert_array_equal(geometry.apply(image), with_extra)
+    np.testing.assert_array_equal(resize(image, rule), with_extra)
 
 
 def test_large_files_and_the_rest_are_the_same(monkeypatch, tmp_path):
     """Those above `MOST_PIXELS` are left to Pillow."""
     path = tmp_path / "image.png"
     Image.fromarray(noise(200, 100)).save(path)
-    geometry = Geometry((64, 64))
-    small = decode_resized(path.read_bytes(), geometry)
+    rule = ResizeRule((64, 64))
+    small = decode_resized(path.read_bytes(), rule)
     monkeypatch.setattr(resampling, "MOST_PIXELS", 19_999)
     monkeypatch.setattr(resampling, "resize", None)
-    np.testing.assert_array_equal(decode_resized(path.read_bytes(), geometry), small)
+    np.testing.assert_array_equal(decode_resized(path.read_bytes(), rule), small)
 
 
 def test_another_pillow_or_none_of_the_libraries_means_pillow(monkeypatch):
@@ -129,12 +130,13 @@ def test_many_threads_may_be_the_first_to_resize(command_environment):
 import threading
 import numpy as np
 from datasets.images import resampling
-from datasets.images.decode import resize
+from datasets.images.resize import resize
+from zoo.common.resize import ResizeRule
 image, results = np.zeros((60, 60, 3), np.uint8), []
 barrier = threading.Barrier(8)
 def first():
     barrier.wait()
-    results.append(resize(image, (30, 30)).shape)
+    results.append(resize(image, ResizeRule((30, 30))).shape)
 threads = [threading.Thread(target=first) for _ in range(8)]
 [t.start() for t in threads]
 [t.join() for t in threads]

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from image_files import images, png, write_folder, write_zip
 
-from datasets import InputError, sources
-from datasets.formats.sources import open_source
+from datasets import InputError
+from datasets.formats import sources
+from datasets.formats.open import open_source
 from datasets.images.decode import UndecodableError
 
 FILES = images("cats", "dogs", count=3)

@@ -10,7 +10,7 @@ from PIL import Image
 from datasets import load_dataset
 from datasets.dataset import Options
 from datasets.named import synthetic_pigs
-from datasets.named.pig_drawing import PIGS, Draws
+from datasets.named.synthetic_pigs.drawing import PIGS, Draws
 
 SIZES = {"train": 684, "validation": 77, "test": 254}
 

@@ -9,9 +9,10 @@ import tracemalloc
 import pytest
 from image_files import images, png, write_folder, write_tar, write_zip
 
-from datasets import InputError, load_dataset, sources
+from datasets import InputError, load_dataset
 from datasets.formats import archives as unpacking
-from datasets.formats.sources import open_source
+from datasets.formats import sources
+from datasets.formats.open import open_source
 from datasets.images.decode import UndecodableError
 
 FILES = images("cats", "dogs", count=3)

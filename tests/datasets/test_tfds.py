@@ -17,10 +17,11 @@ import tensorflow_datasets as tfds
 from image_files import images, png, write_folder, write_zip
 from PIL import Image
 
-from datasets import InputError, load_dataset
+from datasets import InputError, ResizeRule, load_dataset
 from datasets.formats import tfds as reader
 from datasets.formats.prepare import prepare, tfds_name
-from datasets.images.decode import Geometry, decode, resize
+from datasets.images.decode import decode
+from datasets.images.resize import resize
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -185,7 +186,7 @@ def test_shorter_side(tmp_path, photos):
                 assert content == split.content(i)
             else:
                 assert content.startswith(b"\xff\xd8")
-                exact = resize(image, smaller.shape[:2]).astype(int)
+                exact = resize(image, ResizeRule(smaller.shape[:2])).astype(int)
                 assert np.abs(exact - smaller).mean() < 20  # noise is the worst that JPEG can meet
 
 
@@ -196,7 +197,7 @@ def test_squares_without_loss_are_what_training_sees(tmp_path, photos):
     assert again.info.image_shape == (16, 16, 3)
     for part, split in photos.splits.items():
         for i in range(len(split)):
-            seen = split.resized(i, Geometry((16, 16)))
+            seen = split.resized(i, ResizeRule((16, 16)))
             np.testing.assert_array_equal(again.splits[part][i][0], seen)
 
 

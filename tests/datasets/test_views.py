@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets import load_dataset
-from datasets.images.decode import Geometry
+from datasets import ResizeRule, load_dataset
 from datasets.views import add_noise, limit_per_class
 
 
@@ -24,10 +23,8 @@ def test_a_limit_keeps_as_many_of_each_class_and_what_belongs_to_them(digits):
         original = whole.ids.index(train.ids[position])
         assert train.digests[position] == whole.digests[original]
         assert train.labels[position] == whole.labels[original]
-        geometry = Geometry((16, 16))
-        np.testing.assert_array_equal(
-            train.resized(position, geometry), whole.resized(original, geometry)
-        )
+        rule = ResizeRule((16, 16))
+        np.testing.assert_array_equal(train.resized(position, rule), whole.resized(original, rule))
         np.testing.assert_array_equal(train[position][0], whole[original][0])
 
 
@@ -41,11 +38,10 @@ def test_a_limit_is_a_choice_of_the_seed_and_takes_all_where_there_are_fewer(dig
 def test_noise_is_on_the_share_asked_for_and_stays_the_same(digits):
     noisy = add_noise(digits, 0.2, 25.5, seed=3)
     for part, split in noisy.splits.items():
-        clean, geometry = digits.splits[part], Geometry((32, 32))
+        clean, rule = digits.splits[part], ResizeRule((32, 32))
         count = min(len(split), 60)
         changed = [
-            not np.array_equal(split.resized(i, geometry), clean.resized(i, geometry))
-            for i in range(count)
+            not np.array_equal(split.resized(i, rule), clean.resized(i, rule)) for i in range(count)
         ]
         assert changed == [i in split.noisy for i in range(count)]
         assert len(split.noisy) == round(0.2 * len(split))
@@ -53,19 +49,19 @@ def test_noise_is_on_the_share_asked_for_and_stays_the_same(digits):
     first = min(split.noisy)
     again = add_noise(digits, 0.2, 25.5, seed=3).splits["test"]
     np.testing.assert_array_equal(
-        split.resized(first, Geometry((32, 32))), again.resized(first, Geometry((32, 32)))
+        split.resized(first, ResizeRule((32, 32))), again.resized(first, ResizeRule((32, 32)))
     )
     assert noisy.splits["validation"].noisy != split.noisy
 
 
 def test_noise_has_the_strength_asked_for_at_the_size_that_the_net_sees(digits):
     noisy = add_noise(digits, 1.0, 10.0, seed=0).splits["train"]
-    clean, geometry = digits.splits["train"], Geometry((24, 24))
+    clean, rule = digits.splits["train"], ResizeRule((24, 24))
     differences = []
     for index in range(20):
-        image = clean.resized(index, geometry).astype(float)
+        image = clean.resized(index, rule).astype(float)
         inside = (image > 60) & (image < 195)  # where nothing is clipped
-        differences.append((noisy.resized(index, geometry) - image)[inside])
+        differences.append((noisy.resized(index, rule) - image)[inside])
     spread = np.concatenate(differences)
     assert abs(spread.mean()) < 0.5
     assert spread.std() == pytest.approx(10, rel=0.05)

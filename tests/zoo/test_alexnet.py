@@ -172,5 +172,5 @@ def test_features_of_an_unknown_stage_offer_the_nearest():
 
 
 def test_images_that_are_too_small_are_named():
-    with pytest.raises(zoo.InputError, match="too small for this model"):
+    with pytest.raises(zoo.ImageTooSmall, match="too small for this model"):
         zoo.layer_table(zoo.create_model("sam_alexnet"), (64, 64, 3))

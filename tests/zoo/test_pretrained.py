@@ -96,7 +96,9 @@ def test_a_saved_keras_model_computes_the_same(keras_files, ending):
     assert (loaded.module.width, loaded.module.dialect) == (0.35, "keras")
     np.testing.assert_allclose(computed(loaded, images), logits["whole"], atol=1e-4)
     assert "262 of 262 tensors taken" in loaded.report
-    assert loaded.preprocessing == zoo.Preprocessing(SIZE, scale=1 / 127.5, mean=(1.0, 1.0, 1.0))
+    assert loaded.preprocessing == zoo.Preprocessing(
+        zoo.ResizeRule(SIZE), scale=1 / 127.5, mean=(1.0, 1.0, 1.0)
+    )
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5", "nameless.weights.h5"])
@@ -106,7 +108,9 @@ def test_a_nested_backbone_is_found_with_a_head_that_fits(keras_files, ending):
     assert loaded.module.num_classes == 6
     np.testing.assert_allclose(computed(loaded, images), logits["nested"], atol=1e-4)
     if "weights" not in ending:  # the model rescaled its images itself
-        assert loaded.preprocessing == zoo.Preprocessing(SIZE, scale=1 / 255, mean=(0.5, 0.5, 0.5))
+        assert loaded.preprocessing == zoo.Preprocessing(
+            zoo.ResizeRule(SIZE), scale=1 / 255, mean=(0.5, 0.5, 0.5)
+        )
     else:
         assert "preprocessing assumed" in loaded.report
 
@@ -348,7 +352,7 @@ def test_our_own_weights(tmp_path):
     variables = random_variables(module, (64, 64))
     path = tmp_path / "weights.safetensors"
     zoo.save_variables(path, parity.unflatten(variables))
-    given = zoo.Preprocessing((64, 64), mean=(0.1, 0.2, 0.3))
+    given = zoo.Preprocessing(zoo.ResizeRule((64, 64)), mean=(0.1, 0.2, 0.3))
     (tmp_path / "model.json").write_text(json.dumps({"preprocessing": given.to_json()}))
     loaded = load("sam_alexnet_tiny", path)
     np.testing.assert_equal(parity.flatten(loaded.variables), variables)
@@ -376,7 +380,7 @@ def test_weights_of_a_model_for_smaller_images_are_named(tmp_path):
     module = zoo.create_model("mobilenet_v2_tiny", 5)
     path = tmp_path / "weights.safetensors"
     zoo.save_variables(path, parity.unflatten(random_variables(module, (32, 32))))
-    small = zoo.Preprocessing((32, 32))
+    small = zoo.Preprocessing(zoo.ResizeRule((32, 32)))
     (tmp_path / "model.json").write_text(json.dumps({"preprocessing": small.to_json()}))
     text = refusal("sam_alexnet_tiny", path)
     assert f"{path} does not fit sam_alexnet_tiny: " in text
@@ -409,7 +413,7 @@ def test_urls_and_hashes():
     source = sources.find_source("resnet50", "torchvision_v2")
     assert source.url == "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
     assert source.hash == "sha256:11ad3fa6"
-    assert source.preprocessing.crop_fraction == 224 / 232
+    assert source.preprocessing.rule.crop_fraction == 224 / 232
 
 
 def test_keras_urls_are_those_of_the_installed_keras(monkeypatch):
@@ -528,7 +532,9 @@ def server(tmp_path, monkeypatch):
 
 
 def blank(path, hash_=None) -> sources.Source:
-    return sources.Source("tag", "resnet_tiny", "hf", path, hash_, 5, zoo.Preprocessing((64, 64)))
+    return sources.Source(
+        "tag", "resnet_tiny", "hf", path, hash_, 5, zoo.Preprocessing(zoo.ResizeRule((64, 64)))
+    )
 
 
 def cached(tmp_path) -> set[str]:
@@ -605,7 +611,7 @@ def test_a_published_tag_from_download_to_logits(server, tmp_path, monkeypatch, 
     monkeypatch.setattr(sources, "SOURCES", (source,))
     monkeypatch.setattr("zoo.pretrained.loading.SOURCES", (source,))
     module, variables, preprocessing = zoo.load_pretrained("resnet_tiny", "torchvision")
-    assert preprocessing.crop_fraction == 64 / 73
+    assert preprocessing.rule.crop_fraction == 64 / 73
     assert parity.zoo_logits(module, variables, np.zeros((1, 64, 64, 3), np.float32)).shape == (
         1,
         5,
@@ -629,7 +635,7 @@ def test_a_model_of_timm(server, resnet_state):
     server.files[f"{folder}/model.safetensors"] = safetensors.numpy.save(resnet_state)
     loaded = load("resnet_tiny", "hf://timm/tiny.in1k@0a1b2c")
     assert loaded.preprocessing == zoo.Preprocessing(
-        (64, 64), "crop", "bicubic", mean=(0.5,) * 3, std=(0.25,) * 3, crop_fraction=0.95
+        zoo.ResizeRule((64, 64), "crop", "bicubic", 0.95), mean=(0.5,) * 3, std=(0.25,) * 3
     )
     server.files.clear()
     load("resnet_tiny", "hf://timm/tiny.in1k@0a1b2c")  # from the cache

@@ -1,4 +1,5 @@
 import importlib
+import json
 import sys
 import textwrap
 
@@ -6,6 +7,7 @@ import pytest
 
 import zoo
 from zoo import registry
+from zoo.common import plugins
 
 
 def test_index_of_builtin_models_equals_what_their_modules_register():
@@ -99,8 +101,101 @@ def test_taken_name_is_refused():
         zoo.register_model(input_shape=(8, 8, 3), num_classes=2, source="test")(alexnet)
 
 
-def test_preprocessing_round_trips_through_json():
-    import json
+@pytest.fixture
+def other_package(tmp_path, monkeypatch):
+    """An installed package with models."""
+    (tmp_path / "their_nets.py").write_text(
+        textwrap.dedent(
+            """
+            import zoo
+            from zoo.alexnet import PigAlexNet
 
-    given = zoo.Preprocessing((224, 200), "crop", "bicubic", "bgr", 1.0, (1.0, 2.0, 3.0))
+            @zoo.register_model(input_shape=(64, 64, 3), num_classes=5, source="their paper")
+            def their_net(num_classes: int) -> PigAlexNet:
+                '''Their net.'''
+                return PigAlexNet(num_classes, attention=True, stem=(5, 1), widths=(4, 4, 4, 4, 4))
+
+            def bare(num_classes):
+                return PigAlexNet(num_classes)
+            """
+        )
+    )
+    declared = tmp_path / "their_nets-1.0.dist-info"
+    declared.mkdir()
+    (declared / "METADATA").write_text("Metadata-Version: 2.1\nName: their-nets\nVersion: 1.0\n")
+    (declared / "entry_points.txt").write_text(
+        "[jax_zoo.models]\ntheir_net = their_nets:their_net\nbare = their_nets:bare\n"
+        "alexnet = their_nets:bare\nlost = no_such_module:net\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins._entry_points.cache_clear()
+    yield
+    plugins._entry_points.cache_clear()
+    sys.modules.pop("their_nets", None)
+    registry._ENTRIES.pop("their_net", None)
+
+
+def test_models_of_other_packages(other_package):
+    assert {"their_net", "bare"} <= set(zoo.list_models())
+    assert "their_nets" not in sys.modules
+    assert zoo.create_model("their_net").widths == (4, 4, 4, 4, 4)
+    assert zoo.model_info("their_net").source == "their paper"
+    assert zoo.get_entry("alexnet").module == "zoo.alexnet"  # our own name wins
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bare", "'bare' of another package is <function bare .* with @zoo.register_model"),
+        ("lost", "'lost' is declared by another package as no_such_module:net, which cannot be"),
+        ("thier_net", "did you mean their_net"),
+    ],
+)
+def test_models_of_other_packages_that_are_none(other_package, name, message):
+    with pytest.raises(zoo.InputError, match=message):
+        zoo.get_entry(name)
+
+
+def test_preprocessing_round_trips_through_json():
+    rule = zoo.ResizeRule((224, 200), "crop", "bicubic", 0.875)
+    given = zoo.Preprocessing(rule, "bgr", 1.0, (1.0, 2.0, 3.0))
+    assert given.input_size == (224, 200)
     assert zoo.Preprocessing.from_json(json.loads(json.dumps(given.to_json()))) == given
+
+
+WRITTEN = {  # as by version 0.1
+    "input_size": [224, 200],
+    "resize": "crop",
+    "interpolation": "bicubic",
+    "channel_order": "bgr",
+    "scale": 1.0,
+    "mean": [1.0, 2.0, 3.0],
+    "std": [1.0, 1.0, 1.0],
+    "crop_fraction": 0.875,
+}
+
+
+def test_preprocessing_is_written_as_ever():
+    given = zoo.Preprocessing.from_json(WRITTEN)
+    assert given == zoo.Preprocessing(
+        zoo.ResizeRule((224, 200), "crop", "bicubic", 0.875), "bgr", 1.0, (1.0, 2.0, 3.0)
+    )
+    assert json.dumps(given.to_json()) == json.dumps(WRITTEN)
+    assert zoo.Preprocessing.from_json({"input_size": [8, 8]}) == zoo.Preprocessing(
+        zoo.ResizeRule((8, 8))
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"size": [8, 8]}, TypeError),
+        ({"mode": "crop"}, TypeError),
+        ({"gamma": 2.2}, TypeError),
+        ({"resize": "stretch"}, ValueError),
+        ({"crop_fraction": 0}, ValueError),
+    ],
+)
+def test_preprocessing_of_a_damaged_file_is_refused(change, error):
+    with pytest.raises(error):
+        zoo.Preprocessing.from_json(WRITTEN | change)

@@ -93,7 +93,7 @@ def test_mistyped_options(options, message):
 
 
 def test_keras_dialect_names_images_that_are_too_small():
-    with pytest.raises(zoo.InputError, match="too small for this model"):
+    with pytest.raises(zoo.ImageTooSmall, match="too small for this model"):
         count_parameters(zoo.create_model("vgg_tiny", dialect="keras"), (24, 24, 3))
 
 

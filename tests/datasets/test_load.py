@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 import urllib.parse
 
 import numpy as np
@@ -9,7 +10,12 @@ import pytest
 from image_files import images, write_folder, write_zip
 
 import datasets
-from datasets import InputError, catalogue, dataset_info, list_datasets, load_dataset
+from datasets import InputError, dataset_info, list_datasets, load_dataset
+from zoo.common import plugins
+
+BUILTIN = [
+    *("afhq", "afhq7", "animals10", "cats_dogs", "cifar10", "digits", "pig_faces", "synthetic_pigs")
+]
 
 
 def test_listing_and_info_load_nothing_heavy():
@@ -26,7 +32,7 @@ print(*sorted({"numpy", "jax", "PIL", "grain", "sklearn"} & set(sys.modules)))
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("name", list_datasets())
+@pytest.mark.parametrize("name", BUILTIN)
 def test_info_is_complete(name):
     info = dataset_info(name)
     assert info.name == name
@@ -40,8 +46,17 @@ def test_info_is_complete(name):
         assert urllib.parse.urlparse(info.homepage).scheme == "https"
 
 
+def test_info_says_whose_the_files_are():
+    needs = {name for name in BUILTIN if dataset_info(name).needs_data_dir}
+    assert needs == {"afhq", "afhq7", "animals10", "cats_dogs", "pig_faces"}
+    takes = {name for name in BUILTIN if dataset_info(name).takes_data_dir}
+    assert takes == needs | {"cifar10"}
+    for name in BUILTIN:
+        assert ("--data-dir" in dataset_info(name).description) == (name in takes)
+
+
 def test_patterns():
-    assert list_datasets() == sorted(catalogue.BUILTIN_MODULES)
+    assert list_datasets() == BUILTIN
     assert list_datasets("*dog*") == ["cats_dogs"]
     assert list_datasets("nothing*") == []
 
@@ -75,6 +90,70 @@ def test_name_wins_over_folder(tmp_path, monkeypatch, own_cache):
     assert len(load_dataset("digits").class_names) == 10
     assert load_dataset("./digits").class_names == ("cats", "dogs")
     assert load_dataset(tmp_path / "digits").class_names == ("cats", "dogs")
+
+
+@pytest.fixture
+def other_package(tmp_path, monkeypatch):
+    """An installed package with data sets."""
+    (tmp_path / "their_data.py").write_text(
+        textwrap.dedent(
+            """
+            import datasets
+
+            class Blanks:
+                INFO = datasets.DatasetInfo("blanks", "empty cages", "a test")
+
+                def build(self, options):
+                    data = datasets.load_dataset("digits", seed=options.seed)
+                    data.name = "blanks"
+                    return data
+
+            blanks = Blanks()
+            digits = "not the ones of scikit-learn"
+            """
+        )
+    )
+    declared = tmp_path / "their_data-1.0.dist-info"
+    declared.mkdir()
+    (declared / "METADATA").write_text("Metadata-Version: 2.1\nName: their-data\nVersion: 1.0\n")
+    (declared / "entry_points.txt").write_text(
+        "[jax_zoo.datasets]\nblanks = their_data:blanks\ndigits = their_data:digits\n"
+        "nothing = their_data:digits\nlost = their_data:lost\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins._entry_points.cache_clear()
+    yield
+    plugins._entry_points.cache_clear()
+    sys.modules.pop("their_data", None)
+
+
+def test_data_sets_of_other_packages(other_package):
+    assert list_datasets() == sorted([*BUILTIN, "blanks", "lost", "nothing"])
+    assert "their_data" not in sys.modules
+    assert dataset_info("blanks").description == "empty cages"
+    data = load_dataset("blanks", seed=3)
+    assert (data.name, data.seed) == ("blanks", 3)
+
+
+def test_own_data_sets_win_over_those_of_other_packages(other_package):
+    assert len(load_dataset("digits").class_names) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "'nothing' of another package is 'not the ones .*, without INFO"),
+        (
+            "lost",
+            "'lost' is declared by another package as their_data:lost, which cannot be imported",
+        ),
+        ("blank", "did you mean blanks"),
+    ],
+)
+def test_data_sets_of_other_packages_that_are_none(other_package, name, message):
+    for use in (dataset_info, load_dataset):
+        with pytest.raises(InputError, match=message):
+            use(name)
 
 
 @pytest.mark.parametrize(
