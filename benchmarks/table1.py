@@ -132,7 +132,8 @@ class Side:
         import numpy as np
 
         from train.engine import steps
-        from train.engine.objectives import OBJECTIVES
+        from train.engine.inputs import ImageInputs
+        from train.engine.objectives import classification
         from train.engine.optimizers import build_optimizer
         from train.engine.parallel import Devices
 
@@ -153,15 +154,13 @@ class Side:
         module = zoo.create_model(model)
         module = self.devices.synchronised(module)
         optimizer = build_optimizer(STAGE.optimizer)
-        objective = OBJECTIVES["classification"](module)
+        objective = classification(module)
         height, width, _ = entry.input_shape
-        preprocessing = zoo.Preprocessing((height, width))
+        inputs = ImageInputs(zoo.Preprocessing(zoo.ResizeRule((height, width))))
         self.train_step = self.devices.compile_train_step(
-            steps.make_train_step(objective, optimizer, preprocessing, Augmentation())
+            steps.make_train_step(objective, optimizer, inputs, Augmentation())
         )
-        self.eval_step = self.devices.compile_eval_step(
-            steps.make_eval_step(objective, preprocessing)
-        )
+        self.eval_step = self.devices.compile_eval_step(steps.make_eval_step(objective, inputs))
         variables = steps.init_variables(module, entry.input_shape, seed=0)
         self.state = self.devices.replicate(steps.init_state(variables, optimizer))
         self.clock = steps.Clock(np.uint32(0), np.int32(0))

@@ -36,7 +36,7 @@ ROOMS = {"zoo", "datasets", "train", "benchmarks", "tests"}
 STANDARD_LIBRARY_ONLY = [
     "zoo",
     "zoo.registry",
-    "zoo.common.plugins",
+    "zoo.common.names",
     "zoo.common.resize",
     "datasets",
     "train",

@@ -9,7 +9,7 @@ import dataclasses
 import zoo
 from train.recipe import InputError, Recipe
 from train.recipes import afhq, animals10, cats_dogs, cifar10, ours, pig_faces
-from zoo.common.errors import did_you_mean
+from zoo.common.names import did_you_mean
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

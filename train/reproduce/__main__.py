@@ -20,7 +20,7 @@ from train.reproduce.claims import Grid, Paper
 from train.reproduce.runner import Runner
 from train.reproduce.settings import Scale
 from train.reproduce.terminal import show_list, show_result
-from zoo.common.errors import did_you_mean
+from zoo.common.names import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
