@@ -22,7 +22,7 @@ from zoo import list_models
 
 if TYPE_CHECKING:
     from train.engine.experiment import Experiment
-    from train.record.log import RunLog
+    from train.record.log import MakeWriter, RunLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,15 +145,17 @@ def run(
     from train.engine.fit import fit
     from train.predictor import load_run
     from train.record.best import saved_best
+    from train.record.log import load_writers
     from train.results import finish
     from train.setup import resolve
 
+    others = load_writers(writers)
     workdir = workdir or _new_workdir(recipe)
     experiment = resolve(recipe, workdir, resume)
     _say_what(experiment, workdir, quick)
     directory = RunDir(workdir)
     with directory.locked(), cli.StopRequest() as stop:
-        log = _open_log(experiment, directory, writers)
+        log = _open_log(experiment, directory, others)
         directory.begin(experiment.recipe, experiment.dataset, experiment.decisions())
         try:
             end = fit(
@@ -177,21 +179,20 @@ def run(
     return results
 
 
-def _open_log(experiment: "Experiment", directory: RunDir, names: tuple[str, ...]) -> "RunLog":
+def _open_log(experiment: "Experiment", directory: RunDir, others: "list[MakeWriter]") -> "RunLog":
     """All writers of a run: files, weights, TensorBoard, terminal, and those that are asked for."""
     from train.record.best import BestWriter
     from train.record.files import FileWriter
-    from train.record.log import Writers, writers_of_packages
+    from train.record.log import Writers
     from train.record.tensorboard import TensorBoardWriter
     from train.record.terminal import TerminalWriter
 
-    others = writers_of_packages(names, directory.path, experiment.recipe)
     return Writers(
         FileWriter(directory),
         BestWriter(directory.best, experiment.describe(), experiment.provenance()),
         TensorBoardWriter(directory.tensorboard),
         TerminalWriter(len(experiment.stages)),
-        *others,
+        *(make(directory.path, experiment.recipe) for make in others),
     )
 
 

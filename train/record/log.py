@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from train.recipe import InputError, Recipe, Stage
-from zoo.common.names import load_plugin, plugin_names
+from train.recipe import Recipe, Stage
+from zoo.common.names import find
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +145,6 @@ class Writers(RunLog):
 MakeWriter = Callable[[Path, Recipe], RunLog]
 
 
-def writers_of_packages(names: tuple[str, ...], directory: Path, recipe: Recipe) -> list[RunLog]:
-    """The writers that are asked for by name; InputError for a name that no installed package declares."""
-    known = plugin_names("writers")
-    for name in names:
-        if name not in known:
-            there = f"installed are {', '.join(known)}" if known else "no package declares one"
-            raise InputError(f"unknown writer {name!r}: {there} (entry points jax_zoo.writers)")
-    return [load_plugin("writers", name)(directory, recipe) for name in names]
+def load_writers(names: tuple[str, ...]) -> list[MakeWriter]:
+    """The writers of other packages that are asked for; InputError for a name that none declares."""
+    return [find("writers", name, {}, "run-log writer") for name in names]

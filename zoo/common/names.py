@@ -56,5 +56,6 @@ def find(group: Group, name: str, ours: Mapping[str, Any], what: str) -> Any:
     if name in others:
         return load_plugin(group, name)
     known = [*ours, *others]
-    hint = did_you_mean(name, known, f"known are {', '.join(known)}")
+    there = f"known are {', '.join(known)}" if known else "no installed package declares one"
+    hint = did_you_mean(name, known, there)
     raise InputError(f"unknown {what} {name!r}: {hint}")

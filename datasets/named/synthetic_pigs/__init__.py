@@ -1,7 +1,7 @@
-"""Ten drawn pigs: the embedded stand-in for document 1's photographs (pig_faces), which were never published.
+"""Ten drawn pigs: embedded proxy data for the photographs of the pig-face paper, which were never published.
 
 It has that data's shape: 10 individuals; 684 training, 77 validation and 254 test images of 256x256x3. The pictures
-are synthetic (`drawing` draws them), so nothing measured on them is a number of that document.
+are synthetic (`drawing` draws them), so nothing measured on them is a number of that paper.
 
 Each picture is a pure function of (seed, part, position); the pigs themselves do not depend on the seed. Example i
 of a part shows pig i mod 10, so classes differ by one image at most: 68 or 69 training images each, 7 or 8
@@ -34,7 +34,7 @@ PROGRESS_SECONDS = 0.1
 INFO = DatasetInfo(
     name="synthetic_pigs",
     description="1,015 synthetic (drawn) pig faces of 10 individuals, a stand-in for unpublished photographs",
-    source="drawn by this program; numbers and sizes of images as in document 1 (pig_faces)",
+    source="drawn by this program; numbers and sizes of images as in the paper on pig faces",
     synthetic=True,
     num_classes=len(CLASS_NAMES),
     image_shape=IMAGE_SHAPE,
