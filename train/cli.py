@@ -19,7 +19,7 @@ from typing import Any
 
 from datasets.cache import cache_dir
 from train.errors import Diverged as Diverged
-from train.errors import InputError, Interrupted, RunError
+from train.errors import InputError, Interrupted, RunError, UsageError
 from train.record.environment import TUNABLES as TUNABLES
 from train.record.terminal import Progress as Progress
 from train.record.terminal import count as count
@@ -81,7 +81,7 @@ def _fail(message: str, status: int) -> None:
 def explain(error: Exception) -> tuple[str, int]:
     """One line and an exit status for anything that can go wrong."""
     text = f"{error}"
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | UsageError):
         return text, 2
     if isinstance(error, RunError):
         return text, 1

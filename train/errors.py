@@ -3,6 +3,10 @@
 from zoo.common.errors import InputError as InputError
 
 
+class UsageError(Exception):
+    """An InputError of a single flag. No ValueError: the parser of the command line would draw a box around it."""
+
+
 class RunError(Exception):
     """A run failed while it was at work; the message is one line that says what to do."""
 

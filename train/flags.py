@@ -12,6 +12,7 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
+from train.errors import InputError, UsageError
 from train.recipe import (
     Features,
     JobWeights,
@@ -45,11 +46,18 @@ def _model_options(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[ModelOpt
         return None
     return PrimitiveConstructorSpec(
         nargs="*",
-        metavar="NAME=VALUE",
-        instance_from_str=lambda words: ModelOptions(parse_option(word) for word in words),
+        metavar="[NAME=VALUE ...]",
+        instance_from_str=_parse_options,
         is_instance=lambda value: isinstance(value, ModelOptions),
         str_from_instance=lambda value: [f"{name}={item}" for name, item in value.items()],
     )
+
+
+def _parse_options(words: list[str]) -> ModelOptions:
+    try:
+        return ModelOptions(parse_option(word) for word in words)
+    except InputError as error:
+        raise UsageError(str(error)) from None
 
 
 @REGISTRY.primitive_rule
