@@ -65,39 +65,45 @@ class Options:
     fold: int = 0
     splits_file: str | os.PathLike[str] | None = None
 
-    def check(self) -> None:
-        """Raise InputError for values that no data set can be split by."""
+    def check(self, called: Callable[[str], str] = str) -> None:
+        """Raise InputError for values that no data set can be split by.
+
+        `called` gives the name of a field that the user knows, such as its flag.
+        """
+
+        def refuse(name: str, accepted: str) -> InputError:
+            return InputError(f"{called(name)} is {getattr(self, name)}: give {accepted}")
+
         if self.seed < 0:
-            raise InputError(f"the seed of the split is {self.seed}: give 0 or more")
-        shares = {"validation": self.validation_fraction, "test": self.test_fraction}
-        for name, share in shares.items():
-            if not 0 < share < 1:
-                raise InputError(
-                    f"the {name} fraction is {share}: give a share between 0 and 1, such as 0.1"
-                )
-        if sum(shares.values()) >= 1:
+            raise refuse("seed", "0 or more")
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise refuse(name, "a share between 0 and 1, such as 0.1")
+        if self.validation_fraction + self.test_fraction >= 1:
             raise InputError(
-                f"validation and test fractions ({shares['validation']} and {shares['test']}) leave nothing to"
-                " train on: give shares whose sum is below 1"
+                f"{called('validation_fraction')} and {called('test_fraction')} ({self.validation_fraction} and"
+                f" {self.test_fraction}) leave nothing to train on: give shares whose sum is below 1"
             )
         if self.image_size is not None and self.image_size < 1:
-            raise InputError(f"the image size is {self.image_size}: give at least 1 pixel")
+            raise refuse("image_size", "at least 1 pixel")
         if self.on_bad_image not in ("skip", "error"):
-            raise InputError(f"on_bad_image is {self.on_bad_image!r}: give 'skip' or 'error'")
+            raise refuse("on_bad_image", "skip or error")
         if self.group is not None:
             try:
                 re.compile(self.group)
             except re.error as error:
                 raise InputError(
-                    f"the group pattern {self.group!r} is not a valid regular expression: {error}"
+                    f"{called('group')} {self.group!r} is not a valid regular expression: {error}"
                 ) from None
         if self.folds < 0 or self.folds == 1:
-            raise InputError(f"the number of folds is {self.folds}: give 2 or more, or 0 for none")
+            raise refuse("folds", "2 or more, or 0 for none")
         if not 0 <= self.fold < max(self.folds, 1):
-            known = f"0 to {self.folds - 1}" if self.folds else "the number of folds, too"
-            raise InputError(f"the fold is {self.fold} of {self.folds}: give {known}")
+            several = f"0 to {self.folds - 1}"
+            raise refuse("fold", several if self.folds else f"{called('folds')}, too")
         if self.folds and self.splits_file is not None:
-            raise InputError("a file of splits leaves nothing to make folds of: give one of them")
+            raise InputError(
+                f"{called('splits_file')} leaves nothing to make {called('folds')} of: give one of them"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

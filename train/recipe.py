@@ -281,7 +281,7 @@ class Recipe:
     def validate(self) -> None:
         """Raise InputError for values that no run can use, whatever its data and model."""
         check_limits(self)
-        self.data_options().check()
+        self.data_options().check(_flag_of_option)
         if not self.stages and self.probe.method == "none":
             raise InputError(f"recipe {self.name!r} has no stages: nothing to train")
         names = [stage.name for stage in self.stages]
@@ -346,6 +346,12 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     for path, value in values.items():
         recipe = put(recipe, path.split("."), value)
     return recipe
+
+
+def _flag_of_option(name: str) -> str:
+    """The flag of a field of `datasets.dataset.Options`."""
+    name = {"seed": "split_seed", "splits_file": "splits"}.get(name, name)
+    return f"--{name.replace('_', '-')}"
 
 
 @dataclasses.dataclass(frozen=True)

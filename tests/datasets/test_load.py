@@ -159,12 +159,12 @@ def test_data_sets_of_other_packages_that_are_none(other_package, name, message)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "the seed of the split is -1"),
-        ({"validation_fraction": 0}, "the validation fraction is 0: give a share between 0 and 1"),
-        ({"test_fraction": 1.0}, "the test fraction is 1.0"),
+        ({"seed": -1}, "seed is -1: give 0 or more"),
+        ({"validation_fraction": 0}, "validation_fraction is 0: give a share between 0 and 1"),
+        ({"test_fraction": 1.0}, "test_fraction is 1.0"),
         ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
-        ({"image_size": 0}, "the image size is 0: give at least 1 pixel"),
-        ({"on_bad_image": "warn"}, "on_bad_image is 'warn': give 'skip' or 'error'"),
+        ({"image_size": 0}, "image_size is 0: give at least 1 pixel"),
+        ({"on_bad_image": "warn"}, "on_bad_image is warn: give skip or error"),
     ],
 )
 def test_options_that_cannot_be(options, message):

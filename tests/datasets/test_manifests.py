@@ -186,12 +186,12 @@ def test_published_validation_part_joins_the_folds(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"folds": 1}, "the number of folds is 1: give 2 or more, or 0 for none"),
-        ({"folds": -3}, "the number of folds is -3"),
-        ({"fold": 1}, "the fold is 1 of 0: give the number of folds, too"),
-        ({"folds": 3, "fold": 3}, "the fold is 3 of 3: give 0 to 2"),
-        ({"folds": 3, "fold": -1}, "the fold is -1 of 3: give 0 to 2"),
-        ({"folds": 3, "splits_file": "x"}, "a file of splits leaves nothing to make folds of"),
+        ({"folds": 1}, "folds is 1: give 2 or more, or 0 for none"),
+        ({"folds": -3}, "folds is -3"),
+        ({"fold": 1}, "fold is 1: give folds, too"),
+        ({"folds": 3, "fold": 3}, "fold is 3: give 0 to 2"),
+        ({"folds": 3, "fold": -1}, "fold is -1: give 0 to 2"),
+        ({"folds": 3, "splits_file": "x"}, "splits_file leaves nothing to make folds of"),
         ({"folds": 1000}, "images cannot make 1000 folds: give at most"),
         ({"folds": 30, "group": "^(.+)_"}, "class pig1 .*|36 groups cannot make|leave none for"),
     ],

@@ -14,9 +14,10 @@ from datasets import load_dataset
 from datasets.pipeline import TrainBatches
 from train import data, data_show
 from train.engine import steps
-from train.engine.cropping import evaluation_view, training_geometry
-from train.recipe import Augmentation, Stage
+from train.engine.inputs import image_inputs
+from train.recipe import Augmentation, Recipe, Stage
 from train.report import figures
+from train.setup import resolve
 
 
 def test_show_writes_two_pictures_and_names_them(call, image_folder, tmp_path):
@@ -33,28 +34,28 @@ def test_show_writes_two_pictures_and_names_them(call, image_folder, tmp_path):
 def test_show_draws_what_the_training_step_sees(image_folder):
     """The same pixels as the pipeline and the step together give, visit for visit."""
     augment = Augmentation(resize=24, crops_per_image=2, rotation=20, flip=True, noise_share=0.5)
-    split = load_dataset(image_folder, image_size=24).splits["train"]
     arguments = data_show.Show(str(image_folder), count=5, versions=4, seed=7, augment=augment)
-    before, after, labels = data_show.visits(split, arguments, 20)
+    stages = (Stage(augment=augment),)
+    experiment = resolve(
+        Recipe(dataset=str(image_folder), image_size=20, stages=stages), train=False
+    )
+    before, after, labels = data_show.visits(experiment, arguments)
     assert (before.shape, after.shape) == ((5, 24, 24, 3), (5, 4, 20, 20, 3))
     assert set(labels) == {0, 1, 2}
 
-    view = evaluation_view(zoo.Preprocessing((20, 20)), [Stage(augment=augment)])
+    split = load_dataset(image_folder, image_size=24).splits["train"]
+    inputs = image_inputs(zoo.Preprocessing(zoo.ResizeRule((20, 20))), stages)
     batches = TrainBatches(
-        split,
-        batch_size=36,
-        seed=7,
-        num_epochs=2,
-        repeats=2,
-        geometry=training_geometry(view, augment),
+        inputs.training(split, augment), batch_size=36, seed=7, num_epochs=2, repeats=2
     )
-    see = jax.jit(steps.augmented, static_argnums=(3, 4))
+    see = jax.jit(inputs.augmented, static_argnums=3)
     found = 0
     for step in range(batches.num_steps):
         epoch = step // batches.steps_per_epoch
         batch = batches.load(step)
         clock = steps.Clock(np.uint32(7), np.int32(epoch))
-        seen = np.asarray(see(batch["image"], batch["index"], clock, augment, (20, 20)))
+        key, _ = steps.keys(clock)
+        seen = np.asarray(see(batch["image"], batch["index"], key, augment))
         for place, visit in enumerate(batch["index"]):
             same = (before == batch["image"][place]).all(axis=(1, 2, 3))
             for shown in np.flatnonzero(same):

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import datasets
-from datasets import load_dataset
-from datasets.images.decode import Geometry
-from datasets.pipeline import TrainBatches
+from datasets import ResizeRule, load_dataset
+from datasets.pipeline import ImageSamples, TrainBatches
 from train import data, run
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +73,7 @@ def test_bad_images_are_named(image_folder, tmp_path, call):
     ("arguments", "message"),
     [
         (["nowhere/at_all"], "error: nowhere/at_all does not exist"),
-        (["digits", "--image-size", "0"], "error: the image size is 0"),
+        (["digits", "--image-size", "0"], "error: image_size is 0"),
         (["digits", "--out", "{file}"], "cannot be written"),
     ],
 )
@@ -97,9 +96,10 @@ def test_synthetic_images_are_called_so(tmp_path, call, image_folder, monkeypatc
 
 def test_training_sees_the_same_batches(image_folder, tmp_path, call):
     assert call(data, "prepare", image_folder, "--out", tmp_path)[0] == 0
-    settings = {"batch_size": 8, "geometry": Geometry((32, 32)), "seed": 1, "num_epochs": 1}
+    settings = {"batch_size": 8, "seed": 1, "num_epochs": 1}
+    rule = ResizeRule((32, 32))
     both = [
-        TrainBatches(load_dataset(path).splits["train"], **settings)
+        TrainBatches(ImageSamples(load_dataset(path).splits["train"], rule), **settings)
         for path in (image_folder, tmp_path / "pens")
     ]
     for step in range(both[0].num_steps):

@@ -7,15 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from train import evaluate, predict, run
-from train.engine import vectors
-from train.engine.loop import _Fit
+from train import evaluate, predict, run, vectors
+from train.engine import features, fit
+from train.engine import stage as stage_module
 from train.recipe import (
     Augmentation,
     InputError,
+    ModelOptions,
     Optimizer,
+    Pixels,
     Probe,
     Recipe,
+    RunFeatures,
     Stage,
     with_values,
 )
@@ -27,7 +30,7 @@ VADE = Recipe(
     name="vade",
     model="vade_tiny",
     dataset="digits",
-    features="pixels",
+    features=Pixels(),
     feature_scaling="standardise",
     batch_size=64,
     stages=(
@@ -43,7 +46,13 @@ CODES = Recipe(
     images_per_class=30,
     image_size=16,
     stages=(
-        Stage("bare", "autoencoder", model_options=("bottleneck=None",), epochs=1, optimizer=FAST),
+        Stage(
+            "bare",
+            "autoencoder",
+            model_options=ModelOptions(bottleneck=None),
+            epochs=1,
+            optimizer=FAST,
+        ),
         Stage("inserted", "autoencoder", start="bottleneck", epochs=1, optimizer=FAST),
     ),
     probe=Probe(method="svm"),
@@ -146,14 +155,15 @@ def test_a_run_cut_off_in_its_second_stage_goes_on_as_if_it_had_not_been(
     class Cut(Exception):
         pass
 
-    def cut(self, stage):
-        _Fit._save(self)
-        if self.position.epoch == 9:
-            self.checkpoints.wait()
+    def cut(plan, loop, checkpoints, log, stop):
+        log.flush()
+        checkpoints.save(loop)
+        if loop.epoch == 9:
+            checkpoints.wait()
             raise Cut
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Fit, "_save_epoch", cut)
+        patched.setattr(fit, "_save_after_epoch", cut)
         with pytest.raises(Cut):
             run.run(VADE, tmp_path / "run")
     run.run(VADE, tmp_path / "run")
@@ -183,13 +193,14 @@ def test_a_run_cut_off_before_the_bottleneck_goes_on_with_it(codes_run, tmp_path
     class Cut(Exception):
         pass
 
-    def cut(self, stage):
-        _Fit._save(self)
-        self.checkpoints.wait()
+    def cut(plan, loop, checkpoints, log, stop):
+        log.flush()
+        checkpoints.save(loop)
+        checkpoints.wait()
         raise Cut
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Fit, "_save_epoch", cut)
+        patched.setattr(fit, "_save_after_epoch", cut)
         with pytest.raises(Cut):
             run.run(CODES, tmp_path / "run")
     assert read(tmp_path / "run" / "best" / "model.json")["options"]["bottleneck"] is None
@@ -203,7 +214,7 @@ def test_a_run_cut_off_before_the_bottleneck_goes_on_with_it(codes_run, tmp_path
 @pytest.mark.parametrize("method", ["kmeans", "gmm", "svm"])
 def test_probes_of_the_data_themselves_need_no_training(method, tmp_path):
     probe = Probe(method=method, layer="input", standardise=method == "svm")
-    recipe = Recipe(model="vade_tiny", dataset="digits", features="pixels", stages=(), probe=probe)
+    recipe = Recipe(model="vade_tiny", dataset="digits", features=Pixels(), stages=(), probe=probe)
     results = run.run(recipe, tmp_path / "run")
     assert results["scored_by"] == method
     assert results["accuracy"] > (0.9 if method == "svm" else 0.5)
@@ -216,26 +227,24 @@ def test_features_of_a_trained_net_are_computed_once(
     recipe = Recipe(
         model="vade_tiny",
         dataset=str(image_folder),
-        features=str(small_run),
+        features=RunFeatures(str(small_run)),
         feature_scaling="standardise",
         stages=(),
         probe=Probe(method="kmeans", layer="input"),
     )
     calls = []
-    original = vectors.net_features
-    monkeypatch.setattr(
-        vectors, "net_features", lambda *a, **k: calls.append(1) or original(*a, **k)
-    )
+    original = features.run_outputs
+    monkeypatch.setattr(features, "run_outputs", lambda *a: calls.append(1) or original(*a))
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path / "cache"))
     first = run.run(recipe, tmp_path / "one")
     second = run.run(recipe, tmp_path / "two")
-    assert len(calls) == 1
+    assert len(calls) == 3  # the splits
     assert first["accuracy"] == second["accuracy"] > 0.8  # the net knows these classes
     # Damaged, the file is made anew.
     (cached,) = (tmp_path / "cache" / "features").glob("*.npz")
     cached.write_bytes(cached.read_bytes()[:100])
     assert run.run(recipe, tmp_path / "three")["accuracy"] == first["accuracy"]
-    assert len(calls) == 2
+    assert len(calls) == 6
 
 
 def test_vectors_of_grey_pictures_have_a_number_a_pixel_and_of_colours_three(image_folder):
@@ -263,7 +272,7 @@ def test_scales_are_the_training_parts():
     np.testing.assert_allclose(vectors.scaled(parts, "unit")["train"].std(), 1, rtol=1e-5)
     constant = {"train": np.full((3, 2), 7, np.float32)}
     np.testing.assert_array_equal(vectors.scaled(constant, "standardise")["train"], 0)
-    assert vectors.scaled(parts, "none") is parts
+    assert vectors.scaled(parts, "none")["train"] is parts["train"]
 
 
 @pytest.mark.parametrize(
@@ -292,6 +301,10 @@ def test_scales_are_the_training_parts():
         (
             "--model sam_alexnet_tiny --stages.0.model-options colour=1",
             "has no option 'colour'",
+        ),
+        (
+            "--model vade_tiny --features pixels --stages.0.objective vade --stages.0.balance class_weights",
+            "has class weights, but vade reads no labels: give --stages.0.balance sampling or none",
         ),
     ],
 )
@@ -325,7 +338,7 @@ def test_a_frozen_phase_on_cached_features_gives_the_numbers_of_one_without(
     run.run(recipe, tmp_path / "cached")
     run.run(dataclasses.replace(recipe, feed="resident"), tmp_path / "resident")
     assert capsys.readouterr().err.count("what is frozen was computed once") == 2
-    monkeypatch.setattr(_Fit, "_cut", lambda self, stage: None)
+    monkeypatch.setattr(stage_module, "_cut", lambda *a: None)
     run.run(recipe, tmp_path / "uncached")
     assert "computed once" not in capsys.readouterr().err
     numbers = [

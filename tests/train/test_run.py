@@ -17,6 +17,7 @@ import pytest
 from train import evaluate, run
 from train.record.directory import SUMMARY_COLUMNS
 from train.results import TIMES
+from train.setup import resolve
 
 TINY = ("--model", "sam_alexnet_tiny", "--batch-size", "16")
 
@@ -209,12 +210,12 @@ def test_images_in_other_parts_are_refused(small_run, tmp_path, call):
     for arguments in ((evaluate, workdir), (run, "--workdir", workdir)):
         status, _, stderr = call(*arguments)
         assert status == 2
-        assert f"are not in the parts that they have in {workdir / 'splits.json'}: give" in stderr
+        assert f"are not in the splits that they have in {workdir / 'splits.json'}: give" in stderr
 
 
 def test_folds_and_groups_by_flag(image_folder):
     text = f"--dataset {image_folder} --folds 3 --fold 1 --group (\\d).png$".split()
-    data = run.load_data(run.parse([*TINY, *text]).recipe, (64, 64))
+    data = resolve(run.parse([*TINY, *text]).recipe, train=False).dataset
     assert len(data.splits["test"]) in range(20, 41)
     groups = [{name[-5] for name in split.ids} for split in data.splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 10
@@ -360,12 +361,12 @@ def test_a_batch_that_not_all_devices_can_share(image_folder, tmp_path, call):
             "no option 'droput_rate': did you mean 'dropout_rate'",
         ),
         (["--lr", "-1"], "learning-rate is -1.0: give above 0"),
-        (["--epochs", "0"], "has 0 epochs"),
+        (["--epochs", "0"], "--stages.0.epochs is 0: give at least 1"),
         (["--resume", "must"], "there is no run to resume"),
         (["--from-recipe", "pig_face"], "unknown recipe 'pig_face'"),
         (["--from-recipe", "digits", "--quick"], "give one of them"),
         (["--quick"], "sam_alexnet_tiny has no quick form"),
-        (["--group", "("], r"--group '\(' is no regular expression"),
+        (["--group", "("], r"--group '\(' is not a valid regular expression"),
         (["--group", "pig"], "the group pattern 'pig' finds nothing in"),
         (["--folds", "1"], "--folds is 1: give 2 or more"),
         (["--folds", "5000"], "1797 images cannot make 5000 folds"),
@@ -494,10 +495,10 @@ def test_full_disk_is_one_line_and_keeps_what_was_saved(image_folder, tmp_path, 
 
     save = Checkpoints.save
 
-    def failing(self, step, *arguments):
-        if step > 4:
+    def failing(self, loop):
+        if loop.step > 4:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, step, *arguments)
+        save(self, loop)
 
     monkeypatch.setattr(Checkpoints, "save", failing)
     workdir = tmp_path / "run"
@@ -656,8 +657,8 @@ def test_what_the_weights_decide_travels_to_best(image_folder, tmp_path, call):
     (tmp_path / "theirs.weights.h5").unlink()
     predictor = train.load_run(workdir)
     assert predictor.module.dialect == "keras"
-    assert predictor.preprocessing.input_size == (32, 32)
-    assert predictor.preprocessing.mean == (1.0, 1.0, 1.0)  # x / 127.5 - 1
+    assert predictor.inputs.preprocessing.input_size == (32, 32)
+    assert predictor.inputs.preprocessing.mean == (1.0, 1.0, 1.0)  # x / 127.5 - 1
 
 
 @pytest.mark.parametrize(
