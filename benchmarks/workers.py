@@ -8,8 +8,8 @@ The processes talk over pipes, one line of JSON each way:
 
     {"call": "run", "arguments": {"steps": 5}}    ->    {"value": 4.02}    or    {"error": "out of memory"}
 
-`serve` is the worker's end, `Worker` the other. This file imports the standard library only: a peer may live
-in an environment that has little else.
+`serve` is the worker's end, `Worker` the other. This file imports the standard library only
+(and so does what it takes from `train`): a peer may live in an environment that has little else.
 """
 
 import json
@@ -24,6 +24,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from train.errors import exhausted
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,12 +55,7 @@ def serve(side: Any) -> None:
 def explain(error: Exception) -> str:
     """One line; the same words for running out of memory in every library."""
     text = " ".join(str(error).split())
-    if (
-        isinstance(error, MemoryError)
-        or "RESOURCE_EXHAUSTED" in text
-        or "out of memory" in text.lower()
-        or "can't allocate memory" in text
-    ):
+    if exhausted(error) == "memory":
         return "out of memory"
     return text if isinstance(error, Refusal) else f"{type(error).__name__}: {text}"[:300]
 

@@ -6,7 +6,6 @@ Exit status: 0 done; 1 failed while running; 2 wrong usage or bad input; 130 int
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 
 from datasets.cache import cache_dir
 from train.errors import Diverged as Diverged
-from train.errors import InputError, Interrupted, RunError, UsageError
+from train.errors import InputError, Interrupted, RunError, UsageError, exhausted
 from train.record.environment import TUNABLES as TUNABLES
 from train.record.terminal import Progress as Progress
 from train.record.terminal import count as count
@@ -85,15 +84,14 @@ def explain(error: Exception) -> tuple[str, int]:
         return text, 2
     if isinstance(error, RunError):
         return text, 1
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
-        "No space left on device" in text
-    ):
+    lacking = exhausted(error)
+    if lacking == "disk":
         return (
             "no space left on the disk: what was saved before is kept;"
             " free some space, then run the same command again to go on",
             1,
         )
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+    if lacking == "memory":
         return (
             "out of memory on the device: give a smaller --batch-size, such as half of this one;"
             " what was saved before is kept",

@@ -26,15 +26,13 @@ def fetch(url: str, md5: str, name: str, progress: Progress | None = None) -> Pa
             path=path.parent,
             downloader=pooch.HTTPDownloader(progressbar=bar),
         )
-    except ValueError as error:  # of requests too
-        if "hash" not in str(error):
-            raise InputError(f"cannot download {url} ({_reason(error)}): {elsewhere}") from error
+    except OSError as error:  # all of requests' are, also those that are ValueErrors
+        raise InputError(f"cannot download {url} ({_reason(error)}): {elsewhere}") from error
+    except ValueError as error:
         raise InputError(
             f"what {url} gave is not the file that was published (md5 {md5} expected): try again, or"
             f" {elsewhere}"
         ) from error
-    except OSError as error:
-        raise InputError(f"cannot download {url} ({_reason(error)}): {elsewhere}") from error
     return path
 
 

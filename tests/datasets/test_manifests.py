@@ -118,9 +118,7 @@ def test_patterns_that_find_nothing_are_refused(tmp_path):
         if pattern == r"(visit\d+)?":
             first = "pig1/visit0_0.png"
         assert f"the group pattern {pattern!r} finds nothing in {first}: give one" in message
-    assert "group '(' is not a valid regular expression: missing )" in refusal(
-        root, group="("
-    )
+    assert "group '(' is not a valid regular expression: missing )" in refusal(root, group="(")
 
 
 def test_groups_that_are_whole_classes_are_refused(tmp_path, monkeypatch):
