@@ -393,17 +393,3 @@ def _check_probe(recipe: Recipe, model: _Model) -> None:
         jax.eval_shape(lambda v, x: zoo.features(model.module, v, x, layer), variables, example)
     except InputError as error:
         raise InputError(f"--probe.layer: {error}, or features, or input") from None
-
-
-# Parts of the above, for who needs no more.
-
-
-def count_parameters(recipe: Recipe, num_classes: int | None) -> tuple[int, int]:
-    """Trainable parameters of the recipe's model, and those with batch-norm statistics, without its data."""
-    from zoo.inspect import count_parameters
-
-    entry = zoo.get_entry(recipe.model)
-    module = zoo.create_model(recipe.model, num_classes, **recipe.model_options)
-    size = recipe.image_size
-    is_image = len(entry.input_shape) == 3
-    return count_parameters(module, (size, size, 3) if size and is_image else entry.input_shape)
