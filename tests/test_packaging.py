@@ -110,9 +110,9 @@ def undeclared(imported: dict[str, Path], requirements: list[Requirement]) -> li
 def test_what_the_packages_import_is_declared():
     imported = third_party_imports(ROOMS, without="benchmarks/peers")
     # Both modules know what to do when they are not there.
-    assert imported.pop("simplejpeg") == ROOT / "datasets" / "fast.py"
+    assert imported.pop("simplejpeg") == ROOT / "datasets" / "images" / "fast.py"
     for name in ("cv2", "numba"):
-        assert imported.pop(name) == ROOT / "datasets" / "resampling.py"
+        assert imported.pop(name) == ROOT / "datasets" / "images" / "resampling.py"
     assert not undeclared(imported, RUNTIME)
     names = {r.name for r in EXTRAS["fast"]}
     assert names == {"numba", "opencv-python-headless", "simplejpeg"}

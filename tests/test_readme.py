@@ -49,7 +49,9 @@ def test_commands_are_accepted_by_their_parsers(command, monkeypatch):
     if hasattr(module, "COMMANDS"):
         parsed = module.parse(words[3:])
     else:
-        parsed = tyro.cli(module.Arguments, default=defaults(module), args=words[3:])
+        parsed = tyro.cli(
+            module.Arguments, default=defaults(module), args=words[3:], registry=REGISTRY
+        )
     assert parsed is not None
 
 
