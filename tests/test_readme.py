@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks import record, tables
+from train.flags import REGISTRY
 
 TEXT = tables.README.read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (?:\.venv/bin/)?(python -m (?!pytest)[^#\n]+)", TEXT, re.MULTILINE)
