@@ -11,7 +11,7 @@ from image_files import images, write_folder, write_zip
 
 import datasets
 from datasets import InputError, dataset_info, list_datasets, load_dataset
-from zoo.common import plugins
+from zoo.common import names
 
 BUILTIN = [
     *("afhq", "afhq7", "animals10", "cats_dogs", "cifar10", "digits", "pig_faces", "synthetic_pigs")
@@ -121,9 +121,9 @@ def other_package(tmp_path, monkeypatch):
         "nothing = their_data:digits\nlost = their_data:lost\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins._entry_points.cache_clear()
+    names._entry_points.cache_clear()
     yield
-    plugins._entry_points.cache_clear()
+    names._entry_points.cache_clear()
     sys.modules.pop("their_data", None)
 
 

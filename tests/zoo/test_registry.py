@@ -7,7 +7,7 @@ import pytest
 
 import zoo
 from zoo import registry
-from zoo.common import plugins
+from zoo.common import names
 
 
 def test_index_of_builtin_models_equals_what_their_modules_register():
@@ -128,9 +128,9 @@ def other_package(tmp_path, monkeypatch):
         "alexnet = their_nets:bare\nlost = no_such_module:net\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins._entry_points.cache_clear()
+    names._entry_points.cache_clear()
     yield
-    plugins._entry_points.cache_clear()
+    names._entry_points.cache_clear()
     sys.modules.pop("their_nets", None)
     registry._ENTRIES.pop("their_net", None)
 
