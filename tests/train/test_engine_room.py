@@ -9,7 +9,14 @@ TRAIN = Path(__file__).parents[2] / "train"
 ENGINE = sorted((TRAIN / "engine").glob("*.py"))
 RECORD = sorted(path for path in (TRAIN / "record").glob("*.py") if path.name != "terminal.py")
 # Above the engine: what talks to people, and what finds things by name or by path.
-ABOVE = ("train.cli", "train.setup", "train.predictor", "train.run", "train.results", "train.report")
+ABOVE = (
+    "train.cli",
+    "train.setup",
+    "train.predictor",
+    "train.run",
+    "train.results",
+    "train.report",
+)
 
 
 def imported(tree, package="train.engine"):

@@ -258,4 +258,8 @@ def test_rules_that_are_off_never_act():
 
 def test_nan_never_counts_as_an_improvement():
     rule, early = recipe.EarlyStop(patience=2), EarlyStopping()
-    assert [early.update(v, rule) for v in (1.0, float("nan"), float("nan"))] == [False, False, True]
+    assert [early.update(v, rule) for v in (1.0, float("nan"), float("nan"))] == [
+        False,
+        False,
+        True,
+    ]

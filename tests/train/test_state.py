@@ -12,6 +12,7 @@ import pytest
 from train.engine.optimizers import EarlyStopping, ReduceOnPlateau
 from train.engine.state import Best, EpochSums, LoopState
 from train.engine.steps import TrainState
+from train.recipe import EarlyStop
 
 ARRAYS = TrainState(jnp.int32(9), {"w": jnp.ones(2)}, {}, (), {})
 
@@ -58,13 +59,7 @@ def test_infinities_survive_and_are_no_numbers_of_json():
     assert again.plateau.best == again.early_stop.best == math.inf
     assert again.best.score is None
     # What a rule that starts from infinity thinks of its first value.
-    assert not again.early_stop.update(1e30, _rule()) and again.early_stop.best == 1e30
-
-
-def _rule():
-    from train.recipe import EarlyStop
-
-    return EarlyStop(patience=1)
+    assert not again.early_stop.update(1e30, EarlyStop(1)) and again.early_stop.best == 1e30
 
 
 def test_sums_that_are_no_numbers_survive():
