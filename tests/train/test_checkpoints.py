@@ -1,6 +1,9 @@
 """Checkpoints come back exactly, or say what is wrong with them."""
 
+import asyncio
+import dataclasses
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from train.engine import steps
 from train.engine.checkpoints import Checkpoints, digest
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
+from train.engine.state import LoopState
 from train.recipe import InputError
 
 
@@ -23,10 +27,18 @@ def state_of(seed):
     return state.replace(step=jnp.int32(seed))
 
 
+def loop_of(number):
+    """A place in training whose numbers have no short decimal form, or none at all."""
+    loop = LoopState(state_of(number), epoch=7, step=number, train_seconds=0.1 + 0.2)
+    loop.plateau.update(1 / 3, recipe.Plateau(patience=1))
+    loop.best.update(-1 / 7, 5)
+    return loop
+
+
 def save(directory, numbers):
     checkpoints = Checkpoints(directory)
     for number in numbers:
-        checkpoints.save(number, state_of(number), {"step": number, "stage": 0, "loss": 0.1 + 0.2})
+        checkpoints.save(loop_of(number))
     checkpoints.close()
 
 
@@ -34,16 +46,18 @@ def restore(directory):
     warnings = []
     checkpoints = Checkpoints(directory)
     try:
-        return checkpoints.restore(lambda position: state_of(0), warnings.append), warnings
+        return checkpoints.restore(lambda stage: state_of(stage), warnings.append), warnings
     finally:
         checkpoints.close()
 
 
 def assert_is(restored, number):
-    state, position = restored
-    jax.tree.map(np.testing.assert_array_equal, state, state_of(number))
-    assert jax.tree.structure(state) == jax.tree.structure(state_of(number))
-    assert position == {"step": number, "stage": 0, "loss": 0.1 + 0.2}
+    expected = state_of(number)
+    jax.tree.map(np.testing.assert_array_equal, restored.train, expected)
+    assert jax.tree.structure(restored.train) == jax.tree.structure(expected)
+    assert dataclasses.replace(restored, train=None) == dataclasses.replace(
+        loop_of(number), train=None
+    )
 
 
 def largest_file(directory):
@@ -64,11 +78,8 @@ def test_nothing_saved_is_none(tmp_path):
 
 def test_state_on_several_devices_comes_back_on_one(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(
-        5,
-        Devices(jax.local_devices()).replicate(state_of(5)),
-        {"step": 5, "stage": 0, "loss": 0.1 + 0.2},
-    )
+    on_all = Devices(jax.local_devices()).replicate(state_of(5))
+    checkpoints.save(dataclasses.replace(loop_of(5), train=on_all))
     checkpoints.close()
     assert_is(restore(tmp_path)[0], 5)
 
@@ -104,6 +115,24 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path, damage):
     assert_is(restore(tmp_path)[0], number + 1)
 
 
+def test_the_stage_of_the_checkpoint_decides_what_is_looked_for(tmp_path):
+    asked, checkpoints = [], Checkpoints(tmp_path)
+    checkpoints.save(dataclasses.replace(loop_of(4), stage=2))
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    restored = checkpoints.restore(lambda stage: asked.append(stage) or state_of(0), pytest.fail)
+    checkpoints.close()
+    assert asked == [2] == [restored.stage]
+
+
+def test_seconds_since_the_last_save(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.seconds_since_save() == float("inf")
+    checkpoints.save(loop_of(1))
+    assert 0 <= checkpoints.seconds_since_save() < 600
+    checkpoints.close()
+
+
 def test_all_damaged_is_bad_input(tmp_path):
     save(tmp_path, [1, 2])
     for step in ("1", "2"):
@@ -125,12 +154,27 @@ def test_digest_sees_values_names_types_and_shapes():
 
 
 def test_calls_that_orbax_leaves_behind_are_passed_over_and_no_others(monkeypatch):
-    import types
-
+    """Calls into an event loop that is closed: told by where they are raised, not by their words."""
     from train.engine import checkpoints
 
     heard = []
     monkeypatch.setattr(checkpoints, "_previous_hook", heard.append)
-    for message in ("Event loop is closed", "something else"):
-        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(message)))
-    assert [str(report.exc_value) for report in heard] == ["something else"]
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    def same_words():
+        raise RuntimeError("Event loop is closed")
+
+    for call in (lambda: loop.call_soon(print), same_words, lambda: 1 / 0):
+        try:
+            call()
+        except Exception as error:
+            sys.unraisablehook(
+                types.SimpleNamespace(exc_value=error, exc_traceback=error.__traceback__)
+            )
+    sys.unraisablehook(types.SimpleNamespace(exc_value=KeyError("bare"), exc_traceback=None))
+    assert [str(report.exc_value) for report in heard] == [
+        "Event loop is closed",
+        "division by zero",
+        "'bare'",
+    ]

@@ -12,19 +12,22 @@ import pytest
 
 import zoo
 from datasets import Split
-from datasets.images.decode import Geometry
-from datasets.pipeline import TrainBatches
+from datasets.pipeline import ImageSamples, TrainBatches
 from train import recipe, run
 from train.engine import feeding, steps
-from train.engine.feeding import Resident, Stepwise, choose
+from train.engine.feeding import Resident, Stepwise
+from train.engine.inputs import ImageInputs
 from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
-from train.recipe import InputError
+from train.recipe import InputError, Recipe
+from train.setup import _feed
+from zoo.common.resize import ResizeRule
 
 SIZE = (8, 8)
 COUNT, BATCH = 40, 12  # three full batches and a tail of four
 AUGMENTATION = recipe.Augmentation(rotation=5.0, shift_x=0.1, flip=True)
+INPUTS = ImageInputs(zoo.Preprocessing(ResizeRule(SIZE)))
 
 
 @functools.cache
@@ -54,13 +57,13 @@ class Setup:
         self.variables = jax.device_get(steps.init_variables(model, (*SIZE, 3), seed=0))
         self.optimizer = build_optimizer(recipe.Optimizer("sgd", 1e-2, momentum=0.9))
         self.step = steps.make_train_step(
-            classification(model), self.optimizer, zoo.Preprocessing(SIZE), AUGMENTATION
+            classification(model), self.optimizer, INPUTS, AUGMENTATION
         )
         images, labels = images_and_labels()
+        split = Split([str(i) for i in range(COUNT)], labels, lambda i: images[i])
         self.batches = TrainBatches(
-            Split([str(i) for i in range(COUNT)], labels, lambda i: images[i]),
+            ImageSamples(split, ResizeRule(SIZE)),
             batch_size=BATCH,
-            geometry=Geometry(SIZE),
             seed=3,
             num_epochs=num_epochs,
             keep_tail=keep_tail,
@@ -131,14 +134,6 @@ def test_an_epoch_is_one_program_call():
     assert [chunk.sizes for chunk in chunks] == [[12, 12, 12]]
 
 
-class FakeDevices:
-    def __init__(self, free):
-        self.free = free
-
-    def free_memory(self):
-        return self.free
-
-
 @pytest.mark.parametrize(
     ("feed", "free", "chosen"),
     [
@@ -151,12 +146,12 @@ class FakeDevices:
     ],
 )
 def test_choice_by_backend_and_size(feed, free, chosen):
-    assert choose(feed, 150, FakeDevices(free)) == chosen
+    assert _feed(Recipe(feed=feed), 150, free) == chosen
 
 
 def test_resident_data_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match=r"--feed resident: the images take 2.0 GB .* 1.0 GB free"):
-        choose("resident", 2_000_000_000, FakeDevices(1_000_000_000))
+        _feed(Recipe(feed="resident"), 2_000_000_000, 1_000_000_000)
 
 
 def test_free_memory_is_that_of_the_fullest_device():

@@ -13,13 +13,15 @@ import pytest
 import zoo
 from train import recipe, recipes, run
 from train.engine import freezing, steps
+from train.engine.inputs import ImageInputs
 from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
 from train.recipe import InputError, Optimizer, Recipe, Stage
+from zoo.common.resize import ResizeRule
 
 SHAPE = (32, 32, 3)
-PREPROCESSING = zoo.Preprocessing((32, 32))
+INPUTS = ImageInputs(zoo.Preprocessing(ResizeRule((32, 32))))
 
 
 def flat(tree):
@@ -60,7 +62,7 @@ def train(patterns, num_devices=1, num_steps=10):
         steps.make_train_step(
             classification(model.clone(axis_name=steps.AXIS)),
             optimizer,
-            PREPROCESSING,
+            INPUTS,
             recipe.Augmentation(),
             frozen,
         )
@@ -236,13 +238,13 @@ def last_state(workdir, made):
     model = zoo.create_model(made.model, 3)
     variables = steps.init_variables(model, SHAPE, 0)
 
-    def like(position):
-        stage = made.stages[position["stage"]]
+    def like(index):
+        stage = made.stages[index]
         frozen = freezing.frozen_paths(variables["params"], stage.freeze)
         return steps.init_state(variables, build_optimizer(stage.optimizer), frozen)
 
     checkpoints = Checkpoints(workdir / "checkpoints")
-    state, position = checkpoints.restore(like, pytest.fail)
+    restored = checkpoints.restore(like, pytest.fail)
     checkpoints.close()
-    assert position["stage"] == len(made.stages) - 1
-    return state
+    assert restored.stage == len(made.stages) - 1
+    return restored.train

@@ -1,6 +1,8 @@
 """Every objective: per-example outputs, finite at extremes, and lower after a few steps."""
 
 import functools
+import inspect
+import re
 from itertools import permutations
 
 import flax.linen as nn
@@ -14,8 +16,15 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils.class_weight import compute_class_weight
 
 import zoo
-from train.engine.objectives import OBJECTIVES, balanced_weights, classification
-from train.recipe import Stage
+from train import recipes
+from train.engine.objectives import (
+    OBJECTIVES,
+    balanced_weights,
+    classification,
+    get_objective,
+    objectives_of,
+)
+from train.recipe import InputError, Stage
 from zoo import variational
 from zoo.vade import with_mixture
 
@@ -33,19 +42,53 @@ CASES = [
 UNSUPERVISED = CASES[1:]
 
 
+def build(objective, model, **fields):
+    """The objective of a model, as a stage of these fields asks for it."""
+    return OBJECTIVES[objective].build(model, Stage(objective=objective, **fields))
+
+
 @functools.cache
 def prepared(objective, name, options):
     model = zoo.create_model(name, 3, **dict(options))
     x = jax.random.uniform(jax.random.key(1), (6, *zoo.get_entry(name).input_shape))
     variables = jax.jit(model.init)(jax.random.key(0), x)
     variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-    return OBJECTIVES[objective](model), variables, {"image": x, "label": jnp.arange(6) % 3}
+    return build(objective, model), variables, {"image": x, "label": jnp.arange(6) % 3}
 
 
 def test_recipes_and_models_know_the_same_objectives():
-    hints = Stage.__annotations__["objective"]
-    assert set(hints.__args__) == set(OBJECTIVES)
-    assert {zoo.get_entry(name).objective for name in zoo.list_models()} == set(OBJECTIVES)
+    """The flag's help names them all, the recipes use no other, and there are models for each."""
+    (described,) = re.findall(r"What is minimised: ([^.]*)", inspect.getsource(Stage))
+    words = set(re.findall(r"\w+", re.sub(r"\([^)]*\)", "", described)))
+    assert words - {"or", "an", "objective", "of", "another", "package"} == set(OBJECTIVES)
+    used = {stage.objective for made in recipes.RECIPES.values() for stage in made.stages}
+    assert used <= set(OBJECTIVES) and Stage().objective in OBJECTIVES
+    registered = {zoo.get_entry(name).objective for name in zoo.list_models()}
+    assert registered == set(OBJECTIVES)
+    assert frozenset.union(*(entry.trains for entry in OBJECTIVES.values())) == registered
+
+
+def test_objectives_by_name_and_by_model():
+    assert get_objective("vade") is OBJECTIVES["vade"]
+    with pytest.raises(InputError, match="unknown objective 'vad': did you mean vade"):
+        get_objective("vad")
+    assert objectives_of("classification") == ["classification"]
+    assert objectives_of("vade") == ["autoencoder", "vade"]
+
+
+def test_a_stage_says_how_smooth_the_targets_are():
+    batch = {"image": np.eye(3, dtype=np.float32)[:2] * 3, "label": np.array([0, 2])}
+
+    class Identity(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return x
+
+    for smoothing in (0.0, 0.2):
+        asked = build("classification", Identity(), label_smoothing=smoothing)
+        made = classification(Identity(), smoothing)
+        key = jax.random.key(0)
+        assert asked.loss({}, {}, batch, key)[0] == made.loss({}, {}, batch, key)[0]
 
 
 def test_balanced_weights_are_those_of_scikit_learn():
@@ -153,7 +196,7 @@ def test_outputs_are_per_example_and_pure(objective, name, options):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_extreme_inputs_give_finite_losses_and_gradients(objective, name, options, dtype):
     _, variables, batch = prepared(objective, name, options)
-    goal = OBJECTIVES[objective](zoo.create_model(name, 3, **dict(options), dtype=dtype))
+    goal = build(objective, zoo.create_model(name, 3, **dict(options), dtype=dtype))
     gradient = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
     for scale in (0.0, 1e4, -1e4):
         inputs = {"image": jnp.full_like(batch["image"], scale).at[0].multiply(-1.0)}
@@ -197,7 +240,7 @@ def test_the_models_likelihood_is_the_one_that_is_minimised(name):
     for likelihood in variational.LIKELIHOODS:
         model = zoo.create_model(name, 3, likelihood=likelihood)
         _, variables, batch = prepared(objective, name, ())
-        losses.append(OBJECTIVES[objective](model).outputs(variables, batch)["loss"])
+        losses.append(build(objective, model).outputs(variables, batch)["loss"])
         y = model.apply(variables, batch["image"])["reconstruction"]
         likelihoods.append(variational.log_likelihood(batch["image"], y, likelihood))
     np.testing.assert_allclose(
@@ -209,9 +252,9 @@ def test_the_models_likelihood_is_the_one_that_is_minimised(name):
 def test_the_models_free_bits_are_the_ones_that_cost_nothing():
     _, variables, batch = prepared("gmvae", "gmvae_tiny", ())
     losses = [
-        OBJECTIVES["gmvae"](zoo.create_model("gmvae_tiny", 3, free_bits=bits)).outputs(
-            variables, batch
-        )["loss"]
+        build("gmvae", zoo.create_model("gmvae_tiny", 3, free_bits=bits)).outputs(variables, batch)[
+            "loss"
+        ]
         for bits in (50.0, 60.0)
     ]
     np.testing.assert_allclose(losses[1] - losses[0], 10, rtol=1e-4)
@@ -260,11 +303,11 @@ def test_vade_in_its_two_stages_finds_the_clusters():
     x, labels = blobs(2)
     model = zoo.create_model("vade_tiny", 3)
     params = jax.jit(model.init)(jax.random.key(2), x)["params"]
-    pretrained = fit(OBJECTIVES["autoencoder"](model), params, x, 200)
+    pretrained = fit(build("autoencoder", model), params, x, 200)
     codes = np.asarray(zoo.features(model, pretrained, x))
     fitted = GaussianMixture(3, covariance_type="diag", random_state=0).fit(codes)
     variables = with_mixture(pretrained, fitted.weights_, fitted.means_, fitted.covariances_)
-    goal = OBJECTIVES["vade"](model)
+    goal = build("vade", model)
     started = goal.outputs(variables, {"image": x})
     np.testing.assert_allclose(
         np.exp(started["cluster_log_probabilities"]), fitted.predict_proba(codes), atol=1e-3
@@ -279,6 +322,6 @@ def test_gmvae_finds_the_clusters():
     """With free bits; without them two of these three clusters merge, the paper's over-regularisation."""
     x, labels = blobs(2)
     model = zoo.create_model("gmvae_tiny", 3, free_bits=0.5)
-    goal = OBJECTIVES["gmvae"](model)
+    goal = build("gmvae", model)
     variables = fit(goal, jax.jit(model.init)(jax.random.key(2), x)["params"], x, 1000)
     assert matched_accuracy(goal, variables, x, labels) > 0.95

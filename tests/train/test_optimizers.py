@@ -223,11 +223,11 @@ def test_plateau_equals_keras(seed, patience):
     )
     theirs.set_model(model)
     theirs.on_train_begin()
-    ours = ReduceOnPlateau(recipe.Plateau(patience=patience, factor=0.9, min_delta=1e-4))
+    rule, ours = recipe.Plateau(patience=patience, factor=0.9, min_delta=1e-4), ReduceOnPlateau()
     for epoch, value in enumerate(losses(seed)):
         theirs.on_epoch_end(epoch, {"val_loss": value})
         np.testing.assert_allclose(
-            ours.update(value), float(model.optimizer.learning_rate), rtol=1e-5
+            ours.update(value, rule), float(model.optimizer.learning_rate), rtol=1e-5
         )
     assert ours.scale < 1
 
@@ -240,22 +240,26 @@ def test_early_stopping_ends_at_keras_epoch(seed, patience, min_delta):
     theirs = keras.callbacks.EarlyStopping("val_loss", patience=patience, min_delta=min_delta)
     theirs.set_model(model)
     theirs.on_train_begin()
-    ours = EarlyStopping(recipe.EarlyStop(patience=patience, min_delta=min_delta))
+    rule, ours = recipe.EarlyStop(patience=patience, min_delta=min_delta), EarlyStopping()
     for epoch, value in enumerate(losses(seed)):
         theirs.on_epoch_end(epoch, {"val_loss": value})
-        assert ours.update(value) == model.stop_training
+        assert ours.update(value, rule) == model.stop_training
         if model.stop_training:
             return
     assert patience == 15  # the shorter ones do end
 
 
 def test_rules_that_are_off_never_act():
-    plateau, early = ReduceOnPlateau(recipe.Plateau()), EarlyStopping(recipe.EarlyStop())
+    plateau, early = ReduceOnPlateau(), EarlyStopping()
     for _ in range(50):
-        assert plateau.update(1.0) == 1.0
-        assert not early.update(1.0)
+        assert plateau.update(1.0, recipe.Plateau()) == 1.0
+        assert not early.update(1.0, recipe.EarlyStop())
 
 
 def test_nan_never_counts_as_an_improvement():
-    early = EarlyStopping(recipe.EarlyStop(patience=2))
-    assert [early.update(v) for v in (1.0, float("nan"), float("nan"))] == [False, False, True]
+    rule, early = recipe.EarlyStop(patience=2), EarlyStopping()
+    assert [early.update(v, rule) for v in (1.0, float("nan"), float("nan"))] == [
+        False,
+        False,
+        True,
+    ]

@@ -1,10 +1,14 @@
-"""The files of a run's directory."""
+"""The files of a run's directory, and who writes the logs into it."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 
-from train.record.directory import write_json
+from train.record.directory import SUMMARY_COLUMNS, RunDir, write_json
+from train.record.files import FileWriter
+from train.record.log import EpochRecord, RunStart, StepRecord
 
 
 def test_write_json_puts_lists_of_numbers_on_one_line_and_changes_nothing_else(tmp_path):
@@ -29,3 +33,124 @@ def test_write_json_refuses_what_json_has_not_and_leaves_the_file(tmp_path):
         write_json(tmp_path / "data.json", [float("nan")])
     assert json.loads((tmp_path / "data.json").read_text()) == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+
+
+def step(number):
+    values = {"loss": 1 / number, "accuracy": 0.5, "grad_norm": 0.1 + 0.2}
+    return StepRecord(number, (number + 1) // 2, "train", values, 1, 2, 9)
+
+
+def epoch(number, **changes):
+    """Of two steps each; every third is the best."""
+    record = EpochRecord(
+        epoch=number,
+        step=2 * number,
+        stage="train",
+        train_loss=1 / 3,
+        train_accuracy=0.5,
+        val_loss=0.1 + 0.2,
+        val_accuracy=0.25,
+        learning_rate=1e-3,
+        seconds=1.5,
+        images_per_second=10.25,
+        data_wait_share=0.0,
+        is_best=number % 3 == 1,
+        stage_epoch=number,
+        stage_epochs=9,
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def written(directory, epochs=3, extra_steps=1):
+    """A run directory with logs of so many epochs, and of a few steps more."""
+    run = RunDir(directory)
+    writer = FileWriter(run)
+    writer.run_started(RunStart(0, 0))
+    for number in range(1, epochs + 1):
+        writer.step(step(2 * number - 1))
+        writer.step(step(2 * number))
+        writer.epoch(epoch(number))
+    for number in range(extra_steps):
+        writer.step(step(2 * epochs + number + 1))
+    writer.flush()
+    return run
+
+
+def lines_of(run):
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def test_steps_are_lines_and_epochs_are_rows_to_the_last_digit(tmp_path):
+    run = written(tmp_path)
+    assert lines_of(run) == [
+        {"step": n, "epoch": (n + 1) // 2, "stage": "train", **step(n).values} for n in range(1, 8)
+    ]
+    expected = [dataclasses.asdict(epoch(n)) for n in (1, 2, 3)]
+    assert run.read_summary() == [{c: row[c] for c in SUMMARY_COLUMNS} for row in expected]
+    assert run.summary.read_text().splitlines()[0] == ",".join(SUMMARY_COLUMNS)
+    assert [row["is_best"] for row in run.read_summary()] == [1, 0, 0]
+
+
+def test_steps_wait_for_an_epoch_or_a_checkpoint(tmp_path):
+    """So that no line is there that a resumed run would write again."""
+    run = RunDir(tmp_path)
+    writer = FileWriter(run)
+    writer.run_started(RunStart(0, 0))
+    writer.step(step(1))
+    assert not run.metrics.exists()
+    writer.flush()
+    assert [line["step"] for line in lines_of(run)] == [1]
+    writer.step(step(2))
+    writer.epoch(epoch(1))
+    writer.flush()
+    assert [line["step"] for line in lines_of(run)] == [1, 2]
+
+
+def test_what_is_no_number_is_null_in_json_and_nan_in_the_table(tmp_path):
+    run = RunDir(tmp_path)
+    writer = FileWriter(run)
+    bad = {"loss": math.nan, "grad_norm": math.inf, "learning_rate": 1.0}
+    writer.step(dataclasses.replace(step(1), values=bad))
+    writer.epoch(epoch(1, train_accuracy=math.nan))
+    (line,) = lines_of(run)
+    assert (line["loss"], line["grad_norm"], line["learning_rate"]) == (None, None, 1.0)
+    assert math.isnan(run.read_summary()[0]["train_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("start", "steps", "epochs"),
+    [
+        (RunStart(0, 0), 0, 0),  # no checkpoint: all is trained again
+        (RunStart(3, 1), 3, 1),
+        (RunStart(4, 2), 4, 2),
+        (RunStart(7, 3), 7, 3),
+    ],
+)
+def test_logs_are_cut_back_to_the_checkpoint(tmp_path, start, steps, epochs):
+    before = written(tmp_path)
+    lines, rows = lines_of(before), before.read_summary()
+    writer = FileWriter(before)
+    writer.run_started(start)
+    assert lines_of(before) == lines[:steps]
+    assert before.read_summary() == rows[:epochs]
+    # And it goes on as if nothing had been: no second header.
+    writer.step(step(steps + 1))
+    writer.epoch(epoch(epochs + 1))
+    assert [line["step"] for line in lines_of(before)] == list(range(1, steps + 2))
+    assert [row["epoch"] for row in before.read_summary()] == list(range(1, epochs + 2))
+    assert before.summary.read_text().count("epoch,step") == 1
+
+
+def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
+    run = written(tmp_path)
+    with open(run.metrics, "a") as file:
+        file.write('{"step": 5, "loss": 0.')
+    FileWriter(run).run_started(RunStart(7, 3))
+    assert [line["step"] for line in lines_of(run)] == list(range(1, 8))
+
+
+def test_a_run_without_logs_begins_without(tmp_path):
+    run = RunDir(tmp_path)
+    FileWriter(run).run_started(RunStart(0, 0))
+    assert list(tmp_path.iterdir()) == []
+    assert run.read_summary() == []

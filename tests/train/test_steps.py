@@ -14,10 +14,12 @@ import zoo
 from train import recipe
 from train.engine import steps
 from train.engine.evaluation import array_batches, run_outputs
+from train.engine.inputs import ImageInputs
 from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
 from train.recipe import InputError
+from zoo.common.resize import ResizeRule
 
 SHAPE = (64, 64, 3)
 AUGMENTATION = recipe.Augmentation(rotation=5.0, shift_x=0.1, shift_y=0.1, flip=True)
@@ -31,6 +33,11 @@ def batches(count, size=8):
             "label": rng.integers(0, 4, size, np.int32),
             "index": np.arange(step * size, (step + 1) * size, dtype=np.int32),
         }
+
+
+def images_of(size):
+    """Inputs of this height and width, divided by 255."""
+    return ImageInputs(zoo.Preprocessing(ResizeRule(size)))
 
 
 @functools.cache
@@ -52,7 +59,7 @@ def train(
         steps.make_train_step(
             classification(model),
             optimizer,
-            zoo.Preprocessing(shape),
+            images_of(shape),
             augmentation,
         )
     )
@@ -86,6 +93,13 @@ def test_without_dropout_several_devices_equal_one(num_devices):
 CLOCK = steps.Clock(np.uint32(3), np.int32(2))
 
 
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def augmented(images, index, clock, augmentation, size):
+    """What a step makes of its images, before the arithmetic."""
+    key, _ = steps.keys(clock)
+    return images_of(size).augmented(images, index, key, augmentation)
+
+
 def test_what_a_step_sees_depends_on_seed_epoch_and_visit():
     """Not on the place in the batch; and a second visit of the same image in an epoch is another one."""
     augmentation = recipe.Augmentation(rotation=10, crop_area=0.5, flip=True, contrast=0.3)
@@ -93,7 +107,7 @@ def test_what_a_step_sees_depends_on_seed_epoch_and_visit():
     images, index = batch["image"], batch["index"]
 
     def seen(images, index, clock=CLOCK):
-        return np.asarray(_augmented(images, index, clock, augmentation, (32, 32)))
+        return np.asarray(augmented(images, index, clock, augmentation, (32, 32)))
 
     first = seen(images, index)
     assert first.shape == (4, 32, 32, 3)
@@ -106,14 +120,11 @@ def test_what_a_step_sees_depends_on_seed_epoch_and_visit():
         assert np.abs(other - first).mean(axis=(1, 2, 3)).min() > 1
 
 
-_augmented = jax.jit(steps.augmented, static_argnums=(3, 4))
-
-
 def test_feeding_and_geometry_fields_are_all_known():
     """A field that is not of the feeding is an argument of `datasets.images.augment.augment`: else this raises."""
     (batch,) = batches(1, size=2)
     augmentation = recipe.Augmentation(resize=80, crops_per_image=3)
-    seen = _augmented(batch["image"], batch["index"], CLOCK, augmentation, (64, 64))
+    seen = augmented(batch["image"], batch["index"], CLOCK, augmentation, (64, 64))
     np.testing.assert_array_equal(seen, batch["image"])
 
 
@@ -139,11 +150,11 @@ def test_class_weights_reach_the_loss(num_devices):
     batch["label"] = np.array([0, 0, 0, 0, 1, 1, 2, 3], np.int32)
     weights = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
     optimizer = build_optimizer(recipe.Optimizer("sgd", 1e-3))
-    preprocessing, devices = zoo.Preprocessing((64, 64)), Devices(jax.local_devices()[:num_devices])
+    devices = Devices(jax.local_devices()[:num_devices])
     variables = jax.device_get(steps.init_variables(Linear(), SHAPE, seed=0))
     state = devices.replicate(steps.init_state(variables, optimizer))
     step = steps.make_train_step(
-        classification(Linear()), optimizer, preprocessing, recipe.Augmentation(), (), weights
+        classification(Linear()), optimizer, images_of((64, 64)), recipe.Augmentation(), (), weights
     )
     _, metrics = devices.compile_train_step(step)(state, devices.split(batch), CLOCK)
     logits = Linear().apply(variables, batch["image"] / np.float32(255))
@@ -231,15 +242,6 @@ def test_statistics_are_shared_by_several_devices_only():
     assert Devices(jax.local_devices()[:2]).synchronised(plain) is plain
 
 
-def test_normalise_is_the_documented_arithmetic():
-    given = zoo.Preprocessing(
-        (2, 2), channel_order="bgr", scale=0.5, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0)
-    )
-    image = np.array([10.0, 20.0, 30.0], np.float32).reshape(1, 1, 1, 3)
-    expected = [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 8]
-    np.testing.assert_allclose(steps.normalise(image, given).ravel(), expected)
-
-
 @pytest.mark.parametrize("num_devices", [1, 4])
 @pytest.mark.parametrize("total", [1, 8, 13])
 def test_every_example_is_evaluated_once(num_devices, total):
@@ -278,7 +280,7 @@ def test_moving_average_is_keras_and_is_what_is_evaluated():
         steps.make_train_step(
             classification(Linear()),
             optimizer,
-            zoo.Preprocessing(SHAPE[:2]),
+            images_of(SHAPE[:2]),
             recipe.Augmentation(),
             ema=0.9,
         )

@@ -64,7 +64,7 @@ def extract(
         try:
             with open(path, "rb") as read, np.load(read, allow_pickle=False) as saved:
                 return {part: saved[part] for part in samples}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or torn
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or torn
             pass
     compiled = devices.compile_eval_step(step)
     placed = devices.replicate(variables)

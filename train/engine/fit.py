@@ -56,11 +56,26 @@ def fit(
     Returns the state in which training ended. Raises Interrupted after saving, Diverged when the loss or a gradient is
     not finite.
     """
-    if not experiment.stages:  # the net as it is
+    try:
+        if experiment.stages:
+            return _fit_stages(experiment, checkpoints, log, stop, saved_best)
+        log.run_started(RunStart(step=0, epoch=0))  # the net as it is
         objective = zoo.get_entry(experiment.recipe.model).objective
         variables = experiment.initial_variables()
         log.new_best(NewBest(Stage(objective=objective), variables, {"epoch": 0, "step": 0}))
+        log.run_ended()
         return LoopState()
+    finally:
+        checkpoints.close()
+
+
+def _fit_stages(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    log: RunLog,
+    stop: Callable[[], bool],
+    saved_best: SavedBest | None,
+) -> LoopState:
     loop = _restored(experiment, checkpoints, log)
     if saved_best is not None and loop.train is not None and saved_best.step > loop.step:
         loop.best.update(saved_best.score, saved_best.epoch)
@@ -89,7 +104,6 @@ def fit(
         return loop
     finally:
         log.run_ended()
-        checkpoints.close()
 
 
 def _is_over(plan: StagePlan, loop: LoopState) -> bool:

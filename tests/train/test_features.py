@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 import zoo
+from datasets import Split
+from datasets.dataset import VectorSplit
 from train import recipe
-from train.engine import cached, freezing, steps
+from train.engine import features, freezing, steps
 from train.engine.evaluation import array_batches, run_outputs
+from train.engine.inputs import ImageInputs, VectorInputs
 from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
+from zoo.common.resize import ResizeRule
 
 CLASSES, BATCH, STEPS = 4, 8, 5
 SHAPES = {"resnet_tiny": (64, 64, 3), "sam_alexnet_tiny": (64, 64, 3)}  # the others: 32 x 32
@@ -43,7 +47,7 @@ def find(name, patterns=("backbone",), **options):
     model = zoo.create_model(name, CLASSES, **options)
     variables = jax.eval_shape(lambda: steps.init_variables(model, shape_of(name), seed=0))
     frozen = freezing.frozen_paths(variables["params"], patterns)
-    return cached.cut(model, variables, shape_of(name), frozen)
+    return features.cut(model, variables, shape_of(name), frozen)
 
 
 @functools.cache
@@ -55,28 +59,34 @@ def data(name):
     return images, rng.integers(0, CLASSES, len(images), np.int32), order
 
 
+def images_of(name):
+    return ImageInputs(zoo.Preprocessing(ResizeRule(shape_of(name)[:2])))
+
+
 def make_step(name, devices, optimizer, cut=None, **options):
     """The objective, and the step that trains the head: on images, or on the features of a cut."""
     model, variables = model_and_variables(name, **options)
     model = model.clone(axis_name=steps.AXIS) if hasattr(model, "axis_name") else model
-    preprocessing = None
-    if cut is None:
-        objective = classification(model, 0.1)
-        preprocessing = zoo.Preprocessing(shape_of(name)[:2])
-    else:
-        objective = cached.classification_from_features(model, cut, 0.1)
+    inputs = images_of(name)
+    if cut is not None:
+        model, inputs = features.FromFeatures(model, cut), VectorInputs(cut.feature_shape)
+    objective = classification(model, 0.1)
     step = devices.compile_train_step(
         steps.make_train_step(
             objective,
             optimizer,
-            preprocessing,
+            inputs,
             recipe.Augmentation(),
             freezing.frozen_paths(variables["params"], ["backbone"]),
             class_weights=[1.0, 2.0, 3.0, 4.0],
         )
     )
-    eval_step = devices.compile_eval_step(steps.make_eval_step(objective, preprocessing))
+    eval_step = devices.compile_eval_step(steps.make_eval_step(objective, inputs))
     return step, eval_step
+
+
+def split_of(images, labels):
+    return Split([str(i) for i in range(len(images))], labels, lambda i: images[i])
 
 
 def batch_of(inputs, labels, chosen):
@@ -91,11 +101,13 @@ def train(name, num_devices, cut=None, **options):
     images, labels, order = data(name)
     inputs = images
     if cut is not None:
-        preprocessing = zoo.Preprocessing(shape_of(name)[:2])
-        batches = array_batches(images, BATCH)
-        feature_step = cached.make_feature_step(model, cut, preprocessing)
-        feature_step = devices.compile_eval_step(feature_step)
-        inputs = run_outputs(feature_step, variables, batches)["features"]
+        inputs = features.extract(
+            features.cut_step(model, cut, images_of(name)),
+            variables,
+            {"all": images_of(name).evaluation(split_of(images, labels))},
+            devices,
+            batch_size=BATCH,
+        )["all"]
         assert inputs.shape == (len(images), *cut.feature_shape) and inputs.dtype == np.float32
         assert np.mean(np.std(inputs, axis=0) > 0) > 0.5
     optimizer = build_optimizer(recipe.Optimizer("sgd", 0.02))
@@ -103,7 +115,7 @@ def train(name, num_devices, cut=None, **options):
     state = devices.replicate(steps.init_state(variables, optimizer, frozen))
     step, eval_step = make_step(name, devices, optimizer, cut, **options)
     batches = [devices.split(batch_of(inputs, labels, chosen)) for chosen in order]
-    program = step._mapped.lower(state, batches[0], CLOCK).compile()
+    program = step.lower(state, batches[0], CLOCK).compile()
     log = []
     for batch in batches:
         state, metrics = step(state, batch, CLOCK)
@@ -258,5 +270,158 @@ def test_what_forbids_a_cut(middle):
     model = Net(middle)
     variables = steps.init_variables(model, (8, 8, 3), seed=0)
     frozen = freezing.frozen_paths(variables["params"], ["backbone"])
-    found = cached.cut(model, variables, (8, 8, 3), frozen)
-    assert found == (None if middle else cached.Cut(("Dropout_0",), (8, 8, 3), (6,)))
+    found = features.cut(model, variables, (8, 8, 3), frozen)
+    assert found == (None if middle else features.Cut(("Dropout_0",), (8, 8, 3), (6,)))
+
+
+# The value numbers by which training and evaluation are compared.
+
+
+def numbers_of(fun, *arguments, programs=None):
+    programs = {} if programs is None else programs
+    return features._value_numbers(jax.make_jaxpr(fun)(*arguments), programs)
+
+
+def are_alike(one, other, *arguments):
+    programs = {}
+    first, second = (numbers_of(fun, *arguments, programs=programs) for fun in (one, other))
+    return first == second
+
+
+X, Y = np.linspace(-1, 1, 4, dtype=np.float32), np.arange(4, dtype=np.float32)
+
+
+def one_of_many(x, y):
+    return jnp.tanh(x) @ y + jnp.sum(x)
+
+
+def with_dead_code(x, y):
+    jnp.exp(x) * jnp.cumsum(y)  # nobody uses it
+    tangent = jnp.tanh(x)
+    jnp.sin(tangent)
+    return tangent @ y + jnp.sum(x)
+
+
+def in_another_order(x, y):
+    total = jnp.sum(x)
+    return jnp.tanh(x) @ y + total
+
+
+@pytest.mark.parametrize("other", [one_of_many, with_dead_code, in_another_order])
+def test_programs_that_compute_the_same_have_the_same_numbers(other):
+    assert are_alike(one_of_many, other, X, Y)
+    # Also inside of a program that is called: jit, and a rule of differentiation, which is made anew each time.
+    assert are_alike(*(jax.jit(lambda x, y, f=f: f(x, y)) for f in (one_of_many, other)), X, Y)
+    assert are_alike(jax.nn.relu, lambda x: jax.nn.relu(x), X)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x, y: 2.0 * x, lambda x, y: 3.0 * x),
+        (lambda x, y: x * X, lambda x, y: x * Y),  # constants that are arrays
+        (lambda x, y: x * np.float32(1), lambda x, y: x * np.ones(4, np.float32)),
+        (lambda x, y: jax.lax.cumsum(x), lambda x, y: jax.lax.cumsum(x, reverse=True)),
+        (lambda x, y: jnp.sum(x), lambda x, y: jnp.max(x)),
+        (lambda x, y: x - y, lambda x, y: y - x),
+        (lambda x, y: x, lambda x, y: y),
+        (lambda x, y: (x, y), lambda x, y: (y, x)),
+        (lambda x, y: (x, y), lambda x, y: x),
+        (lambda x, y: jnp.split(x, 2)[0], lambda x, y: jnp.split(x, 2)[1]),
+        (lambda x, y: jax.jit(lambda a: a + 1)(x), lambda x, y: jax.jit(lambda a: a + 2)(x)),
+        (
+            lambda x, y: jax.lax.scan(lambda c, _: (c * 2, None), x, length=3)[0],
+            lambda x, y: jax.lax.scan(lambda c, _: (c * 3, None), x, length=3)[0],
+        ),
+        (
+            lambda x, y: jax.lax.cond(x[0] > 0, lambda: x, lambda: y),
+            lambda x, y: jax.lax.cond(x[0] > 0, lambda: y, lambda: x),
+        ),
+        (lambda x, y: jax.nn.relu(x), lambda x, y: jax.nn.relu6(x)),
+    ],
+)
+def test_programs_that_differ_have_other_numbers(one, other):
+    assert not are_alike(one, other, X, Y)
+    assert are_alike(one, one, X, Y) and are_alike(other, other, X, Y)
+
+
+# `extract`, and its cache.
+
+
+def extracted(counts, *, key=None, scale=1.0, parts=("train", "test"), progress=None):
+    """Features of a step that counts the batches that it was asked for."""
+
+    class CountingSamples(VectorSplit):
+        def load(self, indices):
+            counts.append(len(indices))
+            return super().load(indices)
+
+    rng = np.random.default_rng(0)
+    samples = {}
+    for part in parts:
+        values = rng.normal(size=(5, 3)).astype(np.float32)
+        split = Split(list("abcde"), [0] * 5, lambda i: None)
+        samples[part] = CountingSamples(split, values)
+    found = features.extract(
+        lambda variables, batch: {"features": variables * batch["image"]},
+        np.float32(scale),
+        samples,
+        Devices(jax.local_devices()[:2]),
+        batch_size=4,
+        key=key,
+        progress=progress,
+    )
+    assert found.keys() == samples.keys()
+    for part, values in found.items():
+        np.testing.assert_allclose(values, scale * samples[part].values, rtol=1e-6)
+    return found
+
+
+def test_every_sample_is_computed_once_and_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path))
+    counts, told = [], []
+    extracted(counts, progress=lambda *report: told.append(report))
+    assert sum(counts) == 10
+    assert told == [
+        (f"features of {part} images", done, 5) for part in ("train", "test") for done in (4, 5)
+    ]
+    assert list(tmp_path.iterdir()) == []  # without a key nothing is kept
+
+
+def test_with_a_key_features_are_computed_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path))
+    counts = []
+    first = extracted(counts, key={"weights": "a", "layer": None})
+    assert sum(counts) == 10
+    again = extracted(counts, key={"layer": None, "weights": "a"})  # the order says nothing
+    assert sum(counts) == 10
+    for part, values in first.items():
+        assert values.dtype == again[part].dtype == np.float32
+        np.testing.assert_array_equal(values, again[part])
+    extracted(counts, key={"weights": "b", "layer": None}, scale=2.0)
+    assert sum(counts) == 20
+    extracted(counts, key={"weights": "a", "layer": None}, parts=("train", "validation"))
+    assert sum(counts) == 30  # a part is missing
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "a flipped byte", "another file"])
+def test_a_torn_cache_file_is_computed_anew_and_mended(monkeypatch, tmp_path, damage):
+    monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path))
+    counts, key = [], {"weights": "a"}
+    extracted(counts, key=key)
+    (file,) = (tmp_path / "features").iterdir()
+    content = file.read_bytes()
+    place = content.index(b"NUMPY") + 140  # among the numbers
+    file.write_bytes(
+        {
+            "cut short": content[: len(content) // 2],
+            "empty": b"",
+            "a flipped byte": content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :],
+            "another file": b"{}",
+        }[damage]
+    )
+    extracted(counts, key=key)
+    assert sum(counts) == 20
+    extracted(counts, key=key)
+    assert sum(counts) == 20
+    assert [path.name for path in (tmp_path / "features").iterdir()] == [file.name]
