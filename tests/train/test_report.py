@@ -148,7 +148,12 @@ def test_page_holds_everything_in_one_file(small_run):
     assert f"{test['accuracy']:.2%}" in page
     assert page.count("data:image/png;base64,") == 3
     assert not re.search(r'(src|href)="?(?!data:)[^" >]', page)  # nothing is fetched
-    for text in ("sam_alexnet_tiny on pens", "model_options.norm_momentum", "Confusion matrix", "72 train"):
+    for text in (
+        "sam_alexnet_tiny on pens",
+        "model_options.norm_momentum",
+        "Confusion matrix",
+        "72 train",
+    ):
         assert text in page
     assert "synthetic images" not in page
 

@@ -56,33 +56,17 @@ def fit(
     Returns the state in which training ended. Raises Interrupted after saving, Diverged when the loss or a gradient is
     not finite.
     """
-    try:
-        if experiment.stages:
-            return _fit_stages(experiment, checkpoints, log, stop, saved_best)
-        log.run_started(RunStart(step=0, epoch=0))  # the net as it is
-        objective = zoo.get_entry(experiment.recipe.model).objective
-        variables = experiment.initial_variables()
-        log.new_best(NewBest(Stage(objective=objective), variables, {"epoch": 0, "step": 0}))
-        log.run_ended()
-        return LoopState()
-    finally:
-        checkpoints.close()
-
-
-def _fit_stages(
-    experiment: Experiment,
-    checkpoints: Checkpoints,
-    log: RunLog,
-    stop: Callable[[], bool],
-    saved_best: SavedBest | None,
-) -> LoopState:
-    loop = _restored(experiment, checkpoints, log)
-    if saved_best is not None and loop.train is not None and saved_best.step > loop.step:
-        loop.best.update(saved_best.score, saved_best.epoch)
-    log.run_started(RunStart(loop.step, loop.epoch))
+    loop = LoopState()
     data = DeviceData(experiment.devices)
     left = None  # by the stage before: its variables
     try:
+        if experiment.stages:
+            loop = _restored(experiment, checkpoints, log, saved_best)
+        log.run_started(RunStart(loop.step, loop.epoch))
+        if not experiment.stages:  # the net as it is
+            objective = zoo.get_entry(experiment.recipe.model).objective
+            variables = experiment.initial_variables()
+            log.new_best(NewBest(Stage(objective=objective), variables, {"epoch": 0, "step": 0}))
         for index in range(loop.stage, len(experiment.stages)):
             plan = experiment.stages[index]
             if loop.train is None or left is not None:
@@ -104,13 +88,16 @@ def _fit_stages(
         return loop
     finally:
         log.run_ended()
+        checkpoints.close()
 
 
 def _is_over(plan: StagePlan, loop: LoopState) -> bool:
     return loop.stopped or loop.stage_epoch >= plan.spec.epochs
 
 
-def _restored(experiment: Experiment, checkpoints: Checkpoints, log: RunLog) -> LoopState:
+def _restored(
+    experiment: Experiment, checkpoints: Checkpoints, log: RunLog, saved_best: SavedBest | None
+) -> LoopState:
     """The state of the newest whole checkpoint, or a new one."""
     restored = checkpoints.restore(
         lambda stage: abstract_state(experiment.stages[stage]),
@@ -118,6 +105,8 @@ def _restored(experiment: Experiment, checkpoints: Checkpoints, log: RunLog) -> 
     )
     if restored is None:
         return LoopState()
+    if saved_best is not None and saved_best.step > restored.step:
+        restored.best.update(saved_best.score, saved_best.epoch)
     log.note(f"resuming after epoch {restored.epoch}, step {restored.step}")
     return restored
 
