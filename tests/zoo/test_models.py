@@ -10,6 +10,7 @@ import pytest
 
 import zoo
 from train.engine.objectives import OBJECTIVES
+from train.recipe import Stage
 
 # name: (trainable parameters, the same with batch-norm moving statistics), both with default classes.
 PARAMETERS = {
@@ -141,7 +142,7 @@ def prepared(name):
 @pytest.mark.parametrize("name", TINY)
 def test_every_parameter_gets_a_gradient(name):
     model, variables, images = prepared(name)
-    objective = OBJECTIVES[zoo.get_entry(name).objective](model)
+    objective = OBJECTIVES[zoo.get_entry(name).objective].build(model, Stage())
     gradients = jax.jit(jax.grad(objective.loss, has_aux=True))
     batch = {"image": images, "label": jnp.arange(4) % 5}
     gradient, _ = gradients(

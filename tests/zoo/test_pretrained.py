@@ -486,10 +486,10 @@ def test_wrong_sources(arguments, options, message):
 def test_keras_preprocessing_is_that_of_keras(model, pixel, expected):
     import keras
 
-    from train.engine.steps import normalise
+    from train.engine.inputs import normalize
 
     images = np.array(pixel, np.float32).reshape(1, 1, 1, 3)
-    ours = normalise(images, sources.find_source(model, "keras").preprocessing)
+    ours = normalize(images, sources.find_source(model, "keras").preprocessing)
     np.testing.assert_allclose(np.ravel(ours), expected, rtol=1e-5)
     theirs = getattr(keras.applications, model).preprocess_input(images.copy())
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
