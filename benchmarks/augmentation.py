@@ -22,7 +22,7 @@ import tyro
 import zoo
 from benchmarks import command
 from train import cli
-from train.recipe import Augmentation, InputError, Stage
+from train.recipe import Augmentation, InputError, Recipe, Stage
 
 NONE = "none"
 FULL = Augmentation(
@@ -139,28 +139,31 @@ def prepare(
     import jax
     import numpy as np
 
-    from benchmarks.zoo_worker import ADAM, CLOCK, random_batch
+    from benchmarks.random_data import dataset_of, first_batch, random_samples
+    from benchmarks.zoo_worker import ADAM, CLOCK
     from train.engine import steps
     from train.engine.inputs import ImageInputs
-    from train.engine.objectives import get_objective
-    from train.engine.optimizers import build_optimizer
     from train.engine.parallel import Devices
+    from train.engine.stage import first_state, make_steps
+    from train.setup import resolve
 
     devices, entry = Devices(), zoo.get_entry(model)
     height, width, channels = entry.input_shape
-    module = zoo.create_model(model)
-    module = devices.synchronised(module)
-    optimizer = build_optimizer(ADAM)
-    variables = steps.init_variables(module, (height, width, channels), seed=0)
-    objective = get_objective(entry.objective).build(module, Stage())
-    inputs = ImageInputs(zoo.Preprocessing(zoo.ResizeRule((height, width))))
     loaded = augmentation.resize or height
     shape = (batch_size, loaded, round(loaded * width / height), channels)
-    batch = devices.split(random_batch(np.random.default_rng(0), shape, entry.num_classes))
-    train_step = devices.compile_train_step(
-        steps.make_train_step(objective, optimizer, inputs, augmentation)
+    stage = Stage(objective=entry.objective, optimizer=ADAM, augment=augmentation)
+    experiment = resolve(
+        Recipe(model=model, batch_size=batch_size, stages=(stage,)),
+        dataset=dataset_of(
+            {"train": random_samples(np.random.default_rng(0), shape)}, entry.num_classes
+        ),
+        devices=devices,
     )
-    state = devices.replicate(steps.init_state(variables, optimizer))
+    (plan,), inputs = experiment.stages, experiment.inputs
+    assert isinstance(inputs, ImageInputs)
+    batch = devices.split(first_batch(experiment, plan))
+    train_step = devices.compile_train_step(make_steps(experiment, plan).train)
+    state = devices.replicate(first_state(experiment, plan, None))
     change = jax.pmap(
         lambda images, index: inputs.augmented(images, index, steps.keys(CLOCK)[0], augmentation),
         devices=devices.devices,

@@ -24,8 +24,8 @@ import tyro
 import zoo
 from benchmarks import command
 from benchmarks.peers import PEERS
-from benchmarks.throughput import compare, without_traceback, worker_commands
-from benchmarks.workers import Worker, WorkerError
+from benchmarks.throughput import compare, worker_commands
+from benchmarks.workers import Worker, WorkerError, worker_command
 from train import cli
 from train.recipe import InputError
 
@@ -122,10 +122,11 @@ def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) 
 
 def epoch_commands(arguments: Arguments) -> dict[str, list[str]]:
     """How each side's process is started."""
-    python = str(arguments.torch_python or sys.executable)
-    commands = {"zoo": [sys.executable, "-m", "benchmarks.epoch_worker"]}
+    commands = {"zoo": worker_command("benchmarks.epoch_worker")}
     for peer in arguments.peers:
-        commands[peer] = [python, "-m", "benchmarks.peers.torch_epoch", *PEERS[peer][1]]
+        commands[peer] = worker_command(
+            "benchmarks.peers.torch_epoch", *PEERS[peer][1], python=arguments.torch_python
+        )
     return commands
 
 
@@ -167,7 +168,7 @@ def epochs(
                     }
                 built = worker.call("build_epoch", **same, **setting)
             except WorkerError as error:
-                row["error"] = without_traceback(name, error)
+                row["error"] = str(error)
                 cli.say(f"{label(row)}: {row['error']}")
                 continue
             first = first or built

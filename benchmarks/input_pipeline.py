@@ -24,8 +24,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks import command
-from benchmarks.throughput import without_traceback
-from benchmarks.workers import Worker, WorkerError
+from benchmarks.workers import Worker, WorkerError, worker_command
 from train import cli
 from train.recipe import InputError
 
@@ -112,8 +111,8 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 
 def loading(arguments: Arguments, data: Path) -> dict[str, Any]:
     """Images/s of every side with every number of workers, in turns."""
-    ours = [sys.executable, "-m", "benchmarks.loading"]
-    peer = [str(arguments.torch_python or sys.executable), "-m", "benchmarks.peers.torch_loading"]
+    ours = worker_command("benchmarks.loading")
+    peer = worker_command("benchmarks.peers.torch_loading", python=arguments.torch_python)
     sides: list[tuple[str, list[str], str, int]] = [
         (f"zoo, {decoder}", ours, decoder, workers)
         for decoder in arguments.decoders
@@ -142,7 +141,7 @@ def loading(arguments: Arguments, data: Path) -> dict[str, Any]:
                 )
                 running.append((row, worker))
             except WorkerError as error:
-                row["error"] = without_traceback(name, error)
+                row["error"] = str(error)
                 cli.say(f"{name}, {num_workers} workers: {row['error']}")
         for number in range(arguments.rounds):
             first = number % max(len(running), 1)

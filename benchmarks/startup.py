@@ -22,7 +22,7 @@ import tyro
 
 import zoo
 from benchmarks import command
-from benchmarks.workers import ROOT, Worker
+from benchmarks.workers import ROOT, Worker, worker_command
 from train import cli
 from train.recipe import InputError
 
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     if min(arguments.rounds, arguments.batch_size) < 1:
         raise InputError("--rounds and --batch-size have to be at least 1")
     command.check_out(arguments.out)
-    with Worker([sys.executable, "-m", "benchmarks.zoo_worker"]) as worker:
+    with Worker(worker_command("benchmarks.zoo_worker")) as worker:
         environment = worker.call("describe")
     record = {
         **command.head("benchmarks.startup", environment=False),

@@ -24,7 +24,7 @@ import tyro
 import zoo
 from benchmarks import command
 from train import cli
-from train.recipe import Augmentation, InputError
+from train.recipe import InputError, Recipe
 from train.reproduce.papers.pig_faces import MODELS, PAPER
 
 STAGE = PAPER.rows[0].recipe.stages[0]
@@ -131,38 +131,32 @@ class Side:
     ):
         import numpy as np
 
+        from benchmarks.random_data import dataset_of, random_samples
         from train.engine import steps
-        from train.engine.inputs import ImageInputs
-        from train.engine.objectives import classification
-        from train.engine.optimizers import build_optimizer
         from train.engine.parallel import Devices
+        from train.engine.stage import first_state, make_steps
+        from train.setup import resolve
 
         entry = zoo.get_entry(model)
         self.model, self.batch_size = model, batch_size
-        self.devices = Devices()
-        self.names = [str(number) for number in range(entry.num_classes)]
         rng = np.random.default_rng(0)
-        parts = ("train", "validation", "test")
-        self.data = {}
-        for part in parts:
-            count = getattr(arguments, f"{part}_images")
-            shape = (count, *entry.input_shape)
+        parts = {}
+        for part in ("train", "validation", "test"):
+            shape = (getattr(arguments, f"{part}_images"), *entry.input_shape)
             if shape not in images:
-                images[shape] = rng.integers(0, 256, shape, np.uint8)
-            labels = rng.integers(0, entry.num_classes, count, np.int32)
-            self.data[part] = (images[shape], labels)
-        module = zoo.create_model(model)
-        module = self.devices.synchronised(module)
-        optimizer = build_optimizer(STAGE.optimizer)
-        objective = classification(module)
-        height, width, _ = entry.input_shape
-        inputs = ImageInputs(zoo.Preprocessing(zoo.ResizeRule((height, width))))
-        self.train_step = self.devices.compile_train_step(
-            steps.make_train_step(objective, optimizer, inputs, Augmentation())
-        )
-        self.eval_step = self.devices.compile_eval_step(steps.make_eval_step(objective, inputs))
-        variables = steps.init_variables(module, entry.input_shape, seed=0)
-        self.state = self.devices.replicate(steps.init_state(variables, optimizer))
+                images[shape] = random_samples(rng, shape)
+            parts[part] = images[shape]
+        dataset = dataset_of(parts, entry.num_classes)
+        self.data = {part: (parts[part], split.labels) for part, split in dataset.splits.items()}
+        self.names = dataset.class_names
+        self.devices = Devices()
+        recipe = Recipe(model=model, batch_size=batch_size, keep_tail=True, stages=(STAGE,))
+        experiment = resolve(recipe, dataset=dataset, devices=self.devices)
+        (plan,) = experiment.stages
+        made = make_steps(experiment, plan)
+        self.train_step = self.devices.compile_train_step(made.train)
+        self.eval_step = self.devices.compile_eval_step(made.evaluate)
+        self.state = self.devices.replicate(first_state(experiment, plan, None))
         self.clock = steps.Clock(np.uint32(0), np.int32(0))
         self.rng = rng
         self.test_ms: list[float] = []

@@ -34,7 +34,7 @@ import tyro
 import zoo
 from benchmarks import command
 from benchmarks.peers import NO_TWIN, PEERS
-from benchmarks.workers import Worker, WorkerError
+from benchmarks.workers import Worker, WorkerError, worker_command
 from train import cli
 from train.recipe import InputError
 from zoo.common.files import write_atomically
@@ -44,7 +44,6 @@ OURS = "zoo"
 TOLERANCES = {"test": 1e-4, "train": 1e-4, "train_after_update": 1e-3}
 CHECK_BATCH = 4
 SEED = 0
-# Flags whose values are paths of this machine.
 # timm's word for each mode.
 PREFIX = {"train": "train", "test": "infer"}
 
@@ -190,12 +189,11 @@ def check(arguments: Arguments) -> None:
 
 def worker_commands(peers: Sequence[str], torch_python: Path | None) -> dict[str, list[str]]:
     """How each implementation's process is started."""
-    commands = {OURS: [sys.executable, "-m", "benchmarks.zoo_worker"]}
+    commands = {OURS: worker_command("benchmarks.zoo_worker")}
     for peer in peers:
         module, words = PEERS[peer]
         elsewhere = torch_python is not None and peer.startswith("torch")
-        interpreter = str(torch_python) if elsewhere else sys.executable
-        commands[peer] = [interpreter, "-m", module, *words]
+        commands[peer] = worker_command(module, *words, python=torch_python if elsewhere else None)
     return commands
 
 
@@ -217,7 +215,7 @@ def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
             with Worker(commands[peer], timeout=arguments.limit) as worker:
                 record["environment"][peer] = worker.call("describe")
         except WorkerError as error:
-            absent[peer] = without_traceback(peer, error)
+            absent[peer] = str(error)
             record["environment"][peer] = {"error": absent[peer]}
             cli.say(f"{peer}: {absent[peer]}")
     present = {name: command for name, command in commands.items() if name not in absent}
@@ -280,15 +278,6 @@ def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
             throughput_curves(panels, path, title)
             paths.append(path)
     return paths
-
-
-def without_traceback(peer: str, error: WorkerError) -> str:
-    """Why a peer cannot be started; most often it, or what it needs, is not installed."""
-    missing = re.search(r"No module named '(\w+)", str(error))
-    if not missing:
-        return str(error)
-    or_elsewhere = "" if peer == "keras" else ", or --torch-python"
-    return f"{missing[1]} is not installed: python -m pip install -e '.[bench]'{or_elsewhere}"
 
 
 def compare(model: str, commands: dict[str, list[str]], limit: float) -> list[dict[str, Any]]:

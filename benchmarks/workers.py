@@ -8,13 +8,15 @@ The processes talk over pipes, one line of JSON each way:
 
     {"call": "run", "arguments": {"steps": 5}}    ->    {"value": 4.02}    or    {"error": "out of memory"}
 
-`serve` is the worker's end, `Worker` the other. This file imports the standard library only
+`serve` is the worker's end, `Worker` the other; `python -m benchmarks.workers MODULE` runs a module that ends in
+`serve`, and says so where a package that it imports is not installed. This file imports the standard library only
 (and so does what it takes from `train`): a peer may live in an environment that has little else.
 """
 
 import json
 import os
 import resource
+import runpy
 import select
 import signal
 import subprocess
@@ -34,6 +36,16 @@ class WorkerError(Exception):
     """A worker could not do what it was asked to; the message is one line for the record."""
 
 
+class NotInstalled(WorkerError):
+    """A worker's interpreter lacks a package."""
+
+    def __init__(self, package: str) -> None:
+        elsewhere = ", or --torch-python" if package in ("torch", "torchvision") else ""
+        super().__init__(
+            f"{package} is not installed: python -m pip install -e '.[bench]'{elsewhere}"
+        )
+
+
 class Refusal(Exception):
     """Raised in a worker that does not do what it is asked to; the record has the message as it is."""
 
@@ -50,6 +62,23 @@ def serve(side: Any) -> None:
         except Exception as error:
             answer = {"error": explain(error)}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def worker_command(
+    module: str, *words: str, python: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """How the process of a worker's module is started, in this interpreter or another."""
+    return [os.fspath(python or sys.executable), "-m", "benchmarks.workers", module, *words]
+
+
+def run_worker(module: str) -> None:
+    """Run a worker's module; where a package is missing, say which in answer to whatever is asked."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        answer = json.dumps({"missing": (error.name or module).partition(".")[0]})
+        for _ in sys.stdin:
+            print(answer, flush=True)
 
 
 def explain(error: Exception) -> str:
@@ -107,6 +136,8 @@ class Worker:
             raise WorkerError(self._cause_of_death()) from None
         finally:
             self._signal(signal.SIGSTOP)
+        if "missing" in answer:
+            raise NotInstalled(answer["missing"])
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer["value"]
@@ -146,3 +177,8 @@ class Worker:
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "without a word"
         return f"ended with status {status}: {last}"[:300]
+
+
+if __name__ == "__main__":
+    del sys.argv[0]  # the module's own words come after its name
+    run_worker(sys.argv[0])

@@ -12,12 +12,13 @@ import optax
 import zoo
 from benchmarks import workers
 from benchmarks.peers import BETAS, EPSILON, LEARNING_RATE
+from benchmarks.random_data import dataset_of, first_batch, random_samples
 from train.engine import steps
-from train.engine.inputs import ImageInputs, Inputs, VectorInputs
-from train.engine.objectives import get_objective
-from train.engine.optimizers import build_optimizer
+from train.engine.experiment import Experiment
 from train.engine.parallel import Devices
-from train.recipe import Augmentation, Optimizer, Stage
+from train.engine.stage import first_state, make_steps
+from train.recipe import ModelOptions, Optimizer, Recipe, Stage
+from train.setup import resolve
 from zoo.operations import plain_operations, uses_cpu_forms
 
 ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILON)
@@ -31,6 +32,7 @@ class Zoo:
         # A cached program hides what compiling costs.
         jax.config.update("jax_enable_compilation_cache", use_cache)
         self.devices = Devices(jax.local_devices()[:devices])
+        self.step: Any = None  # what `run` times
 
     def describe(self) -> dict[str, Any]:
         """Versions, machine and commit."""
@@ -59,10 +61,12 @@ class Zoo:
     def reference(self, model: str, num_classes: int, batch_size: int, path: str) -> dict[str, Any]:
         """Write weights and a batch to `path` (see benchmarks.peers), for a peer to compute the same:
         the loss in test mode, in training mode without dropout, and after one update."""
-        height, width, _ = zoo.get_entry(model).input_shape
-        module = without_dropout(zoo.create_model(model, num_classes))
+        images = [batch_size, *zoo.get_entry(model).input_shape]
+        experiment = self._resolve(
+            model, num_classes, images, dropout=False, objective="classification"
+        )
+        (plan,) = experiment.stages
         rng = np.random.default_rng(0)
-        variables = steps.init_variables(module, (height, width, 3), seed=0)
         # Biases and statistics that are all alike would fit anywhere.
         variables = jax.tree.map(
             lambda leaf: (
@@ -70,9 +74,9 @@ class Zoo:
                 if leaf.ndim == 1
                 else np.asarray(leaf)
             ),
-            jax.device_get(variables),
+            jax.device_get(experiment.initial_variables()),
         )
-        batch = random_batch(rng, (batch_size, height, width, 3), num_classes)
+        batch = first_batch(experiment, plan)
         flat = {
             "/".join(key.key for key in keys): leaf
             for keys, leaf in jax.tree.leaves_with_path(variables)
@@ -81,15 +85,13 @@ class Zoo:
 
         # On a GPU the default is TF32, whose three digits would not tell two nets apart.
         with jax.default_matmul_precision("highest"):
-            objective = "classification"
-            inputs = _inputs([batch_size, height, width, 3])
-            test_step = self._test_step(module, objective, inputs)
-            logits = test_step(variables, self.devices.split(batch))["logits"]
+            made, split = make_steps(experiment, plan), self.devices.split(batch)
+            logits = self._compile_test_step(made.evaluate)(variables, split)["logits"]
             logits = logits.reshape(-1, num_classes)
             test = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
             losses = {"test": float(test)}
-            train_step = self._train_step(module, objective, inputs)
-            state = self._train_state(variables)
+            train_step = self.devices.compile_train_step(made.train)
+            state = self.devices.replicate(first_state(experiment, plan, variables))
             for name in ("train", "train_after_update"):
                 state, metrics = train_step(state, self.devices.split(batch), CLOCK)
                 losses[name] = float(metrics["loss"])
@@ -129,22 +131,18 @@ class Zoo:
         self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
     ) -> int:
         """Weights and a random batch of shape `images` on the devices; how many parameters there are."""
-        options = {} if dtype == "float32" else {"dtype": dtype}
-        module = zoo.create_model(model, num_classes, **options)
-        objective = zoo.get_entry(model).objective
-        inputs = _inputs(images)
-        variables = steps.init_variables(module, tuple(images[1:]), seed)
-        batch = random_batch(np.random.default_rng(seed), tuple(images), num_classes)
-        self.batch = self.devices.split(batch)
+        experiment = self._resolve(model, num_classes, images, dtype=dtype, seed=seed)
+        (plan,) = experiment.stages
+        made = make_steps(experiment, plan)
+        state = self.devices.replicate(first_state(experiment, plan, None))
+        self.batch = self.devices.split(first_batch(experiment, plan))
         self.training = mode == "train"
         if self.training:
-            self.step = self._train_step(module, objective, inputs)
-            self.state = self._train_state(variables)
+            self.step, self.state = self.devices.compile_train_step(made.train), state
         else:
-            self.step = self._test_step(module, objective, inputs)
-            self.state = self.devices.replicate(variables)
+            self.step, self.state = self._compile_test_step(made.evaluate), state.variables()
         jax.block_until_ready((self.batch, self.state))
-        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
     def run(self, steps: int) -> float:
         """Seconds of so many steps, the last one finished."""
@@ -161,16 +159,15 @@ class Zoo:
     def losses(self, model: str, num_classes: int, images: list[int], count: int) -> list[float]:
         """Losses of so many training steps without dropout on one random batch of shape `images`: the same on
         any number of devices, up to rounding."""
-        module = without_dropout(zoo.create_model(model, num_classes))
-        variables = steps.init_variables(module, tuple(images[1:]), seed=0)
-        batch = self.devices.split(
-            random_batch(np.random.default_rng(0), tuple(images), num_classes)
+        experiment = self._resolve(
+            model, num_classes, images, dropout=False, objective="classification"
         )
-        inputs = _inputs(images)
+        (plan,) = experiment.stages
+        batch = self.devices.split(first_batch(experiment, plan))
         found = []
         with jax.default_matmul_precision("highest"):
-            step = self._train_step(module, "classification", inputs)
-            state = self._train_state(variables)
+            step = self.devices.compile_train_step(make_steps(experiment, plan).train)
+            state = self.devices.replicate(first_state(experiment, plan, None))
             for _ in range(count):
                 state, metrics = step(state, batch, CLOCK)
                 found.append(float(metrics["loss"]))
@@ -183,42 +180,43 @@ class Zoo:
             return statistics["peak_bytes_in_use"] / 1e6
         return workers.peak_process_memory()
 
-    def _train_step(self, module: Any, objective: str, inputs: Inputs) -> Any:
-        """The engine's own training step."""
-        step = steps.make_train_step(
-            get_objective(objective).build(self.devices.synchronised(module), Stage()),
-            build_optimizer(ADAM),
-            inputs,
-            Augmentation(),
+    def _resolve(
+        self,
+        model: str,
+        num_classes: int,
+        images: list[int],
+        *,
+        dtype: Any = "float32",
+        dropout: bool = True,
+        objective: str | None = None,
+        seed: int = 0,
+    ) -> Experiment:
+        """What `train.run` would train on random samples of shape `images`, [B, H, W, 3] or [B, D]. Without dropout
+        a step depends on nothing random."""
+        entry = zoo.get_entry(model)
+        module = zoo.create_model(model, num_classes)
+        rates = () if dropout else ("dropout_rate", "conv_dropout_rate")
+        recipe = Recipe(
+            model=model,
+            model_options=ModelOptions({name: 0.0 for name in rates if hasattr(module, name)}),
+            image_size=images[1] if tuple(images[1:]) != entry.input_shape else None,
+            batch_size=images[0],
+            dtype=dtype,
+            seed=seed,
+            stages=(Stage(objective=objective or entry.objective, optimizer=ADAM),),
         )
-        return self.devices.compile_train_step(step)
+        samples = random_samples(np.random.default_rng(seed), images)
+        dataset = dataset_of({"train": samples}, num_classes, seed)
+        return resolve(recipe, dataset=dataset, devices=self.devices)
 
-    def _train_state(self, variables: Any) -> Any:
-        """The first state for that step."""
-        return self.devices.replicate(steps.init_state(variables, build_optimizer(ADAM)))
-
-    def _test_step(self, module: Any, objective: str, inputs: Inputs) -> Any:
-        """The engine's evaluation step, without fetching its outputs to the host."""
-        step = steps.make_eval_step(get_objective(objective).build(module, Stage()), inputs)
+    def _compile_test_step(self, step: Any) -> Any:
+        """The evaluation step over all devices, without fetching its outputs to the host."""
         return jax.pmap(
             step, steps.AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices.devices
         )
 
 
-def _inputs(shape: list[int]) -> Inputs:
-    """Of a batch of images or vectors of that shape."""
-    if len(shape) == 4:
-        return ImageInputs(zoo.Preprocessing(zoo.ResizeRule((shape[1], shape[2]))))
-    return VectorInputs(tuple(shape[1:]))
-
-
 CLOCK = steps.Clock(np.uint32(0), np.int32(0))
-
-
-def without_dropout(module: Any) -> Any:
-    """The same net with every dropout rate at zero, so that a step depends on nothing random."""
-    rates = [name for name in ("dropout_rate", "conv_dropout_rate") if hasattr(module, name)]
-    return module.clone(**dict.fromkeys(rates, 0.0))
 
 
 def accessed_gbytes(compiled: Any, devices: int = 1) -> float | None:
@@ -226,19 +224,6 @@ def accessed_gbytes(compiled: Any, devices: int = 1) -> float | None:
     reaches the memory where caches hold some of it. None where XLA does not count."""
     cost = compiled.cost_analysis() or {}
     return cost["bytes accessed"] * devices / 1e9 if "bytes accessed" in cost else None
-
-
-def random_batch(
-    rng: np.random.Generator, shape: tuple[int, ...], num_classes: int
-) -> dict[str, np.ndarray]:
-    """A batch as the pipeline gives it: images [B, H, W, C], or vectors [B, N] as of features after a ReLU."""
-    return {
-        "image": rng.integers(0, 256, shape, np.uint8)
-        if len(shape) == 4
-        else rng.random(shape, np.float32),
-        "label": rng.integers(0, num_classes, shape[0], np.int32),
-        "index": np.arange(shape[0], dtype=np.int32),
-    }
 
 
 def best_time(function: Any, argument: jax.Array) -> float:

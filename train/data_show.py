@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from train import cli
-from train.recipe import Augmentation, InputError, Recipe, Stage, check_limits
+from train.recipe import Augmentation, InputError, Recipe, Stage, flag_of
 
 DEFAULT_SIZE = 224
 
@@ -39,15 +39,9 @@ def show(arguments: Show) -> None:
     """The command `show`."""
     if min(arguments.count, arguments.versions) < 1:
         raise InputError("--count and --versions have to be at least 1")
-    check_limits(arguments.augment, "--augment")
-    size = arguments.image_size or _own_size(arguments.dataset)
-    if size < 1:
-        raise InputError(f"--image-size is {size}: give at least 1 pixel")
-    if (arguments.augment.resize or size) < size:
-        raise InputError(
-            f"--augment.resize is {arguments.augment.resize}, less than the images that a model of"
-            f" {size}x{size} sees: give at least {size}, or a smaller --image-size"
-        )
+    size = arguments.image_size
+    if size is None:
+        size = _own_size(arguments.dataset)
     out = arguments.out or Path(f"{Path(arguments.dataset).stem or 'data'}.png")
     if out.suffix != ".png":
         raise InputError(f"--out {out} does not end in .png")
@@ -65,7 +59,11 @@ def show(arguments: Show) -> None:
         image_size=size,
         stages=(Stage(augment=arguments.augment),),
     )
-    experiment = resolve(recipe, train=False)
+
+    def called(path: str) -> str:
+        return flag_of(path.removeprefix("stages.0."))
+
+    experiment = resolve(recipe, train=False, called=called)
     dataset = experiment.dataset
     title = f"{dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
     before, after, labels = visits(experiment, arguments)

@@ -19,6 +19,11 @@ from zoo.common.errors import InputError as InputError
 FORMAT = 2  # of `Recipe.to_json`; 1 had options and features as text
 
 
+def flag_of(path: str) -> str:
+    """The flag of a field of a recipe, by its path: `--stages.0.augment.shift-x` of `stages.0.augment.shift_x`."""
+    return f"--{path.replace('_', '-')}"
+
+
 class ModelOptions(dict[str, Any]):
     """Fields of a model by name, such as `ModelOptions(dropout_rate=0.4, widths=(16, 32))`; sequences are tuples."""
 
@@ -278,10 +283,14 @@ class Recipe:
             splits_file=self.splits,
         )
 
-    def validate(self) -> None:
-        """Raise InputError for values that no run can use, whatever its data and model."""
-        check_limits(self)
-        self.data_options().check(_flag_of_option)
+    def validate(self, called: Callable[[str], str] = flag_of) -> None:
+        """Raise InputError for values that no run can use, whatever its data and model.
+
+        `called` gives the name that the user knows a field by, of its path such as `stages.0.epochs`: its flag, unless
+        told otherwise.
+        """
+        _check_limits(self, "", called)
+        self.data_options().check(lambda name: called(_FIELDS_OF_OPTIONS.get(name, name)))
         if not self.stages and self.probe.method == "none":
             raise InputError(f"recipe {self.name!r} has no stages: nothing to train")
         names = [stage.name for stage in self.stages]
@@ -293,7 +302,7 @@ class Recipe:
                 )
             if stage.optimizer.nesterov and not stage.optimizer.momentum:
                 raise InputError(
-                    f"--stages.{index}.optimizer.nesterov needs a momentum above 0, such as 0.9"
+                    f"{called(f'stages.{index}.optimizer.nesterov')} needs a momentum above 0, such as 0.9"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -348,10 +357,8 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _flag_of_option(name: str) -> str:
-    """The flag of a field of `datasets.dataset.Options`."""
-    name = {"seed": "split_seed", "splits_file": "splits"}.get(name, name)
-    return f"--{name.replace('_', '-')}"
+# Fields of `datasets.dataset.Options` that have another name in a recipe.
+_FIELDS_OF_OPTIONS = {"seed": "split_seed", "splits_file": "splits"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,21 +428,20 @@ LIMITS: dict[type, dict[str, Limit]] = {
 }
 
 
-def check_limits(item: Any, flag: str = "-") -> None:
-    """InputError for the first value of a recipe, or of a part of one, that `LIMITS` does not accept; `flag` is what
-    its fields' flags begin with, such as `--augment`."""
+def _check_limits(item: Any, where: str, called: Callable[[str], str]) -> None:
+    """InputError for the first value of a recipe, or of the part of it at the path `where`, that `LIMITS` does not
+    accept."""
     limits = LIMITS.get(type(item), {})
     for field in dataclasses.fields(item):
-        value = getattr(item, field.name)
-        name = f"{flag}{'.' if flag.strip('-') else '-'}{field.name.replace('_', '-')}"
+        value, path = getattr(item, field.name), f"{where}{field.name}"
         limit = limits.get(field.name)
         if limit and value is not None and not limit.accepts(value):
-            raise InputError(f"{name} is {value}: give {limit.words}")
+            raise InputError(f"{called(path)} is {value}: give {limit.words}")
         for index, part in enumerate(value if isinstance(value, tuple) else ()):
             if dataclasses.is_dataclass(part):
-                check_limits(part, f"{name}.{index}")
+                _check_limits(part, f"{path}.{index}.", called)
         if dataclasses.is_dataclass(value):
-            check_limits(value, name)
+            _check_limits(value, f"{path}.", called)
 
 
 # How the members of a union of dataclasses are told apart in JSON.

@@ -96,7 +96,6 @@ def parse(argv: list[str]) -> Arguments:
         stage = dataclasses.replace(stage, optimizer=optimizer)
     if recipe.stages:
         recipe = dataclasses.replace(recipe, stages=(stage, *recipe.stages[1:]))
-    recipe.validate()
     return dataclasses.replace(arguments, recipe=recipe)
 
 

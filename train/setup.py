@@ -6,12 +6,14 @@ Training, evaluation and previews use what `resolve` returns as it is.
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 
 import zoo
 from datasets import Dataset, list_datasets, load_dataset
+from datasets.dataset import VectorSplit
 from datasets.images import fast
 from datasets.pipeline import steps_per_epoch
 from datasets.views import add_noise, limit_per_class
@@ -23,7 +25,7 @@ from train.engine.objectives import Entry, get_objective, objectives_of
 from train.engine.optimizers import OPTIMIZERS, build_optimizer
 from train.engine.parallel import Devices
 from train.engine.steps import abstract_variables
-from train.recipe import InputError, JobWeights, Recipe, RunFeatures, Stage
+from train.recipe import InputError, JobWeights, Recipe, RunFeatures, Stage, flag_of
 from train.record.directory import RunDir
 from train.vectors import vector_dataset
 from zoo.common.names import find
@@ -41,6 +43,9 @@ def resolve(
     resume: Literal["auto", "never", "must"] = "auto",
     *,
     train: bool = True,
+    dataset: Dataset | None = None,
+    devices: Devices | None = None,
+    called: Callable[[str], str] = flag_of,
 ) -> Experiment:
     """Everything that a recipe names, loaded and checked. Writes nothing.
 
@@ -50,28 +55,34 @@ def resolve(
       resume: whether a run in `workdir` may, must not, or has to be there.
       train: False resolves data, inputs and devices only, for a net that is trained already and for previews: there
         are no stages and no weights then, and `module` is None.
+      dataset: images or vectors that are in memory already, in place of those that the recipe names.
+      devices: where to compute (default: on as many of the local devices as divide a batch).
+      called: the name that the user knows a field of the recipe by, given its path, such as `stages.0.augment.resize`.
 
     Raises InputError, one line, for whatever cannot be used.
     """
     recipe = _located(recipe)
-    recipe.validate()
+    recipe.validate(called)
     options = dataclasses.asdict(recipe.data_options())
     run = None
     if workdir is not None:
         run = RunDir(workdir)
         run.check(recipe, resume)
     entry = zoo.get_entry(recipe.model)
-    objectives = _objectives(recipe, entry) if train else ()
+    of_vectors = recipe.features is not None or (dataset is not None and _is_of_vectors(dataset))
+    objectives = _objectives(recipe, entry, of_vectors) if train else ()
     if recipe.decoder == "fast":
         fast.check()
-    cli.report_devices()
+    if devices is None:
+        cli.report_devices()
     size = _input_size(recipe, entry)
-    dataset, data_key = _load_data(recipe, options, size, run)
-    shape = (*size, 3) if size and recipe.features is None else dataset.splits["train"].shape
-    model = _model(recipe, shape, len(dataset.class_names), run, train=train)
+    dataset, data_key = _load_data(recipe, options, size, run, dataset)
+    shape = (*size, 3) if size and not of_vectors else dataset.splits["train"].shape
+    model = _model(recipe, shape, len(dataset.class_names), run, called, train=train)
     if not train:
-        return Experiment(recipe, dataset, data_key, devices=Devices(), **vars(model))
-    devices = _devices(recipe, dataset)
+        devices = devices or Devices()
+        return Experiment(recipe, dataset, data_key, devices=devices, **vars(model))
+    devices = _devices(recipe, dataset, devices)
     stages = _stages(recipe, objectives, model, dataset, devices)
     _check_probe(recipe, model)
     num_bytes = _bytes(recipe, dataset, model.inputs)
@@ -113,16 +124,16 @@ def _located(recipe: Recipe) -> Recipe:
 # Names.
 
 
-def _objectives(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[Entry, ...]:
+def _objectives(recipe: Recipe, entry: zoo.ModelEntry, of_vectors: bool) -> tuple[Entry, ...]:
     """The objective of each stage; InputError for stages that cannot train this model, and for data that it cannot
     take."""
     takes_vectors = len(entry.input_shape) == 1
-    if takes_vectors and recipe.features is None:
+    if takes_vectors and not of_vectors:
         raise InputError(
             f"{recipe.model} takes vectors: give --features pixels, the directory of a finished run, or"
             " resnet50=torchvision"
         )
-    if recipe.features is not None and not takes_vectors:
+    if of_vectors and not takes_vectors:
         raise InputError(
             f"{recipe.model} takes images: --features is for models of vectors, such as vade"
         )
@@ -165,10 +176,18 @@ def _input_size(recipe: Recipe, entry: zoo.ModelEntry) -> tuple[int, int] | None
     return height, width
 
 
+def _is_of_vectors(dataset: Dataset) -> bool:
+    return isinstance(dataset.splits["train"], VectorSplit)
+
+
 def _load_data(
-    recipe: Recipe, options: dict[str, Any], size: tuple[int, int] | None, run: RunDir | None
+    recipe: Recipe,
+    options: dict[str, Any],
+    size: tuple[int, int] | None,
+    run: RunDir | None,
+    given: Dataset | None,
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The recipe's data set, of images or of vectors, and what its samples depend on."""
+    """The recipe's data set, of images or of vectors, or the `given` one, and what its samples depend on."""
     sizes = [size[0], *(stage.augment.resize or 0 for stage in recipe.stages)] if size else []
     goes_on = run is not None and run.exists() and run.splits.exists()
     if run is not None and goes_on and recipe.splits is not None:
@@ -179,7 +198,7 @@ def _load_data(
     progress = cli.progress_callback(shown)
     options |= {"image_size": max(sizes, default=None), "progress": progress}
     try:
-        dataset: Dataset = load_dataset(recipe.dataset, **options)
+        dataset = load_dataset(recipe.dataset, **options) if given is None else given
         if recipe.images_per_class:
             dataset = limit_per_class(dataset, recipe.images_per_class, recipe.split_seed)
         if recipe.noisy_images:
@@ -203,13 +222,15 @@ def _load_data(
 # Devices.
 
 
-def _devices(recipe: Recipe, dataset: Dataset) -> Devices:
-    devices = Devices.sharing(recipe.batch_size)
-    if len(devices) < (count := len(Devices())):
-        cli.say(
-            f"note: a batch of {recipe.batch_size} is shared by {len(devices)} of {count} devices;"
-            f" a --batch-size that is a multiple of {count} uses all"
-        )
+def _devices(recipe: Recipe, dataset: Dataset, devices: Devices | None) -> Devices:
+    """The given devices, or those that share a batch; InputError for batches that there are no images for."""
+    if devices is None:
+        devices = Devices.sharing(recipe.batch_size)
+        if len(devices) < (count := len(Devices())):
+            cli.say(
+                f"note: a batch of {recipe.batch_size} is shared by {len(devices)} of {count} devices;"
+                f" a --batch-size that is a multiple of {count} uses all"
+            )
     train_size = len(dataset.splits["train"])
     if recipe.batch_size > train_size:
         raise InputError(
@@ -264,7 +285,13 @@ class _Model:
 
 
 def _model(
-    recipe: Recipe, shape: tuple[int, ...], num_classes: int, run: RunDir | None, *, train: bool
+    recipe: Recipe,
+    shape: tuple[int, ...],
+    num_classes: int,
+    run: RunDir | None,
+    called: Callable[[str], str],
+    *,
+    train: bool,
 ) -> _Model:
     """The recipe's model, with pretrained weights where it names some. `shape` is that of one sample; pretrained
     weights may have a size of their own. A model with a field `input_shape` or `input_size` gets it.
@@ -291,7 +318,7 @@ def _model(
         cli.say(f"weights: {taken.report}")
     inputs: Inputs = VectorInputs(shape)
     if preprocessing is not None:
-        inputs = image_inputs(preprocessing, recipe.stages, recipe.decoder)
+        inputs = image_inputs(preprocessing, recipe.stages, recipe.decoder, called)
     if not train:
         return _Model(inputs, None, {}, None, {})
     module = build_module(recipe.model, num_classes, recipe.dtype, options)

@@ -78,7 +78,7 @@ class AnotherLoss(Fake):
 
 class NotInstalled(Fake):
     def __init__(self):
-        raise ModuleNotFoundError("No module named 'torchvision.transforms'")
+        raise ModuleNotFoundError("gone", name="torchvision.transforms")
 
 
 class Failing(Fake):

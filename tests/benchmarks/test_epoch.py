@@ -1,11 +1,11 @@
 import json
-import sys
 
 import pytest
 
 from benchmarks import epoch
+from benchmarks.workers import worker_command
 
-FAKE = [sys.executable, "-m", "tests.benchmarks.fake_side"]
+FAKE = worker_command("tests.benchmarks.fake_side")
 
 
 def measure(peer, **options):

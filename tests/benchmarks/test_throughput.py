@@ -10,12 +10,13 @@ import pytest
 import zoo
 from benchmarks import command, throughput
 from benchmarks.peers import PEERS
+from benchmarks.workers import worker_command
 from benchmarks.zoo_worker import Zoo
 from train.recipe import InputError
 
 ROOT = Path(__file__).parents[2]
 PEAK = {"gflops_per_sec": 100.0, "gbytes_per_sec": 10.0}
-FAKE = [sys.executable, "-m", "tests.benchmarks.fake_side"]
+FAKE = worker_command("tests.benchmarks.fake_side")
 
 
 def run(peers=(), ours="Fake", **options):

@@ -1,9 +1,8 @@
-import sys
 import time
 
 import pytest
 
-from benchmarks.workers import Worker, WorkerError, explain
+from benchmarks.workers import Worker, WorkerError, explain, worker_command
 
 FAKE = "tests.benchmarks.fake_side"
 BUILD = {
@@ -17,7 +16,7 @@ BUILD = {
 
 
 def start(behaviour, **options):
-    return Worker([sys.executable, "-m", FAKE, behaviour], **options)
+    return Worker(worker_command(FAKE, behaviour), **options)
 
 
 def test_calls_go_through_whatever_the_library_prints():

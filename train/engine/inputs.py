@@ -5,6 +5,7 @@ Either says how the host loads a split (`training`, `evaluation`) and what the c
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -14,7 +15,7 @@ import zoo
 from datasets.dataset import VectorSplit
 from datasets.images.augment import augment, example_keys
 from datasets.pipeline import ImageSamples, Samples
-from train.recipe import Augmentation, InputError, Stage
+from train.recipe import Augmentation, InputError, Stage, flag_of
 from zoo.common.resize import ResizeRule
 
 # Fields of an Augmentation that say how images are fed, not how they are changed.
@@ -115,13 +116,15 @@ def image_inputs(
     preprocessing: zoo.Preprocessing,
     stages: tuple[Stage, ...] = (),
     decoder: Literal["exact", "fast"] = "exact",
+    called: Callable[[str], str] = flag_of,
 ) -> ImageInputs:
     """Inputs for weights of this preprocessing, with one scale for training and evaluation.
 
     A stage whose `augment.resize` is n has images of n x n pixels loaded, of which the training step takes a window
     of the model's size at a random place. Evaluation takes the window in the middle, small enough for every stage.
 
-    Raises InputError for images that would be smaller than the model's.
+    Raises InputError for images that would be smaller than the model's, with the name by which the user knows
+    the field of the recipe: see `train.setup.resolve`.
     """
     height, width = preprocessing.input_size
     fraction = preprocessing.rule.crop_fraction
@@ -131,7 +134,7 @@ def image_inputs(
             continue
         if size < height:
             raise InputError(
-                f"--stages.{index}.augment.resize is {size}, less than the model's {height}x{width}:"
+                f"{called(f'stages.{index}.augment.resize')} is {size}, less than the model's {height}x{width}:"
                 f" give at least {height}"
             )
         fraction = min(fraction, height / size)

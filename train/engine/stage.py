@@ -103,6 +103,34 @@ def first_state(
     return steps.init_state(variables, plan.optimizer, plan.frozen, ema=plan.spec.ema > 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """What a stage computes, not compiled: see `train.engine.steps`."""
+
+    objective: Objective
+    train: Any
+    evaluate: Any
+
+
+def make_steps(
+    experiment: Experiment,
+    plan: StagePlan,
+    *,
+    model: Any = None,
+    inputs: Inputs | None = None,
+    class_weights: np.ndarray | None = None,
+) -> Steps:
+    """The steps of a stage, with its own model and inputs unless others are given in their place."""
+    model = experiment.devices.synchronised(plan.module) if model is None else model
+    inputs = experiment.inputs if inputs is None else inputs
+    stage = plan.spec
+    objective = plan.objective.build(model, stage)
+    train = steps.make_train_step(
+        objective, plan.optimizer, inputs, stage.augment, plan.frozen, class_weights, stage.ema
+    )
+    return Steps(objective, train, steps.make_eval_step(objective, inputs))
+
+
 def abstract_state(plan: StagePlan) -> steps.TrainState:
     """Structure, shapes and types of a stage's state, for checkpoints; nothing is computed."""
 
@@ -121,28 +149,19 @@ def prepare(
     if plan.frozen:
         total = len(jax.tree.leaves(loop.train.params))
         log.note(f"frozen: {len(plan.frozen)} of {total} arrays of parameters")
-    model: Any = devices.synchronised(plan.module)
+    model: Any = None
     splits: Mapping[str, Labeled] = experiment.dataset.splits
     inputs: Inputs = experiment.inputs
     cut = _cut(experiment, plan, loop.train)
     if cut is not None:
-        model = features.FromFeatures(model, cut)
+        model = features.FromFeatures(devices.synchronised(plan.module), cut)
         splits = _frozen_features(experiment, plan, cut, loop, log)
         inputs = VectorInputs(cut.feature_shape)
 
-    objective = plan.objective.build(model, stage)
     weights = None
     if stage.balance == "class_weights":
         weights = balanced_weights(splits["train"].labels, len(experiment.dataset.class_names))
-    train_step = steps.make_train_step(
-        objective,
-        plan.optimizer,
-        inputs,
-        stage.augment,
-        plan.frozen,
-        weights,
-        stage.ema,
-    )
+    made = make_steps(experiment, plan, model=model, inputs=inputs, class_weights=weights)
     batches = TrainBatches(
         inputs.training(splits["train"], stage.augment),
         batch_size=recipe.batch_size,
@@ -159,14 +178,14 @@ def prepare(
     }
     feed: Stepwise | Resident
     if experiment.feed == "stepwise":
-        feed = Stepwise(batches, devices, train_step)
+        feed = Stepwise(batches, devices, made.train)
     else:
-        feed = Resident(batches, devices, train_step, *data.train(batches.samples))
+        feed = Resident(batches, devices, made.train, *data.train(batches.samples))
         evaluated["validation"] = data.validation(
             inputs.evaluation(splits["validation"]), recipe.batch_size
         )
-    eval_step = devices.compile_eval_step(steps.make_eval_step(objective, inputs))
-    running = RunningStage(objective, feed, batches.steps_per_epoch, eval_step, evaluated)
+    eval_step = devices.compile_eval_step(made.evaluate)
+    running = RunningStage(made.objective, feed, batches.steps_per_epoch, eval_step, evaluated)
 
     began = time.monotonic()
     log.note("compiling the training step ...")
