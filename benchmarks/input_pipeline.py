@@ -111,10 +111,10 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 
 def loading(arguments: Arguments, data: Path) -> dict[str, Any]:
     """Images/s of every side with every number of workers, in turns."""
-    ours = worker_command("benchmarks.loading")
+    zoo_side = worker_command("benchmarks.loading")
     peer = worker_command("benchmarks.peers.torch_loading", python=arguments.torch_python)
     sides: list[tuple[str, list[str], str, int]] = [
-        (f"zoo, {decoder}", ours, decoder, workers)
+        (f"zoo, {decoder}", zoo_side, decoder, workers)
         for decoder in arguments.decoders
         for workers in arguments.num_workers
     ]
