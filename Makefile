@@ -10,13 +10,15 @@ SHELL = /bin/bash
 python = $(VENV)/bin/python
 needs = pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help run test test-all bench record constraints clean
+.PHONY: help run test test-all test-long parity bench record constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          train SAM-AlexNet on the embedded synthetic images, in its quick form"
 	@echo "make test         lint, format, types and tests, as CI runs them"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
+	@echo "make parity       compare with torch and torchvision, in an environment of their own"
+	@echo "make test-long    what takes longer than CI should: more of the comparison with torch"
 	@echo "make bench        time three nets on this machine, beside torch and Keras where they are installed"
 	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and the README"
 	@echo "make constraints  renew the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
@@ -44,6 +46,20 @@ test-all:
 	  echo "== Python $$version in $$venv"; \
 	  $(MAKE) --no-print-directory test PYTHON="$$python" VENV="$$venv"; \
 	done
+
+# torch beside JAX, and the tests that compare with it. pip takes torch's build for CPUs where its settings know one.
+PARITY = .venv-parity
+parity: $(PARITY)/.installed-parity
+	@$(PARITY)/bin/python -m pytest tests/torchvision_parity tests/benchmarks/test_torch_nets.py
+
+test-long: $(PARITY)/.installed-parity
+	@$(PARITY)/bin/python -m pytest -m long
+
+$(PARITY)/.installed-parity: $(needs)
+	@$(MAKE) --no-print-directory VENV=$(PARITY) $(PARITY)/.installed-test
+	@echo "installing torch into $(PARITY) ..."
+	@$(PARITY)/bin/python -m pip install -qq --disable-pip-version-check -r constraints/parity.txt
+	@touch $@
 
 bench: $(VENV)/.installed
 	@$(python) -m benchmarks.throughput --models sam_alexnet deconv_alexnet_2 mobilenet_v2 --batch-sizes 16 \

@@ -1,6 +1,5 @@
 """The zoo's side of benchmarks.throughput: the very step that train.run compiles, on data that are there."""
 
-import contextlib
 import time
 from typing import Any
 
@@ -19,7 +18,6 @@ from train.engine.parallel import Devices
 from train.engine.stage import first_state, make_steps
 from train.recipe import ModelOptions, Optimizer, Recipe, Stage
 from train.setup import resolve
-from zoo.operations import plain_operations, uses_cpu_forms
 
 ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILON)
 
@@ -86,7 +84,7 @@ class Zoo:
         # On a GPU the default is TF32, whose three digits would not tell two nets apart.
         with jax.default_matmul_precision("highest"):
             made, split = make_steps(experiment, plan), self.devices.split(batch)
-            logits = self._compile_test_step(made.evaluate)(variables, split)["logits"]
+            logits = self.devices.map_eval_step(made.evaluate)(variables, split)["logits"]
             logits = logits.reshape(-1, num_classes)
             test = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
             losses = {"test": float(test)}
@@ -114,13 +112,15 @@ class Zoo:
     def demand(self) -> dict[str, float | None]:
         """What a step of the net computes (GFLOP), reads and writes (GB), counted by XLA.
 
-        It counts a loop's body once, and the forms for a CPU are full of loops: there it counts the net of its own
-        operations, another program. Ask for `peak_memory` before.
+        It counts a loop's body once, and the fast forms for a CPU are full of loops: there it counts the net as Flax
+        makes it, another program. Ask for `peak_memory` before.
         """
-        clock = (CLOCK,) if self.training else ()
-        with plain_operations() if uses_cpu_forms() else contextlib.nullcontext():
-            lowered = self.step.lower(self.state, self.batch, *clock)
-            compiled = lowered.compile()
+        plain = Devices(self.devices.devices, kernels=False)
+        if self.training:
+            lowered = plain.compile_train_step(self.made.train).lower(self.state, self.batch, CLOCK)
+        else:
+            lowered = plain.map_eval_step(self.made.evaluate).lower(self.state, self.batch)
+        compiled = lowered.compile()
         return {
             # Of the program as written, before XLA fuses: the same on any device.
             "gflops": lowered.cost_analysis()["flops"] * len(self.devices) / 1e9,
@@ -133,14 +133,14 @@ class Zoo:
         """Weights and a random batch of shape `images` on the devices; how many parameters there are."""
         experiment = self._resolve(model, num_classes, images, dtype=dtype, seed=seed)
         (plan,) = experiment.stages
-        made = make_steps(experiment, plan)
+        self.made = made = make_steps(experiment, plan)
         state = self.devices.replicate(first_state(experiment, plan, None))
         self.batch = self.devices.split(first_batch(experiment, plan))
         self.training = mode == "train"
         if self.training:
             self.step, self.state = self.devices.compile_train_step(made.train), state
         else:
-            self.step, self.state = self._compile_test_step(made.evaluate), state.variables()
+            self.step, self.state = self.devices.map_eval_step(made.evaluate), state.variables()
         jax.block_until_ready((self.batch, self.state))
         return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
@@ -208,12 +208,6 @@ class Zoo:
         samples = random_samples(np.random.default_rng(seed), images)
         dataset = dataset_of({"train": samples}, num_classes, seed)
         return resolve(recipe, dataset=dataset, devices=self.devices)
-
-    def _compile_test_step(self, step: Any) -> Any:
-        """The evaluation step over all devices, without fetching its outputs to the host."""
-        return jax.pmap(
-            step, steps.AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices.devices
-        )
 
 
 CLOCK = steps.Clock(np.uint32(0), np.int32(0))

@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
     )
     config.addinivalue_line("markers", "slow: takes more than ten seconds; CI runs these too")
+    config.addinivalue_line("markers", "long: for `make test-long`, not for CI")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

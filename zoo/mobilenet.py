@@ -49,7 +49,6 @@ from zoo.layers import (
     he_normal_fan_out,
     head,
 )
-from zoo.operations import materialise
 from zoo.registry import register_model
 
 # Table 2: expansion t, output channels c, repetitions n, stride s of the first.
@@ -95,7 +94,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        y = x = materialise(x)
+        y = x
         if self.expansion != 1:
             y = self.conv(x.shape[-1] * self.expansion, (1, 1), name="expand")(y, train=train)
         y = self.conv(

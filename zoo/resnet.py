@@ -43,7 +43,6 @@ from zoo.layers import (
     he_normal_fan_out,
     head,
 )
-from zoo.operations import materialise
 from zoo.registry import register_model
 
 DIALECTS: dict[str, dict[str, Any]] = {
@@ -89,7 +88,7 @@ class Residual(nn.Module):
             ]  # kernel, stride, multiple of features
         else:
             plan = [(3, self.stride, 1), (3, 1, 1)]
-        y = x = materialise(x)
+        y = x
         for index, (kernel, stride, multiple) in enumerate(plan, start=1):
             y = self.conv(
                 self.features * multiple,

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 
 from benchmarks import workers
 from benchmarks.peers import torch_nets
+from benchmarks.peers.any_torchvision import torchvision
 from benchmarks.peers.torch_worker import Torch
 
 

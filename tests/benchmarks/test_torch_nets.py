@@ -23,8 +23,8 @@ def test_parameter_counts(model):
     "model",
     [
         *(name for name in torch_nets.NETS if name.endswith("_tiny")),
-        "cifar_alexnet_1",
-        "deconv_alexnet_1_factored",
+        pytest.param("cifar_alexnet_1", marks=pytest.mark.long),
+        pytest.param("deconv_alexnet_1_factored", marks=pytest.mark.long),
     ],
 )
 def test_losses(model, tmp_path):

@@ -14,13 +14,23 @@ RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "parity_torch.js
 
 def within_bounds(result):
     assert 0.1 < result["logits_max"] < 1000
-    assert result["logits_max_error"] < 1e-4
     for part, error in result.get("step", {}).items():
         assert error < 1e-4, part
+    for forms in ("plain", "cpu"):
+        for part, error in result[forms].items():
+            # Rounding decides the sign of some numbers that enter a ReLU: see tests/zoo/parity.py.
+            assert error < (1e-2 if part == "gradients" else 1e-4), (forms, part)
+
+
+# A case of each family here; the others in the long tests.
+SHORT = ("alexnet", "vgg11", "resnet50", "mobilenet_v2 x 0.35")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in torch_compare.CASES if "224" not in n])
+@pytest.mark.parametrize(
+    "name",
+    [n if n in SHORT else pytest.param(n, marks=pytest.mark.long) for n in torch_compare.CASES],
+)
 def test_equal_to_torchvision(name):
     python = torch_compare.torch_python()
     if python is None:

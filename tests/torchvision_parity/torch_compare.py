@@ -110,12 +110,14 @@ def our_arrays(case: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, 
 
 
 def compare(case: Mapping[str, Any], python: str) -> dict[str, Any]:
-    """Errors of one case: of the logits, absolute and in float32; of a step, relative and in float64."""
+    """Errors of one case: of the logits, absolute and in float32; of a step, relative, in float64 and in float32.
+    What is in float32 is computed twice: by the net as Flax makes it, and by the fast forms for a CPU."""
     import jax
     import numpy as np
     import parity
 
     import zoo
+    from zoo import cpu
 
     options = {"width": case["width"]} if "width" in case else {}
     if "hidden" in case:
@@ -139,18 +141,26 @@ def compare(case: Mapping[str, Any], python: str) -> dict[str, Any]:
         return our_arrays(case, chosen)
 
     images, labels = reference["images"], reference["labels"]
-    logits = parity.zoo_logits(model, variables, images)
-    errors: dict[str, Any] = {
-        "logits_max_error": float(np.max(np.abs(logits - reference["logits"]))),
-        "logits_max": float(np.max(np.abs(reference["logits"]))),
-    }
+    theirs = None
     if case.get("step"):
+        theirs = parity.Step(float(reference["loss"]), part("gradients/"), part("statistics/"))
+    errors: dict[str, Any] = {"logits_max": float(np.max(np.abs(reference["logits"])))}
+    if theirs is not None:
         step_model = model.clone(dtype="float64", dropout_rate=0.0)
         with jax.enable_x64(True):
             wide = jax.tree.map(lambda leaf: leaf.astype("float64"), variables)
             ours = parity.zoo_step(step_model, wide, images.astype("float64"), labels)
-        theirs = parity.Step(float(reference["loss"]), part("gradients/"), part("statistics/"))
         errors["step"] = parity.step_errors(ours, theirs)
+    for name, forms in (("plain", ()), ("cpu", cpu.FORMS)):
+        with cpu.kernels(forms):
+            logits = parity.zoo_logits(model, variables, images)
+            found = {"logits_max_error": float(np.max(np.abs(logits - reference["logits"])))}
+            if theirs is not None:
+                ours = parity.zoo_step(model.clone(dropout_rate=0.0), variables, images, labels)
+                errors_of = parity.step_errors(ours, theirs)
+                found |= {key: errors_of[key] for key in ("loss", "statistics")}
+                found["gradients"] = parity.gradient_error(ours, theirs)
+            errors[name] = found
     errors["versions"] = [str(v) for v in reference["versions"]]
     return errors
 
@@ -181,9 +191,11 @@ def main() -> None:
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     )
     record = {
-        "what": "logits in evaluation mode (float32, absolute errors) and one training step (float64, largest"
-        " error of any array relative to its largest number): ours against torchvision's nets in torch, from"
-        " random weights that torch saved and zoo.load_pretrained read",
+        "what": "ours against torchvision's nets in torch, from random weights that torch saved and"
+        " zoo.load_pretrained read. step: one training step in float64, largest error of any array relative to its"
+        " largest number. plain (the net as Flax makes it) and cpu (the fast forms for a CPU), in float32: logits in"
+        " evaluation mode, absolute errors; the same training step, of its gradients the length of the difference over"
+        " the length of torch's",
         "command": "python tests/torchvision_parity/torch_compare.py"
         " --out benchmarks/results/parity_torch.json",
         "commit": git.stdout.strip(),

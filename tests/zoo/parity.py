@@ -11,8 +11,9 @@ positions jumps by a whole term. In float64 no such number is met, and 1e-4 is a
 import contextlib
 import dataclasses
 import functools
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from unittest import mock
 
 import flax.linen as nn
@@ -87,6 +88,16 @@ def zoo_step(model: nn.Module, variables: Mapping, images: np.ndarray, labels: n
 
     (loss, statistics), gradients = step(variables)
     return Step(float(loss), flatten(gradients), flatten(statistics))
+
+
+def gradient_error(ours: Step, theirs: Step) -> float:
+    """The length of the difference of all gradients together over that of theirs: what float32 leaves comparable."""
+    differences = [ours.gradients[name] - theirs.gradients[name] for name in theirs.gradients]
+    return _length(differences) / _length(theirs.gradients.values())
+
+
+def _length(arrays: Iterable[np.ndarray]) -> float:
+    return math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays))
 
 
 def cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:

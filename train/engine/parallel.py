@@ -5,6 +5,7 @@ Since JAX 0.8 pmap is jit of shard_map and costs nothing over jit on one device.
 devices between steps; batches are cut along a leading device axis.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.engine.steps import AXIS, make_steps
 from train.recipe import InputError
+from zoo import cpu
 
 
 class Devices:
     """The local devices that share every batch."""
 
-    def __init__(self, devices: list[jax.Device] | None = None):
+    def __init__(self, devices: list[jax.Device] | None = None, *, kernels: bool | None = None):
+        """`kernels`: whether nets are computed by the fast forms of `zoo.cpu` (default: on CPUs)."""
         self.devices = devices or jax.local_devices()
+        self._kernels = self.platform == "cpu" if kernels is None else kernels
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
         self._split = NamedSharding(self._mesh, PartitionSpec(AXIS))
@@ -83,10 +87,33 @@ class Devices:
         free = [c["bytes_limit"] - c["bytes_in_use"] for c in counts if c and "bytes_limit" in c]
         return min(free, default=None)
 
+    def _on_platform(self, step: Callable) -> Callable:
+        """The step with the layers that suit the devices. The one place where `zoo.cpu.kernels` is entered: inside of
+        what is traced, whoever traces it."""
+        if not self._kernels:
+            return step
+
+        @functools.wraps(step)
+        def fast(*arguments: Any) -> Any:
+            with cpu.kernels():
+                return step(*arguments)
+
+        return fast
+
+    def map_eval_step(self, step: Callable) -> Any:
+        """`(variables, split batch) -> outputs [devices, B / devices, ...]`, which stay on the devices."""
+        return jax.pmap(
+            self._on_platform(step),
+            axis_name=AXIS,
+            in_axes=(None, 0),
+            out_axes=0,
+            devices=self.devices,
+        )
+
     def compile_train_step(self, step: Callable) -> "TrainStep":
         """The step over all devices; the state that goes in is used up."""
         mapped = jax.pmap(
-            step,
+            self._on_platform(step),
             axis_name=AXIS,
             in_axes=(None, 0, None),
             out_axes=(None, None),
@@ -99,7 +126,7 @@ class Devices:
     def compile_steps(self, step: Callable) -> "TrainSteps":
         """Many steps in one program over all devices, on data in their memory; the state is used up."""
         mapped = jax.pmap(
-            make_steps(step),
+            make_steps(self._on_platform(step)),
             axis_name=AXIS,
             in_axes=(None, None, None, 0, None, None, None),
             out_axes=(None, None),
@@ -111,7 +138,7 @@ class Devices:
     def compile_eval_step(self, step: Callable) -> Callable[[Any, dict[str, Any]], Any]:
         """`(variables, batch [B, ...]) -> per-example host arrays [B, ...]`, for any B; the batch is the host's,
         or one that `split` has put on the devices."""
-        mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=self.devices)
+        mapped = self.map_eval_step(step)
 
         def run(variables, batch):
             placed = isinstance(next(iter(batch.values())), jax.Array)

@@ -1,5 +1,6 @@
-"""Our operations against XLA's and Flax's own, forward and backward."""
+"""Fast forms for a CPU against XLA's and Flax's own, forward and backward, and the switch that turns them on."""
 
+import concurrent.futures
 import functools
 import itertools
 
@@ -10,18 +11,13 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import winograd
-from zoo.layers import BatchNorm, Conv
-from zoo.operations import (
-    add_bias,
-    batch_norm,
-    channel_sums,
-    conv,
-    depthwise_conv,
-    max_pool,
-    plain_operations,
-    uses_cpu_forms,
-)
+from zoo import cpu
+from zoo.cpu import winograd
+from zoo.cpu.conv import conv, depthwise_conv
+from zoo.cpu.pool import max_pool
+from zoo.cpu.sums import add_bias, batch_norm, channel_sums, sum_of_squares
+from zoo.cpu.windows import amounts
+from zoo.layers import MaxPool, TorchBatchNorm
 
 
 def random(*shape, seed=0):
@@ -43,8 +39,11 @@ def assert_same(ours, reference, tolerance=1e-5):
 # The depthwise convolution as a sum of shifts, against XLA's grouped one.
 
 
-def both(function):
-    return [function(functools.partial(depthwise_conv, method=m)) for m in ("shifted", "grouped")]
+def grouped(x, kernel, strides=(1, 1), padding="SAME"):
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=layout, feature_group_count=x.shape[-1]
+    )
 
 
 DEPTHWISE = [
@@ -72,7 +71,7 @@ def test_depthwise_shifted_equals_grouped(size, kernel, strides, padding):
         y, pull = jax.vjp(lambda x, k: conv(x, k, strides, padding), x, weights)
         return y, *pull(jax.random.normal(keys[2], y.shape))
 
-    for ours, reference in zip(*both(outputs), strict=True):
+    for ours, reference in zip(outputs(depthwise_conv), outputs(grouped), strict=True):
         assert ours.shape == reference.shape
         np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5)
 
@@ -80,8 +79,8 @@ def test_depthwise_shifted_equals_grouped(size, kernel, strides, padding):
 def test_depthwise_shifted_bfloat16_sums_in_float32():
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4), jnp.bfloat16)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4), jnp.bfloat16)
-    exact = depthwise_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), method="grouped")
-    ours = depthwise_conv(x, kernel, method="shifted")
+    exact = grouped(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    ours = depthwise_conv(x, kernel)
     assert ours.dtype == jnp.bfloat16
     np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))  # one rounding, at the end
 
@@ -90,17 +89,17 @@ def test_depthwise_shifted_runs_inside_pmap_and_under_vmap():
     x = jax.random.normal(jax.random.key(0), (2, 2, 6, 6, 4))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
 
-    def gradients(x, kernel, method):
+    def gradients(x, kernel, convolve):
         def loss(x, kernel):
-            return jnp.sum(jnp.sin(depthwise_conv(x, kernel, (2, 2), "SAME", method)))
+            return jnp.sum(jnp.sin(convolve(x, kernel, (2, 2), "SAME")))
 
         return jax.grad(loss, argnums=(0, 1))(x, kernel)
 
-    expected = jax.vmap(lambda x: gradients(x, kernel, "grouped"))(x)
-    mapped = jax.vmap(lambda x: gradients(x, kernel, "shifted"))(x)
+    expected = jax.vmap(lambda x: gradients(x, kernel, grouped))(x)
+    mapped = jax.vmap(lambda x: gradients(x, kernel, depthwise_conv))(x)
     devices = jax.devices()[:2]
     replicated = jax.pmap(
-        lambda x, k: gradients(x, k, "shifted"), "batch", in_axes=(0, None), devices=devices
+        lambda x, k: gradients(x, k, depthwise_conv), "batch", in_axes=(0, None), devices=devices
     )(x, kernel)
     for ours in (mapped, replicated):
         jax.tree.map(
@@ -117,36 +116,61 @@ POOLS = [
 ]
 
 
+def scattered(x, size, stride, padding):
+    return nn.max_pool(x, (size, size), (stride, stride), padding)
+
+
+def shifted(x, size, stride, padding):
+    pads = amounts(padding, x.shape[1:3], (size, size), (stride, stride))
+    return max_pool(x, size, stride, pads)
+
+
 @pytest.mark.parametrize(("size", "pool", "padding"), POOLS)
 @pytest.mark.parametrize("ties", [False, True])
 def test_max_pool_shifted_equals_scatter(size, pool, padding, ties):
     x = random(3, *size, 5)
-    x = (
-        nn.relu(jnp.round(x)) if ties else x
-    )  # many windows with several equal maxima, as after a ReLU
-    results = [
-        forward_and_backward(lambda x, m=method: max_pool(x, *pool, padding, m), x)
-        for method in ("shifted", "scatter")
-    ]
-    assert_same(*results)
-    np.testing.assert_array_equal(
-        results[0][0], nn.max_pool(x, (pool[0],) * 2, (pool[1],) * 2, padding)
+    # Many windows with several equal maxima, as after a ReLU.
+    x = nn.relu(jnp.round(x)) if ties else x
+    assert_same(
+        *(
+            forward_and_backward(lambda x, f=f: f(x, *pool, padding), x)
+            for f in (shifted, scattered)
+        )
     )
 
 
 def test_max_pool_lets_nan_through_and_keeps_bfloat16():
     x = random(1, 6, 6, 2).at[0, 2, 3, 1].set(jnp.nan)
-    y, dx = forward_and_backward(lambda x: max_pool(x, 3, 3, method="shifted"), x)
+    y, dx = forward_and_backward(lambda x: shifted(x, 3, 3, "VALID"), x)
     assert np.isnan(y).sum() == 1 and np.isnan(y[0, 0, 1, 1])
     assert np.count_nonzero(dx) == 8  # one a window and channel
     small = random(2, 6, 6, 4).astype(jnp.bfloat16)
     results = [
-        forward_and_backward(lambda x, m=method: max_pool(x, 2, 2, method=m), small)
-        for method in ("shifted", "scatter")
+        forward_and_backward(lambda x, f=f: f(x, 2, 2, "VALID"), small)
+        for f in (shifted, scattered)
     ]
     assert results[0][0].dtype == results[0][1].dtype == jnp.bfloat16
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def plain_norm(x, scale, bias, epsilon, axis_name=None):
+    """What `batch_norm` gives, by Flax."""
+    module = nn.BatchNorm(
+        use_running_average=False,
+        momentum=0.0,  # the moving statistics are the batch's
+        epsilon=epsilon,
+        axis_name=axis_name,
+        use_fast_variance=False,
+    )
+    zeros = jnp.zeros(x.shape[-1])
+    variables = {
+        "params": {"scale": scale, "bias": bias},
+        "batch_stats": {"mean": zeros, "var": zeros},
+    }
+    y, updated = module.apply(variables, x, mutable=["batch_stats"])
+    moments = updated["batch_stats"]
+    return y, jax.lax.stop_gradient(moments["mean"]), jax.lax.stop_gradient(moments["var"])
 
 
 @pytest.mark.parametrize(
@@ -156,22 +180,20 @@ def test_batch_norm_looped_equals_plain(shape):
     x = 3 * random(*shape) + 1
     scale, bias = random(shape[-1], seed=1), random(shape[-1], seed=2)
 
-    def outputs(method):
-        _, mean, var = batch_norm(x, scale, bias, 1e-3, method=method)
+    def outputs(norm):
+        _, mean, var = norm(x, scale, bias, 1e-3)
         return (
             mean,
             var,
-            *forward_and_backward(
-                lambda *a: batch_norm(*a, 1e-3, method=method)[0], x, scale, bias
-            ),
+            *forward_and_backward(lambda *a: norm(*a, 1e-3)[0], x, scale, bias),
         )
 
-    ours = outputs("looped")
+    ours = outputs(batch_norm)
     np.testing.assert_allclose(
         ours[0], np.mean(x, axis=tuple(range(x.ndim - 1))), rtol=1e-4, atol=1e-6
     )
     # The gradients of scale and bias are sums of up to 72,000 numbers of either sign.
-    for one, other in zip(ours, outputs("plain"), strict=True):
+    for one, other in zip(ours, outputs(plain_norm), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.sqrt(x.size))
 
 
@@ -179,21 +201,21 @@ def test_batch_norm_over_devices_is_that_of_the_whole_batch():
     x, scale, bias = random(4, 3, 5, 5, 6), random(6, seed=1), random(6, seed=2)
     weights = random(*x.shape, seed=3)
 
-    def outputs(method, axis_name):
+    def outputs(norm, axis_name):
         def run(x, weights):
             def loss(x, scale, bias):
-                y, mean, var = batch_norm(x, scale, bias, 1e-3, axis_name, method)
+                y, mean, var = norm(x, scale, bias, 1e-3, axis_name)
                 return jnp.sum(weights * y), (mean, var)
 
             return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
 
         return run
 
-    (dx, dscale, dbias), moments = outputs("plain", None)(
+    (dx, dscale, dbias), moments = outputs(plain_norm, None)(
         x.reshape(-1, *x.shape[2:]), weights.reshape(-1, *x.shape[2:])
     )
-    for method in ("looped", "plain"):
-        run = jax.pmap(outputs(method, "devices"), "devices", devices=jax.devices()[:4])
+    for norm in (batch_norm, plain_norm):
+        run = jax.pmap(outputs(norm, "devices"), "devices", devices=jax.devices()[:4])
         (dx_each, dscale_each, dbias_each), moments_each = run(x, weights)
         np.testing.assert_allclose(dx_each.reshape(dx.shape), dx, rtol=1e-4, atol=1e-5)
         # A device has its own part of these two: the engine sums them up with all the gradients.
@@ -205,20 +227,8 @@ def test_batch_norm_over_devices_is_that_of_the_whole_batch():
 
 def test_batch_norm_finds_a_small_variance_beside_a_large_mean():
     x = 1000 + 0.1 * random(64, 8, 8, 3)
-    _, _, var = batch_norm(x, jnp.ones(3), jnp.zeros(3), 1e-3, method="looped")
+    _, _, var = batch_norm(x, jnp.ones(3), jnp.zeros(3), 1e-3)
     np.testing.assert_allclose(var, np.var(np.float64(x), axis=(0, 1, 2)), rtol=1e-3)
-
-
-def test_batch_norm_module_is_flax_s():
-    x = random(4, 5, 5, 3)
-    settings = {"use_running_average": False, "momentum": 0.9, "epsilon": 1e-3}
-    theirs, ours = nn.BatchNorm(**settings, use_fast_variance=False), BatchNorm(**settings)
-    variables = theirs.init(jax.random.key(0), x)
-    for one, other in zip(
-        *(jax.tree.leaves(m.apply(variables, x, mutable=["batch_stats"])) for m in (ours, theirs)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 150, 150, 2), (0, 4)])
@@ -235,10 +245,10 @@ def test_channel_sums_reads_all_rows_once(shape):
 
 def test_add_bias_has_the_gradient_of_a_sum():
     x, bias = random(2, 6, 7, 3), random(3, seed=1)
-    ours = forward_and_backward(functools.partial(add_bias, method="looped"), x, bias)
+    ours = forward_and_backward(add_bias, x, bias)
     assert_same(ours, forward_and_backward(lambda x, b: x + b.reshape(1, 1, 1, 3), x, bias))
     half = forward_and_backward(
-        functools.partial(add_bias, method="looped"),
+        add_bias,
         x.astype(jnp.bfloat16),
         bias.astype(jnp.bfloat16),
     )
@@ -448,99 +458,132 @@ def test_pointwise_convolution_refuses_what_is_none():
             conv(random(2, 7, 6, 5), kernel, 1, padding, "matmul")
 
 
-def program(function, *arguments):
-    gradient = jax.grad(lambda *a: jnp.sum(function(*a)), tuple(range(len(arguments))))
-    return str(jax.make_jaxpr(gradient)(*arguments))
+def test_sum_of_squares_of_a_large_array():
+    x = random(300_001)
+    np.testing.assert_allclose(sum_of_squares(x), np.sum(np.float64(x) ** 2), rtol=1e-5)
 
 
-def normed(*arguments, **options):
-    return batch_norm(*arguments, **options)[0]
+# The switch.
+
+FAMILIES = [
+    name for name in zoo.list_models("*_tiny") if zoo.get_entry(name).objective == "classification"
+]
 
 
-X, KERNEL = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 2))
-LARGE, LARGE_KERNEL = jnp.ones((26, 14, 14, 96)), jnp.ones((5, 5, 96, 96))
-WIDE, WIDE_KERNEL = jnp.ones((16, 6, 6, 64)), jnp.ones((3, 3, 64, 64))
+def trainable(name, **options):
+    """A net without dropout, its variables, images, and a function of a training step's loss and statistics."""
+    module = zoo.create_model(name, num_classes=3, **options)
+    rates = [rate for rate in ("dropout_rate", "conv_dropout_rate") if hasattr(module, rate)]
+    module = module.clone(**dict.fromkeys(rates, 0.0))
+    images = random(4, *zoo.get_entry(name).input_shape)
+    variables = jax.jit(module.init)(jax.random.key(0), images)
 
-
-@pytest.mark.parametrize(
-    ("function", "arguments", "sign", "methods"),
-    [
-        (depthwise_conv, (X, jnp.ones((3, 3, 1, 2))), "conv_general_dilated", "grouped, shifted"),
-        (conv, (X, KERNEL), "conv_general_dilated", "matmul, xla"),
-        (conv, (WIDE, WIDE_KERNEL), "conv_general_dilated", "winograd, fourier, xla"),
-        (conv, (LARGE, LARGE_KERNEL), "conv_general_dilated", "fourier, xla"),
-        (max_pool, (X, 2, 2), "select_and", "scatter, shifted"),
-        (normed, (X, X[0, 0, 0], X[0, 0, 0], 1e-3), "axes=(0, 1, 2)", "looped, plain"),
-        (add_bias, (X, X[0, 0, 0]), "axes=(1, 2)", "looped, plain"),
-    ],
-)
-def test_method_follows_the_backend_and_can_be_set(function, arguments, sign, methods):
-    theirs = {"grouped", "xla", "scatter", "plain"}
-    arrays = [a for a in arguments if isinstance(a, jax.Array)]
-    numbers = arguments[len(arrays) :]
-
-    def uses_xla_s(**options):
-        return sign in program(lambda *a: function(*a, *numbers, **options), *arrays)
-
-    assert not uses_xla_s()  # this suite runs on the CPU
-    with plain_operations():
-        assert uses_xla_s()
-    assert not uses_xla_s()
-    for method in methods.split(", "):
-        assert uses_xla_s(method=method) == (method in theirs)
-    known = "fourier, matmul, winograd, xla" if function is conv else methods
-    with pytest.raises(ValueError, match=f"unknown method 'magic': choose from {known}"):
-        uses_xla_s(method="magic")
-
-
-def test_a_net_of_plain_operations_can_be_differentiated_forwards():
-    """A training step's loss, jitted before, along one direction: against the gradient times that direction. The net
-    has max-pooling, batch normalisation, and a convolution that Winograd's method takes."""
-    model = zoo.create_model("deconv_alexnet_1", num_classes=3, widths=(8, 64, 64, 8))
-    images = random(4, 28, 28, 3)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
-
-    @jax.jit
-    def loss(images):
-        logits, _ = model.apply(
-            variables,
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(1)},
+    def loss(params, images):
+        logits, updated = module.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
         )
-        return jnp.sum(jnp.tanh(logits))
+        return jnp.sum(jnp.tanh(logits)), updated
 
-    direction = random(*images.shape, seed=1)
-    expected = jnp.vdot(jax.grad(loss)(images), direction)
-    with pytest.raises(TypeError, match="custom_vjp"):
-        jax.jvp(loss, (images,), (direction,))
-    with plain_operations():
-        _, slope = jax.jvp(loss, (images,), (direction,))
-        assert not uses_cpu_forms()
-    np.testing.assert_allclose(slope, expected, rtol=1e-3)
-    assert "custom_vjp" in str(jax.make_jaxpr(loss)(images))  # nothing of it stays
+    return module, variables, images, loss
 
 
-@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_net_computes_the_same_within(name):
+    """Loss, statistics, gradients and evaluation of every family, from the same variables."""
+    module, variables, images, loss = trainable(name)
+
+    def outputs():
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        return step(variables["params"], images), jax.jit(module.apply)(variables, images)
+
+    plain = outputs()
+    with cpu.kernels():
+        fast = outputs()
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(plain[0][1]))
+    for one, other in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-4 * max(scale, 1))
+
+
+def test_a_jitted_function_follows_the_switch_in_every_thread():
+    """The same one, traced before outside and then within; another thread is outside."""
+    _, variables, images, loss = trainable("deconv_alexnet_tiny")
+    function = jax.jit(lambda images: loss(variables["params"], images)[0])
+
+    def is_fast():
+        return "custom_vjp" in str(jax.make_jaxpr(function)(images))
+
+    def can_be_differentiated_forwards():
+        try:
+            jax.jvp(function, (images,), (images,))
+        except TypeError:
+            return False
+        return True
+
+    assert (is_fast(), can_be_differentiated_forwards()) == (False, True)
+    with cpu.kernels(), concurrent.futures.ThreadPoolExecutor(1) as other:
+        assert (is_fast(), can_be_differentiated_forwards()) == (True, False)
+        assert not other.submit(is_fast).result()
+
+        def within():
+            with cpu.kernels():
+                return is_fast()
+
+        assert other.submit(within).result()
+        assert not other.submit(is_fast).result()
+    assert (is_fast(), can_be_differentiated_forwards()) == (False, True)
+
+
+def test_one_form_at_a_time():
+    _, variables, images, loss = trainable("mobilenet_v2_tiny")
+
+    def program(*forms):
+        with cpu.kernels(forms):
+            return str(jax.make_jaxpr(jax.grad(loss, has_aux=True))(variables["params"], images))
+
+    plain = program()
+    assert "optimization_barrier" not in plain and "feature_group_count=8" in plain
+    assert "feature_group_count=8" not in program("depthwise")
+    assert "optimization_barrier" in program("barriers")
+    assert "feature_group_count=8" in program("barriers")
+    assert "axes=(0, 1, 2)" in plain and "axes=(0, 1, 2)" not in program("sums")
+    with pytest.raises(ValueError, match=r"unknown forms \['magic'\]: choose from \['barriers'"):
+        program("magic")
+
+
+@pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_conv_module_has_the_variables_and_results_of_flax_s(kernel, depthwise):
+@pytest.mark.parametrize("padding", ["SAME", ((1, 0), (2, 1)), 1, "CIRCULAR"])
+def test_any_convolution_of_flax_is_the_same_within(kernel, groups, padding):
     x = random(2, 5, 5, 4)
-    ours = Conv(4, (kernel, kernel), depthwise=depthwise)
-    theirs = nn.Conv(4, (kernel, kernel), feature_group_count=4 if depthwise else 1)
-    variables = theirs.init(jax.random.key(1), x)
-    assert_same(
-        jax.tree.leaves(ours.init(jax.random.key(1), x)), jax.tree.leaves(variables), tolerance=0
-    )
+    module = nn.Conv(4, (kernel, kernel), padding=padding, feature_group_count=groups)
+    variables = module.init(jax.random.key(1), x)
     variables = {"params": variables["params"] | {"bias": jnp.arange(4.0)}}
-    assert_same([ours.apply(variables, x)], [theirs.apply(variables, x)])
+    expected = module.apply(variables, x)
+    with cpu.kernels():
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            module.init(jax.random.key(1), x)["params"]["kernel"],
+            variables["params"]["kernel"],
+        )
+        assert_same([module.apply(variables, x)], [expected])
 
 
-def test_depthwise_module_refuses_other_features():
-    with pytest.raises(ValueError, match="4 channels need as many features, not 8"):
-        Conv(8, (3, 3), depthwise=True).init(jax.random.key(0), random(2, 5, 5, 4))
+@pytest.mark.parametrize("cls", [nn.BatchNorm, TorchBatchNorm])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_batch_norm_of_flax_is_the_same_within(cls, dtype):
+    x = 3 * random(4, 5, 5, 3).astype(dtype) + 1
+    module = cls(use_running_average=False, momentum=0.9, use_fast_variance=False, dtype=dtype)
+    variables = module.init(jax.random.key(0), x)
+    expected = module.apply(variables, x, mutable=["batch_stats"])
+    with cpu.kernels():
+        found = module.apply(variables, x, mutable=["batch_stats"])
+    assert_same(
+        jax.tree.leaves(found), jax.tree.leaves(expected), 1e-5 if dtype == jnp.float32 else 1e-2
+    )
 
 
-def test_conv_module_refuses_what_it_would_ignore():
-    with pytest.raises(NotImplementedError, match="Conv takes no kernel_dilation"):
-        Conv(8, (3, 3), kernel_dilation=2).init(jax.random.key(0), random(2, 5, 5, 4))
+def test_a_wide_pool_is_left_to_xla():
+    x = random(1, 40, 40, 2)
+    with cpu.kernels():
+        y = MaxPool(17, 17).apply({}, x)
+    np.testing.assert_array_equal(y, nn.max_pool(x, (17, 17), (17, 17)))
