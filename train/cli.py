@@ -5,7 +5,6 @@ Imports the standard library only; JAX starts after `prepare_environment`.
 Exit status: 0 done; 1 failed while running; 2 wrong usage or bad input; 130 interrupted (state saved).
 """
 
-import contextlib
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.cache import cache_dir
+from train import huge_pages
 from train.errors import Diverged as Diverged
 from train.errors import InputError, Interrupted, RunError, UsageError, exhausted
 from train.record.environment import TUNABLES as TUNABLES
@@ -27,20 +27,15 @@ from train.record.terminal import progress_callback as progress_callback
 from train.record.terminal import say as say
 
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-HUGE_PAGES = "glibc.malloc.hugetlb"  # of glibc 2.35 and later
-_HUGE_PAGES_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_RESTARTED = "JAX_ZOO_RESTARTED"  # the process that has, so that nothing can make it loop
-_is_whole_process = False  # whether this process was started for the command alone
 
 
 def main(command: Callable[[list[str]], None]) -> None:
     """Run a command with the process's arguments, and exit with the status that its outcome has."""
-    global _is_whole_process
-    _is_whole_process = _started_for(command)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        command([a for a in arguments if a != "--debug"])
+        with huge_pages.started_for(command):
+            command([a for a in arguments if a != "--debug"])
         sys.stdout.flush()
     except (Interrupted, KeyboardInterrupt) as error:
         _fail(str(error) or "interrupted", 130)
@@ -51,25 +46,6 @@ def main(command: Callable[[list[str]], None]) -> None:
         if debug:
             traceback.print_exc()
         _fail(*explain(error))
-    finally:
-        _is_whole_process = False
-
-
-def _started_for(command: Callable[[list[str]], None]) -> bool:
-    """Whether the interpreter was started with just this command: not by a notebook, a debugger, a profiler, a test,
-    or reading it from standard input."""
-    if command.__module__ != "__main__" or sys.gettrace() is not None:
-        return False
-    spec = sys.modules["__main__"].__spec__
-    name = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
-    tail = [*name, *sys.argv[1:]]
-    before = sys.orig_argv[1 : len(sys.orig_argv) - len(tail)]  # options of the interpreter
-    words = [w for w, last in zip(before, ["", *before], strict=False) if last not in ("-X", "-W")]
-    return (
-        tail[0] not in ("", "-", "-c")
-        and sys.orig_argv[1 + len(before) :] == tail
-        and all(word.startswith("-") and word not in ("-m", "-c") for word in words)
-    )
 
 
 def _fail(message: str, status: int) -> None:
@@ -104,8 +80,8 @@ def explain(error: Exception) -> tuple[str, int]:
 def prepare_environment(*, large_arrays: bool = True) -> None:
     """Settings that JAX reads when it starts. What the user has set is left as it is.
 
-    With `large_arrays`, a command on a CPU may start anew here, with `HUGE_PAGES`: call it before anything that must
-    not be done twice.
+    With `large_arrays`, a command on a CPU may start again here, for `train.huge_pages`: call it before anything that
+    must not be done twice.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if YNN_FLAG not in flags:
@@ -115,39 +91,9 @@ def prepare_environment(*, large_arrays: bool = True) -> None:
     # Cold compilation takes 5 to 35 s on two cores; later runs read it from here.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if large_arrays:
-        _take_huge_pages()
-
-
-def _take_huge_pages() -> None:
-    """Have memory given in pages of 2 MiB, where Linux gives them to who asks, and no NVIDIA GPU does the work.
-
-    XLA on a CPU takes its temporary memory from the system anew in each step: AlexNet's 530 MB are 136,000 pages of
-    4 KiB, a fifth of the step; MobileNetV2's a third (`benchmarks/NOTES.md`). glibc reads this before a process
-    starts, so that a command has to start anew: in the same process, in the time that its imports take. Any other
-    process (a notebook's, a caller's) is left alone, but for processes that it starts.
-    """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
     on_gpu = has_nvidia_hardware() and "cpu" not in os.environ.get("JAX_PLATFORMS", "")
-    if HUGE_PAGES in tunables or on_gpu or not _huge_pages_for_the_asking():
-        return
-    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}=1".removeprefix(":")
-    if _is_whole_process and sys.executable and os.environ.get(_RESTARTED) != f"{os.getpid()}":
-        os.environ[_RESTARTED] = f"{os.getpid()}"
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed by whoever started us
-                stream.flush()
-        with contextlib.suppress(OSError):  # it is only slower without
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _huge_pages_for_the_asking() -> bool:
-    try:
-        name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
-        new_enough = name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
-        return new_enough and "[madvise]" in _HUGE_PAGES_POLICY.read_text(encoding="ascii")
-    except (AttributeError, OSError, ValueError):  # another system, C library or kernel
-        return False
+    if large_arrays and not on_gpu:
+        huge_pages.take()
 
 
 def report_devices() -> list[Any]:

@@ -93,9 +93,9 @@ POLICY = "always [madvise] never\n"
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from train import cli
+from train import cli, huge_pages
 
-cli._HUGE_PAGES_POLICY = Path(os.environ["POLICY"])
+huge_pages._POLICY = Path(os.environ["POLICY"])
 cli.has_nvidia_hardware = lambda: "GPU" in os.environ
 
 def command(argv):
