@@ -5,5 +5,6 @@ from smoke_check import check_smoke
 
 
 @pytest.mark.slow
-def test_every_row_runs_in_miniature(tmp_path, call):
-    check_smoke("afhq", tmp_path, call)
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_rows_run_in_miniature(every, tmp_path, call):
+    check_smoke("afhq", tmp_path, call, every=every)
