@@ -66,7 +66,6 @@ def show_models(pattern: str) -> None:
 def show_pretrained(arguments: Arguments) -> None:
     """A table of the published weights, those that differ in width and size only in one row."""
     import zoo
-    from zoo.pretrained.sources import SOURCES
 
     given = (arguments.num_classes, arguments.image_size, arguments.options)
     if given != (None, None, {}):
@@ -77,9 +76,9 @@ def show_pretrained(arguments: Arguments) -> None:
     if not models:
         zoo.get_entry(arguments.model)  # names the nearest ones
     groups: dict[tuple[str, str], list] = {}
-    for source in SOURCES:
-        if source.model in models:
-            groups.setdefault((source.model, source.tag), []).append(source)
+    for model in models:
+        for source in zoo.get_entry(model).pretrained:
+            groups.setdefault((model, source.tag), []).append(source)
     if not groups:
         raise InputError(
             f"no published weights are listed for {arguments.model!r}: see `python -m train.models --pretrained`,"

@@ -42,6 +42,7 @@ from zoo.layers import (
     adaptive_average_pool,
     head,
 )
+from zoo.pretrained.sources import torchvision_source
 from zoo.registry import register_model
 
 # torch's default for convolutions and dense layers: uniform within 1 / sqrt(fan-in).
@@ -170,6 +171,12 @@ class TorchAlexNet(nn.Module):
             x = nn.relu(dense(x))
         return head(self.num_classes, x, torch_default)
 
+    @nn.nowrap
+    def torchvision_names(self) -> dict[str, str]:
+        """torchvision's modules and our paths."""
+        convs = {f"features.{i}": f"conv{n}/conv" for n, i in enumerate((0, 3, 6, 8, 10), start=1)}
+        return convs | {"classifier.1": "fc1", "classifier.4": "fc2", "classifier.6": "head"}
+
 
 @register_model(
     input_shape=(227, 227, 3),
@@ -207,7 +214,7 @@ def sam_alexnet(num_classes: int) -> PigAlexNet:
     input_shape=(224, 224, 3),
     num_classes=1000,
     source="Krizhevsky 2014, as in torchvision",
-    pretrained=("torchvision",),
+    pretrained=(torchvision_source("alexnet-owt-7be5be79.pth"),),
 )
 def alexnet_torchvision(num_classes: int) -> TorchAlexNet:
     """AlexNet with torchvision's widths, for torchvision's weights."""

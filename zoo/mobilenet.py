@@ -33,7 +33,7 @@ A depthwise kernel is [3, 3, 1, C] here, [C, 1, 3, 3] in torch and [3, 3, C, 1] 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -48,6 +48,12 @@ from zoo.layers import (
     glorot_uniform,
     he_normal_fan_out,
     head,
+)
+from zoo.pretrained.sources import (
+    MINUS_ONE_TO_ONE,
+    Source,
+    keras_sources,
+    torchvision_source,
 )
 from zoo.registry import register_model
 
@@ -137,6 +143,7 @@ class MobileNetV2(nn.Module):
     norm_momentum: float | None = None  # None: the dialect's
     axis_name: str | None = None  # averages batch statistics over a mapped axis
     dtype: Any = jnp.float32
+    keras_arithmetic = MINUS_ONE_TO_ONE
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -170,13 +177,101 @@ class MobileNetV2(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return head(self.num_classes, x, glorot_uniform if keras else nn.initializers.normal(0.01))
 
+    @nn.nowrap
+    def torchvision_names(self) -> dict[str, str]:
+        """torchvision's modules and our paths."""
+        modules = {"classifier.1": "head"}
+        for end in (0, self._last()):
+            modules[f"features.{end}.0"] = f"features/{end}/conv"
+            modules[f"features.{end}.1"] = f"features/{end}/norm"
+        for index, _, _, parts in self._places():
+            for place, part in enumerate(parts):
+                # All but the last are a convolution with its norm in a list of their own.
+                linear = part == "project"
+                inner, norm = (place, place + 1) if linear else (f"{place}.0", f"{place}.1")
+                modules[f"features.{index}.conv.{inner}"] = f"features/{index}/{part}/conv"
+                modules[f"features.{index}.conv.{norm}"] = f"features/{index}/{part}/norm"
+        return modules
+
+    @nn.nowrap
+    def timm_names(self) -> dict[str, str]:
+        """timm's modules and our paths."""
+        modules = {
+            "conv_stem": "features/0/conv",
+            "bn1": "features/0/norm",
+            "conv_head": f"features/{self._last()}/conv",
+            "bn2": f"features/{self._last()}/norm",
+            "classifier": "head",
+        }
+        for index, stage, block, parts in self._places():
+            convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
+            if "expand" not in parts:
+                convs["project"] = "conv_pw"
+            for place, part in enumerate(parts, start=1):
+                theirs, ours = f"blocks.{stage}.{block}", f"features/{index}/{part}"
+                modules[f"{theirs}.{convs[part]}"] = f"{ours}/conv"
+                modules[f"{theirs}.bn{place}"] = f"{ours}/norm"
+        return modules
+
+    @nn.nowrap
+    def keras_names(self) -> dict[str, str]:
+        """Keras's layers and our paths."""
+        layers = {"Conv1": "features/0/conv", "bn_Conv1": "features/0/norm"}
+        for index, _, _, parts in self._places():
+            theirs = f"block_{index - 1}" if index > 1 else "expanded_conv"
+            for part in parts:
+                layers[f"{theirs}_{part}"] = f"features/{index}/{part}/conv"
+                layers[f"{theirs}_{part}_BN"] = f"features/{index}/{part}/norm"
+        last = f"features/{self._last()}"
+        ends = {"Conv_1": f"{last}/conv", "Conv_1_bn": f"{last}/norm", "predictions": "head"}
+        return layers | ends
+
+    @nn.nowrap
+    def _last(self) -> int:
+        """The number of the last 1x1 convolution among the features."""
+        return sum(count for _, _, count, _ in self.table) + 1
+
+    @nn.nowrap
+    def _places(self) -> Iterator[tuple[int, int, int, tuple[str, ...]]]:
+        """(index from 1, stage from 0, block within it from 0, its convolutions)."""
+        index = 1
+        for stage, (expansion, _, count, _) in enumerate(self.table):
+            for block in range(count):
+                parts = ("depthwise", "project")
+                yield index, stage, block, parts if expansion == 1 else ("expand", *parts)
+                index += 1
+
+
+def published_by_keras() -> tuple[Source, ...]:
+    """Keras's weights of six widths, each trained at five image sizes; it publishes no hashes of them."""
+    pairs = [
+        keras_sources(
+            f"{KERAS_FILE}_{width}_{size}.h5",
+            f"{KERAS_FILE}_{width}_{size}_no_top.h5",
+            (None, None),
+            MINUS_ONE_TO_ONE,
+            size,
+            {"width": width},
+        )
+        for width in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+        for size in (96, 128, 160, 192, 224)
+    ]
+    return (*(whole for whole, _ in pairs), *(body for _, body in pairs))
+
+
+KERAS_FILE = "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels"
+
 
 @register_model(
     input_shape=(224, 224, 3),
     num_classes=1000,
     source='Liu, "Animal Image Classification Recognition based on Transfer Learning"; Sandler et al. 2018, Table 2',
     notes="Liu states no dropout rate: 0.2 is torchvision's",
-    pretrained=("torchvision", "torchvision_v2", "keras", "keras_no_top"),
+    pretrained=(
+        torchvision_source("mobilenet_v2-b0353104.pth"),
+        torchvision_source("mobilenet_v2-7ebf99e0.pth", "torchvision_v2", resized=232),
+        *published_by_keras(),
+    ),
 )
 def mobilenet_v2(num_classes: int) -> MobileNetV2:
     """MobileNetV2: inverted residuals with linear bottlenecks, for little computing."""

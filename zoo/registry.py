@@ -1,52 +1,35 @@
 """Names of models, and what each name stands for. Imports the standard library only."""
 
+import ast
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from zoo.common.errors import InputError
 from zoo.common.names import did_you_mean, load_plugin, plugin_names
 
-# Where each registered name is defined. A name's module, and JAX with it, is imported only when the
-# model is asked for; tests/zoo/test_registry.py checks this table against what the modules register.
-BUILTIN_MODULES = {
-    "alexnet": "zoo.alexnet",
-    "pig_alexnet": "zoo.alexnet",
-    "sam_alexnet": "zoo.alexnet",
-    "alexnet_torchvision": "zoo.alexnet",
-    "alexnet_tiny": "zoo.alexnet",
-    "sam_alexnet_tiny": "zoo.alexnet",
-    "cifar_alexnet_1": "zoo.deconv_alexnet",
-    "cifar_alexnet_2": "zoo.deconv_alexnet",
-    "deconv_alexnet_1": "zoo.deconv_alexnet",
-    "deconv_alexnet_2": "zoo.deconv_alexnet",
-    "deconv_alexnet_1_factored": "zoo.deconv_alexnet",
-    "deconv_alexnet_2_factored": "zoo.deconv_alexnet",
-    "deconv_alexnet_tiny": "zoo.deconv_alexnet",
-    "vgg11": "zoo.vgg",
-    "vgg13": "zoo.vgg",
-    "vgg16": "zoo.vgg",
-    "vgg19": "zoo.vgg",
-    "vgg_tiny": "zoo.vgg",
-    "resnet18": "zoo.resnet",
-    "resnet34": "zoo.resnet",
-    "resnet50": "zoo.resnet",
-    "resnet101": "zoo.resnet",
-    "resnet152": "zoo.resnet",
-    "resnet_tiny": "zoo.resnet",
-    "mobilenet_v2": "zoo.mobilenet",
-    "mobilenet_v2_tiny": "zoo.mobilenet",
-    "conv_autoencoder": "zoo.conv_autoencoder",
-    "conv_autoencoder_tiny": "zoo.conv_autoencoder",
-    "vade": "zoo.vade",
-    "vade_tiny": "zoo.vade",
-    "gmvae": "zoo.gmvae",
-    "gmvae_tiny": "zoo.gmvae",
-}
+
+@functools.cache
+def builtin_modules() -> dict[str, str]:
+    """Where each registered name of this package is defined: the files next to this one, read without running them.
+    A name's module, and JAX with it, is imported only when the model is asked for."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any(map(_registers, node.decorator_list)):
+                found[node.name] = f"{__package__}.{path.stem}"
+    return found
+
+
+def _registers(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id == register_model.__name__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +43,7 @@ class ModelEntry:
     num_classes: int  # default; clusters, where the model has clusters
     source: str  # document, table or figure
     notes: str  # where the source is silent or contradicts itself, and our reading
-    pretrained: tuple[str, ...]
+    pretrained: tuple[Any, ...]  # `zoo.pretrained.Source`s
     objective: str = "classification"  # what the model is trained by; classifiers return logits
 
     @property
@@ -81,7 +64,7 @@ class ModelInfo:
     total_parameters: int  # with batch-norm moving statistics, as Keras counts
     source: str
     notes: str
-    pretrained: tuple[str, ...]
+    pretrained: tuple[str, ...]  # tags of `load_pretrained`
     options: dict[str, Any]  # module fields that create_model accepts, with their defaults
 
 
@@ -94,19 +77,20 @@ def register_model(
     num_classes: int,
     source: str,
     notes: str = "",
-    pretrained: tuple[str, ...] = (),
+    pretrained: tuple[Any, ...] = (),
     objective: str = "classification",
 ) -> Callable[[Callable[[int], Any]], Callable[[int], Any]]:
     """Register the decorated factory under its own name.
 
-    The factory takes `num_classes` alone and returns a Linen module; every field of that module is an
-    option of `create_model`. `objective` names what trains it, other than labels: a key of
-    `train.engine.objectives.OBJECTIVES`. Raises ValueError when another module already uses the name.
+    The factory takes `num_classes` alone and returns a Linen module; every field of that module is an option of
+    `create_model`. `pretrained` are the published weights that fit (`zoo.pretrained.Source`). `objective` names what
+    trains it, other than labels: a key of `train.engine.objectives.OBJECTIVES`. Raises ValueError when another module
+    already uses the name.
     """
 
     def decorate(factory: Callable[[int], Any]) -> Callable[[int], Any]:
         name = factory.__name__
-        owner = _ENTRIES[name].module if name in _ENTRIES else BUILTIN_MODULES.get(name)
+        owner = _ENTRIES[name].module if name in _ENTRIES else builtin_modules().get(name)
         if owner not in (None, factory.__module__):
             raise ValueError(
                 f"model {name!r} is already registered by {owner}: give yours another name"
@@ -132,7 +116,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
     Those that installed packages declare as entry points of the group `jax_zoo.models` are among them.
     """
-    return sorted(fnmatch.filter({*BUILTIN_MODULES, *_ENTRIES, *plugin_names("models")}, pattern))
+    return sorted(fnmatch.filter({*builtin_modules(), *_ENTRIES, *plugin_names("models")}, pattern))
 
 
 def get_entry(name: str) -> ModelEntry:
@@ -149,8 +133,8 @@ def get_entry(name: str) -> ModelEntry:
                 " with @zoo.register_model"
             )
         return entry
-    if name not in _ENTRIES and name in BUILTIN_MODULES:
-        importlib.import_module(BUILTIN_MODULES[name])
+    if name not in _ENTRIES and name in builtin_modules():
+        importlib.import_module(builtin_modules()[name])
     elif name not in _ENTRIES and name in plugin_names("models"):
         found = load_plugin("models", name)
         if name not in _ENTRIES:
@@ -229,6 +213,6 @@ def model_info(name: str) -> ModelInfo:
         total_parameters=total,
         source=entry.source,
         notes=entry.notes,
-        pretrained=entry.pretrained,
+        pretrained=tuple(dict.fromkeys(source.tag for source in entry.pretrained)),
         options=module_options(module),
     )

@@ -27,7 +27,7 @@ Names, and how those of the origins follow from them (stage s, from 1; block b, 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +43,7 @@ from zoo.layers import (
     he_normal_fan_out,
     head,
 )
+from zoo.pretrained.sources import CAFFE, keras_sources, torchvision_source
 from zoo.registry import register_model
 
 DIALECTS: dict[str, dict[str, Any]] = {
@@ -133,6 +134,7 @@ class ResNet(nn.Module):
     norm_momentum: float | None = None  # None: the dialect's
     axis_name: str | None = None  # averages batch statistics over a mapped axis
     dtype: Any = jnp.float32
+    keras_arithmetic = CAFFE
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -163,6 +165,46 @@ class ResNet(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return head(self.num_classes, x, settings["kernel_init"])
 
+    @nn.nowrap
+    def torchvision_names(self) -> dict[str, str]:
+        """torchvision's modules and our paths; timm's are the same."""
+        modules = {"conv1": "conv1/conv", "bn1": "conv1/norm", "fc": "head"}
+        for stage, block, shortcut in self._places():
+            ours, theirs = f"layer{stage}/{block}", f"layer{stage}.{block}"
+            for k in range(1, 4 if self.bottleneck else 3):
+                modules[f"{theirs}.conv{k}"] = f"{ours}/conv{k}/conv"
+                modules[f"{theirs}.bn{k}"] = f"{ours}/conv{k}/norm"
+            if shortcut:
+                modules[f"{theirs}.downsample.0"] = f"{ours}/downsample/conv"
+                modules[f"{theirs}.downsample.1"] = f"{ours}/downsample/norm"
+        return modules
+
+    timm_names = torchvision_names
+
+    @nn.nowrap
+    def keras_names(self) -> dict[str, str] | None:
+        """Keras's layers and our paths; it has bottlenecks only."""
+        if not self.bottleneck:
+            return None
+        layers = {"conv1_conv": "conv1/conv", "conv1_bn": "conv1/norm"}
+        for stage, block, shortcut in self._places():
+            ours, theirs = f"layer{stage}/{block}", f"conv{stage + 1}_block{block + 1}"
+            # Of equal depth, the shortcut's layers come before the third ones.
+            for group in ([1], [2], [0, 3] if shortcut else [3]):
+                for kind, variables in (("conv", "conv"), ("bn", "norm")):
+                    for k in group:
+                        part = f"conv{k}" if k else "downsample"
+                        layers[f"{theirs}_{k}_{kind}"] = f"{ours}/{part}/{variables}"
+        return layers | {"predictions": "head"}
+
+    @nn.nowrap
+    def _places(self) -> Iterator[tuple[int, int, bool]]:
+        """(stage from 1, block from 0, whether the block has a shortcut with a convolution)."""
+        for stage, count in enumerate(self.blocks, start=1):
+            for block in range(count):
+                # A basic block of the first stage changes neither size nor width.
+                yield stage, block, block == 0 and (self.bottleneck or stage > 1)
+
 
 @register_model(input_shape=(224, 224, 3), num_classes=1000, source="He et al. 2015, Table 1")
 def resnet18(num_classes: int) -> ResNet:
@@ -180,7 +222,16 @@ def resnet34(num_classes: int) -> ResNet:
     input_shape=(224, 224, 3),
     num_classes=1000,
     source='Han et al., "Animal face classification based on deep learning", section B; He et al. 2015, Table 1',
-    pretrained=("torchvision", "torchvision_v2", "keras", "keras_no_top"),
+    pretrained=(
+        torchvision_source("resnet50-0676ba61.pth"),
+        torchvision_source("resnet50-11ad3fa6.pth", "torchvision_v2", resized=232),
+        *keras_sources(
+            "resnet/resnet50_weights_tf_dim_ordering_tf_kernels.h5",
+            "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            ("2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626"),
+            CAFFE,
+        ),
+    ),
 )
 def resnet50(num_classes: int) -> ResNet:
     """ResNet with 49 convolutions in bottlenecks; its features have 2048 numbers."""

@@ -41,6 +41,7 @@ from zoo.layers import (
     he_normal_fan_out,
     head,
 )
+from zoo.pretrained.sources import CAFFE, keras_sources, torchvision_source
 from zoo.registry import register_model
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -93,6 +94,7 @@ class VGG(nn.Module):
     dropout_rate: float = 0.5  # after each hidden dense layer
     dialect: str = "torch"
     dtype: Any = jnp.float32
+    keras_arithmetic = CAFFE
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -110,6 +112,45 @@ class VGG(nn.Module):
             self.head_widths, self.dropout_rate, self.dtype, activation, dense_init, name="top"
         )(x, train=train)
         return head(self.num_classes, x, dense_init)
+
+    @nn.nowrap
+    def torchvision_names(self) -> dict[str, str]:
+        """torchvision's modules and our paths."""
+        return self._convolution_names() | {
+            "classifier.0": "top/fc1",
+            "classifier.3": "top/fc2",
+            "classifier.6": "head",
+        }
+
+    @nn.nowrap
+    def timm_names(self) -> dict[str, str]:
+        """timm's modules and our paths."""
+        return self._convolution_names() | {
+            "pre_logits.fc1": "top/fc1",
+            "pre_logits.fc2": "top/fc2",
+            "head.fc": "head",
+        }
+
+    @nn.nowrap
+    def _convolution_names(self) -> dict[str, str]:
+        found = {}
+        index = 0
+        for block, count in enumerate(self.convolutions, start=1):
+            for conv in range(1, count + 1):
+                found[f"features.{index}"] = f"block{block}/conv{conv}/conv"
+                index += 2  # and a ReLU
+            index += 1  # a pool
+        return found
+
+    @nn.nowrap
+    def keras_names(self) -> dict[str, str]:
+        """Keras's layers and our paths."""
+        layers = {
+            f"block{block}_conv{conv}": f"block{block}/conv{conv}/conv"
+            for block, count in enumerate(self.convolutions, start=1)
+            for conv in range(1, count + 1)
+        }
+        return layers | {"fc1": "top/fc1", "fc2": "top/fc2", "predictions": "head"}
 
 
 @register_model(
@@ -134,7 +175,15 @@ def vgg13(num_classes: int) -> VGG:
     source='Han et al., "Animal face classification based on deep learning", section C;'
     " Simonyan and Zisserman 2014, Table 1, D",
     notes="Han et al. vary the activation: of every hidden layer, in our reading",
-    pretrained=("torchvision", "keras", "keras_no_top"),
+    pretrained=(
+        torchvision_source("vgg16-397923af.pth"),
+        *keras_sources(
+            "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5",
+            "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            ("64373286793e3c8b2b4e3219cbf3544b", "6d6bbae143d832006294945121d1f1fc"),
+            CAFFE,
+        ),
+    ),
 )
 def vgg16(num_classes: int) -> VGG:
     """VGG with 13 convolutions and 3 dense layers: the animal-face paper's best classifier."""

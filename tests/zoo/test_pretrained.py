@@ -1,6 +1,7 @@
 """Pretrained weights: what fits comes out equal, and what does not meets one clear line."""
 
 import collections
+import dataclasses
 import functools
 import gc
 import hashlib
@@ -20,7 +21,8 @@ import safetensors.numpy
 import torch_files
 
 import zoo
-from zoo.pretrained import SOURCES, load, names, sources
+from zoo import registry
+from zoo.pretrained import load, names, sources
 from zoo.pretrained.readers import read
 
 SIZE = (32, 32)
@@ -397,16 +399,17 @@ def _renamed(path):
 # Sources
 
 
-def test_the_table_of_sources():
-    assert len({(s.host, s.path) for s in SOURCES}) == len(SOURCES)
-    tags = {}
-    for source in SOURCES:
-        tags.setdefault(source.model, {})[source.tag] = None
-        assert source.num_classes == zoo.get_entry(source.model).num_classes or (
-            source.tag == "keras_no_top" and source.num_classes == 0
-        )
-    for model in zoo.list_models():
-        assert zoo.get_entry(model).pretrained == tuple(tags.get(model, ())), model
+def test_published_sources():
+    found = [
+        (zoo.get_entry(name), s)
+        for name in zoo.list_models()
+        for s in zoo.get_entry(name).pretrained
+    ]
+    assert len({(source.host, source.path) for _, source in found}) == len(found) == 70
+    for entry, source in found:
+        no_top = source.tag == "keras_no_top"
+        assert source.num_classes == (0 if no_top else entry.num_classes), (entry.name, source)
+    assert zoo.model_info("vgg16").pretrained == ("torchvision", "keras", "keras_no_top")
 
 
 def test_urls_and_hashes():
@@ -532,9 +535,7 @@ def server(tmp_path, monkeypatch):
 
 
 def blank(path, hash_=None) -> sources.Source:
-    return sources.Source(
-        "tag", "resnet_tiny", "hf", path, hash_, 5, zoo.Preprocessing(zoo.ResizeRule((64, 64)))
-    )
+    return sources.Source("tag", "hf", path, hash_, 5, zoo.Preprocessing(zoo.ResizeRule((64, 64))))
 
 
 def cached(tmp_path) -> set[str]:
@@ -601,15 +602,14 @@ def test_a_published_tag_from_download_to_logits(server, tmp_path, monkeypatch, 
     server.files["/tiny.pth"] = path.read_bytes()
     source = sources.Source(
         "torchvision",
-        "resnet_tiny",
         "torchvision",
         "tiny.pth",
         None,
         5,
         sources.torch_preprocessing(64, 73),
     )
-    monkeypatch.setattr(sources, "SOURCES", (source,))
-    monkeypatch.setattr("zoo.pretrained.loading.SOURCES", (source,))
+    entry = dataclasses.replace(zoo.get_entry("resnet_tiny"), pretrained=(source,))
+    monkeypatch.setitem(registry._ENTRIES, "resnet_tiny", entry)
     module, variables, preprocessing = zoo.load_pretrained("resnet_tiny", "torchvision")
     assert preprocessing.rule.crop_fraction == 64 / 73
     assert parity.zoo_logits(module, variables, np.zeros((1, 64, 64, 3), np.float32)).shape == (

@@ -11,10 +11,10 @@ from zoo.common import names
 
 
 def test_index_of_builtin_models_equals_what_their_modules_register():
-    for module in set(registry.BUILTIN_MODULES.values()):
+    for module in set(registry.builtin_modules().values()):
         importlib.import_module(module)
     registered = {n: e.module for n, e in registry._ENTRIES.items() if e.module.startswith("zoo.")}
-    assert registered == registry.BUILTIN_MODULES
+    assert registered == registry.builtin_modules()
 
 
 @pytest.mark.parametrize("name", zoo.list_models())

@@ -7,9 +7,9 @@
 needed, and nothing that a file holds is ever executed.
 """
 
-from zoo.pretrained.sources import SOURCES, Source
+from zoo.pretrained.sources import Source
 
-__all__ = ["SOURCES", "Pretrained", "Source", "load", "load_pretrained"]
+__all__ = ["Pretrained", "Source", "load", "load_pretrained"]
 
 
 def __getattr__(name: str):

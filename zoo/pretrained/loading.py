@@ -20,12 +20,10 @@ from zoo.preprocessing import Preprocessing
 from zoo.pretrained import names
 from zoo.pretrained.readers import Arrays, KerasFile, config_layers, read
 from zoo.pretrained.sources import (
-    SOURCES,
     Source,
     fetch,
     find_source,
     huggingface_source,
-    keras_preprocessing,
     torch_preprocessing,
 )
 from zoo.registry import create_model, get_entry, module_options
@@ -175,7 +173,7 @@ def _published(
     """The published source that is meant; None for a local file."""
     if source.startswith("hf://"):
         return huggingface_source(name, source)
-    if any(known.tag == source for known in SOURCES):
+    if any(known.tag == source for known in get_entry(name).pretrained):
         return find_source(name, source, options.get("width"), image_size)
     if os.path.exists(source):
         return None
@@ -203,7 +201,7 @@ def _resolve(
             )
         options = {**options, "dialect": dialect}
     if origin != "zoo" and "width" in known and "width" not in options:
-        width = names.mobilenet_width(weights)
+        width = names.published_width(weights)
         options = options if width is None else {**options, "width": width}
     if origin == "torchvision" and isinstance(weights, dict):
         timm = {"conv_stem.weight", "pre_logits.fc1.weight"} & set(weights)
@@ -223,7 +221,8 @@ def _preprocessing(
     if published:
         chosen = published.preprocessing
     elif origin == "keras":
-        chosen = keras_preprocessing(name, _input_size(config) or (height, width))
+        rule = ResizeRule(_input_size(config) or (height, width))
+        chosen = Preprocessing(rule, **getattr(create_model(name), "keras_arithmetic", {}))
         rescaling = _rescaling(config)
         if rescaling:  # the model does it itself; here it belongs to the weights
             scale, offset = rescaling

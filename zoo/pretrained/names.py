@@ -1,8 +1,9 @@
 """Whose tensor is which of ours: names and layouts per origin.
 
-The tables in the docstrings of zoo/vgg.py, zoo/resnet.py and zoo/mobilenet.py, computed from a module's fields,
-so that narrow and shallow variants are covered too. Paths are those of convolutions, batch normalisations and dense
-layers ("layer1/0/conv1/conv"); a leaf is a path, its collection in front and its variable behind.
+The nets of a family say how an origin calls their layers: methods `torchvision_names`, `timm_names`, `keras_names`,
+computed from their fields, so that narrow and shallow variants are covered too. Paths are those of convolutions, batch
+normalizations and dense layers ("layer1/0/conv1/conv"); a leaf is a path, its collection in front and its variable
+behind.
 
     torch, timm   kernels [out, in, kh, kw] and [out, in] become [kh, kw, in, out] and [in, out]. The first dense
                   layer of AlexNet and VGG reads an image flattened channels first, and so do our torch dialects:
@@ -11,17 +12,13 @@ layers ("layer1/0/conv1/conv"); a leaf is a path, its collection in front and it
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from zoo.alexnet import TorchAlexNet
 from zoo.common.errors import InputError
-from zoo.mobilenet import MobileNetV2
 from zoo.pretrained.readers import Arrays, KerasFile, KerasLayer
-from zoo.resnet import ResNet
-from zoo.vgg import VGG
 
 # Entries of a state dict that are no weights.
 IGNORED = ("num_batches_tracked",)
@@ -39,76 +36,12 @@ class Taken:
 
 def torchvision_modules(module: Any) -> dict[str, str]:
     """torchvision's modules, by name, and our paths. Raises InputError for other architectures."""
-    modules: dict[str, str] = {}
-    match module:
-        case TorchAlexNet():
-            for index, conv in zip((0, 3, 6, 8, 10), range(1, 6), strict=True):
-                modules[f"features.{index}"] = f"conv{conv}/conv"
-            return modules | {"classifier.1": "fc1", "classifier.4": "fc2", "classifier.6": "head"}
-        case VGG():
-            index = 0
-            for block, count in enumerate(module.convolutions, start=1):
-                for conv in range(1, count + 1):
-                    modules[f"features.{index}"] = f"block{block}/conv{conv}/conv"
-                    index += 2  # and a ReLU
-                index += 1  # a pool
-            dense = {"classifier.0": "top/fc1", "classifier.3": "top/fc2", "classifier.6": "head"}
-            return modules | dense
-        case ResNet():
-            modules = {"conv1": "conv1/conv", "bn1": "conv1/norm", "fc": "head"}
-            for stage, block, first in _resnet_blocks(module):
-                ours, theirs = f"layer{stage}/{block}", f"layer{stage}.{block}"
-                for k in range(1, 4 if module.bottleneck else 3):
-                    modules[f"{theirs}.conv{k}"] = f"{ours}/conv{k}/conv"
-                    modules[f"{theirs}.bn{k}"] = f"{ours}/conv{k}/norm"
-                if first:
-                    modules[f"{theirs}.downsample.0"] = f"{ours}/downsample/conv"
-                    modules[f"{theirs}.downsample.1"] = f"{ours}/downsample/norm"
-            return modules
-        case MobileNetV2():
-            last = sum(count for _, _, count, _ in module.table) + 1
-            for end in (0, last):
-                modules[f"features.{end}.0"] = f"features/{end}/conv"
-                modules[f"features.{end}.1"] = f"features/{end}/norm"
-            for index, _, _, parts in _mobilenet_blocks(module):
-                for place, part in enumerate(parts):
-                    # All but the last are a convolution with its norm in a list of their own.
-                    linear = part == "project"
-                    inner, norm = (place, place + 1) if linear else (f"{place}.0", f"{place}.1")
-                    modules[f"features.{index}.conv.{inner}"] = f"features/{index}/{part}/conv"
-                    modules[f"features.{index}.conv.{norm}"] = f"features/{index}/{part}/norm"
-            return modules | {"classifier.1": "head"}
-    raise InputError("torchvision has no such model")
+    return _names(module, "torchvision_names", "torchvision")
 
 
 def timm_modules(module: Any) -> dict[str, str]:
     """timm's modules, by name, and our paths. Raises InputError for other architectures."""
-    match module:
-        case VGG():
-            modules = {k: v for k, v in torchvision_modules(module).items() if "features" in k}
-            dense = {"pre_logits.fc1": "top/fc1", "pre_logits.fc2": "top/fc2", "head.fc": "head"}
-            return modules | dense
-        case ResNet():
-            return torchvision_modules(module)
-        case MobileNetV2():
-            last = sum(count for _, _, count, _ in module.table) + 1
-            modules = {
-                "conv_stem": "features/0/conv",
-                "bn1": "features/0/norm",
-                "conv_head": f"features/{last}/conv",
-                "bn2": f"features/{last}/norm",
-                "classifier": "head",
-            }
-            for index, stage, block, parts in _mobilenet_blocks(module):
-                convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
-                if "expand" not in parts:
-                    convs["project"] = "conv_pw"
-                for place, part in enumerate(parts, start=1):
-                    theirs, ours = f"blocks.{stage}.{block}", f"features/{index}/{part}"
-                    modules[f"{theirs}.{convs[part]}"] = f"{ours}/conv"
-                    modules[f"{theirs}.bn{place}"] = f"{ours}/norm"
-            return modules
-    raise InputError("timm has no such model")
+    return _names(module, "timm_names", "timm")
 
 
 def keras_layers(module: Any) -> dict[str, str]:
@@ -116,58 +49,19 @@ def keras_layers(module: Any) -> dict[str, str]:
 
     Raises InputError for other architectures.
     """
-    match module:
-        case VGG():
-            layers = {
-                f"block{block}_conv{conv}": f"block{block}/conv{conv}/conv"
-                for block, count in enumerate(module.convolutions, start=1)
-                for conv in range(1, count + 1)
-            }
-            return layers | {"fc1": "top/fc1", "fc2": "top/fc2", "predictions": "head"}
-        case ResNet(bottleneck=True):
-            layers = {"conv1_conv": "conv1/conv", "conv1_bn": "conv1/norm"}
-            for stage, block, first in _resnet_blocks(module):
-                ours, theirs = f"layer{stage}/{block}", f"conv{stage + 1}_block{block + 1}"
-                # Of equal depth, the shortcut's layers come before the third ones.
-                for group in ([1], [2], [0, 3] if first else [3]):
-                    for kind, variables in (("conv", "conv"), ("bn", "norm")):
-                        for k in group:
-                            part = f"conv{k}" if k else "downsample"
-                            layers[f"{theirs}_{k}_{kind}"] = f"{ours}/{part}/{variables}"
-            return layers | {"predictions": "head"}
-        case MobileNetV2():
-            layers = {"Conv1": "features/0/conv", "bn_Conv1": "features/0/norm"}
-            for index, _, _, parts in _mobilenet_blocks(module):
-                theirs = f"block_{index - 1}" if index > 1 else "expanded_conv"
-                for part in parts:
-                    layers[f"{theirs}_{part}"] = f"features/{index}/{part}/conv"
-                    layers[f"{theirs}_{part}_BN"] = f"features/{index}/{part}/norm"
-            last = f"features/{index + 1}"
-            ends = {"Conv_1": f"{last}/conv", "Conv_1_bn": f"{last}/norm", "predictions": "head"}
-            return layers | ends
-    raise InputError("Keras has no such model")
+    return _names(module, "keras_names", "Keras")
 
 
-def _resnet_blocks(module: ResNet) -> Iterable[tuple[int, int, bool]]:
-    """(stage from 1, block from 0, whether the block has a shortcut with a convolution)."""
-    for stage, count in enumerate(module.blocks, start=1):
-        for block in range(count):
-            # A basic block of the first stage changes neither size nor width.
-            yield stage, block, block == 0 and (module.bottleneck or stage > 1)
+def _names(module: Any, method: str, origin: str) -> dict[str, str]:
+    """What a family's net says of its names at an origin; None where there is no such net."""
+    found = getattr(module, method)() if hasattr(module, method) else None
+    if found is None:
+        raise InputError(f"{origin} has no such model")
+    return found
 
 
-def _mobilenet_blocks(module: MobileNetV2) -> Iterable[tuple[int, int, int, Sequence[str]]]:
-    """(index from 1, stage from 0, block within it from 0, its convolutions)."""
-    index = 1
-    for stage, (expansion, _, count, _) in enumerate(module.table):
-        for block in range(count):
-            parts = ("depthwise", "project")
-            yield index, stage, block, parts if expansion == 1 else ("expand", *parts)
-            index += 1
-
-
-def mobilenet_width(weights: Arrays | KerasFile) -> float | None:
-    """The published width whose last 1x1 convolution has as many input channels as the file's."""
+def published_width(weights: Arrays | KerasFile) -> float | None:
+    """MobileNetV2's published width whose last 1x1 convolution has as many input channels as the file's."""
     if isinstance(weights, KerasFile):
         arrays: Iterable[np.ndarray] = (a for la in weights.layers for a in la.variables.values())
         shapes = {array.shape for array in arrays}

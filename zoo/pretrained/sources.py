@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import re
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,6 @@ class Source:
     """One published file of weights."""
 
     tag: str
-    model: str
     host: str  # key of BASE_URLS
     path: str  # what follows the base
     hash: str | None  # "sha256:7be5be79" (its beginning) or "md5:..."; None: not published
@@ -66,77 +67,32 @@ def torch_preprocessing(size: int = 224, resized: int = 256) -> Preprocessing:
     return Preprocessing(rule, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def keras_preprocessing(model: str, size: tuple[int, int]) -> Preprocessing:
-    """What `preprocess_input` of Keras applications does to the model's images."""
-    rule = ResizeRule(size)
-    if model.startswith("mobilenet"):
-        return Preprocessing(rule, scale=1 / 127.5, mean=(1.0, 1.0, 1.0))
-    return Preprocessing(rule, channel_order="bgr", scale=1.0, mean=(103.939, 116.779, 123.68))
+CAFFE = {"channel_order": "bgr", "scale": 1.0, "mean": (103.939, 116.779, 123.68)}
+MINUS_ONE_TO_ONE = {"scale": 1 / 127.5, "mean": (1.0, 1.0, 1.0)}
 
 
-def _torchvision() -> list[Source]:
-    files = {
-        "alexnet_torchvision": ("alexnet-owt-7be5be79.pth", None),
-        "vgg16": ("vgg16-397923af.pth", None),
-        "resnet50": ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"),
-        "mobilenet_v2": ("mobilenet_v2-b0353104.pth", "mobilenet_v2-7ebf99e0.pth"),
-    }
-    return [
-        Source(
-            tag,
-            model,
-            "torchvision",
-            file,
-            f"sha256:{file[-12:-4]}",
-            1000,
-            torch_preprocessing(resized=resized),
-        )
-        for model, versions in files.items()
-        for tag, resized, file in zip(
-            ("torchvision", "torchvision_v2"), (256, 232), versions, strict=True
-        )
-        if file
-    ]
+def torchvision_source(file: str, tag: str = "torchvision", resized: int = 256) -> Source:
+    """A file of torchvision, for images whose shorter side was `resized`; its name says how its sha256 begins."""
+    hash = f"sha256:{file[-12:-4]}"
+    return Source(tag, "torchvision", file, hash, 1000, torch_preprocessing(resized=resized))
 
 
-def _keras() -> list[Source]:
-    end = "_weights_tf_dim_ordering_tf_kernels"
-    files = [  # with the head, without
-        ("vgg16", f"vgg16/vgg16{end}", "_notop", "64373286793e3c8b2b4e3219cbf3544b"),
-        ("vgg16", f"vgg16/vgg16{end}", "_notop", "6d6bbae143d832006294945121d1f1fc"),
-        ("resnet50", f"resnet/resnet50{end}", "_notop", "2cb95161c43110f7111970584f804107"),
-        ("resnet50", f"resnet/resnet50{end}", "_notop", "4d473c1dd8becc155b73f8504c6f6626"),
-    ]
-    found = [
-        Source(
-            "keras_no_top" if index % 2 else "keras",
-            model,
-            "keras",
-            f"{path}{suffix if index % 2 else ''}.h5",
-            f"md5:{md5}",
-            0 if index % 2 else 1000,
-            keras_preprocessing(model, (224, 224)),
-        )
-        for index, (model, path, suffix, md5) in enumerate(files)
-    ]
-    return found + [
-        Source(
-            tag,
-            "mobilenet_v2",
-            "keras",
-            f"mobilenet_v2/mobilenet_v2{end}_{width}_{size}{suffix}.h5",
-            None,
-            classes,
-            keras_preprocessing("mobilenet_v2", (size, size)),
-            {"width": width},
-        )
-        for tag, suffix, classes in (("keras", "", 1000), ("keras_no_top", "_no_top", 0))
-        for width in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-        for size in (96, 128, 160, 192, 224)
-    ]
-
-
-SOURCES: tuple[Source, ...] = (*_torchvision(), *_keras())
+def keras_sources(
+    file: str,
+    no_top: str,
+    md5: tuple[str | None, str | None],
+    arithmetic: Mapping[str, Any],
+    size: int = 224,
+    options: Mapping[str, Any] = types.MappingProxyType({}),
+) -> tuple[Source, Source]:
+    """Two files of Keras applications, with the head and without, their hashes, and what `preprocess_input` does to
+    images of `size` x `size` (fields of `zoo.Preprocessing`); `options` are those of the model."""
+    preprocessing = Preprocessing(ResizeRule((size, size)), **arithmetic)
+    with_head, without = (f"md5:{digits}" if digits else None for digits in md5)
+    return (
+        Source("keras", "keras", file, with_head, 1000, preprocessing, dict(options)),
+        Source("keras_no_top", "keras", no_top, without, 0, preprocessing, dict(options)),
+    )
 
 
 def find_source(
@@ -146,7 +102,7 @@ def find_source(
 
     Raises InputError when there is none, naming what there is.
     """
-    ours = [source for source in SOURCES if source.model == model]
+    ours: tuple[Source, ...] = get_entry(model).pretrained
     tagged = [source for source in ours if source.tag == tag]
     if not tagged:
         tags = ", ".join(dict.fromkeys(source.tag for source in ours))
@@ -180,7 +136,7 @@ def huggingface_source(model: str, name: str) -> Source:
     folder = f"{match[1]}/{match[2]}/resolve/{match[3] or 'main'}"
     get_entry(model)
     blank = Preprocessing(ResizeRule((224, 224)))
-    config_path = fetch(Source(name, model, "hf", f"{folder}/config.json", None, 0, blank))
+    config_path = fetch(Source(name, "hf", f"{folder}/config.json", None, 0, blank))
     try:
         config = json.loads(config_path.read_bytes())
         preprocessing, classes = timm_preprocessing(config)
@@ -188,7 +144,7 @@ def huggingface_source(model: str, name: str) -> Source:
         raise InputError(
             f"{config_path} is no configuration of timm ({error!r}): give a timm model"
         ) from None
-    return Source(name, model, "hf", f"{folder}/model.safetensors", None, classes, preprocessing)
+    return Source(name, "hf", f"{folder}/model.safetensors", None, classes, preprocessing)
 
 
 def timm_preprocessing(config: dict[str, Any]) -> tuple[Preprocessing, int]:
