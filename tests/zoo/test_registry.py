@@ -1,7 +1,10 @@
 import importlib
 import json
+import shutil
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -199,3 +202,29 @@ def test_preprocessing_is_written_as_ever():
 def test_preprocessing_of_a_damaged_file_is_refused(change, error):
     with pytest.raises(error):
         zoo.Preprocessing.from_json(WRITTEN | change)
+
+
+def test_a_new_family_is_one_file(tmp_path):
+    """In a copy of the package: the name is listed without JAX, and its model is made."""
+    package = Path(zoo.__file__).parent
+    shutil.copytree(package, tmp_path / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "zoo" / "linear.py").write_text(
+        "import flax.linen as nn\n"
+        "from zoo.registry import register_model\n\n"
+        "class Linear(nn.Module):\n"
+        "    num_classes: int\n"
+        "    @nn.compact\n"
+        "    def __call__(self, x, *, train=False):\n"
+        "        return nn.Dense(self.num_classes, name='head')(x.reshape(len(x), -1))\n\n"
+        "@register_model(input_shape=(8, 8, 3), num_classes=5, source='a test')\n"
+        "def linear(num_classes):\n"
+        "    return Linear(num_classes)\n"
+    )
+    code = (
+        "import sys, zoo; assert 'linear' in zoo.list_models() and 'jax' not in sys.modules;"
+        " print(zoo.__file__, zoo.model_info('linear').parameters)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(tmp_path / "zoo" / "__init__.py"), str(8 * 8 * 3 * 5 + 5)]
