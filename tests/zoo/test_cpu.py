@@ -587,3 +587,31 @@ def test_a_wide_pool_is_left_to_xla():
     with cpu.kernels():
         y = MaxPool(17, 17).apply({}, x)
     np.testing.assert_array_equal(y, nn.max_pool(x, (17, 17), (17, 17)))
+
+
+def test_other_interceptors_are_heard():
+    """One that is entered before the net is called changes what a layer is given, inside as outside."""
+    module = zoo.create_model("sam_alexnet_tiny", num_classes=3)
+    images = random(2, *zoo.get_entry("sam_alexnet_tiny").input_shape)
+    variables = jax.jit(module.init)(jax.random.key(0), images)
+
+    def with_zeros(call, args, kwargs, context):
+        if context.module.path == ("conv2", "norm") and context.method_name == "__call__":
+            args = (jnp.zeros_like(args[0]), *args[1:])
+        return call(*args, **kwargs)
+
+    def outputs():
+        with nn.intercept_methods(with_zeros):
+            return module.apply(
+                variables,
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(1)},
+            )
+
+    _, plain = outputs()
+    with cpu.kernels():
+        _, fast = outputs()
+    assert not np.any(plain["batch_stats"]["conv2"]["norm"]["mean"])
+    assert not np.any(fast["batch_stats"]["conv2"]["norm"]["mean"])

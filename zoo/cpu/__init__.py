@@ -40,7 +40,22 @@ def kernels(forms: Collection[str] = FORMS) -> Iterator[None]:
     if chosen == _forms.value:
         yield
         return
-    with _forms(chosen), nn.intercept_methods(_intercept):
+    entered = False
+
+    def enter(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        """Flax asks interceptors in the order in which they were entered. Ours, which replaces calls, has to come
+        after those that change what a layer is given or does: it is entered when the whole net is called."""
+        nonlocal entered
+        if entered or context.module.path:
+            return call(*args, **kwargs)
+        entered = True
+        try:
+            with nn.intercept_methods(_intercept):
+                return _intercept(call, args, kwargs, context)
+        finally:
+            entered = False
+
+    with _forms(chosen), nn.intercept_methods(enter):
         yield
 
 
