@@ -64,6 +64,13 @@ class Arguments:
     """What the nets compute in."""
     peers: tuple[Literal["torch", "torch-compile", "keras"], ...] = ()
     """What to time beside the zoo."""
+    without: tuple[
+        Literal[
+            "all", "matmul", "winograd", "fourier", "depthwise", "max_pool", "sums", "barriers"
+        ],
+        ...,
+    ] = ()
+    """On a CPU: time the zoo without each of these forms of its layers, too, or without all of them."""
     rounds: int = 5
     """How often each implementation has its turn."""
     seconds: float = 2.0
@@ -152,7 +159,7 @@ def main(argv: list[str]) -> None:
     )
     cli.prepare_environment()  # which the workers inherit
     check(arguments)
-    commands = worker_commands(arguments.peers, arguments.torch_python)
+    commands = worker_commands(arguments.peers, arguments.torch_python, arguments.without)
     record = run(arguments, commands)
     path = arguments.out
     if path and path.is_dir():
@@ -187,9 +194,13 @@ def check(arguments: Arguments) -> None:
         raise InputError(f"--figures {arguments.figures}: there is no such folder")
 
 
-def worker_commands(peers: Sequence[str], torch_python: Path | None) -> dict[str, list[str]]:
+def worker_commands(
+    peers: Sequence[str], torch_python: Path | None, without: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """How each implementation's process is started."""
     commands = {OURS: worker_command("benchmarks.zoo_worker")}
+    for form in without:
+        commands[f"{OURS} without {form}"] = worker_command("benchmarks.zoo_worker", form)
     for peer in peers:
         module, words = PEERS[peer]
         elsewhere = torch_python is not None and peer.startswith("torch")
@@ -220,7 +231,9 @@ def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
             cli.say(f"{peer}: {absent[peer]}")
     present = {name: command for name, command in commands.items() if name not in absent}
     for model in arguments.models:
-        checks = compare(model, present, arguments.limit)
+        checks = compare(
+            model, {n: c for n, c in present.items() if n in (OURS, *PEERS)}, arguments.limit
+        )
         record["checks"] += checks
         refused = absent | {check["peer"]: check["error"] for check in checks if check["error"]}
         for mode in arguments.modes:

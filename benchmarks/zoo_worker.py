@@ -1,6 +1,8 @@
 """The zoo's side of benchmarks.throughput: the very step that train.run compiles, on data that are there."""
 
+import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from train.engine.parallel import Devices
 from train.engine.stage import first_state, make_steps
 from train.recipe import ModelOptions, Optimizer, Recipe, Stage
 from train.setup import resolve
+from zoo import cpu
 
 ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILON)
 
@@ -25,11 +28,20 @@ ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILO
 class Zoo:
     """What the coordinator calls."""
 
-    def __init__(self, *, use_cache: bool = False, devices: int | None = None):
-        """`devices`: how many to use (default: all)."""
+    def __init__(
+        self,
+        *,
+        use_cache: bool = False,
+        devices: int | None = None,
+        without: Collection[str] = (),
+    ):
+        """`devices`: how many to use (default: all). `without`: forms of `zoo.cpu` to leave out, or "all"."""
         # A cached program hides what compiling costs.
         jax.config.update("jax_enable_compilation_cache", use_cache)
-        self.devices = Devices(jax.local_devices()[:devices])
+        left = None  # what suits the devices
+        if without:
+            left = cpu.FORMS - (cpu.FORMS if "all" in without else frozenset(without))
+        self.devices = Devices(jax.local_devices()[:devices], forms=left)
         self.step: Any = None  # what `run` times
 
     def describe(self) -> dict[str, Any]:
@@ -115,7 +127,7 @@ class Zoo:
         It counts a loop's body once, and the fast forms for a CPU are full of loops: there it counts the net as Flax
         makes it, another program. Ask for `peak_memory` before.
         """
-        plain = Devices(self.devices.devices, kernels=False)
+        plain = Devices(self.devices.devices, forms=())
         if self.training:
             lowered = plain.compile_train_step(self.made.train).lower(self.state, self.batch, CLOCK)
         else:
@@ -231,4 +243,4 @@ def best_time(function: Any, argument: jax.Array) -> float:
 
 
 if __name__ == "__main__":
-    workers.serve(Zoo())
+    workers.serve(Zoo(without=sys.argv[1:]))

@@ -6,7 +6,7 @@ devices between steps; batches are cut along a leading device axis.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.linen as nn
@@ -22,10 +22,14 @@ from zoo import cpu
 class Devices:
     """The local devices that share every batch."""
 
-    def __init__(self, devices: list[jax.Device] | None = None, *, kernels: bool | None = None):
-        """`kernels`: whether nets are computed by the fast forms of `zoo.cpu` (default: on CPUs)."""
+    def __init__(
+        self, devices: list[jax.Device] | None = None, *, forms: Collection[str] | None = None
+    ):
+        """`forms`: by which of `zoo.cpu.FORMS` nets are computed (default: by all on CPUs, by none elsewhere)."""
         self.devices = devices or jax.local_devices()
-        self._kernels = self.platform == "cpu" if kernels is None else kernels
+        if forms is None:
+            forms = cpu.FORMS if self.platform == "cpu" else ()
+        self._forms = frozenset(forms)
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
         self._split = NamedSharding(self._mesh, PartitionSpec(AXIS))
@@ -90,12 +94,12 @@ class Devices:
     def _on_platform(self, step: Callable) -> Callable:
         """The step with the layers that suit the devices. The one place where `zoo.cpu.kernels` is entered: inside of
         what is traced, whoever traces it."""
-        if not self._kernels:
+        if not self._forms:
             return step
 
         @functools.wraps(step)
         def fast(*arguments: Any) -> Any:
-            with cpu.kernels():
+            with cpu.kernels(self._forms):
                 return step(*arguments)
 
         return fast
