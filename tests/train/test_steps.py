@@ -19,6 +19,7 @@ from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
 from train.recipe import InputError
+from zoo import cpu
 from zoo.common.resize import ResizeRule
 
 SHAPE = (64, 64, 3)
@@ -220,18 +221,19 @@ def test_batch_that_the_devices_do_not_divide():
         Devices(jax.local_devices()).split({"image": np.zeros((6, 2, 2, 3), np.uint8)})
 
 
-@pytest.mark.parametrize("size", [1, 1000, 2 * steps.NORM_ROW, 3 * steps.NORM_ROW + 17])
-def test_norm_counts_every_number_of_every_leaf_once(size):
+@pytest.mark.parametrize("forms", [(), cpu.FORMS])
+@pytest.mark.parametrize("size", [1, 1000, 2 * cpu.sums.BLOCK, 3 * cpu.sums.BLOCK + 17])
+def test_norm_counts_every_number_of_every_leaf_once(size, forms):
     rng = np.random.default_rng(size)
     tree = {"large": rng.normal(size=size).astype(np.float32), "small": np.float32([[3.0], [4.0]])}
     expected = np.sqrt(sum(np.sum(np.float64(leaf) ** 2) for leaf in tree.values()))
-    ours = jax.jit(steps.norm)(jax.tree.map(jnp.asarray, tree))
-    assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
-    assert not np.isfinite(steps.norm({"large": jnp.full(size, jnp.nan)}))
-    np.testing.assert_allclose(
-        steps.norm({"half": jnp.full(300, 300, jnp.bfloat16)}), 300 * 300**0.5
-    )
+    with cpu.kernels(forms):
+        norm = jax.jit(steps.norm)(jax.tree.map(jnp.asarray, tree))
+        assert norm.dtype == jnp.float32
+        np.testing.assert_allclose(norm, expected, rtol=1e-5)
+        assert not np.isfinite(steps.norm({"large": jnp.full(size, jnp.nan)}))
+        half = steps.norm({"half": jnp.full(300, 300, jnp.bfloat16)})
+        np.testing.assert_allclose(half, 300 * 300**0.5)
 
 
 def test_statistics_are_shared_by_several_devices_only():
