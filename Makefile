@@ -10,18 +10,20 @@ SHELL = /bin/bash
 python = $(VENV)/bin/python
 needs = pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help run test test-all test-long parity bench record constraints clean
+.PHONY: help run test test-fast test-all test-long parity docs bench record constraints clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make run          train SAM-AlexNet on the embedded synthetic images, in its quick form"
+	@echo "make run          train SAM-AlexNet on the embedded synthetic images, with its quick recipe"
 	@echo "make test         lint, format, types and tests, as CI runs them"
+	@echo "make test-fast    the tests that compile next to nothing, in under two minutes"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
 	@echo "make parity       compare with torch and torchvision, in an environment of their own"
 	@echo "make test-long    what takes longer than CI should: more of the comparison with torch"
-	@echo "make bench        time three nets on this machine, beside torch and Keras where they are installed"
-	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and the README"
-	@echo "make constraints  renew the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
+	@echo "make docs         build the documentation into site/, in an environment of its own; open site/index.html"
+	@echo "make bench        time three nets on this machine, alongside torch and Keras if they are installed"
+	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and docs/"
+	@echo "make constraints  update the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
 	@echo "make clean        remove the environments and caches that make created"
 
 run: $(VENV)/.installed
@@ -33,6 +35,9 @@ test: $(VENV)/.installed-test
 	  { echo "error: not formatted: run $(python) -m ruff format ." >&2; exit 1; }
 	@$(python) -m mypy
 	@$(python) -m pytest
+
+test-fast: $(VENV)/.installed-test
+	@$(python) -m pytest -m "not slow and not long"
 
 # One environment a version: .venv where it has that Python already (or is still to be made and python3 has
 # it), else .venv-3.x.
@@ -61,6 +66,19 @@ $(PARITY)/.installed-parity: $(needs)
 	@$(PARITY)/bin/python -m pip install -qq --disable-pip-version-check -r constraints/parity.txt
 	@touch $@
 
+# The site. API pages are made from the sources, which are read and not imported: the environment has no JAX.
+# Not --quiet: mkdocs would then not count warnings, and --strict not fail.
+DOCS = .venv-docs
+docs: $(DOCS)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
+$(DOCS)/.installed-docs: pyproject.toml
+	@echo "installing mkdocs into $(DOCS) ..."
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/requirements.txt
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $(DOCS)/requirements.txt
+	@touch $@
+
 bench: $(VENV)/.installed
 	@$(python) -m benchmarks.throughput --models sam_alexnet deconv_alexnet_2 mobilenet_v2 --batch-sizes 16 \
 	  --peers torch keras --rounds 3
@@ -86,7 +104,7 @@ constraints:
 	done
 
 clean:
-	rm -rf .venv .venv-3.* build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-3.* $(DOCS) site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find zoo datasets train benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: $(needs)
@@ -112,7 +130,7 @@ find_python = { \
 install = set -e; \
   if ! $(python) -c '' 2>/dev/null; then \
     command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here: install Python 3.11 to 3.13" >&2; exit 1; }; \
-    $(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else "error: $(PYTHON) is Python %d.%d: give one of 3.11 to 3.13, such as make PYTHON=python3.12" % v[:2])'; \
+    $(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else "error: $(PYTHON) is Python %d.%d: use one of 3.11 to 3.13, such as make PYTHON=python3.12" % v[:2])'; \
     $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
   fi; \
   version=$$($(python) $(print_version)); \

@@ -1,1 +1,1 @@
-"""Timings: of the zoo beside what people would use instead (`throughput`), and of starting up (`startup`)."""
+"""Benchmarks: training and input speed compared with other libraries, augmentation, scaling and start-up time."""

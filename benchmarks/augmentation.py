@@ -1,12 +1,12 @@
-"""Time what augmentation adds to a training step:
+"""Time the cost of augmentation in a training step:
 
     python -m benchmarks.augmentation --model deconv_alexnet_2 --batch-size 128 --out augmentation.json
 
-The engine's own step, compiled without augmentation, with random windows and flips and with
-everything at once; they take turns round by round, on random images that lie on the device. "share" is what a
-step with augmentation takes more than one without in the same round, over the latter: the median of the
-rounds. Where steps vary by more than that, the time of the changes alone, compiled by themselves, says more:
-"alone" and its share of the step without.
+The engine's training step is compiled without augmentation, with random crops and flips, and with all augmentations.
+The variants take turns in each round, on random images in device memory. "overhead" is the extra time of a step with
+augmentation relative to the step without it in the same round, the median over rounds. Where step times vary by more
+than that, the augmentation compiled on its own is more informative: "alone" is its time, also relative to the step
+without augmentation.
 """
 
 import dataclasses
@@ -17,11 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import zoo
 from benchmarks import command
-from train import cli
+from train import cli, flags
 from train.recipe import Augmentation, InputError, Recipe, Stage
 
 NONE = "none"
@@ -45,24 +43,22 @@ class Arguments:
     model: str = "deconv_alexnet_2"
     """Registered model."""
     batch_size: int = 128
-    """Images per step, over all devices."""
+    """Images per step, across all devices."""
     rounds: int = 7
-    """How often each step has its turn."""
+    """Number of rounds; each variant has one turn per round."""
     seconds: float = 2.0
-    """How long a turn lasts, roughly; at least one step."""
+    """Approximate duration of a turn; at least one step."""
     out: Path | None = None
     """JSON file to write."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m benchmarks.augmentation", description=__doc__
-    )
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "benchmarks.augmentation", __doc__)
     cli.prepare_environment()
     zoo.get_entry(arguments.model)
     if min(arguments.rounds, arguments.batch_size) < 1 or not arguments.seconds > 0:
-        raise InputError("--rounds and --batch-size have to be at least 1, --seconds above 0")
+        raise InputError("--rounds and --batch-size must be at least 1, --seconds above 0")
     command.check_out(arguments.out)
     record = {
         **command.head("benchmarks.augmentation"),
@@ -74,8 +70,8 @@ def main(argv: list[str]) -> None:
     show(record)
 
 
-def settings(size: int) -> dict[str, Augmentation]:
-    """What is timed, by name, for a model of this size: windows of 28 of 32 pixels."""
+def variants(size: int) -> dict[str, Augmentation]:
+    """Return the augmentations to time by name, for images of `size` pixels cropped at a ratio of 28 to 32."""
     larger = round(size * 32 / 28)
     return {
         NONE: Augmentation(),
@@ -85,20 +81,20 @@ def settings(size: int) -> dict[str, Augmentation]:
 
 
 def measure(model: str, batch_size: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Times in ms: a list a setting, of so many rounds, of the whole step and of the changes alone."""
+    """Time each variant in ms, one value per round: the full step, and the augmentation alone."""
     import jax
 
     entry = zoo.get_entry(model)
     steps, alone = {}, {}
-    asked = settings(entry.input_shape[0])
-    for name, augmentation in asked.items():
+    augmentations = variants(entry.input_shape[0])
+    for name, augmentation in augmentations.items():
         steps[name], alone[name] = prepare(model, augmentation, batch_size)
     times: dict[str, dict[str, list[float]]] = {
         "step_ms": {name: [] for name in steps},
         "alone_ms": {name: [] for name in alone if name != NONE},
     }
-    for part, timed in (("step_ms", steps), ("alone_ms", alone)):
-        names = list(times[part])
+    for key, timed in (("step_ms", steps), ("alone_ms", alone)):
+        names = list(times[key])
         counts = {}
         for name in names:
             run_steps(timed[name], 2)  # compiles
@@ -107,27 +103,27 @@ def measure(model: str, batch_size: int, rounds: int, seconds: float) -> dict[st
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 elapsed = run_steps(timed[name], counts[name])
-                times[part][name].append(round(1000 * elapsed / counts[name], 4))
+                times[key][name].append(round(1000 * elapsed / counts[name], 4))
     bare = times["step_ms"][NONE]
     shares = {}
     for name in times["alone_ms"]:
         pairs = zip(times["step_ms"][name], bare, strict=True)
         shares[name] = {
-            "share": round(statistics.median(ours / theirs - 1 for ours, theirs in pairs), 4),
+            "share": round(statistics.median(step / plain - 1 for step, plain in pairs), 4),
             "alone_share": round(
                 statistics.median(times["alone_ms"][name]) / statistics.median(bare), 4
             ),
         }
     return {
         "devices": len(jax.local_devices()),
-        "settings": {name: changed(augmentation) for name, augmentation in asked.items()},
+        "settings": {name: changed(a) for name, a in augmentations.items()},
         **times,
         "shares": shares,
     }
 
 
 def changed(augmentation: Augmentation) -> dict[str, Any]:
-    """The fields that are not their defaults."""
+    """Return the fields that differ from the defaults."""
     default = dataclasses.asdict(Augmentation())
     return {k: v for k, v in dataclasses.asdict(augmentation).items() if v != default[k]}
 
@@ -135,16 +131,16 @@ def changed(augmentation: Augmentation) -> dict[str, Any]:
 def prepare(
     model: str, augmentation: Augmentation, batch_size: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Functions without arguments that start one training step, and the changes of one batch."""
+    """Return two functions that start one training step, and the augmentation of one batch."""
     import jax
     import numpy as np
 
     from benchmarks.random_data import dataset_of, first_batch, random_samples
-    from benchmarks.zoo_worker import ADAM, CLOCK
+    from benchmarks.zoo_worker import ADAM, CONTEXT
     from train.engine import steps
     from train.engine.inputs import ImageInputs
     from train.engine.parallel import Devices
-    from train.engine.stage import first_state, make_steps
+    from train.engine.stage import initial_state, make_steps
     from train.setup import resolve
 
     devices, entry = Devices(), zoo.get_entry(model)
@@ -163,22 +159,22 @@ def prepare(
     assert isinstance(inputs, ImageInputs)
     batch = devices.split(first_batch(experiment, plan))
     train_step = devices.compile_train_step(make_steps(experiment, plan).train)
-    state = devices.replicate(first_state(experiment, plan, None))
-    change = jax.pmap(
-        lambda images, index: inputs.augmented(images, index, steps.keys(CLOCK)[0], augmentation),
+    state = devices.replicate(initial_state(experiment, plan, None))
+    augment = jax.pmap(
+        lambda images, index: inputs.augment(images, index, steps.keys(CONTEXT)[0], augmentation),
         devices=devices.devices,
     )
 
     def step() -> Any:
         nonlocal state
-        state, metrics = train_step(state, batch, CLOCK)
+        state, metrics = train_step(state, batch, CONTEXT)
         return state, metrics
 
-    return step, lambda: change(batch["image"], batch["index"])
+    return step, lambda: augment(batch["image"], batch["index"])
 
 
 def run_steps(start: Callable[[], Any], count: int) -> float:
-    """Seconds of so many, the last one finished."""
+    """Return the seconds of `count` steps, until the last result is ready."""
     import jax
 
     began = time.perf_counter()
@@ -189,14 +185,14 @@ def run_steps(start: Callable[[], Any], count: int) -> float:
 
 
 def show(record: dict[str, Any]) -> None:
-    """A table on stdout."""
+    """Print the results as a table."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("augmentation", no_wrap=True)
-    for heading in ("ms a step", "(least-most)", "share", "alone, ms", "share"):
+    for heading in ("ms per step", "(min-max)", "overhead", "alone, ms", "relative"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, times in record["step_ms"].items():
         cells = [f"{statistics.median(times):.2f}", f"{min(times):.2f}-{max(times):.2f}"]
@@ -209,7 +205,7 @@ def show(record: dict[str, Any]) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(
         f"{record['model']}, batch {record['batch_size']}, {record['environment']['backend']};"
-        " medians; shares of the step without augmentation"
+        " medians; overhead and relative time are fractions of the step without augmentation"
     )
 
 

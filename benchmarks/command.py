@@ -1,4 +1,4 @@
-"""What the commands of this folder share: checks of their flags, the head of a record, and writing it."""
+"""Shared code of the benchmark commands: flag checks, record headers and output."""
 
 import os
 import shlex
@@ -11,56 +11,61 @@ from typing import Any
 from train import cli
 from train.recipe import InputError
 
-# Flags whose values are of one machine only, with the word after them.
-THIS_MACHINES = ("--torch-python", "--out", "--figures")
-BUSY = 0.5  # load average from which times are not to be trusted
+# Flags whose values are paths on this machine; omitted from recorded commands.
+LOCAL_FLAGS = ("--torch-python", "--out", "--figures")
+MAX_LOAD = 0.5  # load average above which times are unreliable
 
 
-# Flags. All raise InputError for what cannot be timed.
+# Flag checks. All raise InputError.
 
 
 def check_at_least_one(arguments: Any, names: Iterable[str]) -> None:
-    """Numbers that are counts."""
+    """Check that counts are positive."""
     for name in names:
         if getattr(arguments, name) < 1:
             flag = name.replace("_", "-")
-            raise InputError(f"--{flag} is {getattr(arguments, name)}: give at least 1")
+            raise InputError(f"--{flag} is {getattr(arguments, name)}: use at least 1")
 
 
 def check_images(images: int, batch_size: int) -> None:
-    """Whether there will be batches to time."""
+    """Check that the images fill at least two batches."""
     if images < 2 * batch_size:
         raise InputError(
-            f"--images {images} are too few for batches of {batch_size}: give at least {2 * batch_size}"
+            f"--images {images} is too few for a batch size of {batch_size}: use at least {2 * batch_size}"
         )
 
 
 def check_torch_python(path: Path | None) -> None:
-    """Whether peers can be started."""
+    """Check that the interpreter for torch exists and is executable."""
     if path and not os.access(path, os.X_OK):
-        raise InputError(f"--torch-python {path} is no interpreter: give its path")
+        raise InputError(
+            f"--torch-python {path} is not an executable: use the path of an interpreter"
+        )
 
 
 def check_out(out: Path | None, *, folder: bool = False) -> None:
-    """Whether the record can be written in the end."""
+    """Check that the record can be written; `folder`: an existing folder is allowed."""
     if out is None or (folder and out.is_dir()):
         return
     if out.suffix != ".json":
-        what = " and is no folder" if folder else ""
-        raise InputError(f"--out {out} does not end in .json{what}")
+        raise InputError(
+            f"--out {out}: use a file that ends in .json{' or an existing folder' if folder else ''}"
+        )
     if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
 
 
 # Records.
 
 
 def head(tool: str, *, environment: bool = True, warn: bool = True) -> dict[str, Any]:
-    """What a record begins with: command, date, how busy the machine is, and the versions and devices of this
-    process. To be called before the work; warns on a busy machine, whose times are of little use."""
+    """Return the first fields of a record: command, date, load, and the versions and devices of this process.
+
+    Call it before any work. Warns if the machine is busy, since times are then unreliable.
+    """
     load = os.getloadavg()[0]
-    if warn and load > BUSY:
-        cli.say(f"warning: this machine is busy (load {load:.1f}): expect slow and uneven times")
+    if warn and load > MAX_LOAD:
+        cli.say(f"warning: this machine is busy (load {load:.1f}): times will be slow and noisy")
     record = {
         "format": 1,
         "command": portable(tool, sys.argv[1:]),
@@ -68,29 +73,29 @@ def head(tool: str, *, environment: bool = True, warn: bool = True) -> dict[str,
         "load_before": round(load, 2),
     }
     if environment:
-        from train.record.environment import environment as facts_of_process
+        from train.record.environment import environment as describe_environment
 
-        facts = facts_of_process()
+        facts = describe_environment()
         del facts["command"]
         record["environment"] = facts
     return record
 
 
 def portable(tool: str, words: Sequence[str]) -> str:
-    """The command as a reader would type it, without this machine's paths."""
+    """Format a command without the flags that name paths on this machine."""
     kept, skip = [], False
     for word in words:
         if skip:
             skip = False
-        elif word in THIS_MACHINES:
+        elif word in LOCAL_FLAGS:
             skip = True
-        elif word.partition("=")[0] not in THIS_MACHINES:
+        elif word.partition("=")[0] not in LOCAL_FLAGS:
             kept.append(word)
     return shlex.join(["python", "-m", tool, *kept])
 
 
 def write(record: dict[str, Any], out: Path | None) -> None:
-    """Write a record, if a file was asked for."""
+    """Write a record if a file was given."""
     if out:
         from train.record.directory import write_json
 

@@ -1,14 +1,13 @@
-"""Time whole epochs, from image files to updated weights, beside a torch DataLoader loop:
+"""Time full epochs, from image files to updated weights, against a torch DataLoader loop:
 
     python -m benchmarks.epoch --peers torch --num-workers 0 2 --out epoch.json
 
-JPEG files of CIFAR's size are made (or --data names a folder); each side opens them, resizes them to the net's
-size and trains on all of them, shuffled, without augmentation. "stepwise" loads batches ahead while the device
-works; "resident" loads all images into the device's memory once and runs an epoch as one program. "Until
-training" is the time of opening, and on the zoo's side of compiling and of that loading. torch's side is tried
-with each of --num-workers, and the fastest counts. The nets are first shown to be the same, as in
-benchmarks.throughput. Each side is a process of its own; they take turns epoch by epoch, after one epoch
-outside the timing.
+JPEG files of CIFAR's size are created (or read from --data). Each implementation opens them, resizes them to the
+net's input size and trains on all of them, shuffled, without augmentation. "streamed" prefetches batches while the
+device computes; "cached" loads all images into device memory once and runs an epoch as one program. The time until
+training includes opening the files and, for the zoo, compiling and loading the cache. torch runs with each of
+--num-workers, and the fastest one is compared. The nets are first checked to be equal, as in benchmarks.throughput.
+Each implementation runs in its own process. They take turns after each epoch; a first epoch is not timed.
 """
 
 import contextlib
@@ -19,17 +18,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 import zoo
 from benchmarks import command
-from benchmarks.peers import PEERS
+from benchmarks.peers import BASELINES
 from benchmarks.throughput import compare, worker_commands
 from benchmarks.workers import Worker, WorkerError, worker_command
-from train import cli
+from train import cli, flags
 from train.recipe import InputError
 
-FILE_SIDE = 32  # CIFAR's
+FILE_SIZE = 32  # pixels, as CIFAR's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +34,25 @@ class Arguments:
     """Flags of the command."""
 
     model: str = "deconv_alexnet_2"
-    """Registered classifier of images."""
+    """Registered image classifier."""
     batch_size: int = 128
-    """Images a step."""
+    """Images per step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the nets compute in."""
+    """Compute dtype of the nets."""
     images: int = 20_000
-    """How many files to make."""
+    """Number of files to create."""
     data: Path | None = None
-    """A folder of images with one folder a class, or parts of such, to read instead."""
-    feeds: tuple[Literal["stepwise", "resident"], ...] = ("stepwise", "resident")
-    """The zoo's ways of feeding."""
+    """Image folder to read instead, with one subfolder per class, or with splits of one subfolder per class."""
+    feeds: tuple[Literal["streamed", "cached"], ...] = ("streamed", "cached")
+    """Feeding modes of the zoo to time."""
     peers: tuple[Literal["torch", "torch-compile"], ...] = ()
-    """What to time beside the zoo."""
+    """Baselines to time."""
     num_workers: tuple[int, ...] = (0, 2)
-    """Loading processes of torch to try; 0 loads in its main process."""
+    """Numbers of torch's loader processes to try; 0 loads in the main process."""
     rounds: int = 3
-    """How many epochs of each side are timed."""
+    """Number of timed epochs per implementation."""
     limit: float = 600.0
-    """Seconds that a side may take to begin with, and for an epoch."""
+    """Time limit in seconds for building an implementation, and for each epoch."""
     torch_python: Path | None = None
     """Interpreter of an environment with torch, torchvision and NumPy (default: this one)."""
     out: Path | None = None
@@ -63,10 +60,8 @@ class Arguments:
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m benchmarks.epoch", description=__doc__
-    )
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "benchmarks.epoch", __doc__)
     cli.prepare_environment()
     check(arguments)
     record = measure(arguments)
@@ -75,38 +70,38 @@ def main(argv: list[str]) -> None:
 
 
 def check(arguments: Arguments) -> None:
-    """InputError for what cannot be timed, before any work."""
+    """Raise InputError for invalid flags, before any work."""
     if zoo.get_entry(arguments.model).objective != "classification":
-        raise InputError(f"{arguments.model} gives no classes: give a classifier of images")
+        raise InputError(f"{arguments.model} is not a classifier: use an image classifier")
     command.check_at_least_one(arguments, ("batch_size", "images", "rounds"))
     if not arguments.limit > 0:
-        raise InputError(f"--limit is {arguments.limit:g}: give more than 0 seconds")
+        raise InputError(f"--limit is {arguments.limit:g}: use more than 0 seconds")
     if not arguments.feeds:
-        raise InputError("--feeds is empty: give at least one")
+        raise InputError("--feeds is empty: use at least one")
     if arguments.peers and (not arguments.num_workers or min(arguments.num_workers) < 0):
-        raise InputError("--num-workers has to name counts of at least 0")
+        raise InputError("--num-workers must have one or more counts of at least 0")
     if arguments.data is None:
         command.check_images(arguments.images, arguments.batch_size)
     if arguments.data and not arguments.data.is_dir():
-        raise InputError(f"--data {arguments.data} is no folder")
+        raise InputError(f"--data {arguments.data} is not a folder")
     command.check_torch_python(arguments.torch_python)
     command.check_out(arguments.out)
 
 
 def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    """Everything that is asked for; plain data. `commands`: how each side's process is started."""
+    """Run the benchmark and return its record. `commands`: the command of each implementation's worker."""
     head = command.head("benchmarks.epoch", environment=False)
     checks = []
     if arguments.peers and commands is None:
         steps = worker_commands(arguments.peers, arguments.torch_python)
         checks = compare(arguments.model, steps, arguments.limit)
-    refused = {check["peer"]: check["error"] for check in checks if check["error"]}
+    excluded = {check["peer"]: check["error"] for check in checks if check["error"]}
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data
         if data is None:
             from benchmarks.input_pipeline import make_photographs
 
-            data = make_photographs(Path(folder, "images"), arguments.images, FILE_SIDE)
+            data = make_photographs(Path(folder, "images"), arguments.images, FILE_SIZE)
         else:
             head["command"] = head["command"].replace(str(data), f"$DATA/{data.name}")
         return {
@@ -114,64 +109,64 @@ def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) 
             "model": arguments.model,
             "batch_size": arguments.batch_size,
             "dtype": arguments.dtype,
-            "data": data.name if arguments.data else f"{FILE_SIDE}x{FILE_SIDE} JPEG",
+            "data": data.name if arguments.data else f"{FILE_SIZE}x{FILE_SIZE} JPEG",
             "checks": checks,
-            **epochs(arguments, data, commands or epoch_commands(arguments), refused),
+            **epochs(arguments, data, commands or epoch_commands(arguments), excluded),
         }
 
 
 def epoch_commands(arguments: Arguments) -> dict[str, list[str]]:
-    """How each side's process is started."""
+    """Return the command of each implementation's worker."""
     commands = {"zoo": worker_command("benchmarks.epoch_worker")}
-    for peer in arguments.peers:
-        commands[peer] = worker_command(
-            "benchmarks.peers.torch_epoch", *PEERS[peer][1], python=arguments.torch_python
+    for name in arguments.peers:
+        commands[name] = worker_command(
+            "benchmarks.peers.torch_epoch", *BASELINES[name][1], python=arguments.torch_python
         )
     return commands
 
 
 def epochs(
-    arguments: Arguments, data: Path, commands: dict[str, list[str]], refused: dict[str, str]
+    arguments: Arguments, data: Path, commands: dict[str, list[str]], excluded: dict[str, str]
 ) -> dict[str, Any]:
-    """Seconds an epoch of every side, in turns."""
+    """Time the epochs of all implementations, taking turns. `excluded`: why a baseline cannot be compared."""
     entry = zoo.get_entry(arguments.model)
-    same = {
+    common = {
         "path": str(data.resolve()),
         "model": arguments.model,
         "batch_size": arguments.batch_size,
         "dtype": arguments.dtype,
     }
-    sides: list[tuple[str, dict[str, Any]]] = [("zoo", {"feed": feed}) for feed in arguments.feeds]
-    sides += [(p, {"num_workers": n}) for p in arguments.peers for n in arguments.num_workers]
+    cases: list[tuple[str, dict[str, Any]]] = [("zoo", {"feed": feed}) for feed in arguments.feeds]
+    cases += [(p, {"num_workers": n}) for p in arguments.peers for n in arguments.num_workers]
     environment: dict[str, Any] = {}
     results: list[dict[str, Any]] = []
-    first: dict[str, Any] | None = None  # what the zoo's side says of the data
+    counts: dict[str, Any] | None = None  # images and classes, from the zoo's worker
     with contextlib.ExitStack() as stack:
         running = []
-        for name, setting in sides:
+        for name, setting in cases:
             row: dict[str, Any] = {"side": name, **setting}
             results.append(row)
             try:
-                if name in refused:
-                    raise WorkerError(refused[name])
-                if name != "zoo" and first is None:
-                    raise WorkerError("not timed: the zoo's side failed, which counts the images")
+                if name in excluded:
+                    raise WorkerError(excluded[name])
+                if name != "zoo" and counts is None:
+                    raise WorkerError("not timed: the zoo, which counts the images, failed")
                 worker = stack.enter_context(Worker(commands[name], timeout=arguments.limit))
                 if name not in environment:
                     environment[name] = worker.call("describe")
                 if name != "zoo":
-                    assert first is not None
+                    assert counts is not None
                     setting = setting | {
-                        "images": first["images"],
-                        "classes": first["classes"],
+                        "images": counts["images"],
+                        "classes": counts["classes"],
                         "image_size": list(entry.input_shape[:2]),
                     }
-                built = worker.call("build_epoch", **same, **setting)
+                built = worker.call("build_epoch", **common, **setting)
             except WorkerError as error:
                 row["error"] = str(error)
                 cli.say(f"{label(row)}: {row['error']}")
                 continue
-            first = first or built
+            counts = counts or built
             row |= {"images": built["images"], "seconds_until_training": round(built["seconds"], 3)}
             running.append((row, worker))
         for number in range(arguments.rounds):
@@ -195,35 +190,35 @@ def epochs(
 
 
 def speedups(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the zoo's ways over each peer's fastest, paired by round, median."""
+    """Return the speedup of each feeding mode over each baseline's fastest setting: median, paired by round."""
     timed = [row for row in results if "epoch_seconds" in row]
     found = {}
-    for peer in dict.fromkeys(row["side"] for row in timed if row["side"] != "zoo"):
-        best = min((r for r in timed if r["side"] == peer), key=lambda r: r["epoch_seconds"])
-        for ours in (row for row in timed if row["side"] == "zoo"):
-            pairs = zip(best["seconds"], ours["seconds"], strict=True)
-            ratio = statistics.median(theirs / mine for theirs, mine in pairs)
-            found[f"{ours['feed']} over {peer}"] = round(ratio, 3)
+    for baseline in dict.fromkeys(row["side"] for row in timed if row["side"] != "zoo"):
+        best = min((r for r in timed if r["side"] == baseline), key=lambda r: r["epoch_seconds"])
+        for row in (row for row in timed if row["side"] == "zoo"):
+            pairs = zip(best["seconds"], row["seconds"], strict=True)
+            ratio = statistics.median(slow / fast for slow, fast in pairs)
+            found[f"{row['feed']} over {baseline}"] = round(ratio, 3)
     return found
 
 
 def label(row: dict[str, Any]) -> str:
-    """A side in words."""
+    """Return the display name of a result: implementation and setting."""
     if "feed" in row:
         return f"{row['side']}, {row['feed']}"
     return f"{row['side']}, {cli.count(row['num_workers'], 'worker')}"
 
 
 def show(record: dict[str, Any]) -> None:
-    """The results on stdout."""
+    """Print the results as a table."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("side", no_wrap=True)
-    for heading in ("s an epoch", "(least-most)", "images/s", "until training, s", "MB"):
+    table.add_column("implementation", no_wrap=True)
+    for heading in ("s per epoch", "(min-max)", "images/s", "s until training", "peak MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in record["results"]:
         if "error" in row:
@@ -239,10 +234,10 @@ def show(record: dict[str, Any]) -> None:
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for pair, ratio in record["speedups"].items():
-        print(f"{pair}: {ratio:.2f} x, with the peer's best number of workers")
+        print(f"{pair}: {ratio:.2f} x, with the baseline's fastest number of workers")
     images = next((row["images"] for row in record["results"] if "images" in row), 0)
     print(
-        f"{record['model']}, batch {record['batch_size']}, {record['dtype']}, an epoch of {images:,} images"
+        f"{record['model']}, batch {record['batch_size']}, {record['dtype']}, {images:,} images per epoch"
         f" ({record['data']}); medians"
     )
 

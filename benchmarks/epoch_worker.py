@@ -1,4 +1,4 @@
-"""The zoo's side of benchmarks.epoch: an epoch as `train.run` trains it, from files or from the device's memory."""
+"""Zoo worker of benchmarks.epoch: epochs as `train.run` trains them, from files or from device memory."""
 
 import time
 from typing import Any, Literal
@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import workers
 from benchmarks.zoo_worker import ADAM, Zoo
-from train.engine.stage import DeviceData, clock_of, first_state, prepare
+from train.engine.stage import DeviceCache, initial_state, prepare, rng_context
 from train.engine.state import LoopState
 from train.recipe import Recipe, Stage
 from train.record.log import RunLog
@@ -16,7 +16,7 @@ from train.setup import resolve
 
 
 class ZooEpoch(Zoo):
-    """What the coordinator calls."""
+    """Trains epochs of a zoo model on an image folder."""
 
     def build_epoch(
         self,
@@ -24,10 +24,13 @@ class ZooEpoch(Zoo):
         model: str,
         batch_size: int,
         dtype: Literal["float32", "bfloat16"],
-        feed: Literal["stepwise", "resident"],
+        feed: Literal["streamed", "cached"],
     ) -> dict[str, Any]:
-        """Open a folder of images, compile, and train for one epoch: `images` of an epoch, and `seconds` until
-        training could begin, compiling included, and for resident data loading all of them."""
+        """Open an image folder, compile, and train for one epoch.
+
+        Returns `images` per epoch, `classes`, and `seconds` until training could start, including compilation and,
+        for cached data, loading all images.
+        """
         began = time.perf_counter()
         recipe = Recipe(
             model=model,
@@ -40,9 +43,9 @@ class ZooEpoch(Zoo):
         self.experiment = resolve(recipe)
         devices, plan = self.experiment.devices, self.experiment.stages[0]
         self.loop = LoopState()
-        state = devices.replicate(first_state(self.experiment, plan, None))
+        state = devices.replicate(initial_state(self.experiment, plan, None))
         self.loop.start_stage(0, state, comparable=False)
-        self.stage = prepare(self.experiment, plan, self.loop, DeviceData(devices), RunLog())
+        self.stage = prepare(self.experiment, plan, self.loop, DeviceCache(devices), RunLog())
         seconds = time.perf_counter() - began
         self.run_epoch()
         return {
@@ -52,18 +55,18 @@ class ZooEpoch(Zoo):
         }
 
     def run_epoch(self) -> dict[str, float]:
-        """Seconds of the next epoch, the last step finished, and the mean loss of its steps."""
+        """Train for one epoch; return `seconds` until the last step has finished, and the mean `loss`."""
         began = time.perf_counter()
         losses, loop = [], self.loop
         assert loop.train is not None
-        start, clock = loop.epoch * self.stage.steps_per_epoch, clock_of(self.experiment, loop)
-        for chunk in self.stage.feed.epoch(loop.train, start, clock):
+        start, context = loop.epoch * self.stage.steps_per_epoch, rng_context(self.experiment, loop)
+        for chunk in self.stage.feed.epoch(loop.train, start, context):
             loop.train = chunk.state
             losses.append(chunk.metrics["loss"])
         jax.block_until_ready(loop.train)
         seconds = time.perf_counter() - began
         loop.epoch += 1
-        loss = np.concatenate([np.atleast_1d(np.asarray(part)) for part in losses]).mean()
+        loss = np.concatenate([np.atleast_1d(np.asarray(chunk)) for chunk in losses]).mean()
         return {"seconds": seconds, "loss": float(loss)}
 
 

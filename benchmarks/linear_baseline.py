@@ -1,12 +1,11 @@
-"""Measure how far a linear classifier on the pixels gets:
+"""Measure the accuracy of a linear classifier on the pixels:
 
     python -m benchmarks.linear_baseline --dataset synthetic_pigs --out baseline.json
 
-Multinomial logistic regression (scikit-learn, L-BFGS) on the images resized to each of --sizes, every pixel
-value standardised by the training set. It is trained on the training part for each strength of --c; the
-validation part chooses size and strength, and the test part scores the choice. The scores of all others
-are shown too, so that nobody has to believe that the choice was a lucky one. A data set that a linear
-classifier solves needs no network.
+Multinomial logistic regression (scikit-learn, L-BFGS) is fitted to the training split, resized to each of --sizes
+with every pixel value standardized, for each value of --c. Size and C are selected by validation accuracy, and the
+selected classifier is scored on the test split. The scores of all trials are shown, so that the selection can be
+checked. A data set that a linear classifier solves does not need a network.
 """
 
 import dataclasses
@@ -16,11 +15,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from benchmarks import command
 from datasets import InputError, ResizeRule, load_dataset
-from train import cli
+from train import cli, flags
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,35 +30,33 @@ class Arguments:
     """Flags of the command."""
 
     dataset: str = "synthetic_pigs"
-    """Name, folder or .zip."""
+    """Name, folder or .zip of the data set."""
     data_dir: Path | None = None
-    """Where the files of a named data set lie."""
+    """Folder with the files of a named data set."""
     split_seed: int = 0
-    """Seed of the split, or of the generator of drawn data."""
+    """Seed of the split, or of the generator of synthetic data."""
     sizes: tuple[int, ...] = (8, 16, 32, 64)
-    """Heights and widths of the images, in pixels."""
+    """Image sizes (height and width) to try, in pixels."""
     c: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
-    """Inverse strengths of the L2 penalty."""
+    """Values of C, the inverse strength of the L2 penalty, to try."""
     out: Path | None = None
     """JSON file to write."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m benchmarks.linear_baseline", description=__doc__
-    )
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "benchmarks.linear_baseline", __doc__)
     if not arguments.sizes or min(arguments.sizes) < 1:
-        raise InputError("--sizes have to be at least 1 pixel, such as --sizes 16 32")
+        raise InputError("--sizes must be at least 1 pixel, such as --sizes 16 32")
     if not arguments.c or not min(arguments.c) > 0:
-        raise InputError("--c has to be above 0, such as --c 0.01 0.1")
+        raise InputError("--c must be above 0, such as --c 0.01 0.1")
     command.check_out(arguments.out)
     progress = cli.Progress()
     dataset = load_dataset(
         arguments.dataset,
         data_dir=arguments.data_dir,
         seed=arguments.split_seed,
-        image_size=max(arguments.sizes),  # what comes in any size: as large as it is used
+        image_size=max(arguments.sizes),  # for data that are generated at any size
     )
     cli.say(f"{dataset.name}{' (synthetic images)' if dataset.info.synthetic else ''}")
     total = len(arguments.sizes) * len(arguments.c)
@@ -84,7 +79,7 @@ def main(argv: list[str]) -> None:
         "fingerprint": dataset.fingerprint,
         "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
         "num_classes": len(dataset.class_names),
-        "classifier": "multinomial logistic regression on standardised pixels",
+        "classifier": "multinomial logistic regression on standardized pixels",
         "chosen": best,
         "accuracy": best["test_accuracy"],
         "trials": trials,
@@ -94,7 +89,7 @@ def main(argv: list[str]) -> None:
 
 
 def fit_all(dataset: "Dataset", sizes: tuple[int, ...], strengths: tuple[float, ...]) -> Any:
-    """Yield what each size and strength scores on the three parts, as fractions."""
+    """Yield a trial per size and C: its accuracy on each split, as fractions, and whether it converged."""
     import numpy as np
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -102,30 +97,30 @@ def fit_all(dataset: "Dataset", sizes: tuple[int, ...], strengths: tuple[float, 
     from datasets.pipeline import ImageSamples, load_arrays
 
     for size in sizes:
-        parts = {}
+        arrays = {}
         for name, split in dataset.splits.items():
             images, labels = load_arrays(ImageSamples(split, ResizeRule((size, size))))
-            parts[name] = images.reshape(len(images), -1).astype(np.float32), labels
-        pixels = parts["train"][0]
+            arrays[name] = images.reshape(len(images), -1).astype(np.float32), labels
+        pixels = arrays["train"][0]
         mean, deviation = pixels.mean(0), pixels.std(0)
-        deviation[deviation == 0] = 1  # a pixel that never changes says nothing
-        parts = {name: ((x - mean) / deviation, y) for name, (x, y) in parts.items()}
+        deviation[deviation == 0] = 1  # constant pixels
+        arrays = {name: ((x - mean) / deviation, y) for name, (x, y) in arrays.items()}
         for c in strengths:
             classifier = LogisticRegression(C=c, max_iter=MAX_ITERATIONS)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ConvergenceWarning)
-                classifier.fit(*parts["train"])
-            scores = {f"{name}_accuracy": classifier.score(x, y) for name, (x, y) in parts.items()}
+                classifier.fit(*arrays["train"])
+            scores = {f"{name}_accuracy": classifier.score(x, y) for name, (x, y) in arrays.items()}
             yield {"size": size, "c": c, "converged": not caught, **scores}
 
 
 def choose(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """The trial with the highest validation accuracy; of equals the smallest image and strongest penalty."""
+    """Return the trial with the highest validation accuracy; ties go to the smallest image and strongest penalty."""
     return min(trials, key=lambda t: (-t["validation_accuracy"], t["size"], t["c"]))
 
 
 def versions() -> dict[str, str]:
-    """Of what the result may depend on."""
+    """Return the versions of Python and of the packages that may affect the result."""
     import platform
     from importlib.metadata import version
 
@@ -134,7 +129,7 @@ def versions() -> dict[str, str]:
 
 
 def show(record: dict[str, Any]) -> None:
-    """All trials as a table, and the result, on stdout."""
+    """Print all trials as a table, and the result."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -143,7 +138,7 @@ def show(record: dict[str, Any]) -> None:
     for column in ("pixels", "C", "train", "validation", "test", ""):
         table.add_column(column, justify="left" if not column else "right")
     for trial in record["trials"]:
-        scores = (f"{trial[f'{part}_accuracy']:.1%}" for part in ("train", "validation", "test"))
+        scores = (f"{trial[f'{name}_accuracy']:.1%}" for name in ("train", "validation", "test"))
         remarks = ["chosen"] if trial == record["chosen"] else []
         remarks += [] if trial["converged"] else ["not converged"]
         size = f"{trial['size']}x{trial['size']}"
@@ -154,7 +149,7 @@ def show(record: dict[str, Any]) -> None:
     chance = 1 / record["num_classes"]
     print(
         f"linear classifier on {record['dataset']}{synthetic}: test accuracy {record['accuracy']:.2%},"
-        f" {record['num_classes']} classes (guessing: {chance:.0%})"
+        f" {record['num_classes']} classes (chance: {chance:.0%})"
     )
 
 

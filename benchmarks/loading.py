@@ -1,4 +1,4 @@
-"""The zoo's side of benchmarks.input_pipeline: the training batches that `train.run` feeds step by step."""
+"""Zoo worker of benchmarks.input_pipeline: the training batches that `train.run` streams."""
 
 import time
 from pathlib import Path
@@ -8,22 +8,22 @@ from benchmarks import workers
 
 
 class ZooLoading:
-    """What the coordinator calls."""
+    """Loads batches of a data set with the zoo's pipeline."""
 
     def describe(self) -> dict[str, Any]:
-        """Versions, machine and commit."""
+        """Return versions, machine and commit."""
         from train.record.environment import environment
 
         facts = environment()
-        del facts["command"]  # this worker's own
+        del facts["command"]  # the worker's command, not the benchmark's
         return facts
 
     def build(
         self, path: str, num_workers: int, image_size: int, batch_size: int, decoder: Any
     ) -> int:
-        """Open a data set of images, and load the first batches; how many images an epoch has.
+        """Open an image data set and load the first batches; return the number of training images.
 
-        The decoder "pillow" is "exact" on a machine without the extra `fast`.
+        The decoder "pillow" is "exact" as it runs without the extra `fast`.
         """
         from datasets import ResizeRule, load_dataset
         from datasets.images import resampling
@@ -33,7 +33,9 @@ class ZooLoading:
             resampling.available = lambda: False
             decoder = "exact"
         elif decoder == "exact" and not resampling.available():
-            raise ValueError('"exact" takes the extra `fast`, or is what "pillow" times')
+            raise ValueError(
+                'the decoder "exact" needs the extra `fast`: install it or use "pillow"'
+            )
         split = load_dataset(Path(path)).splits["train"]
         batches = TrainBatches(
             ImageSamples(split, ResizeRule((image_size, image_size)), decoder),
@@ -47,14 +49,14 @@ class ZooLoading:
         return len(split)
 
     def run(self, batches: int) -> float:
-        """Seconds until so many more batches have arrived."""
+        """Return the seconds it takes to load `batches` more batches."""
         began = time.perf_counter()
         for _ in range(batches):
             next(self._iterator)
         return time.perf_counter() - began
 
     def peak_memory(self) -> float:
-        """Of this process, in MB."""
+        """Return the peak memory of this process in MB."""
         return workers.peak_process_memory()
 
 

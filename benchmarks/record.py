@@ -1,9 +1,9 @@
-"""Keep a run's result:  python -m benchmarks.record runs/my-run --name my-run
-or a paper's ledger:     python -m benchmarks.record --ledger results/my-paper.json
+"""Record the result of a run:  python -m benchmarks.record runs/my-run --name my-run
+or the ledger of a paper:    python -m benchmarks.record --ledger results/my-paper.json
 
-Writes benchmarks/results/runs/NAME.json: what was measured, by which command, at which commit, on which
-hardware, on which data (by fingerprint). Paths of the machine are left out: data are named $DATA/<file>.
-A ledger, which `python -m train.reproduce` wrote, is copied to benchmarks/results/ledger_<paper>.json.
+Writes benchmarks/results/runs/NAME.json: test results, command, commit, hardware and data fingerprint, without paths
+of this machine: data files are named $DATA/<file>. A ledger written by `python -m train.reproduce` is copied to
+benchmarks/results/ledger_<paper>.json.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from train import cli
+from train import cli, flags
 from train.recipe import InputError
 from train.record.directory import RunDir, write_json
 from train.record.environment import hardware
@@ -32,34 +32,32 @@ class Arguments:
     name: str | None = None
     """File name of the record, without .json."""
     ledger: Path | None = None
-    """A ledger instead, OUT/<paper>.json."""
+    """Ledger to record instead of a run, OUT/<paper>.json."""
     note: str = ""
-    """What a reader has to know about the result."""
+    """Note to store with the result."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m benchmarks.record", description=__doc__
-    )
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "benchmarks.record", __doc__)
     if arguments.ledger:
         if (arguments.workdir, arguments.name, arguments.note) != (None, None, ""):
-            raise InputError("--ledger is recorded as it is: leave the run, --name and --note out")
+            raise InputError("--ledger cannot be combined with a run, --name or --note")
         content = checked_ledger(arguments.ledger)
         path = RESULTS.parent / f"ledger_{content['document']}.json"
     elif arguments.workdir and arguments.name:
         path = RESULTS / f"{arguments.name}.json"
         content = record(RunDir(arguments.workdir), arguments.note)
     else:
-        raise InputError("give a run directory and --name, or --ledger")
+        raise InputError("use a run directory and --name, or --ledger")
     write_json(path, content)
     print(path)
 
 
 def checked_ledger(path: Path) -> dict[str, Any]:
-    """A ledger that may be recorded; InputError for smoke runs and uncommitted code.
+    """Read a ledger that can be recorded; InputError for smoke runs and uncommitted code.
 
-    Runs of several commits may stand together: each row names its own.
+    Rows may come from different commits, which each row names.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -69,29 +67,29 @@ def checked_ledger(path: Path) -> dict[str, Any]:
         unknown = [run["name"] for run in content["rows"] if run["runs"] and not run["commits"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no ledger ({type(error).__name__}): give the OUT/<paper>.json of train.reproduce"
+            f"{path} is not a ledger ({type(error).__name__}): use the OUT/<paper>.json of train.reproduce"
         ) from None
     if content["smoke"]:
         raise InputError(
-            f"{path} holds smoke runs of {title}, which are no results: run it in earnest"
+            f"{path} has smoke runs of {title}, which are not results: run with --scale full or short"
         )
     if dirty or unknown:
         raise InputError(
-            f"{', '.join(dirty or unknown)} of {title} ran from uncommitted code: commit, remove those"
-            " folders, then run again"
+            f"{', '.join(dirty or unknown)} of {title} ran from uncommitted code: commit, remove their"
+            " folders and run them again"
         )
     return content
 
 
 def record(run: RunDir, note: str = "") -> dict[str, Any]:
-    """The facts of a finished run; InputError when it has not finished."""
+    """Return the record of a finished run; InputError if it has not finished or ran from uncommitted code."""
     if not run.test.exists():
         raise InputError(f"{run.path} has no test.json: let the run finish first")
     test, env = run.read_json(run.test), run.read_json(run.path / "env.json")
     recipe, splits = run.read_recipe(), run.read_json(run.splits)
     rows = run.read_summary()
     if env["git_dirty"]:
-        raise InputError(f"{run.path} was trained from uncommitted code: commit, then train again")
+        raise InputError(f"{run.path} was trained from uncommitted code: commit and train again")
     return {
         "command": portable_command(env["command"]),
         "commit": env["git_commit"],
@@ -122,7 +120,7 @@ def record(run: RunDir, note: str = "") -> dict[str, Any]:
 
 
 def portable_command(words: list[str]) -> str:
-    """The command as a reader would type it: data as $DATA/<file>, without the run directory."""
+    """Format a command with data as $DATA/<file> and without the run directory."""
     kept, skip = [], False
     for word in words:
         if skip or word.startswith("--workdir="):

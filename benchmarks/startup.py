@@ -1,10 +1,10 @@
-"""Time how long the user waits before anything happens:
+"""Time the start-up of commands, imports and training:
 
     python -m benchmarks.startup --model sam_alexnet --out startup.json
 
-Commands and imports, each in a new process, interpreter included: what a person feels. Then the way from
-`python` to the end of the first training step, with an empty compilation cache and with a filled one. The
-table goes to stdout, medians of --rounds; the first step is run once each way.
+Commands and imports run in a new process each, and the time includes the interpreter. The first training step is
+timed from the start of `python` to its end, once with an empty and once with a filled compilation cache. Prints the
+medians of --rounds, and the times of the first step.
 """
 
 import dataclasses
@@ -18,16 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import zoo
 from benchmarks import command
 from benchmarks.workers import ROOT, Worker, worker_command
-from train import cli
+from train import cli, flags
 from train.recipe import InputError
 
-# What is timed: the words after `python`.
-WAITS = {
+# Timed commands: the arguments of `python`.
+TIMED_COMMANDS = {
     "python, nothing else": ["-c", "pass"],
     "import zoo": ["-c", "import zoo"],
     "import datasets": ["-c", "import datasets"],
@@ -49,24 +47,22 @@ class Arguments:
     """Flags of the command."""
 
     model: str = "sam_alexnet"
-    """Whose first training step is timed."""
+    """Model of the first training step."""
     batch_size: int = 16
-    """Images in that step."""
+    """Images in the first training step."""
     rounds: int = 5
-    """How often each command is started."""
+    """Number of times each command is started."""
     out: Path | None = None
     """JSON file to write."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m benchmarks.startup", description=__doc__
-    )
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "benchmarks.startup", __doc__)
     cli.prepare_environment()
     zoo.get_entry(arguments.model)
     if min(arguments.rounds, arguments.batch_size) < 1:
-        raise InputError("--rounds and --batch-size have to be at least 1")
+        raise InputError("--rounds and --batch-size must be at least 1")
     command.check_out(arguments.out)
     with Worker(worker_command("benchmarks.zoo_worker")) as worker:
         environment = worker.call("describe")
@@ -75,15 +71,17 @@ def main(argv: list[str]) -> None:
         "environment": environment,
         "model": arguments.model,
         "batch_size": arguments.batch_size,
-        "seconds": {name: waits(words, arguments.rounds) for name, words in WAITS.items()},
+        "seconds": {
+            name: time_command(words, arguments.rounds) for name, words in TIMED_COMMANDS.items()
+        },
         "first_step": first_steps(arguments.model, arguments.batch_size),
     }
     command.write(record, arguments.out)
     show(record)
 
 
-def waits(words: list[str], rounds: int) -> list[float]:
-    """Seconds of so many new processes; the first, which fills the disk's cache, is left out."""
+def time_command(words: list[str], rounds: int) -> list[float]:
+    """Time `python words` in `rounds` new processes, in seconds, after one that fills the disk cache."""
     seconds = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
@@ -92,14 +90,13 @@ def waits(words: list[str], rounds: int) -> list[float]:
         )
         seconds.append(time.perf_counter() - began)
         if done.returncode:
-            reason = (done.stderr.strip() or "without a word").splitlines()[-1]
+            reason = (done.stderr.strip() or "no error message").splitlines()[-1]
             raise cli.RunError(f"`python {' '.join(words)}` failed: {reason}")
     return [round(s, 4) for s in seconds[1:]]
 
 
 def first_steps(model: str, batch_size: int) -> dict[str, dict[str, float]]:
-    """Seconds of each part of the way to the first step's end; "cold" without cached programs, "warm"
-    with those of the cold run."""
+    """Time the phases of the first step, with an empty ("cold") and with a filled ("warm") compilation cache."""
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("cold", "warm"):
@@ -114,36 +111,36 @@ def first_steps(model: str, batch_size: int) -> dict[str, dict[str, float]]:
                 check=False,
             )
             if done.returncode:
-                reason = (done.stderr.strip() or "without a word").splitlines()[-1]
+                reason = (done.stderr.strip() or "no error message").splitlines()[-1]
                 raise cli.RunError(f"the first step failed: {reason}")
             found[name] = json.loads(done.stdout)
     return found
 
 
 def first_step(model: str, batch_size: int, began: float) -> None:
-    """Run in a process that was started at the time `began`: print the seconds of each part of the way."""
-    parts: dict[str, float] = {}
+    """Run one training step in a process that was started at time `began`; print the seconds of each phase as JSON."""
+    phases: dict[str, float] = {}
 
-    def end(part: str) -> None:
-        parts[part] = round(time.time() - began - sum(parts.values()), 4)
+    def end(phase: str) -> None:
+        phases[phase] = round(time.time() - began - sum(phases.values()), 4)
 
     from benchmarks.zoo_worker import Zoo
 
     end("start and imports")
-    side = Zoo(use_cache=True)
+    worker = Zoo(use_cache=True)
     end("devices")
     entry = zoo.get_entry(model)
     images = [batch_size, *entry.input_shape]
-    side.prepare(model, entry.num_classes, "train", "float32", images, seed=0)
+    worker.prepare(model, entry.num_classes, "train", "float32", images, seed=0)
     end("weights and batch")
-    side.run(1)
+    worker.run(1)
     end("compile and run the step")
-    parts["all"] = round(sum(parts.values()), 4)
-    print(json.dumps(parts))
+    phases["all"] = round(sum(phases.values()), 4)
+    print(json.dumps(phases))
 
 
 def show(record: dict[str, Any]) -> None:
-    """Two tables on stdout."""
+    """Print the results as two tables."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -151,7 +148,7 @@ def show(record: dict[str, Any]) -> None:
     commands = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     commands.add_column("command")
     commands.add_column("s", justify="right")
-    commands.add_column("(least-most)", justify="right")
+    commands.add_column("(min-max)", justify="right")
     for name, seconds in record["seconds"].items():
         spread = f"{min(seconds):.2f}-{max(seconds):.2f}"
         commands.add_row(name, f"{statistics.median(seconds):.2f}", spread)
@@ -159,8 +156,8 @@ def show(record: dict[str, Any]) -> None:
     steps.add_column(f"first step of {record['model']}, batch {record['batch_size']}")
     for name in record["first_step"]:
         steps.add_column(f"{name}, s", justify="right")
-    for part in record["first_step"]["cold"]:
-        steps.add_row(part, *(f"{times[part]:.2f}" for times in record["first_step"].values()))
+    for phase in record["first_step"]["cold"]:
+        steps.add_row(phase, *(f"{times[phase]:.2f}" for times in record["first_step"].values()))
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(commands)
     console.print(steps)

@@ -1,81 +1,201 @@
-"""Write the README's tables from what is recorded:
+"""Write the tables and pages of the documentation from records and code:
 
     python -m benchmarks.tables
 
-The text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced; a test fails when the README and
-the records disagree.
+In README.md, mkdocs.yml and the pages under docs/, the text between a line `<!-- NAME:begin -->` (`# NAME:begin` in
+YAML) and the line `NAME:end` is replaced. Pages per model family, paper and command are written whole. A test fails
+when a file is not what this command would write.
 """
 
 import dataclasses
+import importlib
 import json
+import os
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from benchmarks import epoch
+from benchmarks import epoch, pages
+from benchmarks.pages import DOCS, GENERATED, ROOT, markdown
 from benchmarks.record import RESULTS
-from train import cli
+from train import cli, flags
 from train.reproduce.markdown import markdown as ledger_markdown
 from zoo.common.files import write_atomically
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
+# Folders of pages that are written whole, but for their index.md.
+WHOLE = ("models", "papers", "commands")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """It has no flags of its own."""
+    """The command has no flags of its own."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    tyro.cli(Arguments, args=argv, prog="python -m benchmarks.tables", description=__doc__)
+    """Run the command."""
+    flags.parse(Arguments, argv, "benchmarks.tables", __doc__)
     cli.prepare_environment(large_arrays=False)
-    write_atomically(README, render(README.read_text(encoding="utf-8")).encode())
+    for path, text in rendered().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text.encode())
+            print(path.relative_to(ROOT))
+    for path in stale():
+        path.unlink()
+        print(f"{path.relative_to(ROOT)} (removed)")
 
 
-def render(text: str) -> str:
-    """The README with each marked table made anew."""
-    tables = {
-        "models": models_table,
-        "runs": runs_table,
-        "ledger": ledger_tables,
-        "speed": speed_table,
-        "table1": table1_table,
-        "loading": loading_table,
-        "epoch": epoch_table,
-        "startup": startup_table,
-    }
-    for name, table in tables.items():
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, _, rest = text.partition(begin)
-        text = before + begin + table() + end + rest.partition(end)[2]
+def rendered() -> dict[Path, str]:
+    """Every file that the command writes, and its text."""
+    found = whole_pages()
+    for path in (README, ROOT / "mkdocs.yml", *sorted(DOCS.rglob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        if path not in found and MARKER.search(text):
+            found[path] = render(text, path.parent)
+    return found
+
+
+def whole_pages() -> dict[Path, str]:
+    """The pages per model family, paper and command."""
+    found = {DOCS / "models" / f"{name}.md": pages.family_page(name) for name in pages.families()}
+    found |= {DOCS / "papers" / f"{name}.md": paper_page(name) for name in papers()}
+    for name in pages.commands():
+        found[DOCS / "commands" / f"{name}.md"] = pages.command_page(name)
+    return found
+
+
+def stale() -> list[Path]:
+    """Pages that the command once wrote and would not write today."""
+    found = []
+    for folder, names in page_names().items():
+        for path in sorted((DOCS / folder).glob("*.md")):
+            if path.stem not in names and GENERATED in path.read_text("utf-8"):
+                found.append(path)
+    return found
+
+
+def page_names() -> dict[str, list[str]]:
+    """Names of the pages in each folder of WHOLE."""
+    names = (list(pages.families()), list(papers()), list(pages.commands()))
+    return dict(zip(WHOLE, names, strict=True))
+
+
+MARKER = re.compile(r"^( *)(<!--|#) ([\w-]+):begin(?: -->)?\n", re.MULTILINE)
+
+
+def render(text: str, folder: Path) -> str:
+    """Replace each marked table of a file in `folder`, on which its links depend."""
+    position = 0
+    while match := MARKER.search(text, position):
+        indent, name = match[1], match[3]
+        end = text.index(match[0].replace(":begin", ":end"), match.end())
+        lines = TABLES[name](folder).splitlines()
+        table = "".join(f"{indent}{line}\n" if line else "\n" for line in lines)
+        text = text[: match.end()] + table + text[end:]
+        position = match.end() + len(table)
     return text
 
 
-def models_table() -> str:
-    """Every registered model with its parameters and source."""
-    import zoo
+def link(path: Path, folder: Path) -> str:
+    """The address of a file of the repository on a page in `folder`."""
+    return os.path.relpath(path, folder)
 
+
+# Models.
+
+
+def families_table(folder: Path) -> str:
+    """Make a row per model family."""
     rows = []
-    for name in zoo.list_models():
-        info = zoo.model_info(name)
-        size = "x".join(map(str, info.input_shape[:2]))
-        rows.append((f"`{name}`", size, f"{info.parameters:,}", info.source, info.description))
-    return markdown(("model", "input", "parameters", "source", "what it is"), rows)
+    for family, names in pages.families().items():
+        infos = [pages.model_info(name) for name in names]
+        counts = sorted(info.parameters for info in infos)
+        tags = dict.fromkeys(tag for info in infos for tag in info.pretrained)
+        rows.append(
+            (
+                f"[{family}]({link(DOCS / 'models' / f'{family}.md', folder)})",
+                pages.family_summary(family),
+                ", ".join(f"`{name}`" for name in names),
+                f"{millions(counts[0])} to {millions(counts[-1])}",
+                ", ".join(tags),
+            )
+        )
+    return markdown(("family", "description", "models", "parameters", "published weights"), rows)
 
 
-def runs_table() -> str:
-    """Every recorded run."""
+def millions(count: int) -> str:
+    """A number of parameters in three digits: 62.4 M, 9.87 k."""
+    return f"{three_digits(count / 1e6)} M" if count >= 1e6 else f"{three_digits(count / 1e3)} k"
+
+
+def models_table(folder: Path) -> str:
+    """Make a row per registered model."""
+    rows = []
+    for family, names in pages.families().items():
+        for name in names:
+            info = pages.model_info(name)
+            page = link(DOCS / "models" / f"{family}.md", folder)
+            size, count = pages.input_size(info), f"{info.parameters:,}"
+            rows.append((f"[`{name}`]({page})", size, count, info.source, info.description))
+    rows.sort(key=lambda row: pages.natural(row[0].split("`")[1]))
+    return markdown(("model", "input", "parameters", "source", "description"), rows)
+
+
+def parity_table(folder: Path) -> str:
+    """Make a row per case of the recorded comparison with torchvision."""
+    rows = []
+    for name, case in read("parity_torch.json")["cases"].items():
+        step = case.get("step")
+        rows.append(
+            (
+                name,
+                "x".join(map(str, case["case"]["size"])),
+                f"{case['logits_max_error']:.1e}",
+                f"{case['logits_max']:.3g}",
+                *((f"{step[key]:.1e}" for key in ("loss", "gradients")) if step else ("", "")),
+            )
+        )
+    heading = "model, input, error of logits, largest logit, error of the loss, error of gradients"
+    return markdown(heading.split(", "), rows)
+
+
+def api_models(folder: Path) -> str:
+    """Make a section of the API per model family, with its public classes and functions that are no variants."""
+    sections = []
+    for family, variants in pages.families().items():
+        module = importlib.import_module(f"zoo.{family}")
+        names = [
+            name
+            for name, item in vars(module).items()
+            if getattr(item, "__module__", None) == module.__name__
+            and not name.startswith("_")
+            and name not in variants
+        ]
+        lines = [
+            f"## {family}\n",
+            f"[Variants and weights]({link(DOCS / 'models' / f'{family}.md', folder)})\n",
+        ]
+        lines += [
+            f"::: zoo.{family}.{name}\n    options:\n      heading_level: 3\n" for name in names
+        ]
+        sections.append("\n".join(lines))
+    return "\n".join(sections)
+
+
+# Runs and papers.
+
+
+def runs_table(folder: Path) -> str:
+    """Make a row per recorded run."""
     rows = []
     for path in sorted(RESULTS.glob("*.json")):
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         dataset = f"{data['dataset']}{' (synthetic)' if data['synthetic'] else ''}"
         rows.append(
             (
-                f"[`{data['model']}`](benchmarks/results/runs/{path.name})",
+                f"[`{data['model']}`]({link(path, folder)})",
                 dataset,
                 str(data["epochs_run"]),
                 f"{data['test']['accuracy']:.2%}",
@@ -86,35 +206,75 @@ def runs_table() -> str:
                 data["hardware"],
             )
         )
-    heading = (
-        "model, data, epochs, test accuracy, macro-F1, test images, training, waiting for data, on"
+    heading = "model, data, epochs, test accuracy, macro-F1, test images, training time, waiting for data, hardware"
+    return markdown(heading.split(", "), rows)
+
+
+def papers() -> list[str]:
+    """Short names of the papers."""
+    from train.reproduce.papers import PAPERS
+
+    return list(PAPERS)
+
+
+def ledger(paper: str) -> tuple[Path, dict[str, Any] | None]:
+    """A paper's recorded ledger and its file; None where nothing is recorded."""
+    path = RESULTS.parent / f"ledger_{paper}.json"
+    return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def papers_table(folder: Path) -> str:
+    """Make a row per paper."""
+    from train.reproduce.papers import PAPERS
+
+    rows = []
+    for name, paper in PAPERS.items():
+        _, recorded = ledger(name)
+        measured = sum(bool(row["runs"]) for row in recorded["rows"]) if recorded else 0
+        page = link(DOCS / "papers" / f"{name}.md", folder)
+        rows.append((f"[{name}]({page})", paper.title, str(len(paper.rows)), str(measured)))
+    return markdown(("name", "paper", "rows", "rows that were run"), rows)
+
+
+def paper_page(name: str) -> str:
+    """A paper's claims and settings, as their modules describe them, and its recorded ledger."""
+    from train.reproduce.papers import PAPERS
+
+    claims, settings = (
+        pages.as_markdown(importlib.import_module(f"{package}.{name}").__doc__ or "", ragged=True)
+        for package in ("train.reproduce.papers", "train.recipes")
     )
-    return markdown(tuple(heading.split(", ")), rows)
+    path, recorded = ledger(name)
+    page = DOCS / "papers" / f"{name}.md"
+    results = ledger_markdown(recorded, link(path, page.parent)) if recorded else "Not run.\n"
+    return (
+        f"# {PAPERS[name].title}\n\n{GENERATED}\n\n{claims.strip()}\n\n"
+        f"[Reproducing a paper](../guide/reproducing.md) explains rows, verdicts and proxy data.\n\n"
+        f"## Reported and measured\n\n{results}\n"
+        f"## Settings\n\n{settings.strip()}\n"
+    )
 
 
-def ledger_tables() -> str:
-    """Every recorded ledger."""
-    paths = sorted(RESULTS.parent.glob("ledger_*.json"))
-    texts = [
-        ledger_markdown(
-            json.loads(path.read_text(encoding="utf-8")), f"benchmarks/results/{path.name}"
-        )
-        for path in paths
-    ]
-    return "\n".join(texts) or "Nothing recorded yet.\n"
+# Speed.
 
 
-def speed_table() -> str:
-    """The zoo beside its peers: every recorded run of benchmarks.throughput, a line a step and batch."""
+def speed_table(folder: Path) -> str:
+    """Make a row per step and batch size of the recorded runs of benchmarks.throughput."""
     paths = sorted(RESULTS.parent.glob("throughput_*.json"))
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     peers = list(dict.fromkeys(name for r in records for name in r["environment"] if name != "zoo"))
-    heading = ["model", "step", "batch", "images/s", *peers, "on"]
+    heading = ["model", "step", "batch", "images/s", *peers, "hardware, versions"]
     rows, backends = [], set()
     for path, data in zip(paths, records, strict=True):
         zoo = data["environment"]["zoo"]
         backends.add(zoo.get("backend", "cpu"))
-        where = f"{zoo['devices'][0]}, {zoo['cores']} cores, JAX {zoo['versions']['jax']}"
+        versions = {
+            library: facts[library]
+            for name, facts in data["environment"].items()
+            if (library := name.partition("-")[0]) in facts
+        }
+        where = [f"{zoo['devices'][0]}, {zoo['cores']} cores, JAX {zoo['versions']['jax']}"]
+        where += [f"{library} {version}" for library, version in versions.items()]
         lines: dict[tuple, dict[str, str]] = {}
         for row in data["results"]:
             name, prefix = row["implementation"], "train" if row["mode"] == "train" else "infer"
@@ -123,10 +283,10 @@ def speed_table() -> str:
                 (row["mode"], batch, size, row["model"], row["dtype"]),
                 dict.fromkeys(heading, "")
                 | {
-                    "model": f"[`{row['model']}`](benchmarks/results/{path.name})",
+                    "model": f"[`{row['model']}`]({link(path, folder)})",
                     "step": f"{row['mode']}, {row['dtype']}",
                     "batch": f"{batch} x {size}x{size}",
-                    "on": where,
+                    "hardware, versions": ", ".join(where),
                 },
             )
             speed = row.get("error") or three_digits(row[f"{prefix}_samples_per_sec"])
@@ -134,15 +294,31 @@ def speed_table() -> str:
                 line["images/s"] = speed
             else:
                 times = f"**{row['zoo_speedup']:.2f}**: " if row.get("zoo_speedup") else ""
-                line[name] = f"{times}{speed} ({peer_label(name, data['environment'][name])})"
+                line[name] = times + speed
         rows += [tuple(line.values()) for line in lines.values()]
     if backends <= {"cpu"}:
         rows.append(("all", "", "", *["not measured"] * (1 + len(peers)), "a GPU"))
     return markdown(heading, rows)
 
 
-def table1_table() -> str:
-    """The pig face paper's times beside ours: the recorded run of benchmarks.table1."""
+def speed_summary(folder: Path) -> str:
+    """State the range of the zoo's speed relative to torch's, over all recorded runs on a CPU."""
+    speedups: dict[str, list[float]] = {"train": [], "test": []}
+    models = set()
+    for path in sorted(RESULTS.parent.glob("throughput_*_cpu.json")):
+        for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
+            if row["implementation"] == "torch" and row.get("zoo_speedup"):
+                speedups[row["mode"]].append(row["zoo_speedup"])
+                models.add(row["model"])
+    train, test = (f"{min(s):.2f} to {max(s):.2f} times" for s in speedups.values())
+    return (
+        f"Relative to torch on two CPU cores, over {len(models)} networks and the recorded batch sizes: training steps"
+        f" run\n{train} as fast, test steps {test}.\n"
+    )
+
+
+def table1_table(folder: Path) -> str:
+    """Make a row per network and batch size of the recorded run of benchmarks.table1."""
     data = read("table1_cpu.json")
     rows = [
         (
@@ -155,12 +331,12 @@ def table1_table() -> str:
         )
         for row in data["results"]
     ]
-    heading = "net, batch, test (ms), printed, an epoch (ms), printed for all epochs"
+    heading = "network, batch, test (ms), reported, one epoch (ms), reported for all epochs"
     return markdown(heading.split(", "), rows)
 
 
-def loading_table() -> str:
-    """Loading JPEG files beside torchvision: the recorded run of benchmarks.input_pipeline."""
+def loading_table(folder: Path) -> str:
+    """Make a row per loader of the recorded run of benchmarks.input_pipeline."""
     best = read("input_pipeline_cpu.json")["best"]
     peers = {name: speed for name, speed in best.items() if name.startswith("torchvision")}
     rows = [
@@ -171,11 +347,11 @@ def loading_table() -> str:
         )
         for name, speed in best.items()
     ]
-    return markdown(("loader", "images/s", *(f"times {name}" for name in peers)), rows)
+    return markdown(("loader", "images/s", *(f"relative to {name}" for name in peers)), rows)
 
 
-def epoch_table() -> str:
-    """Whole epochs beside a DataLoader loop: the recorded run of benchmarks.epoch."""
+def epoch_table(folder: Path) -> str:
+    """Make a row per side of the recorded run of benchmarks.epoch."""
     data = read("epoch_cpu.json")
     rows = [
         (
@@ -187,11 +363,13 @@ def epoch_table() -> str:
         )
         for row in data["results"]
     ]
-    return markdown(("feeding", "images", "s an epoch", "images/s", "s until training"), rows)
+    return markdown(
+        ("loader", "images", "s per epoch", "images/s", "s before the first epoch"), rows
+    )
 
 
-def startup_table() -> str:
-    """How long a user waits: the recorded run of benchmarks.startup."""
+def startup_table(folder: Path) -> str:
+    """Make a row per command of the recorded run of benchmarks.startup."""
     data = read("startup_cpu.json")
     rows = [
         (f"`{name}`", f"{statistics.median(seconds):.2f}")
@@ -204,28 +382,52 @@ def startup_table() -> str:
         )
         for name, parts in data["first_step"].items()
     ]
-    return markdown(("what", "s"), rows)
+    return markdown(("command", "s"), rows)
 
 
 def read(name: str) -> dict[str, Any]:
-    """A record by its file's name."""
+    """Read a record by its file name."""
     return json.loads((RESULTS.parent / name).read_text(encoding="utf-8"))
 
 
 def three_digits(number: float) -> str:
-    """A positive number with three digits or all that it has before the point: 9.83, 24.3, 1,385."""
+    """Format a positive number with three significant digits, or all of its integer digits: 9.83, 24.3, 1,385."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.{1 if number >= 10 else 2}f}"
 
 
-def peer_label(name: str, facts: dict[str, Any]) -> str:
-    """A peer and its library's version: "torch-compile 2.13.0", "keras 3.15.1"; absent ones have none."""
-    return f"{name} {facts.get(name.partition('-')[0], '')}".strip()
+# Navigation and lists of pages.
 
 
-def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+def commands_table(folder: Path) -> str:
+    """Make a row per command."""
+    rows = []
+    for name in pages.commands():
+        page = link(DOCS / "commands" / f"{name}.md", folder)
+        rows.append((f"[`python -m {name}`]({page})", pages.command_summary(name)))
+    return markdown(("command", "what it does"), rows)
+
+
+def navigation(section: str) -> Callable[[Path], str]:
+    """The pages of a folder of WHOLE, as `nav` of mkdocs.yml lists them."""
+    return lambda folder: "".join(f"- {section}/{name}.md\n" for name in page_names()[section])
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "families": families_table,
+    "models": models_table,
+    "api-models": api_models,
+    "parity": parity_table,
+    "runs": runs_table,
+    "papers": papers_table,
+    "speed": speed_table,
+    "speed-summary": speed_summary,
+    "table1": table1_table,
+    "loading": loading_table,
+    "epoch": epoch_table,
+    "startup": startup_table,
+    "commands": commands_table,
+    **{f"nav-{section}": navigation(section) for section in WHOLE},
+}
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Time training and testing steps, beside the same nets in other libraries:
+"""Time training and test steps against the same nets in other libraries:
 
     python -m benchmarks.throughput --models sam_alexnet --batch-sizes 16 32 --peers torch keras --out times.json
 
-Every implementation is a process of its own; all of them stay alive, one runs at a time, and they take turns
-round by round, so that a machine whose speed drifts slows them alike. Each first shows that it is the same
-net: equal parameter counts and, with the zoo's weights on one batch, equal losses in testing, in training,
-and after one update. Warm-up and compilation are outside the timed rounds. Images are random, uint8, on the
-device; a training step scales them, applies the net, its gradient and Adam; the zoo's own step computes its
-log values (accuracy, norms), too. Training steps follow one another and are waited for at the end of a round;
-each testing step is waited for. The zoo takes all devices, a peer one: CUDA_VISIBLE_DEVICES=0 makes them equal.
+Every implementation runs in its own process. All processes stay alive, one runs at a time, and they take turns in each
+round, so that drifts in the machine's speed affect all of them. Each baseline is first checked to be the same net:
+equal parameter counts and, with the zoo's weights on one batch, equal losses in test mode, in training mode, and after
+one update. Warm-up and compilation are not timed. Images are random, uint8, on the device. A training step scales them
+and computes the net, its gradient and Adam; the zoo's step also computes its logged metrics (accuracy, norms). Training
+steps are dispatched without waiting until the end of a turn; test steps are waited for one by one. The zoo uses all
+devices, a baseline one: set CUDA_VISIBLE_DEVICES=0 for an equal comparison.
 
-The table goes to stdout; --out writes FILE.json, and beside it FILE.csv, under timm's names, and a figure a
-model; given a folder, it names the file after models, device, dtype and versions. Peers are optional: python -m
-pip install -e '.[bench]', or --torch-python for a torch that lives elsewhere. What fails, has no twin, runs out
-of memory or takes longer than --limit is recorded as such, and the rest goes on.
+Prints a table. --out writes FILE.json, FILE.csv with timm's column names, and a figure per model; given a folder, the
+file is named after models, device, dtype and versions. Baselines are optional: install the extra `bench`, or use
+--torch-python for torch in another environment. An implementation that fails, lacks the model, runs out of memory or
+exceeds --limit is recorded with its error, and the others are still timed.
 """
 
 import contextlib
@@ -29,23 +29,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 import zoo
 from benchmarks import command
-from benchmarks.peers import NO_TWIN, PEERS
+from benchmarks.peers import BASELINES, NOT_AVAILABLE
 from benchmarks.workers import Worker, WorkerError, worker_command
-from train import cli
+from train import cli, flags
 from train.recipe import InputError
 from zoo.common.files import write_atomically
 
-OURS = "zoo"
-WITHOUT = "zoo without "  # one of its forms for a CPU
-# Relative, for losses above 1. After an update rounding has gone through Adam's division by small gradients.
+ZOO = "zoo"
+# Relative for losses above 1. After an update, Adam's division by small gradients has amplified rounding errors.
 TOLERANCES = {"test": 1e-4, "train": 1e-4, "train_after_update": 1e-3}
 CHECK_BATCH = 4
 SEED = 0
-# timm's word for each mode.
+# timm's prefix of each mode's columns.
 PREFIX = {"train": "train", "test": "infer"}
 
 
@@ -56,61 +53,62 @@ class Arguments:
     models: tuple[str, ...] = ("sam_alexnet",)
     """Registered models."""
     batch_sizes: tuple[int, ...] = (16,)
-    """Images per step, over all devices."""
+    """Images per step, across all devices."""
     image_size: int | None = None
-    """Height and width in pixels (default: the model's); nets with dense tops may not take another."""
+    """Height and width in pixels (default: the model's). Nets that flatten their features may accept no other size."""
     modes: tuple[Literal["train", "test"], ...] = ("train", "test")
-    """What to time: training steps, testing steps."""
+    """Steps to time: training steps, test steps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the nets compute in."""
+    """Compute dtype of the nets."""
     peers: tuple[Literal["torch", "torch-compile", "keras"], ...] = ()
-    """What to time beside the zoo."""
+    """Baselines to time."""
     without: tuple[
         Literal[
             "all", "matmul", "winograd", "fourier", "depthwise", "max_pool", "sums", "barriers"
         ],
         ...,
     ] = ()
-    """On a CPU: time the zoo without each of these forms of its layers, too, or without all of them."""
+    """On a CPU, also time the zoo with each of these CPU kernels disabled, or with all of them disabled."""
     rounds: int = 5
-    """How often each implementation has its turn."""
+    """Number of rounds; each implementation has one turn per round."""
     seconds: float = 2.0
-    """How long a turn lasts, roughly; at least one step."""
+    """Approximate duration of a turn; at least one step."""
     limit: float = 300.0
-    """Seconds that an implementation may take to build, and for a turn."""
+    """Time limit in seconds for building an implementation, and for each turn."""
     torch_python: Path | None = None
     """Interpreter of an environment with torch and NumPy (default: this one)."""
     out: Path | None = None
-    """File to write, ending in .json, or a folder."""
+    """JSON file to write, or an existing folder."""
     figures: Path | None = None
-    """Folder for a figure a model (default: that of --out)."""
+    """Folder for one figure per model (default: the folder of --out)."""
 
 
 @dataclasses.dataclass
 class Timing:
-    """One implementation of one model, mode and batch size."""
+    """The times of one implementation for one model, mode and batch size."""
 
     model: str
     implementation: str
     mode: str
     batch_size: int
-    image_size: tuple[int, ...]  # height, width; of vectors their length
+    image_size: tuple[int, ...]  # height, width; (length,) for vectors
     dtype: str
     parameters: int = 0
-    compile_time: float = 0.0  # seconds until the first step was done
+    compile_time: float = 0.0  # seconds until the first step has finished
     devices: int = 1
-    gflops: float | None = None  # of one step, counted in the zoo's net for all implementations
-    gbytes: float | None = (
-        None  # read and written by one step: `zoo_worker.Zoo.demand`, or a peer's own program
-    )
-    peak_memory: float = 0.0  # MB; of the process on a CPU
-    step_times: list[float] = dataclasses.field(default_factory=list)  # ms a step, one a round
-    zoo_speedup: float | None = None  # its time / the zoo's in the same round, median
+    gflops: float | None = None  # per step, counted in the zoo's net for all implementations
+    # Read and written per step: `zoo_worker.Zoo.demand`, or counted in the baseline's own program.
+    gbytes: float | None = None
+    peak_memory: float = 0.0  # MB; on a CPU that of the process
+    step_times: list[float] = dataclasses.field(default_factory=list)  # ms per step, one per round
+    zoo_speedup: float | None = None  # this time / the zoo's in the same round, median
     error: str | None = None
 
     def record(self, peak: dict[str, float]) -> dict[str, Any]:
-        """Plain data under timm's names (`train_samples_per_sec`, `infer_step_time`, ...); `peak` is what one
-        device does at best."""
+        """Return plain data with timm's names (`train_samples_per_sec`, `infer_step_time`, ...).
+
+        `peak`: gflops_per_sec and gbytes_per_sec that one device achieves at best.
+        """
         prefix = PREFIX[self.mode]
         row: dict[str, Any] = {
             "model": self.model,
@@ -124,11 +122,11 @@ class Timing:
             return row | {"error": self.error}
         step = statistics.median(self.step_times)
 
-        def rate(of_a_step: float | None, unit: str) -> tuple[float | None, float | None]:
-            """Giga-units a second, and their share of the peak of all devices."""
-            if not of_a_step:
+        def rate(per_step: float | None, unit: str) -> tuple[float | None, float | None]:
+            """Return giga-units per second, and as a fraction of the peak of all devices."""
+            if not per_step:
                 return None, None
-            speed = 1000 * of_a_step / step
+            speed = 1000 * per_step / step
             return round(speed, 3), round(speed / (self.devices * peak[unit]), 4)
 
         flops, share = rate(self.gflops, "gflops_per_sec")
@@ -154,11 +152,9 @@ class Timing:
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m benchmarks.throughput", description=__doc__
-    )
-    cli.prepare_environment()  # which the workers inherit
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "benchmarks.throughput", __doc__)
+    cli.prepare_environment()  # inherited by the workers
     check(arguments)
     commands = worker_commands(arguments.peers, arguments.torch_python, arguments.without)
     record = run(arguments, commands)
@@ -177,40 +173,41 @@ def main(argv: list[str]) -> None:
 
 
 def check(arguments: Arguments) -> None:
-    """InputError for what cannot be timed, before any work."""
+    """Raise InputError for invalid flags, before any work."""
     for model in arguments.models:
         zoo.get_entry(model)
     for size in arguments.batch_sizes:
         if size < 1:
-            raise InputError(f"--batch-sizes has {size}: give at least 1")
+            raise InputError(f"--batch-sizes has {size}: use at least 1")
     for name in ("models", "batch_sizes", "modes"):
         if not getattr(arguments, name):
-            raise InputError(f"--{name.replace('_', '-')} is empty: give at least one")
+            raise InputError(f"--{name.replace('_', '-')} is empty: use at least one")
     command.check_at_least_one(arguments, ["rounds"])
     if not (arguments.seconds > 0 and arguments.limit > 0):
-        raise InputError("--seconds and --limit have to be above 0")
+        raise InputError("--seconds and --limit must be above 0")
     command.check_torch_python(arguments.torch_python)
     command.check_out(arguments.out, folder=True)
     if arguments.figures and not arguments.figures.is_dir():
-        raise InputError(f"--figures {arguments.figures}: there is no such folder")
+        raise InputError(f"--figures {arguments.figures} is not an existing folder")
 
 
 def worker_commands(
     peers: Sequence[str], torch_python: Path | None, without: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """How each implementation's process is started."""
-    commands = {OURS: worker_command("benchmarks.zoo_worker")}
-    for form in without:
-        commands[f"{WITHOUT}{form}"] = worker_command("benchmarks.zoo_worker", form)
-    for peer in peers:
-        module, words = PEERS[peer]
-        elsewhere = torch_python is not None and peer.startswith("torch")
-        commands[peer] = worker_command(module, *words, python=torch_python if elsewhere else None)
+    """Return the command of each implementation's worker."""
+    commands = {ZOO: worker_command("benchmarks.zoo_worker")}
+    for kernel in without:
+        commands[f"{ZOO} without {kernel}"] = worker_command("benchmarks.zoo_worker", kernel)
+    for baseline in peers:
+        module, words = BASELINES[baseline]
+        elsewhere = torch_python is not None and baseline.startswith("torch")
+        python = torch_python if elsewhere else None
+        commands[baseline] = worker_command(module, *words, python=python)
     return commands
 
 
 def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
-    """Time everything that is asked for; plain data. What fails is recorded as failed."""
+    """Run the benchmark and return its record, with errors of implementations in place of their times."""
     record: dict[str, Any] = {
         **command.head("benchmarks.throughput", environment=False),
         "environment": {},
@@ -218,35 +215,38 @@ def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
         "checks": [],
         "results": [],
     }
-    with Worker(commands[OURS], timeout=arguments.limit) as worker:
-        record["environment"][OURS] = worker.call("describe")
+    with Worker(commands[ZOO], timeout=arguments.limit) as worker:
+        record["environment"][ZOO] = worker.call("describe")
         record["peak"] = worker.call("measure_peak", dtype=arguments.dtype)
     absent = {}
-    for peer in arguments.peers:
+    for baseline in arguments.peers:
         try:
-            with Worker(commands[peer], timeout=arguments.limit) as worker:
-                record["environment"][peer] = worker.call("describe")
+            with Worker(commands[baseline], timeout=arguments.limit) as worker:
+                record["environment"][baseline] = worker.call("describe")
         except WorkerError as error:
-            absent[peer] = str(error)
-            record["environment"][peer] = {"error": absent[peer]}
-            cli.say(f"{peer}: {absent[peer]}")
+            absent[baseline] = str(error)
+            record["environment"][baseline] = {"error": absent[baseline]}
+            cli.say(f"{baseline}: {absent[baseline]}")
     present = {name: command for name, command in commands.items() if name not in absent}
     for model in arguments.models:
-        twins = {name: c for name, c in present.items() if not name.startswith(WITHOUT)}
-        checks = compare(model, twins, arguments.limit)
+        checks = compare(
+            model,
+            {n: c for n, c in present.items() if n in (ZOO, *arguments.peers)},
+            arguments.limit,
+        )
         record["checks"] += checks
-        refused = absent | {check["peer"]: check["error"] for check in checks if check["error"]}
+        excluded = absent | {check["peer"]: check["error"] for check in checks if check["error"]}
         for mode in arguments.modes:
             for batch_size in arguments.batch_sizes:
-                timings = time_one(arguments, commands, refused, model, mode, batch_size)
+                timings = time_one(arguments, commands, excluded, model, mode, batch_size)
                 record["results"] += [timing.record(record["peak"]) for timing in timings]
     return record
 
 
 def default_name(record: dict[str, Any]) -> str:
-    """throughput_<model, or how many>_<device>_<dtype>_<versions>.json"""
+    """Return throughput_<model, or number of models>_<device>_<dtype>_<versions>.json."""
     models = list(dict.fromkeys(row["model"] for row in record["results"]))
-    facts = record["environment"][OURS]
+    facts = record["environment"][ZOO]
     device = facts["devices"][0]
     if facts["backend"] == "cpu":
         device = f"cpu {facts['cores']} cores"
@@ -267,7 +267,7 @@ def default_name(record: dict[str, Any]) -> str:
 
 
 def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
-    """A figure a model of images/s over batch size, in `folder`; a model of which nothing was timed has none."""
+    """Draw images/s over batch size in `folder`, one figure per model that was timed; return their paths."""
     from train.record.environment import hardware
     from train.report.figures import throughput_curves
 
@@ -287,74 +287,73 @@ def draw(record: dict[str, Any], folder: Path, stem: str) -> list[Path]:
         if panels:
             path = folder / f"{stem}_{model}.png"
             dtype = record["results"][0]["dtype"]
-            title = f"{model}, {dtype}, {hardware(record['environment'][OURS])}"
+            title = f"{model}, {dtype}, {hardware(record['environment'][ZOO])}"
             throughput_curves(panels, path, title)
             paths.append(path)
     return paths
 
 
 def compare(model: str, commands: dict[str, list[str]], limit: float) -> list[dict[str, Any]]:
-    """Whether each peer computes what the zoo computes."""
+    """Check whether each baseline has the parameter count and losses of the zoo's net."""
     checks: list[dict[str, Any]] = []
     if len(commands) == 1:
         return checks
     entry = zoo.get_entry(model)
+    baselines = {name: command for name, command in commands.items() if name != ZOO}
     if entry.objective != "classification":
-        refused = [peer for peer in commands if peer != OURS]
-        return [{"model": model, "peer": peer, "error": NO_TWIN} for peer in refused]
+        return [{"model": model, "peer": name, "error": NOT_AVAILABLE} for name in baselines]
     num_classes = entry.num_classes
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "reference.npz")
-        with Worker(commands[OURS], timeout=limit) as worker:
-            ours = worker.call(
+        with Worker(commands[ZOO], timeout=limit) as worker:
+            reference = worker.call(
                 "reference",
                 model=model,
                 num_classes=num_classes,
                 batch_size=CHECK_BATCH,
                 path=path,
             )
-        for peer, command in commands.items():
-            if peer == OURS:
-                continue
-            check: dict[str, Any] = {"model": model, "peer": peer, OURS: ours}
+        for name, command in baselines.items():
+            check: dict[str, Any] = {"model": model, "peer": name, ZOO: reference}
             try:
                 with Worker(command, timeout=limit) as worker:
-                    theirs = worker.call("compare", model=model, num_classes=num_classes, path=path)
-                check |= {"theirs": theirs, "error": difference(ours, theirs)}
+                    found = worker.call("compare", model=model, num_classes=num_classes, path=path)
+                check |= {"theirs": found, "error": difference(reference, found)}
             except WorkerError as error:
                 check["error"] = str(error)
             checks.append(check)
-            cli.say(f"{model}: {peer} {check['error'] or 'is the same net: equal losses'}")
+            cli.say(f"{model}: {name} {check['error'] or 'is the same net: equal losses'}")
     return checks
 
 
-def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
-    """What tells two nets apart, or None."""
-    if ours["parameters"] != theirs["parameters"]:
-        return f"is another net: {theirs['parameters']:,} parameters, the zoo has {ours['parameters']:,}"
+def difference(reference: dict[str, Any], baseline: dict[str, Any]) -> str | None:
+    """Describe how a baseline's net differs from the zoo's; None if it does not."""
+    expected, found = reference["parameters"], baseline["parameters"]
+    if expected != found:
+        return f"is a different net: {found:,} parameters, the zoo's has {expected:,}"
     for name, tolerance in TOLERANCES.items():
-        a, b = ours["losses"][name], theirs["losses"][name]
+        a, b = reference["losses"][name], baseline["losses"][name]
         if not abs(a - b) <= tolerance * max(1.0, abs(a)):
-            return f"is another net: its {name} loss is {b:.6f}, the zoo's {a:.6f}"
+            return f"is a different net: its {name} loss is {b:.6f}, the zoo's {a:.6f}"
     return None
 
 
 def time_one(
     arguments: Arguments,
     commands: dict[str, list[str]],
-    refused: dict[str, str],
+    excluded: dict[str, str],
     model: str,
     mode: str,
     batch_size: int,
 ) -> list[Timing]:
-    """Build every implementation, then let them take turns."""
+    """Build every implementation, then time them in turns. `excluded`: errors of those that are not timed."""
     entry = zoo.get_entry(model)
     shape = entry.input_shape
     if arguments.image_size and len(shape) == 3:
         shape = (arguments.image_size, arguments.image_size, shape[-1])
     size = shape[:2]
     timings = {
-        name: Timing(model, name, mode, batch_size, size, arguments.dtype, error=refused.get(name))
+        name: Timing(model, name, mode, batch_size, size, arguments.dtype, error=excluded.get(name))
         for name in commands
     }
     workers: dict[str, Worker] = {}
@@ -384,19 +383,19 @@ def time_one(
             timing.devices = built.get("devices", 1)
             workers[name], steps[name] = worker, max(1, round(arguments.seconds / second))
         take_turns(workers, steps, timings, arguments.rounds)
-        if timings[OURS].error is None:
+        if timings[ZOO].error is None:
             try:
-                demand = workers[OURS].call("demand")
-                timings[OURS].gflops, timings[OURS].gbytes = demand["gflops"], demand["gbytes"]
+                demand = workers[ZOO].call("demand")
+                timings[ZOO].gflops, timings[ZOO].gbytes = demand["gflops"], demand["gbytes"]
             except WorkerError as error:
-                cli.say(f"{model}: its operations are not counted ({error})")
+                cli.say(f"{model}: cannot count the operations ({error})")
 
-    ours = timings[OURS]
+    reference = timings[ZOO]
     for timing in timings.values():
-        timing.gflops = ours.gflops
-        if timing is not ours and timing.error is None and ours.error is None:
-            pairs = zip(timing.step_times, ours.step_times, strict=True)
-            timing.zoo_speedup = statistics.median(theirs / mine for theirs, mine in pairs)
+        timing.gflops = reference.gflops
+        if timing is not reference and timing.error is None and reference.error is None:
+            pairs = zip(timing.step_times, reference.step_times, strict=True)
+            timing.zoo_speedup = statistics.median(time / zoo_time for time, zoo_time in pairs)
     words = (
         f"{name} {t.error or f'{statistics.median(t.step_times):.1f} ms'}"
         for name, t in timings.items()
@@ -408,7 +407,7 @@ def time_one(
 def take_turns(
     workers: dict[str, Worker], steps: dict[str, int], timings: dict[str, Timing], rounds: int
 ) -> None:
-    """Fill in the step times; each round starts with another implementation."""
+    """Fill in the step times; each round starts with the next implementation."""
     names = list(workers)
     for number in range(rounds):
         first = number % max(len(names), 1)
@@ -417,7 +416,7 @@ def take_turns(
             if timing.error is not None:
                 continue
             try:
-                # Standing still, it has lost the caches, and memory that it gave back.
+                # Not timed: while the process was stopped, it lost the caches, and freed memory has to be allocated.
                 workers[name].call("run", steps=1)
                 seconds = workers[name].call("run", steps=steps[name])
                 timing.step_times.append(1000 * seconds / steps[name])
@@ -427,7 +426,7 @@ def take_turns(
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """The record as JSON, and its results as CSV beside it."""
+    """Write the record as JSON, and its results as CSV next to it."""
     from train.record.directory import write_json
 
     write_json(path, record)
@@ -441,7 +440,7 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def show(record: dict[str, Any]) -> None:
-    """The results as a table on stdout."""
+    """Print the results as a table."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -450,7 +449,7 @@ def show(record: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("model", "mode", "batch", "implementation"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("images/s", "ms a step", "(least-most)", "zoo is", "GFLOP/s", "of peak"):
+    for heading in ("images/s", "ms per step", "(min-max)", "zoo is", "GFLOP/s", "of peak"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("GB/s", "of peak", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -474,17 +473,17 @@ def show(record: dict[str, Any]) -> None:
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(
-        f'{record["results"][0]["dtype"]}; medians of rounds; "zoo is": its speed over the peer\'s,'
-        " paired by round; GFLOP counted in the zoo's net of XLA's own operations, 2 x multiply-adds and what"
-        " else it computes; GB as XLA counts what that net's program, or the peer's, reads and writes, caches"
-        " included, and either may pass the peak where caches or Winograd's method save some; peak: a large matrix"
-        f" product, {record['peak']['gflops_per_sec']:,.0f} GFLOP/s, and a large sum,"
-        f" {record['peak']['gbytes_per_sec']:,.0f} GB/s, measured on one device before"
+        f'{record["results"][0]["dtype"]}; medians over rounds; "zoo is": its speed over the baseline\'s, paired by'
+        " round; GFLOP: XLA's count for the zoo's net with Flax's layers, multiply-adds as 2 and other operations; GB:"
+        " XLA's count of the bytes read and written by that program, or by the baseline's, including cache hits; both"
+        " rates may exceed the peak where caches or Winograd convolutions save work; peak of one device, measured"
+        f" before: a large matrix product, {record['peak']['gflops_per_sec']:,.0f} GFLOP/s, and a large sum,"
+        f" {record['peak']['gbytes_per_sec']:,.0f} GB/s"
     )
 
 
 def rate_cells(row: dict[str, Any], unit: str) -> tuple[str, str]:
-    """Speed and share of the peak; empty where the implementation does not count."""
+    """Format a rate and its fraction of the peak; empty if it was not counted."""
     speed, share = row[f"{unit}_per_sec"], row[f"{unit}_share_of_peak"]
     if not speed:
         return "", ""

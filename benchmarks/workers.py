@@ -1,16 +1,16 @@
-"""Processes that take turns: one of them is timed, the others stand still.
+"""Worker processes that take turns: one of them is timed while the others are stopped.
 
-Each implementation that is timed (the zoo, a peer) is a process of its own, so that its library, threads and
-memory are its own. It stays alive between rounds, since building is expensive, and is stopped by a signal
-whenever it is not its turn: idle threads of one library that still spin would slow the other one down.
+Each timed implementation (the zoo or a baseline) runs in its own process, so that libraries, threads and memory are
+separate. A worker stays alive between rounds, since building is expensive, and is stopped by SIGSTOP between its turns,
+so that spinning idle threads of one library do not slow down another.
 
-The processes talk over pipes, one line of JSON each way:
+The processes communicate over pipes, one line of JSON per request and answer:
 
     {"call": "run", "arguments": {"steps": 5}}    ->    {"value": 4.02}    or    {"error": "out of memory"}
 
-`serve` is the worker's end, `Worker` the other; `python -m benchmarks.workers MODULE` runs a module that ends in
-`serve`, and says so where a package that it imports is not installed. This file imports the standard library only
-(and so does what it takes from `train`): a peer may live in an environment that has little else.
+A worker's module ends in `serve`; `Worker` is the parent's handle. `python -m benchmarks.workers MODULE` runs a module,
+and reports a missing package in answer to calls. Imports only the standard library, directly and through `train`, since
+the environment of a baseline may contain little else.
 """
 
 import json
@@ -33,11 +33,11 @@ ROOT = Path(__file__).parents[1]
 
 
 class WorkerError(Exception):
-    """A worker could not do what it was asked to; the message is one line for the record."""
+    """Raised when a call to a worker fails; the message is one line, for the record."""
 
 
 class NotInstalled(WorkerError):
-    """A worker's interpreter lacks a package."""
+    """Raised when a package is missing in a worker's environment."""
 
     def __init__(self, package: str) -> None:
         elsewhere = ", or --torch-python" if package in ("torch", "torchvision") else ""
@@ -46,19 +46,19 @@ class NotInstalled(WorkerError):
         )
 
 
-class Refusal(Exception):
-    """Raised in a worker that does not do what it is asked to; the record has the message as it is."""
+class Unsupported(Exception):
+    """Raised in a worker for calls that it does not support; recorded without the name of the exception."""
 
 
-def serve(side: Any) -> None:
-    """Answer calls of the public methods of `side` until standard input ends."""
-    # What libraries print must not come between the answers.
+def serve(target: Any) -> None:
+    """Answer calls of the public methods of `target` until standard input ends."""
+    # Redirect stdout to stderr, so that output of libraries does not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = {"value": getattr(side, request["call"])(**request["arguments"])}
+            answer = {"value": getattr(target, request["call"])(**request["arguments"])}
         except Exception as error:
             answer = {"error": explain(error)}
         print(json.dumps(answer), file=answers, flush=True)
@@ -67,12 +67,12 @@ def serve(side: Any) -> None:
 def worker_command(
     module: str, *words: str, python: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """How the process of a worker's module is started, in this interpreter or another."""
+    """Return the command that runs a worker's module, in this interpreter or another one."""
     return [os.fspath(python or sys.executable), "-m", "benchmarks.workers", module, *words]
 
 
 def run_worker(module: str) -> None:
-    """Run a worker's module; where a package is missing, say which in answer to whatever is asked."""
+    """Run a worker's module; if it lacks a package, answer every call with the package's name."""
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
@@ -82,24 +82,24 @@ def run_worker(module: str) -> None:
 
 
 def explain(error: Exception) -> str:
-    """One line; the same words for running out of memory in every library."""
+    """Describe an error in one line, with the same text for running out of memory in every library."""
     text = " ".join(str(error).split())
     if exhausted(error) == "memory":
         return "out of memory"
-    return text if isinstance(error, Refusal) else f"{type(error).__name__}: {text}"[:300]
+    return text if isinstance(error, Unsupported) else f"{type(error).__name__}: {text}"[:300]
 
 
 def peak_process_memory() -> float:
-    """Most memory that this process has held so far, libraries included, in MB of 10^6 bytes."""
+    """Return the peak resident memory of this process, including libraries, in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 class Worker:
-    """One worker process, standing still except while a call is under way."""
+    """A worker process, stopped except during calls."""
 
     def __init__(self, command: Sequence[str | os.PathLike], *, timeout: float = 300.0):
-        """Start the process. A call that takes longer than `timeout` seconds ends it."""
+        """Start the process. A call that takes longer than `timeout` seconds kills it."""
         self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         try:
@@ -126,7 +126,7 @@ class Worker:
         self.close()
 
     def call(self, name: str, **arguments: Any) -> Any:
-        """What the worker's method `name` returns; WorkerError when it fails, dies or takes too long."""
+        """Call the worker's method `name` and return its result; WorkerError if it fails, dies or takes too long."""
         request = json.dumps({"call": name, "arguments": arguments}) + "\n"
         self._signal(signal.SIGCONT)
         try:
@@ -143,8 +143,8 @@ class Worker:
         return answer["value"]
 
     def close(self) -> None:
-        """End the process; it has nothing to save."""
-        self._process.kill()  # reaches a stopped process, too
+        """Kill the process."""
+        self._process.kill()  # works on a stopped process, too
         self._process.wait()
         self._requests.close()
         self._answers.close()
@@ -163,22 +163,22 @@ class Worker:
             if not ready:
                 self._process.kill()
                 raise WorkerError(f"took more than {self._timeout:g} s")
-            part = os.read(self._answers.fileno(), 65536)
-            if not part:
+            chunk = os.read(self._answers.fileno(), 65536)
+            if not chunk:
                 raise WorkerError(self._cause_of_death())
-            received += part
+            received += chunk
         return received
 
     def _cause_of_death(self) -> str:
         status = self._process.wait()
         if status == -signal.SIGKILL:
-            return "out of memory, it seems: the system killed it"
+            return "killed by the system, probably out of memory"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "without a word"
-        return f"ended with status {status}: {last}"[:300]
+        last = lines[-1] if lines else "no error message"
+        return f"exited with status {status}: {last}"[:300]
 
 
 if __name__ == "__main__":
-    del sys.argv[0]  # the module's own words come after its name
+    del sys.argv[0]  # leaves the module's name and its arguments
     run_worker(sys.argv[0])

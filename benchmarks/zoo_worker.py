@@ -1,4 +1,4 @@
-"""The zoo's side of benchmarks.throughput: the very step that train.run compiles, on data that are there."""
+"""Zoo worker of benchmarks.throughput: the steps that train.run compiles, on data that are already on the device."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ from benchmarks.random_data import dataset_of, first_batch, random_samples
 from train.engine import steps
 from train.engine.experiment import Experiment
 from train.engine.parallel import Devices
-from train.engine.stage import first_state, make_steps
+from train.engine.stage import initial_state, make_steps
 from train.recipe import ModelOptions, Optimizer, Recipe, Stage
 from train.setup import resolve
 from zoo import cpu
@@ -26,7 +26,7 @@ ADAM = Optimizer("adam", LEARNING_RATE, b1=BETAS[0], b2=BETAS[1], epsilon=EPSILO
 
 
 class Zoo:
-    """What the coordinator calls."""
+    """Builds and times steps of the zoo's models."""
 
     def __init__(
         self,
@@ -35,28 +35,33 @@ class Zoo:
         devices: int | None = None,
         without: Collection[str] = (),
     ):
-        """`devices`: how many to use (default: all). `without`: forms of `zoo.cpu` to leave out, or "all"."""
-        # A cached program hides what compiling costs.
+        """Create a worker.
+
+        Args:
+          use_cache: use the compilation cache, which hides the cost of compiling.
+          devices: number of devices (default: all).
+          without: CPU kernels of `zoo.cpu` to disable, or "all".
+        """
         jax.config.update("jax_enable_compilation_cache", use_cache)
-        left = None  # what suits the devices
+        left = None  # default for the devices
         if without:
-            left = cpu.FORMS - (cpu.FORMS if "all" in without else frozenset(without))
-        self.devices = Devices(jax.local_devices()[:devices], forms=left)
-        self.step: Any = None  # what `run` times
+            left = cpu.KERNELS - (cpu.KERNELS if "all" in without else frozenset(without))
+        self.devices = Devices(jax.local_devices()[:devices], kernels=left)
+        self.step: Any = None  # the step that `run` times
 
     def describe(self) -> dict[str, Any]:
-        """Versions, machine and commit."""
+        """Return versions, machine and commit."""
         from train.record.environment import environment
 
         facts = environment()
-        del facts["command"]  # this worker's own
+        del facts["command"]  # the worker's command, not the benchmark's
         return facts
 
     def measure_peak(self, dtype: str) -> dict[str, float]:
-        """What one device does at best: GFLOP/s of a large matrix product, GB/s of a large sum."""
+        """Measure the peak of one device: GFLOP/s of a large matrix product, GB/s of a large sum."""
         device = self.devices.devices[0]
-        side = 2048 if device.platform == "cpu" else 8192
-        matrix = jax.device_put(jnp.ones((side, side), dtype), device)
+        size = 2048 if device.platform == "cpu" else 8192
+        matrix = jax.device_put(jnp.ones((size, size), dtype), device)
         # Larger than any cache: 256 MB on a CPU, 2 GB elsewhere.
         vector = jax.device_put(
             jnp.ones(64_000_000 if device.platform == "cpu" else 512_000_000, jnp.float32), device
@@ -64,20 +69,23 @@ class Zoo:
         product = best_time(jax.jit(lambda a: a @ a), matrix)
         addition = best_time(jax.jit(lambda a: a + 1), vector)
         return {
-            "gflops_per_sec": 2 * side**3 / product / 1e9,
+            "gflops_per_sec": 2 * size**3 / product / 1e9,
             "gbytes_per_sec": 2 * vector.nbytes / addition / 1e9,
         }
 
     def reference(self, model: str, num_classes: int, batch_size: int, path: str) -> dict[str, Any]:
-        """Write weights and a batch to `path` (see benchmarks.peers), for a peer to compute the same:
-        the loss in test mode, in training mode without dropout, and after one update."""
+        """Write weights and a batch to `path` (see `benchmarks.peers`), and return reference values for baselines.
+
+        Returns the number of parameters, and the losses in test mode, in training mode without dropout, and after one
+        update.
+        """
         images = [batch_size, *zoo.get_entry(model).input_shape]
         experiment = self._resolve(
             model, num_classes, images, dropout=False, objective="classification"
         )
         (plan,) = experiment.stages
         rng = np.random.default_rng(0)
-        # Biases and statistics that are all alike would fit anywhere.
+        # Random biases and statistics: constant ones would hide weights copied to the wrong place.
         variables = jax.tree.map(
             lambda leaf: (
                 rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
@@ -93,7 +101,7 @@ class Zoo:
         }
         np.savez(path, image=batch["image"], label=batch["label"], **flat)
 
-        # On a GPU the default is TF32, whose three digits would not tell two nets apart.
+        # On a GPU the default is TF32, whose three digits are too few to distinguish two nets.
         with jax.default_matmul_precision("highest"):
             made, split = make_steps(experiment, plan), self.devices.split(batch)
             logits = self.devices.map_eval_step(made.evaluate)(variables, split)["logits"]
@@ -101,9 +109,9 @@ class Zoo:
             test = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
             losses = {"test": float(test)}
             train_step = self.devices.compile_train_step(made.train)
-            state = self.devices.replicate(first_state(experiment, plan, variables))
+            state = self.devices.replicate(initial_state(experiment, plan, variables))
             for name in ("train", "train_after_update"):
-                state, metrics = train_step(state, self.devices.split(batch), CLOCK)
+                state, metrics = train_step(state, self.devices.split(batch), CONTEXT)
                 losses[name] = float(metrics["loss"])
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         return {"parameters": parameters, "losses": losses}
@@ -111,7 +119,7 @@ class Zoo:
     def build(
         self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
     ) -> dict[str, Any]:
-        """Compile a step, and run it for the first time. `images`: shape of a batch of what the model takes."""
+        """Compile a step and run it once. `images`: shape of a batch of the model's inputs."""
         parameters = self.prepare(model, num_classes, mode, dtype, images, seed)
         began = time.perf_counter()
         self.run(1)
@@ -122,19 +130,21 @@ class Zoo:
         }
 
     def demand(self) -> dict[str, float | None]:
-        """What a step of the net computes (GFLOP), reads and writes (GB), counted by XLA.
+        """Return the GFLOP of a step, and the GB that it reads and writes, as counted by XLA.
 
-        It counts a loop's body once, and the fast forms for a CPU are full of loops: there it counts the net as Flax
-        makes it, another program. Ask for `peak_memory` before.
+        XLA counts the body of a loop once, and the CPU kernels contain loops, so the counted program uses Flax's layers
+        instead. Compiling it changes `peak_memory`: call that first.
         """
-        plain = Devices(self.devices.devices, forms=())
+        plain = Devices(self.devices.devices, kernels=())
         if self.training:
-            lowered = plain.compile_train_step(self.made.train).lower(self.state, self.batch, CLOCK)
+            lowered = plain.compile_train_step(self.made.train).lower(
+                self.state, self.batch, CONTEXT
+            )
         else:
             lowered = plain.map_eval_step(self.made.evaluate).lower(self.state, self.batch)
         compiled = lowered.compile()
         return {
-            # Of the program as written, before XLA fuses: the same on any device.
+            # Counted before XLA's optimizations: the same on any device.
             "gflops": lowered.cost_analysis()["flops"] * len(self.devices) / 1e9,
             "gbytes": accessed_gbytes(compiled, len(self.devices)),
         }
@@ -142,11 +152,11 @@ class Zoo:
     def prepare(
         self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
     ) -> int:
-        """Weights and a random batch of shape `images` on the devices; how many parameters there are."""
+        """Put weights and a random batch of shape `images` on the devices; return the number of parameters."""
         experiment = self._resolve(model, num_classes, images, dtype=dtype, seed=seed)
         (plan,) = experiment.stages
         self.made = made = make_steps(experiment, plan)
-        state = self.devices.replicate(first_state(experiment, plan, None))
+        state = self.devices.replicate(initial_state(experiment, plan, None))
         self.batch = self.devices.split(first_batch(experiment, plan))
         self.training = mode == "train"
         if self.training:
@@ -157,11 +167,11 @@ class Zoo:
         return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
     def run(self, steps: int) -> float:
-        """Seconds of so many steps, the last one finished."""
+        """Return the seconds of `steps` steps, until the last one has finished."""
         began = time.perf_counter()
         if self.training:
             for _ in range(steps):
-                self.state, metrics = self.step(self.state, self.batch, CLOCK)
+                self.state, metrics = self.step(self.state, self.batch, CONTEXT)
             jax.block_until_ready((self.state, metrics))
         else:
             for _ in range(steps):
@@ -169,8 +179,10 @@ class Zoo:
         return time.perf_counter() - began
 
     def losses(self, model: str, num_classes: int, images: list[int], count: int) -> list[float]:
-        """Losses of so many training steps without dropout on one random batch of shape `images`: the same on
-        any number of devices, up to rounding."""
+        """Return the losses of `count` training steps without dropout on one random batch of shape `images`.
+
+        Up to rounding, they do not depend on the number of devices.
+        """
         experiment = self._resolve(
             model, num_classes, images, dropout=False, objective="classification"
         )
@@ -179,14 +191,14 @@ class Zoo:
         found = []
         with jax.default_matmul_precision("highest"):
             step = self.devices.compile_train_step(make_steps(experiment, plan).train)
-            state = self.devices.replicate(first_state(experiment, plan, None))
+            state = self.devices.replicate(initial_state(experiment, plan, None))
             for _ in range(count):
-                state, metrics = step(state, batch, CLOCK)
+                state, metrics = step(state, batch, CONTEXT)
                 found.append(float(metrics["loss"]))
         return found
 
     def peak_memory(self) -> float:
-        """In MB: of one device where it counts its own, else of the process."""
+        """Return the peak memory in MB: of one device if it reports its own, else of the process."""
         statistics = self.devices.devices[0].memory_stats() or {}
         if "peak_bytes_in_use" in statistics:
             return statistics["peak_bytes_in_use"] / 1e6
@@ -203,8 +215,10 @@ class Zoo:
         objective: str | None = None,
         seed: int = 0,
     ) -> Experiment:
-        """What `train.run` would train on random samples of shape `images`, [B, H, W, 3] or [B, D]. Without dropout
-        a step depends on nothing random."""
+        """Resolve a recipe on random samples of shape `images`, [B, H, W, 3] or [B, D], as `train.run` does.
+
+        Without dropout, a step is deterministic.
+        """
         entry = zoo.get_entry(model)
         module = zoo.create_model(model, num_classes)
         rates = () if dropout else ("dropout_rate", "conv_dropout_rate")
@@ -222,18 +236,20 @@ class Zoo:
         return resolve(recipe, dataset=dataset, devices=self.devices)
 
 
-CLOCK = steps.Clock(np.uint32(0), np.int32(0))
+CONTEXT = steps.RngContext(np.uint32(0), np.int32(0))
 
 
 def accessed_gbytes(compiled: Any, devices: int = 1) -> float | None:
-    """What the instructions of a compiled program read and write, in GB, by XLA's count: more than what
-    reaches the memory where caches hold some of it. None where XLA does not count."""
+    """Return the GB that a compiled program reads and writes, as counted by XLA; None if it does not count.
+
+    Includes cache hits, so the traffic to memory may be smaller.
+    """
     cost = compiled.cost_analysis() or {}
     return cost["bytes accessed"] * devices / 1e9 if "bytes accessed" in cost else None
 
 
 def best_time(function: Any, argument: jax.Array) -> float:
-    """Seconds of the fastest of five calls, after two."""
+    """Return the seconds of the fastest of five calls, after two warm-up calls."""
     times = []
     for _ in range(7):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where derived files are kept, and how they appear there: whole or not at all."""
+"""The cache directory for derived files, and atomic writes."""
 
 import contextlib
 import glob
@@ -14,7 +14,7 @@ ABANDONED_SECONDS = 900  # without a write
 
 
 def cache_dir() -> Path:
-    """Where derived files are kept: $JAX_ZOO_CACHE, else the user's cache directory."""
+    """Return the cache directory: $JAX_ZOO_CACHE, or else the user's cache directory."""
     if os.environ.get("JAX_ZOO_CACHE"):
         return Path(os.environ["JAX_ZOO_CACHE"])
     import platformdirs
@@ -24,15 +24,15 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which appears at `path` when the block is left, or not at all when it fails.
+    """Write a file atomically: it appears at `path` when the block ends, and not at all if the block fails.
 
-    What a killed process left beside it goes when the same file is written again, a while later.
+    Temporary files that a killed process left are removed by a later write of the same file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+    for abandoned in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                left.unlink()
+            if time.time() - abandoned.stat().st_mtime > ABANDONED_SECONDS:
+                abandoned.unlink()
     descriptor, temporary = tempfile.mkstemp(".part", f"{path.name}.", path.parent)
     try:
         with open(descriptor, "wb") as file:
@@ -44,7 +44,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_cache(path: Path, content: Any) -> None:
-    """Replace a JSON file at once, so that no reader meets half of it. Without space or rights the next run
-    does the work again: no reason to fail."""
+    """Replace a JSON file atomically. A failure is ignored: the next run computes the content again."""
     with contextlib.suppress(OSError), whole_file(path) as file:
         file.write(json.dumps(content).encode())

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program. Imports the standard library only."""
+"""Data set types shared by all packages. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from datasets.images.resize import Decoder
 
-# Called as `progress(text, done, total)` while something takes long.
+# Called as `progress(text, done, total)` during long operations.
 Progress = Callable[[str, int, int], None]
 
 SPLITS = ("train", "validation", "test")
 MANIFEST_FORMAT = 2
 
-# As published, or not known; decoded and stored again as JPEG; stored again without loss.
+# "": as published, or unknown; "lossy copy": re-encoded as JPEG; "repacked": re-encoded without loss.
 Edition = Literal["", "lossy copy", "repacked"]
 
 T = TypeVar("T")
@@ -31,18 +31,18 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What is known about a data set without loading it."""
+    """Metadata of a data set, available without loading it."""
 
     name: str
     description: str
-    source: str  # who made the images; for a document's data also which document
+    source: str  # authors of the images, and the paper that uses them
     homepage: str = ""
     synthetic: bool = False
     num_classes: int | None = None
-    image_shape: tuple[int, int, int] | None = None  # height, width, channels where all are alike
+    image_shape: tuple[int, int, int] | None = None  # height, width, channels; None if they vary
     split_sizes: dict[str, int] | None = None  # with default options; as published for paper data
-    needs_data_dir: bool = False  # the user has to get the files, and say where they are
-    takes_data_dir: bool = False  # the files may be the user's own; true where they have to be
+    needs_data_dir: bool = False  # the user must download the files and pass `data_dir`
+    takes_data_dir: bool = False  # `data_dir` is accepted; implied by `needs_data_dir`
 
     def __post_init__(self) -> None:
         if self.needs_data_dir:
@@ -51,7 +51,7 @@ class DatasetInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the caller of `load_dataset` may ask for; see there. Every builder gets all of it."""
+    """The options of `load_dataset`, documented there. Every builder receives all of them."""
 
     data_dir: str | os.PathLike[str] | None = None
     seed: int = 0
@@ -65,69 +65,69 @@ class Options:
     fold: int = 0
     splits_file: str | os.PathLike[str] | None = None
 
-    def check(self, called: Callable[[str], str] = str) -> None:
-        """Raise InputError for values that no data set can be split by.
+    def check(self, field_name: Callable[[str], str] = str) -> None:
+        """Raise InputError for values that are invalid for any data set.
 
-        `called` gives the name of a field that the user knows, such as its flag.
+        `field_name` maps a field to its name in messages, such as its flag.
         """
 
-        def refuse(name: str, accepted: str) -> InputError:
-            return InputError(f"{called(name)} is {getattr(self, name)}: give {accepted}")
+        def invalid(name: str, accepted: str) -> InputError:
+            return InputError(f"{field_name(name)} is {getattr(self, name)}: use {accepted}")
 
         if self.seed < 0:
-            raise refuse("seed", "0 or more")
+            raise invalid("seed", "0 or more")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
-                raise refuse(name, "a share between 0 and 1, such as 0.1")
+                raise invalid(name, "a fraction between 0 and 1, such as 0.1")
         if self.validation_fraction + self.test_fraction >= 1:
             raise InputError(
-                f"{called('validation_fraction')} and {called('test_fraction')} ({self.validation_fraction} and"
-                f" {self.test_fraction}) leave nothing to train on: give shares whose sum is below 1"
+                f"{field_name('validation_fraction')} and {field_name('test_fraction')} ({self.validation_fraction} and"
+                f" {self.test_fraction}) leave nothing to train on: use fractions with a sum below 1"
             )
         if self.image_size is not None and self.image_size < 1:
-            raise refuse("image_size", "at least 1 pixel")
+            raise invalid("image_size", "at least 1 pixel")
         if self.on_bad_image not in ("skip", "error"):
-            raise refuse("on_bad_image", "skip or error")
+            raise invalid("on_bad_image", "skip or error")
         if self.group is not None:
             try:
                 re.compile(self.group)
             except re.error as error:
                 raise InputError(
-                    f"{called('group')} {self.group!r} is not a valid regular expression: {error}"
+                    f"{field_name('group')} {self.group!r} is not a valid regular expression: {error}"
                 ) from None
         if self.folds < 0 or self.folds == 1:
-            raise refuse("folds", "2 or more, or 0 for none")
+            raise invalid("folds", "2 or more, or 0 for none")
         if not 0 <= self.fold < max(self.folds, 1):
-            several = f"0 to {self.folds - 1}"
-            raise refuse("fold", several if self.folds else f"{called('folds')}, too")
+            valid = f"0 to {self.folds - 1}"
+            raise invalid("fold", valid if self.folds else f"{field_name('folds')} as well")
         if self.folds and self.splits_file is not None:
             raise InputError(
-                f"{called('splits_file')} leaves nothing to make {called('folds')} of: give one of them"
+                f"{field_name('splits_file')} and {field_name('folds')} are mutually exclusive: use one of them"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class BadImage:
-    """A file that looks like an image and cannot be decoded."""
+    """An image file that cannot be decoded."""
 
     id: str
     reason: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Leak:
-    """An image of one part that an earlier part holds, too."""
+class Duplicate:
+    """An image of one split that is also in an earlier split."""
 
-    kind: Literal["copy", "look"]  # the same bytes, or a picture that looks the same
-    part: str
+    kind: Literal["copy", "look"]  # equal bytes, or nearly equal perceptual hashes
+    split: str
     id: str
-    other_part: str
+    other_split: str
     other_id: str
-    distance: int  # bits of 128 in which the looks differ: see `datasets.checks.leaks`
+    distance: int  # differing bits of 128: see `datasets.checks.perceptual_hash`
 
 
 class Labeled:
-    """Named samples with labels: what splits of any kind of data have in common."""
+    """Samples with ids and labels: the base class of splits."""
 
     def __init__(
         self,
@@ -137,8 +137,11 @@ class Labeled:
         digests: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> None:
-        """Samples named `ids`, of classes `labels`. For the manifest: the sha256 (hex) of each content, and the
-        group of each, "" for none."""
+        """Create a split from ids and labels.
+
+        The manifest records `digests`, the sha256 (hex) of each sample's content, and `groups`, the group of each
+        sample ("" for none).
+        """
         import numpy as np
 
         if len(ids) != len(labels):
@@ -153,11 +156,11 @@ class Labeled:
 
 
 class Split(Labeled):
-    """One split of a data set of images, read by position.
+    """One split of an image data set, indexed by integers.
 
-    `split[i]` is `(image, label)`: uint8 [H, W, 3] in the image's own size, and the class's position in
-    `Dataset.class_names`. Safe to read from several threads. An image that has vanished or changed so that
-    it cannot be read raises InputError with its id.
+    `split[i]` is `(image, label)`: uint8 [H, W, 3] at the image's original size, and an index into
+    `Dataset.class_names`. Safe to read from several threads. Reading an image that has been deleted or damaged raises
+    InputError with its id.
     """
 
     def __init__(
@@ -170,21 +173,21 @@ class Split(Labeled):
         digests: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> None:
-        """Either `load(i)` gives image i, anew or shared, or `read(i)` the content of its file; the rest as for
-        `Labeled`."""
+        """Create a split from either `load(i)`, which returns image i, or `read(i)`, which returns the bytes of its
+        file. An array that `load` returns may be shared. Other arguments: see `Labeled`."""
         super().__init__(ids, labels, digests=digests, groups=groups)
         if (load is None) == (read is None):
-            raise ValueError("give either load or read")
+            raise ValueError("pass either load or read")
         self._load = load
         self._read = read
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"position {index} in a split of {len(self)}")
+            raise IndexError(f"index {index} is out of range for a split of {len(self)} images")
         index = int(index) % len(self)
-        return self._checked(index, self._decoded), int(self.labels[index])
+        return self._checked(index, self._decode), int(self.labels[index])
 
-    def _decoded(self, index: int) -> np.ndarray:
+    def _decode(self, index: int) -> np.ndarray:
         from datasets.images.decode import decode
 
         if self._read:
@@ -193,18 +196,18 @@ class Split(Labeled):
         return self._load(index)
 
     def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
-        """Image `index` at the size of a rule: uint8 [H, W, 3]; a file is decoded in the quickest way to it."""
+        """Return image `index` resized by a rule: uint8 [H, W, 3]. Large files may be decoded at a reduced size."""
         from datasets.images.resize import decode_resized, resize
 
         def load(index: int) -> np.ndarray:
             if self._read:
                 return decode_resized(self._read(index), rule, decoder)
-            return resize(self._decoded(index), rule)
+            return resize(self._decode(index), rule)
 
         return self._checked(index, load)
 
     def content(self, index: int) -> bytes | None:
-        """The content of image `index`'s file, not decoded; None where images do not come from files."""
+        """Return the undecoded bytes of image `index`'s file; None if images do not come from files."""
         return self._checked(index, self._read) if self._read else None
 
     def _checked(self, index: int, load: Callable[[int], T]) -> T:
@@ -212,7 +215,7 @@ class Split(Labeled):
             return load(index)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{self.ids[index]} cannot be read any more ({error}): restore it, then run again"
+                f"{self.ids[index]} can no longer be read ({error}): restore it, then run again"
             ) from error
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
@@ -220,31 +223,31 @@ class Split(Labeled):
 
 
 class VectorSplit(Labeled):
-    """One split of a data set whose samples are vectors, such as a net's features: `datasets.pipeline.Samples`."""
+    """One split of vectors, such as the features of a network. Implements `datasets.pipeline.Samples`."""
 
     def __init__(self, split: Labeled, values: np.ndarray) -> None:
-        """`values`, float32 [N, ...], in place of the images of a split."""
+        """Replace the images of `split` by `values`, float32 [N, ...]."""
         super().__init__(split.ids, split.labels, digests=split.digests, groups=split.groups)
         if len(values) != len(split):
-            raise ValueError(f"{len(values)} vectors for {len(split)} examples")
+            raise ValueError(f"{len(values)} vectors for {len(split)} samples")
         self.values = values
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one vector."""
+        """Shape of one vector."""
         return self.values.shape[1:]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values."""
+        """Data type of the vectors."""
         return self.values.dtype
 
     def load(self, indices: np.ndarray) -> np.ndarray:
-        """Some of the vectors, [len(indices), ...]."""
+        """Return the vectors at `indices`, [len(indices), ...]."""
         return self.values[indices]
 
     def arrays(self) -> np.ndarray:
-        """All vectors, [N, ...], not copied."""
+        """Return all vectors, [N, ...], without a copy."""
         return self.values
 
 
@@ -253,20 +256,18 @@ S = TypeVar("S", bound=Labeled)
 
 @dataclasses.dataclass
 class Dataset(Generic[S]):
-    """Samples with labels, in three splits that share none: `Dataset[Split]` of images, `Dataset[VectorSplit]`."""
+    """Three disjoint splits of labeled samples: `Dataset[Split]` of images, or `Dataset[VectorSplit]`."""
 
     name: str
     splits: Mapping[str, S]  # exactly "train", "validation", "test"
-    class_names: tuple[str, ...]  # a label is a position in it
+    class_names: tuple[str, ...]  # indexed by label
     info: DatasetInfo
-    fingerprint: str  # of ids, class names and contents: see `fingerprint`
-    bad_images: tuple[BadImage, ...] = ()  # left out
-    seed: int = 0  # of the split, or of the generator
-    provenance: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # JSON-able: from where, how
-    notes: tuple[str, ...] = ()  # remarks for the user about what was found, a line each
-    leaks: tuple[Leak, ...] = ()  # images of a part that an earlier part holds, too
+    fingerprint: str  # hash of ids, class names and contents: see `fingerprint`
+    bad_images: tuple[BadImage, ...] = ()  # left out of the splits
+    seed: int = 0  # of the random split, or of the generator
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON-serializable
+    notes: tuple[str, ...] = ()  # one-line remarks for the user
+    duplicates: tuple[Duplicate, ...] = ()  # across splits
     edition: Edition = ""  # how the images differ from the published ones
 
     def __post_init__(self) -> None:
@@ -274,10 +275,10 @@ class Dataset(Generic[S]):
             raise ValueError(f"splits are {list(self.splits)} instead of {list(SPLITS)}")
 
     def manifest(self) -> dict[str, Any]:
-        """Which example is in which part, and where all come from, as JSON-able data.
+        """Return the contents of each split and the origin of the data, as JSON-serializable data.
 
-        `splits` maps each part to `{id: label}`, in the order of the part; `sha256` the ids to the hashes
-        of their contents, `groups` those that are in a group to it. See `datasets.manifest`.
+        `splits` maps each split to `{id: label}`, in the order of the split; `sha256` maps ids to hashes of their
+        contents; `groups` maps ids to groups, where there are any. See `datasets.manifest`.
         """
         splits = self.splits.values()
         return {
@@ -300,8 +301,8 @@ class Dataset(Generic[S]):
 
 
 def fingerprint(examples: Iterable[tuple[str, str, str]]) -> str:
-    """Name data by their content: sha256 (hex) over `(id, class name, sha256 of the content)` of every
-    example of every part, in the order of the ids."""
+    """Hash the content of a data set: sha256 (hex) over `(id, class name, sha256 of the content)` of all examples of
+    all splits, sorted by id."""
     digest = hashlib.sha256()
     for example in sorted(examples):
         digest.update("\0".join(example).encode() + b"\n")

@@ -1,13 +1,14 @@
-"""Data sets by name or path. Imports the standard library only.
+"""Data sets by name or path. Imports only the standard library.
 
-A named data set is a module of `datasets.named`, or what an installed package declares as an entry point of the group
-`jax_zoo.datasets` (see `zoo.common.names`): a module, or any other object, with
+A named data set is a module of `datasets.named`, or an entry point of the group `jax_zoo.datasets` in an installed
+package (see `zoo.common.names`): a module or any other object with
 
     INFO: DatasetInfo
     def build(options: Options) -> Dataset
 
-A module of `datasets.named` imports the standard library only at its top (NumPy inside its functions), so that
-`dataset_info` and listings stay instant; a test looks. Those whose names begin with an underscore are helpers.
+At the top level, a module of `datasets.named` imports only the standard library (NumPy inside functions), so that
+`dataset_info` and `list_datasets` are instant; a test checks this. Modules whose names begin with an underscore are
+helpers.
 """
 
 import fnmatch
@@ -26,7 +27,7 @@ from zoo.common.names import did_you_mean, load_plugin, plugin_names
 
 
 class NamedDataset(Protocol):
-    """What a name stands for."""
+    """The interface of a named data set."""
 
     INFO: DatasetInfo
 
@@ -35,12 +36,12 @@ class NamedDataset(Protocol):
 
 
 def list_datasets(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern, sorted; those of installed packages' entry points are among them."""
+    """Return the sorted names that match a shell pattern, including entry points of installed packages."""
     return sorted(fnmatch.filter({*_builtin_names(), *plugin_names("datasets")}, pattern))
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """What is known about a named data set; raises InputError for an unknown name, with the nearest ones."""
+    """Return the metadata of a named data set. Raises InputError with similar names if the name is unknown."""
     return _find(name).INFO
 
 
@@ -59,29 +60,29 @@ def load_dataset(
     fold: int = 0,
     splits_file: str | os.PathLike[str] | None = None,
 ) -> Dataset[Split]:
-    """Find a data set, check all its images, and split it.
+    """Load a data set: find it, check all its images, and split it.
 
     Args:
-      name_or_path: a name of `list_datasets()`; the path of a folder, .zip or .tar of images, with or without
-        published parts, of a .csv that lists images, or of a .npz with arrays; or `tfds:NAME` (see the modules of
-        `datasets.formats`). A name wins over a folder so called: write `./digits` for that one.
-      data_dir: where the files of a named data set, or the images that a .csv lists, lie: a folder or an
-        archive; or the TFDS data directory; others do without.
-      seed: of the split, where the data come unsplit; of the generator, where they are drawn.
-      validation_fraction, test_fraction: shares of the parts that have to be made; both between 0 and 1.
-      image_size: height and width in pixels, for data sets that come in any size (digits).
-      on_bad_image: leave out images that cannot be decoded, or raise InputError.
+      name_or_path: a name in `list_datasets()`; the path of a folder, .zip or .tar of images, with or without
+        published splits, of a .csv that lists images, or of a .npz of arrays; or `tfds:NAME` (see the modules of
+        `datasets.formats`). A name takes precedence over a folder of the same name: write `./digits` for the folder.
+      data_dir: folder or archive with the files of a named data set, or with the images listed in a .csv; or the TFDS
+        data directory. Other data sets ignore it.
+      seed: seed of the random split, for data without published splits; seed of the generator, for synthetic data.
+      validation_fraction, test_fraction: fractions of the data for splits that are not published, between 0 and 1.
+      image_size: height and width in pixels, for data sets that can be generated at any size (digits).
+      on_bad_image: "skip" leaves out images that cannot be decoded, "error" raises InputError.
       progress: called as `progress(text, done, total)` while images are checked, unpacked or downloaded.
-      group: a regular expression that is searched for in each id; its first group, or all that it matches,
-        names what must stay on one side of a split: an individual, a visit. Groups that come with the
-        data win.
-      folds, fold: cross-validation: the test part is fold number `fold`, from 0 on, of so many, and
-        validation images are taken out of the others by their share. A published validation part
-        joins the folds; a published test part is kept, and the fold is the validation part then.
-      splits_file: the `splits.json` of an earlier run, or its directory: the same examples in the same parts,
-        and its order of classes (see `datasets.manifest`).
+      group: regular expression that is searched for in each id. Images with the same first group (or the same match,
+        if the expression has no group) stay in the same split: those of an individual or a visit, for example. Groups
+        that come with the data take precedence.
+      folds, fold: cross-validation with `folds` folds. Fold number `fold`, counted from 0, is the test split;
+        validation images are drawn from the other folds. Published validation images join the folds; a published test
+        split is kept, and the fold becomes the validation split.
+      splits_file: `splits.json` of an earlier run, or its directory: reuse its splits and its order of classes (see
+        `datasets.manifest`).
 
-    Raises InputError, one line, for anything that cannot be used.
+    Raises InputError with a one-line message for unusable data or options.
     """
     options = Options(
         data_dir=data_dir,
@@ -101,7 +102,7 @@ def load_dataset(
 
 
 def _builder(name_or_path: str | os.PathLike[str]) -> Callable[[Options], Dataset]:
-    """What loads the data set of a name or path."""
+    """Return the function that loads the data set of a name or path."""
     if isinstance(name_or_path, str):
         if name_or_path in list_datasets():
             return _find(name_or_path).build
@@ -132,13 +133,13 @@ def _builder(name_or_path: str | os.PathLike[str]) -> Callable[[Options], Datase
 
 @functools.cache
 def _builtin_names() -> frozenset[str]:
-    """The modules of `datasets.named`, found without importing them."""
+    """Return the names of the modules of `datasets.named`, without importing them."""
     found = (module.name for module in pkgutil.iter_modules(named.__path__))
     return frozenset(name for name in found if not name.startswith("_"))
 
 
 def _find(name: str) -> NamedDataset:
-    """The data set of a name; the project's own win over those of other packages."""
+    """Return the data set of a name. Built-in data sets take precedence over data sets from other packages."""
     if name in _builtin_names():
         return cast(NamedDataset, importlib.import_module(f"{named.__name__}.{name}"))
     if name not in plugin_names("datasets"):
@@ -146,17 +147,17 @@ def _find(name: str) -> NamedDataset:
     found: Any = load_plugin("datasets", name)
     if not isinstance(getattr(found, "INFO", None), DatasetInfo) or not hasattr(found, "build"):
         raise InputError(
-            f"the data set {name!r} of another package is {found!r}, without INFO (a DatasetInfo) and"
-            " build(options): repair or uninstall that package"
+            f"the data set {name!r} from another package is {found!r}, which lacks INFO (a DatasetInfo) or"
+            " build(options): fix or uninstall that package"
         )
     return found
 
 
 def _unknown(name: str) -> InputError:
     names = list_datasets()
-    known = did_you_mean(name, names, f"known are {', '.join(names)}")
+    hint = did_you_mean(name, names, f"choose from {', '.join(names)}")
     return InputError(
-        f"unknown data set {name!r}: {known} (or give the path of a folder, .zip, .tar, .csv or .npz)"
+        f"unknown data set {name!r}: {hint} (or use the path of a folder, .zip, .tar, .csv or .npz)"
     )
 
 

@@ -1,7 +1,7 @@
-"""Seeded, stratified splits that depend on the names of the examples alone.
+"""Seeded, stratified splits that depend only on the ids of the examples.
 
-Neither the order in which a file system lists files nor the version of a random generator or a library
-matters: where something is drawn, a hash of (seed, name) draws it.
+Random choices are made by a hash of (seed, id), so that a split does not depend on the order in which the file system
+lists files, nor on the version of a random generator or library.
 """
 
 import dataclasses
@@ -21,22 +21,25 @@ def stratified_split(
     seed: int,
     groups: Sequence[str] | None = None,
 ) -> dict[str, list[int]]:
-    """Take parts out of the training examples, each class by the same share.
+    """Take held-out splits from the examples, with the same fraction of every class; the rest is "train".
 
-    Inside its class an example's place follows from a hash of (seed, id): the files that join later leave
-    most of the others where they were.
+    Within its class, an example is placed by a hash of (seed, id). Adding files leaves most of the others in their
+    splits.
 
     Args:
-      ids: names of the examples, all different.
-      classes: the class of each.
-      fractions: the share of each part to take, such as `{"validation": 0.1, "test": 0.1}`.
-      seed: another one gives another split.
-      groups: the group of each; a group is never on two sides, and an example in "" is alone. The shares are
-        then met as well as whole groups can, which may have several classes.
+      ids: unique ids of the examples.
+      classes: class of each example.
+      fractions: fraction of the examples per held-out split, such as `{"validation": 0.1, "test": 0.1}`.
+      seed: seed of the split.
+      groups: group of each example, "" for none. A group stays in one split. Since a group may contain several
+        classes, fractions are then met only approximately.
 
-    Returns the positions of each part and of what is left, "train", each ascending. Every class with
-    enough images (or groups) has at least one in every part. Raises InputError for a class with one image
-    or group, and when a part would be empty.
+    Returns:
+      The ascending indices of each held-out split and of "train". Every class with enough images (or groups) has at
+      least one in every split.
+
+    Raises:
+      InputError: a class has only one image or group, or a split would be empty.
     """
     units = _units(ids, classes, groups)
     if fractions:
@@ -55,10 +58,10 @@ def fold_split(
     seed: int,
     groups: Sequence[str] | None = None,
 ) -> dict[str, list[int]]:
-    """The parts of cross-validation: fold number `fold` is the part `held_out`, the rest is split.
+    """Split for cross-validation: fold number `fold` becomes the split `held_out`, and the rest is split.
 
-    Each example is in one of the `folds` folds, which have the same share of each class, to the image
-    or as well as whole groups can; `fractions` are shares of the rest. See `stratified_split`.
+    Each example is in exactly one of the `folds` folds. Per class, the sizes of the folds differ by at most one image,
+    or, with groups, by as little as whole groups allow. `fractions` are fractions of the rest. See `stratified_split`.
     """
     units = _units(ids, classes, groups)
     _check_single(units, ["train", held_out])
@@ -66,58 +69,59 @@ def fold_split(
     if len(units) < folds:
         what = "groups" if grouped else "images"
         raise InputError(
-            f"{len(units)} {what} cannot make {folds} folds: give at most {len(units)} folds"
+            f"{len(units)} {what} cannot be split into {folds} folds: use at most {len(units)} folds"
         )
-    member = _folds(units, folds, seed)
-    rest = [unit for unit, place in zip(units, member, strict=True) if place != fold]
-    held = [p for unit, n in zip(units, member, strict=True) if n == fold for p in unit.positions]
-    kept = sorted(p for unit in rest for p in unit.positions)
-    place = {position: index for index, position in enumerate(kept)}
-    taken = _take(
-        [ids[p] for p in kept],
-        [classes[p] for p in kept],
-        [dataclasses.replace(u, positions=[place[p] for p in u.positions]) for u in rest],
+    fold_of = _assign_folds(units, folds, seed)
+    rest = [unit for unit, n in zip(units, fold_of, strict=True) if n != fold]
+    held = [i for unit, n in zip(units, fold_of, strict=True) if n == fold for i in unit.indices]
+    kept = sorted(i for unit in rest for i in unit.indices)
+    new_index = {old: new for new, old in enumerate(kept)}
+    splits = _take(
+        [ids[i] for i in kept],
+        [classes[i] for i in kept],
+        [dataclasses.replace(u, indices=[new_index[i] for i in u.indices]) for u in rest],
         fractions,
         seed,
     )
-    parts = {part: [kept[p] for p in positions] for part, positions in taken.items()}
-    return parts | {held_out: sorted(held)}
+    splits = {split: [kept[i] for i in indices] for split, indices in splits.items()}
+    return splits | {held_out: sorted(held)}
 
 
-def part_sizes(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """How many of a class's `total` images each part takes: its share, rounded, but at least one; and
-    at least one is left for training. Where that is too much, the parts named first go without."""
-    sizes = {part: max(1, math.floor(total * share + 0.5)) for part, share in fractions.items()}
-    while sum(sizes.values()) > max(total - 1, 0):
-        sizes[max(sizes, key=lambda part: sizes[part])] -= 1
-    return sizes
+def split_counts(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
+    """Return how many of a class's `total` images each held-out split takes.
+
+    Each takes its rounded fraction, but at least one image, and at least one image remains for training. If there are
+    too few images, the first splits get none.
+    """
+    counts = {split: max(1, math.floor(total * share + 0.5)) for split, share in fractions.items()}
+    while sum(counts.values()) > max(total - 1, 0):
+        counts[max(counts, key=lambda split: counts[split])] -= 1
+    return counts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Unit:
-    """Examples that stay together: a group, or one that is in no group."""
+    """Examples that stay together: a group, or a single ungrouped example."""
 
-    name: str  # the group's, or the example's id
+    name: str  # of the group, or the id of the example
     group: bool
-    positions: list[int]
-    classes: dict[
-        str, int
-    ]  # how many of each, in the order of the names: sums are the same everywhere
+    indices: list[int]
+    classes: dict[str, int]  # images per class, sorted by name, so that float sums are reproducible
 
 
 def _units(ids: Sequence[str], classes: Sequence[str], groups: Sequence[str] | None) -> list[_Unit]:
-    positions: dict[tuple[bool, str], list[int]] = {}
-    for position, name in enumerate(ids):
-        group = groups[position] if groups else ""
-        positions.setdefault((bool(group), group or name), []).append(position)
+    indices: dict[tuple[bool, str], list[int]] = {}
+    for index, name in enumerate(ids):
+        group = groups[index] if groups else ""
+        indices.setdefault((bool(group), group or name), []).append(index)
     return [
-        _Unit(name, group, members, dict(sorted(Counter(classes[p] for p in members).items())))
-        for (group, name), members in positions.items()
+        _Unit(name, group, members, dict(sorted(Counter(classes[i] for i in members).items())))
+        for (group, name), members in indices.items()
     ]
 
 
 def _totals(units: Iterable[_Unit]) -> tuple[Counter[str], Counter[str]]:
-    """Of each class the images, and the units that have some."""
+    """Count the images of each class, and the units that contain the class."""
     images: Counter[str] = Counter()
     count: Counter[str] = Counter()
     for unit in units:
@@ -126,19 +130,20 @@ def _totals(units: Iterable[_Unit]) -> tuple[Counter[str], Counter[str]]:
     return images, count
 
 
-def _check_single(units: Sequence[_Unit], parts: Sequence[str]) -> None:
+def _check_single(units: Sequence[_Unit], splits: Sequence[str]) -> None:
     _, count = _totals(units)
     single = sorted(name for name, number in count.items() if number == 1)
     if not single:
         return
     unit = next(u for u in units if single[0] in u.classes)
-    what, more, add = "image", "image", "images"
+    what, kind = "image", "image"
     if any(u.group for u in units):
-        what, more, add = f"group, {unit.name}" if unit.group else "image", "group", "groups"
-    others = f" (nor can {len(single) - 1} more classes of one {more})" if len(single) > 1 else ""
+        what, kind = f"group, {unit.name}" if unit.group else "image", "group"
+    more = len(single) - 1
+    others = f" (like {more} more class{'es' * (more > 1)})" if more else ""
     raise InputError(
-        f"class {single[0]} has one {what}, which cannot be split into"
-        f" {' and '.join(parts)}{others}: add {add}, or take the class out"
+        f"class {single[0]}{others} has only one {what}, which cannot be split into"
+        f" {', '.join(splits[:-1])} and {splits[-1]}: add {kind}s, or remove the class"
     )
 
 
@@ -150,58 +155,58 @@ def _take(
     seed: int,
 ) -> dict[str, list[int]]:
     grouped = any(unit.group for unit in units)
-    parts = (
+    splits = (
         _take_groups(units, fractions, seed)
         if grouped
         else _take_images(ids, classes, fractions, seed)
     )
-    for name, positions in parts.items():
-        if not positions:
-            what = f"{len(units)} groups" if grouped else f"{len(ids)} images"
+    for name, indices in splits.items():
+        if not indices:
+            kind = "groups" if grouped else "images"
             raise InputError(
-                f"{what} in {len(set(classes))} classes leave none for the {name} part:"
-                f" give at least {len(fractions) + 1} {'groups' if grouped else 'images'} a class"
+                f"{len(units)} {kind} in {len(set(classes))} classes leave none for the {name} split:"
+                f" use at least {len(fractions) + 1} {kind} per class"
             )
-    return {name: sorted(positions) for name, positions in parts.items()}
+    return {name: sorted(indices) for name, indices in splits.items()}
 
 
 def _take_images(
     ids: Sequence[str], classes: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
     members: dict[str, list[int]] = {}
-    for position, name in enumerate(classes):
-        members.setdefault(name, []).append(position)
-    parts: dict[str, list[int]] = {"train": [], **{name: [] for name in fractions}}
-    for positions in members.values():
-        shuffled = sorted(positions, key=lambda p: _rank(seed, ids[p]))
+    for index, name in enumerate(classes):
+        members.setdefault(name, []).append(index)
+    splits: dict[str, list[int]] = {"train": [], **{name: [] for name in fractions}}
+    for indices in members.values():
+        shuffled = sorted(indices, key=lambda i: _rank(seed, ids[i]))
         start = 0
-        for part, count in part_sizes(len(positions), fractions).items():
-            parts[part] += shuffled[start : start + count]
+        for split, count in split_counts(len(indices), fractions).items():
+            splits[split] += shuffled[start : start + count]
             start += count
-        parts["train"] += shuffled[start:]
-    return parts
+        splits["train"] += shuffled[start:]
+    return splits
 
 
 def _take_groups(
     units: Sequence[_Unit], fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
-    """In the order of their hashes the units join a part, or leave it again, as long as that brings it nearer
-    to its shares.
+    """Fill each split greedily: in the order of their hashes, units join or leave it as long as that brings it
+    closer to its fractions.
 
-    Training keeps a unit of each class, and each part gets one where there are enough; where there are
-    not, the parts named first go without.
+    Training keeps at least one unit of each class. If there are enough units of a class, each split gets one; if not,
+    the first splits get none.
     """
     images, left = _totals(units)
     free = sorted(units, key=lambda u: (_rank(seed, u.name), u.group))
-    parts: dict[str, list[int]] = {"train": [], **{name: [] for name in fractions}}
-    for later, part in reversed(list(enumerate(fractions))):  # `later` parts are still to come
-        wanted = {name: fractions[part] * images[name] for name in images}
+    splits: dict[str, list[int]] = {"train": [], **{name: [] for name in fractions}}
+    for remaining, split in reversed(list(enumerate(fractions))):  # `remaining` splits follow
+        wanted = {name: fractions[split] * images[name] for name in images}
         have: Counter[str] = Counter()  # images
         held: Counter[str] = Counter()  # units
         taken: set[_Unit] = set()
 
         def cost(unit: _Unit, sign: int = 1, wanted=wanted, have=have) -> float:
-            """By how much the part moves away from its shares when the unit joins, or leaves."""
+            """Change of the squared deviation from the fractions when the unit joins (1) or leaves (-1)."""
             return sum(
                 ((have[c] + sign * n - wanted[c]) ** 2 - (have[c] - wanted[c]) ** 2)
                 / images[c] ** 2
@@ -218,13 +223,15 @@ def _take_groups(
             (taken.add if joins else taken.remove)(unit)
 
         moved = True
-        while moved:  # each move brings the part nearer: this ends
+        while moved:  # terminates: each move reduces the deviation
             moved = False
             for unit in free:
                 leaves = unit in taken
-                able = leaves or all(left[c] >= (2 + later if held[c] else 2) for c in unit.classes)
+                able = leaves or all(
+                    left[c] >= (2 + remaining if held[c] else 2) for c in unit.classes
+                )
                 sign = -1 if leaves else 1
-                if able and cost(unit, sign) < -1e-9:  # more than what rounding makes
+                if able and cost(unit, sign) < -1e-9:  # beyond rounding errors
                     move(unit)
                     moved = True
         for name in sorted(images):
@@ -233,21 +240,21 @@ def _take_groups(
             lacking = [u for u in free if name in u.classes and u not in taken]
             lacking = [u for u in lacking if all(left[c] > 1 for c in u.classes)]
             if lacking:
-                move(min(lacking, key=cost))  # of equals the first by its hash
-        parts[part] = [p for unit in free if unit in taken for p in unit.positions]
+                move(min(lacking, key=cost))  # ties: the first by hash
+        splits[split] = [i for unit in free if unit in taken for i in unit.indices]
         free = [unit for unit in free if unit not in taken]
-    parts["train"] = [p for unit in free for p in unit.positions]
-    return parts
+    splits["train"] = [i for unit in free for i in unit.indices]
+    return splits
 
 
-def _folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
-    """The fold of each unit: large ones first, each joins the fold that has the least of its classes."""
+def _assign_folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
+    """Assign each unit to a fold: large units first, each to the fold with the fewest images of its classes."""
     images, count = _totals(units)
     order = sorted(
         range(len(units)),
-        # By powers of two, so that another seed gives other folds.
+        # Sizes are compared by powers of two, so that different seeds give different folds.
         key=lambda i: (
-            -len(units[i].positions).bit_length(),
+            -len(units[i].indices).bit_length(),
             list(units[i].classes),
             _rank(seed, units[i].name),
             units[i].group,
@@ -256,11 +263,11 @@ def _folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
     have: list[Counter[str]] = [Counter() for _ in range(folds)]
     seen: list[Counter[str]] = [Counter() for _ in range(folds)]  # units of each class
     size = [0] * folds
-    member = [0] * len(units)
+    fold_of = [0] * len(units)
     for i in order:
         unit = units[i]
 
-        # An empty fold costs nothing and comes first, so that none stays empty.
+        # Empty folds cost nothing and come first, so that no fold stays empty.
         def cost(fold: int, unit=unit) -> tuple[float, int, int]:
             amount = sum(have[fold][c] * n / images[c] ** 2 for c, n in unit.classes.items())
             return amount, size[fold], fold
@@ -268,20 +275,20 @@ def _folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
         able = [
             fold
             for fold in range(folds)
-            # A fold with all of a class would leave none to train on.
+            # A fold with all units of a class would leave none to train on.
             if all(seen[fold][c] < count[c] - 1 for c in unit.classes)
         ]
         if not able:
             raise InputError(
-                f"group {unit.name} has images of {' and '.join(unit.classes)}, of which each fold would"
-                " hold all: give more folds, another seed, or finer groups"
+                f"group {unit.name}, with images of {' and '.join(unit.classes)}, does not fit in any fold, since that"
+                " fold would hold every image of a class: use more folds, another seed, or smaller groups"
             )
         fold = min(able, key=cost)
-        member[i] = fold
+        fold_of[i] = fold
         have[fold].update(unit.classes)
         seen[fold].update(unit.classes.keys())
-        size[fold] += len(unit.positions)
-    return member
+        size[fold] += len(unit.indices)
+    return fold_of
 
 
 def _rank(seed: int, example: str) -> bytes:

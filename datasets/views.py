@@ -1,4 +1,4 @@
-"""Data sets made of others: fewer examples of each class, or noise on some of the images."""
+"""Data sets derived from others: fewer training images per class, or noise on some images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,35 +10,35 @@ from datasets.images.resize import Decoder
 from zoo.common.resize import ResizeRule
 
 
-class Chosen(Split):
-    """Some examples of another split, in the order of their positions there."""
+class Subset(Split):
+    """The examples of another split at the given indices."""
 
-    def __init__(self, split: Split, positions: Sequence[int]) -> None:
+    def __init__(self, split: Split, indices: Sequence[int]) -> None:
         self._split = split
-        self._positions = [int(p) for p in positions]
+        self._indices = [int(i) for i in indices]
 
-        def of(values: Sequence[str]) -> list[str]:
-            return [values[p] for p in self._positions]
+        def select(values: Sequence[str]) -> list[str]:
+            return [values[i] for i in self._indices]
 
         super().__init__(
-            of(split.ids),
-            split.labels[self._positions],
-            lambda index: split[self._positions[index]][0],
-            digests=of(split.digests),
-            groups=of(split.groups),
+            select(split.ids),
+            split.labels[self._indices],
+            lambda index: split[self._indices[index]][0],
+            digests=select(split.digests),
+            groups=select(split.groups),
         )
 
     def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
-        """As of the other split."""
-        return self._split.resized(self._positions[index], rule, decoder)
+        """Return image `index` resized, as `Split.resized` does."""
+        return self._split.resized(self._indices[index], rule, decoder)
 
     def content(self, index: int) -> bytes | None:
-        """As of the other split."""
-        return self._split.content(self._positions[index])
+        """Return the bytes of image `index`'s file, as `Split.content` does."""
+        return self._split.content(self._indices[index])
 
 
 class Noisy(Split):
-    """Another split with Gaussian noise on a share of its images, chosen and drawn once by the seed."""
+    """Another split with Gaussian noise on a fraction of its images. The seed fixes both choice and noise."""
 
     def __init__(self, split: Split, share: float, sigma: float, seed: int) -> None:
         self._split = split
@@ -49,17 +49,16 @@ class Noisy(Split):
         super().__init__(
             split.ids,
             split.labels,
-            lambda index: self._changed(index, split[index][0]),
+            lambda index: self._with_noise(index, split[index][0]),
             digests=split.digests,
             groups=split.groups,
         )
 
     def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
-        """The noise comes after the resizing, which would average it away: its strength is in the pixels that
-        the net sees."""
-        return self._changed(index, self._split.resized(index, rule, decoder))
+        """Resize first, then add noise: resizing would average the noise, and sigma refers to the model's input."""
+        return self._with_noise(index, self._split.resized(index, rule, decoder))
 
-    def _changed(self, index: int, image: np.ndarray) -> np.ndarray:
+    def _with_noise(self, index: int, image: np.ndarray) -> np.ndarray:
         if index not in self.noisy:
             return image
         noise = np.random.default_rng([self._seed, index]).normal(0, self._sigma, image.shape)
@@ -67,22 +66,22 @@ class Noisy(Split):
 
 
 def limit_per_class(dataset: Dataset[Split], count: int, seed: int) -> Dataset[Split]:
-    """The data set with at most `count` training images of each class, a seeded choice."""
+    """Limit a data set to `count` training images per class, chosen at random by the seed."""
     train = dataset.splits["train"]
     order = np.random.default_rng([seed, count]).permutation(len(train))
     kept: list[int] = []
     for label in range(len(dataset.class_names)):
         kept += order[train.labels[order] == label][:count].tolist()
-    chosen = Chosen(train, sorted(kept))
-    return dataclasses.replace(dataset, splits={**dataset.splits, "train": chosen})
+    subset = Subset(train, sorted(kept))
+    return dataclasses.replace(dataset, splits={**dataset.splits, "train": subset})
 
 
 def add_noise(dataset: Dataset[Split], share: float, sigma: float, seed: int) -> Dataset[Split]:
-    """The data set with Gaussian noise of standard deviation `sigma` (grey levels) on a share of the images of
-    every part."""
-    # Parts differ in the noise that their first image gets, and in which images get any.
+    """Add Gaussian noise of standard deviation `sigma` (gray levels) to a fraction `share` of the images of every
+    split."""
+    # One seed per split, so that splits differ in the noise and in the indices of noisy images.
     noisy = {
-        name: Noisy(split, share, sigma, 3 * seed + part)
-        for part, (name, split) in enumerate(dataset.splits.items())
+        name: Noisy(split, share, sigma, 3 * seed + number)
+        for number, (name, split) in enumerate(dataset.splits.items())
     }
     return dataclasses.replace(dataset, splits=noisy)

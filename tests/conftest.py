@@ -1,4 +1,4 @@
-"""Strictness and determinism for the whole suite, set before JAX starts."""
+"""Settings and fixtures of the test suite; environment variables are set before JAX is imported."""
 
 import gc
 import os
@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Four simulated devices for the tests that ask for them; commands are tested in processes of their own, which
-# compile as users' do. Here compiling is most of the work: without LLVM's optimisations it takes half as long.
+# Four simulated devices, for the tests that need them. Most of the suite's time is compilation, which takes half as
+# long without LLVM's optimizations. Tests that start commands in new processes compile with the default settings.
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_experimental_ynn_fusion_type= --xla_force_host_platform_device_count=4"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -27,59 +27,61 @@ def pytest_configure(config: pytest.Config) -> None:
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     config.addinivalue_line("filterwarnings", "error")
-    # Keras 3.15's variables predate NumPy 2's copy keyword.
+    # Keras 3.15's variables do not support NumPy 2's copy keyword.
     config.addinivalue_line(
         "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
     )
-    config.addinivalue_line("markers", "slow: takes more than ten seconds; CI runs these too")
-    config.addinivalue_line("markers", "long: for `make test-long`, not for CI")
+    config.addinivalue_line(
+        "markers", "slow: compiles or trains for about a second or more; not in `make test-fast`"
+    )
+    config.addinivalue_line("markers", "long: runs in `make test-long`, not in CI")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: the suite's processes, to which files are dealt in order, then end together."""
+    """Run the longest files first, so that the test processes, which get files in order, finish together."""
     items.sort(key=lambda item: not item.path.name.startswith("test_smoke"))
 
 
-MOST_MAPS = 30_000
+MAX_MAPS = 30_000
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _few_programs():
-    """JAX keeps what it compiles, and XLA ends in a segmentation fault at Linux's 65,530 memory maps a process."""
+def _limit_memory_maps():
+    """Clear JAX's caches in time: XLA segfaults at Linux's limit of 65,530 memory maps per process."""
     yield
     maps = Path("/proc/self/maps")
-    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > MAX_MAPS:
         sys.modules["jax"].clear_caches()
         gc.collect()
 
 
 @pytest.fixture
 def command_environment() -> dict[str, str]:
-    """The environment of a command that a test starts: one device, the suite's caches."""
+    """Environment for commands in new processes: one device, and the suite's caches."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
-    """Three classes that differ in colour, 30 images of 20 x 24 pixels each."""
+    """Image folder with three classes that differ in color, and 30 images of 20 x 24 pixels per class."""
     import numpy as np
     from PIL import Image
 
     root = tmp_path_factory.mktemp("data") / "pens"
     rng = np.random.default_rng(0)
-    colours = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
-    for name, colour in colours.items():
+    colors = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+    for name, color in colors.items():
         (root / name).mkdir(parents=True)
         for index in range(30):
-            pixels = np.clip(rng.normal(colour, 40, (20, 24, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(rng.normal(color, 40, (20, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.png")
     return root
 
 
 @pytest.fixture
 def call(capsys, monkeypatch):
-    """Run a command in this process: `call(module, *arguments)` gives (status, stdout, stderr)."""
+    """Run a command in this process: `call(module, *arguments)` returns (status, stdout, stderr)."""
 
     from train import cli
 
@@ -98,7 +100,7 @@ def call(capsys, monkeypatch):
 
 @pytest.fixture(scope="session")
 def small_run(image_folder, tmp_path_factory):
-    """The directory of a finished run of two epochs, trained on four simulated devices."""
+    """Run directory of a finished run of two epochs, trained on four simulated devices."""
     from train import run
 
     workdir = tmp_path_factory.mktemp("runs") / "pens"

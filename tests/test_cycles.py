@@ -1,5 +1,4 @@
-"""No package has import cycles: imports inside functions and for type checkers count, tables of lazily loaded names do
-not."""
+"""No package has import cycles. Imports inside functions and for type checkers count, lazily loaded names do not."""
 
 from pathlib import Path
 
@@ -10,7 +9,7 @@ PACKAGES = ("zoo", "datasets", "train", "benchmarks")
 
 
 def targets(names: set[str], known: set[str]) -> set[str]:
-    """The modules that dotted names of imports stand for: `a.b` is the module `a.b`, or else a name in `a`."""
+    """Map imported names to modules: `a.b` is the module `a.b`, or else a name in the module `a`."""
     found = set()
     for name in names:
         parent = name.rpartition(".")[0]
@@ -19,9 +18,9 @@ def targets(names: set[str], known: set[str]) -> set[str]:
 
 
 def graph_of(sources: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
-    """Which of some modules imports which: from their (source, is it a package's __init__) by dotted name.
+    """Build the import graph of modules, given by dotted name as (source, whether it is a package's __init__).
 
-    What Python imports besides, the packages around a module, does not count.
+    Python's implicit imports of parent packages are not counted.
     """
     graph = {}
     for name, (source, is_package) in sources.items():
@@ -31,7 +30,7 @@ def graph_of(sources: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
 
 
 def find_cycle(graph: dict[str, set[str]]) -> list[str]:
-    """One cycle, from a module back to itself; empty when there is none."""
+    """Return one cycle, from a module back to itself, or an empty list."""
     done: set[str] = set()
 
     def follow(module: str, path: list[str]) -> list[str]:
@@ -62,13 +61,13 @@ def test_a_package_has_no_cycle(package):
     assert not cycle, " imports ".join(cycle)
 
 
-def test_no_module_is_left_out():
+def test_all_modules_are_checked():
     assert {name.partition(".")[0] for name, _ in modules()} == set(PACKAGES)
     files = {path for package in PACKAGES for path in Path(ROOT, package).rglob("*.py")}
     assert {path for _, path in modules()} == files
 
 
-MADE_UP = {
+EXAMPLE = {
     "p": ("from p.a import f", True),
     "p.a": ("def f():\n    from p import b", False),
     "p.b": (
@@ -81,8 +80,8 @@ MADE_UP = {
 }
 
 
-def test_graph_of_made_up_modules():
-    assert graph_of(MADE_UP) == {
+def test_graph_of_an_example():
+    assert graph_of(EXAMPLE) == {
         "p": {"p.a"},
         "p.a": {"p.b"},
         "p.b": {"p.q.c"},
@@ -90,7 +89,7 @@ def test_graph_of_made_up_modules():
         "p.q.c": {"p.d"},
         "p.d": {"p.q"},
     }
-    assert find_cycle(graph_of(MADE_UP)) == []
+    assert find_cycle(graph_of(EXAMPLE)) == []
 
 
 @pytest.mark.parametrize(
@@ -102,10 +101,10 @@ def test_graph_of_made_up_modules():
         ("p.q.c", "from .. import name", ["p", "p.a", "p.b", "p.q.c", "p"]),
     ],
 )
-def test_a_cycle_is_found_and_named(module, source, cycle):
-    changed = MADE_UP | {module: (source, MADE_UP[module][1])}
+def test_a_cycle_is_found(module, source, cycle):
+    changed = EXAMPLE | {module: (source, EXAMPLE[module][1])}
     found = find_cycle(graph_of(changed))
-    if cycle is None:  # p.b -> p.q.c -> p.d -> p.q -> p.b, wherever it begins
+    if cycle is None:  # p.b -> p.q.c -> p.d -> p.q -> p.b, from any start
         assert set(found) == {"p.b", "p.q.c", "p.d", "p.q"} and found[0] == found[-1]
     else:
         assert found == cycle

@@ -1,4 +1,4 @@
-"""Which room may import which, and what an import may cost."""
+"""Rules for imports between packages, and limits on what an import may load."""
 
 import ast
 import subprocess
@@ -9,30 +9,30 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Package: what it may import of the project, and all below that. The longest prefix of a module's name decides.
+# Package -> the project's packages that it may import, with their subpackages. The longest matching package applies.
 MAY_IMPORT = {
     "zoo": {"zoo"},
-    "zoo.common": {"zoo.common"},  # and otherwise the standard library alone
+    "zoo.common": {"zoo.common"},  # apart from that only the standard library
     "datasets": {"datasets", "zoo.common"},
     "train": {"train", "zoo", "datasets"},
     "train.analysis": {"train", "zoo", "datasets"},
     "benchmarks": {"benchmarks", "train", "zoo", "datasets"},
     "benchmarks.peers": {"benchmarks", "train", "zoo", "datasets"},
 }
-# What no module of a package imports, though the table above would allow it.
+# Package -> further imports that are forbidden in it.
 NEVER = {
     "zoo": {"torch", "tensorflow", "keras"},
     "zoo.common": {"torch", "tensorflow", "keras"},
     "datasets": {"torch", "tensorflow", "keras"},
     "train": {"torch", "tensorflow", "keras"},
-    # Metrics and clustering work on arrays, whoever made them.
+    # Metrics and clustering work on plain arrays.
     "train.analysis": {"torch", "tensorflow", "keras", "train.engine", "jax", "flax", "optax"},
     "benchmarks": {"torch", "tensorflow", "keras"},
     "benchmarks.peers": {"tensorflow"},
 }
-ROOMS = {"zoo", "datasets", "train", "benchmarks", "tests"}
+PACKAGES = {"zoo", "datasets", "train", "benchmarks", "tests"}
 
-# These answer before JAX is there; everything else in them is imported when it is used.
+# Modules that are imported before JAX; they import anything else only when it is used.
 STANDARD_LIBRARY_ONLY = [
     "zoo",
     "zoo.registry",
@@ -48,8 +48,10 @@ HEAVY = {"jax", "jaxlib", "flax", "optax", "numpy", "scipy", "sklearn", "PIL", "
 
 
 def imports(source: str, module: str, *, is_package: bool = False) -> set[str]:
-    """Dotted names that a module's source imports anywhere, inside functions too; `from a import b`
-    counts as `a.b`, since b may be a module."""
+    """Return the dotted names that a module imports anywhere, also inside functions.
+
+    `from a import b` counts as `a.b`, since b may be a module.
+    """
     parts = module.split(".")
     package = parts if is_package else parts[:-1]
     found = set()
@@ -63,37 +65,37 @@ def imports(source: str, module: str, *, is_package: bool = False) -> set[str]:
     return found
 
 
-def room_of(module: str) -> str:
-    return max((r for r in MAY_IMPORT if within(module, r)), key=len)
+def package_of(module: str) -> str:
+    return max((p for p in MAY_IMPORT if within(module, p)), key=len)
 
 
-def within(module: str, room: str) -> bool:
-    return module == room or module.startswith(room + ".")
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
 
 
 def violations(source: str, module: str, *, is_package: bool = False) -> list[str]:
-    room = room_of(module)
+    package = package_of(module)
     found = []
     for name in sorted(imports(source, module, is_package=is_package)):
         top = name.partition(".")[0]
-        ours = top in ROOMS and not any(within(name, allowed) for allowed in MAY_IMPORT[room])
-        foreign = room == "zoo.common" and top not in ROOMS | sys.stdlib_module_names
-        if ours or foreign or any(within(name, n) for n in NEVER[room]):
+        internal = top in PACKAGES and not any(within(name, p) for p in MAY_IMPORT[package])
+        external = package == "zoo.common" and top not in PACKAGES | sys.stdlib_module_names
+        if internal or external or any(within(name, n) for n in NEVER[package]):
             found.append(f"{module} imports {name}")
     return found
 
 
 def modules() -> list[tuple[str, Path]]:
-    """(dotted name, file) of every module of the four rooms."""
+    """List (dotted name, file) of every module of the four packages."""
     found = []
-    for room in ("zoo", "datasets", "train", "benchmarks"):
-        for path in sorted((ROOT / room).rglob("*.py")):
+    for package in ("zoo", "datasets", "train", "benchmarks"):
+        for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found.append((".".join(parts).removesuffix(".__init__"), path))
     return found
 
 
-def test_rooms_import_in_one_direction():
+def test_packages_import_in_one_direction():
     found = [
         line
         for name, path in modules()
@@ -130,7 +132,7 @@ def test_rooms_import_in_one_direction():
         ("benchmarks.peers.a", "import tensorflow"),
     ],
 )
-def test_a_wrong_direction_is_noticed(module, source):
+def test_a_forbidden_import_is_found(module, source):
     assert violations(source, module)
 
 
@@ -149,12 +151,12 @@ def test_a_wrong_direction_is_noticed(module, source):
         ("benchmarks.peers.a", "import torch\nimport keras"),
     ],
 )
-def test_a_right_direction_is_let_through(module, source):
+def test_an_allowed_import_passes(module, source):
     assert not violations(source, module)
 
 
 def newly_loaded(module: str) -> set[str]:
-    """Top-level names of what importing a module loads, in a fresh process."""
+    """Return the top-level names of the modules that an import loads in a new process."""
     code = (
         f"import sys; before = set(sys.modules); import {module};"
         " print(*sorted({m.partition('.')[0] for m in set(sys.modules) - before}))"
@@ -167,7 +169,7 @@ def newly_loaded(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", STANDARD_LIBRARY_ONLY)
 def test_import_loads_the_standard_library_only(module):
-    assert newly_loaded(module) <= ROOMS | sys.stdlib_module_names
+    assert newly_loaded(module) <= PACKAGES | sys.stdlib_module_names
 
 
 def is_command(path: Path) -> bool:
@@ -178,11 +180,11 @@ def is_command(path: Path) -> bool:
     "module",
     [name for name, path in modules() if is_command(path)],
 )
-def test_commands_answer_before_anything_heavy_is_loaded(module):
-    """A parser is built from what the import loads, so `--help` pays for all of it."""
+def test_importing_a_command_loads_no_heavy_library(module):
+    """`--help` waits for all imports of a command's module."""
     assert not newly_loaded(module) & HEAVY
 
 
-def test_a_heavy_import_is_noticed():
+def test_a_heavy_import_is_found():
     assert newly_loaded("numpy") & HEAVY
-    assert not newly_loaded("zoo.alexnet") <= ROOMS | sys.stdlib_module_names
+    assert not newly_loaded("zoo.alexnet") <= PACKAGES | sys.stdlib_module_names

@@ -1,6 +1,7 @@
-"""What a newcomer relies on before any of our code runs: versions, targets, quoted commands."""
+"""Packaging and documentation: dependency versions, make targets, quoted commands."""
 
 import ast
+import fnmatch
 import functools
 import importlib.metadata
 import importlib.util
@@ -25,12 +26,12 @@ EXTRAS = {
     for name, texts in PROJECT["optional-dependencies"].items()
 }
 PYTHONS = ["3.11", "3.12", "3.13"]
-ROOMS = ["zoo", "datasets", "train", "benchmarks"]
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+PACKAGES = ["zoo", "datasets", "train", "benchmarks"]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def constraints(python: str) -> dict[str, Version]:
-    """Pinned versions by canonical name; anything but `name==version` is an error."""
+    """Return the pinned versions by canonical name; anything but `name==version` is an error."""
     pins = {}
     text = (ROOT / "constraints" / f"constraints-{python}.txt").read_text("utf-8")
     for line in text.splitlines():
@@ -57,15 +58,15 @@ def test_declared_ranges_admit_the_tested_versions(python):
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_tested_versions_suit_every_platform(python):
-    """A pin of an accelerator's libraries would bind machines that have none."""
+def test_tested_versions_are_platform_independent(python):
+    """Pinned accelerator libraries would be installed on machines without accelerators."""
     accelerator = re.compile(r"nvidia|cuda|rocm|libtpu|triton")
     assert not [name for name in constraints(python) if accelerator.search(name)]
 
 
 @pytest.mark.parametrize("requirement", RUNTIME + EXTRAS["test"], ids=lambda r: r.name)
-def test_bounds_are_tested_below_and_closed_above(requirement):
-    """The lower bound is the lowest version in constraints/, in as many places as it has."""
+def test_lower_bounds_are_tested_and_upper_bounds_exist(requirement):
+    """The lower bound is the lowest version in constraints/, up to the bound's precision."""
     bounds = {s.operator: Version(s.version).release for s in requirement.specifier}
     assert set(bounds) == {">=", "<"}
     lower = bounds[">="]
@@ -73,8 +74,22 @@ def test_bounds_are_tested_below_and_closed_above(requirement):
     assert tested.release[: len(lower)] == lower
 
 
+@pytest.mark.parametrize("requirement", EXTRAS["docs"], ids=lambda r: r.name)
+def test_the_tools_of_the_site_are_closed_above(requirement):
+    """A new warning in one of these tools would fail `make docs`."""
+    assert {s.operator for s in requirement.specifier} == {">=", "<"}
+
+
+def test_the_site_is_neither_committed_nor_packaged():
+    find = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    for folder in ("site", "docs"):
+        assert not any(fnmatch.fnmatch(folder, p) for p in find["packages"]["find"]["include"])
+    assert "/site/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    assert re.search(r"(?m)^site_dir: site$", (ROOT / "mkdocs.yml").read_text("utf-8"))
+
+
 def third_party_imports(folders: list[str], *, without: str = "") -> dict[str, Path]:
-    """Top-level names that our files import, each with a file that does."""
+    """Return the top-level names of third-party imports, each with a file that imports it."""
     found = {}
     for path in (p for folder in folders for p in sorted((ROOT / folder).rglob("*.py"))):
         if without and path.is_relative_to(ROOT / without):
@@ -86,9 +101,9 @@ def third_party_imports(folders: list[str], *, without: str = "") -> dict[str, P
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names = [node.module]
             found |= {name.partition(".")[0]: path for name in names}
-    # pytest puts the folder of a test module on the path, so that helpers are imported by their name.
-    ours = {*ROOMS, "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
-    return {n: p for n, p in found.items() if n not in ours | sys.stdlib_module_names}
+    # pytest adds the folder of a test module to sys.path, so test helpers are imported by their file name.
+    own = {*PACKAGES, "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    return {n: p for n, p in found.items() if n not in own | sys.stdlib_module_names}
 
 
 @functools.cache
@@ -100,16 +115,18 @@ def undeclared(imported: dict[str, Path], requirements: list[Requirement]) -> li
     declared = {canonicalize_name(r.name) for r in requirements}
     found = []
     for name, path in imported.items():
-        # A name that is not installed is taken for its distribution's.
+        # If a package is not installed, its distribution is assumed to have the same name.
         owners = {canonicalize_name(owner) for owner in distributions().get(name, [name])}
         if not owners & declared:
-            found.append(f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml lacks")
+            found.append(
+                f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not declare"
+            )
     return found
 
 
-def test_what_the_packages_import_is_declared():
-    imported = third_party_imports(ROOMS, without="benchmarks/peers")
-    # Both modules know what to do when they are not there.
+def test_imports_of_the_packages_are_declared():
+    imported = third_party_imports(PACKAGES, without="benchmarks/peers")
+    # Optional: both modules handle missing packages.
     assert imported.pop("simplejpeg") == ROOT / "datasets" / "images" / "fast.py"
     for name in ("cv2", "numba"):
         assert imported.pop(name) == ROOT / "datasets" / "images" / "resampling.py"
@@ -118,50 +135,53 @@ def test_what_the_packages_import_is_declared():
     assert names == {"numba", "opencv-python-headless", "simplejpeg"}
 
 
-def test_what_tests_and_peers_import_is_declared():
+def test_imports_of_tests_and_baselines_are_declared():
     imported = third_party_imports(["tests"])
-    del imported["packaging"]  # comes with pytest
-    imported.pop("torchvision", None)  # looked at where it happens to be installed
-    # Tests that compare with a peer run where the peer is.
+    del imported["packaging"]  # a dependency of pytest
+    imported.pop("torchvision", None)  # optional in tests
+    # Tests that compare with a baseline are skipped where it is not installed.
     assert not undeclared(imported, RUNTIME + EXTRAS["test"] + EXTRAS["bench"])
     assert not undeclared(third_party_imports(["benchmarks/peers"]), RUNTIME + EXTRAS["bench"])
 
 
-def test_an_undeclared_import_is_noticed():
+def test_an_undeclared_import_is_found():
     imported = {"jax": ROOT / "a.py", "sklearn": ROOT / "a.py", "pluggy": ROOT / "a.py"}
-    assert undeclared(imported, RUNTIME) == ["a.py imports pluggy, which pyproject.toml lacks"]
+    assert undeclared(imported, RUNTIME) == [
+        "a.py imports pluggy, which pyproject.toml does not declare"
+    ]
 
 
-def test_no_file_names_a_package_registry():
-    """Where packages come from is the reader's own setting."""
+def test_no_file_sets_a_package_index():
+    """The package index is a setting of the user."""
     files = [ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / ".ci" / "run"]
     for path in [*files, *sorted((ROOT / "constraints").iterdir())]:
         found = re.search(r"index-url|find-links|trusted-host|\w+://", path.read_text("utf-8"))
         assert not found, f"{path.relative_to(ROOT)}: {found[0]}"
 
 
-def test_the_licence_is_apache_2():
+def test_the_license_is_apache_2():
     text = (ROOT / "LICENSE").read_text("utf-8")
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert PROJECT["license"] == "Apache-2.0"
 
 
-def test_the_changelog_keeps_a_place_for_what_comes():
+def test_the_changelog_has_an_unreleased_section():
     assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
-def test_ci_runs_what_the_readme_says():
+def test_ci_runs_the_documented_targets():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "set -euo pipefail" in script
-    assert "\nmake test\n" in script and script.endswith("\nmake parity\n")
+    assert "\nmake test\n" in script and "\nmake parity\n" in script
+    assert script.endswith("\nmake docs\n")
     assert "make test" in (ROOT / "README.md").read_text("utf-8")
 
 
 def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("make") is None:
-        pytest.skip("no make here")
-    # Started by make itself, the suite must not hand its flags on.
+        pytest.skip("make is not installed")
+    # If make started the suite, its flags must not be inherited.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     command = ["make", *arguments, *(f"{k}={v}" for k, v in variables.items())]
     return subprocess.run(
@@ -170,13 +190,13 @@ def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "target", ["help", "run", "test", "test-all", "bench", "constraints", "clean"]
+    "target", ["help", "run", "test", "test-all", "docs", "bench", "constraints", "clean"]
 )
 def test_make_has_the_target(target):
     done = make("--dry-run", target)
     assert "No rule" not in done.stderr
     assert "Nothing to be done" not in done.stdout
-    # test-all looks for its Pythons in a dry run, too, and may find one missing.
+    # test-all looks for its Python versions even in a dry run, and one may be missing.
     assert done.returncode == 0 or (target == "test-all" and "error: no Python" in done.stderr)
 
 
@@ -187,7 +207,7 @@ def test_make_help_names_every_target():
 
 
 @pytest.mark.parametrize("version", [(3, 10, 4), (3, 14, 0)])
-def test_make_refuses_an_unsuited_python_in_one_line(tmp_path, version):
+def test_make_rejects_an_unsupported_python_in_one_line(tmp_path, version):
     stub = tmp_path / "python"
     stub.write_text(
         f"#!/bin/sh\n"
@@ -199,7 +219,7 @@ def test_make_refuses_an_unsuited_python_in_one_line(tmp_path, version):
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if not line.startswith("make")]
     assert len(errors) == 1
-    assert f"is Python {version[0]}.{version[1]}: give one of 3.11 to 3.13" in errors[0]
+    assert f"is Python {version[0]}.{version[1]}: use one of 3.11 to 3.13" in errors[0]
     assert not (tmp_path / "venv").exists()
 
 
@@ -210,7 +230,7 @@ def test_make_says_when_there_is_no_python(tmp_path):
 
 
 def quoted_commands(document: Path) -> list[str]:
-    """Our commands in a document's code blocks (fenced or indented) and code spans, without comments."""
+    """List the project's commands in a document's code blocks (fenced or indented) and code spans, without comments."""
     text = document.read_text("utf-8").replace("\\\n", " ")
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in fenced for line in block.splitlines()]
@@ -226,11 +246,11 @@ def quoted() -> list[str]:
 
 @pytest.mark.parametrize("command", quoted())
 def test_commands_in_the_documents_exist(command):
-    """A quoted command's module or target is there; tests/test_readme.py parses the README's flags."""
+    """A quoted command's module or target is there; tests/test_readme.py parses the flags."""
     words = command.split()
     if words[0] == "make":
         target = next(word for word in words[1:] if "=" not in word)
         makefile = (ROOT / "Makefile").read_text("utf-8")
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
-    elif words[2].partition(".")[0] in ROOMS:
+    elif words[2].partition(".")[0] in PACKAGES:
         assert importlib.util.find_spec(words[2])

@@ -1,5 +1,6 @@
-"""The README tells the truth: tables, commands, Python examples."""
+"""Tests of README.md and docs/: tables, generated pages, commands, Python examples, links."""
 
+import importlib
 import json
 import re
 import shlex
@@ -9,18 +10,58 @@ import sys
 import pytest
 
 from benchmarks import record, tables
-from train.flags import REGISTRY
+from train import flags
 
-TEXT = tables.README.read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    (?:\.venv/bin/)?(python -m (?!pytest)[^#\n]+)", TEXT, re.MULTILINE)
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+GUIDE = tables.DOCS / "guide"
+TEXTS = {
+    path: path.read_text(encoding="utf-8")
+    for path in (tables.README, tables.ROOT / "CONTRIBUTING.md", *sorted(tables.DOCS.rglob("*.md")))
+}
+# Two pages may quote one command; a command of pytest is run below.
+COMMANDS = sorted(
+    {
+        command.strip()
+        for text in TEXTS.values()
+        for command in re.findall(
+            r"^    (?:\.venv/bin/)?(python -m (?!pytest)[^#\n]+)", text, re.MULTILINE
+        )
+    }
+)
+# Python examples, executed in this order.
+BLOCKS = [
+    block
+    for path in (tables.README, GUIDE / "python.md", GUIDE / "extending.md")
+    for block in re.findall(r"```python\n(.*?)```", TEXTS[path], re.DOTALL)
+]
 
 
-def test_tables_agree_with_the_registry_and_the_records():
-    assert tables.render(TEXT) == TEXT, "run `python -m benchmarks.tables`"
+@pytest.mark.slow
+def test_pages_are_what_the_command_writes():
+    """Tables agree with the registry and the records, pages with docstrings and `--help`."""
+    expected = tables.rendered()
+    assert tables.README in expected and tables.DOCS / "models" / "alexnet.md" in expected
+    different = [
+        str(path.relative_to(tables.ROOT))
+        for path, text in expected.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    different += [f"{path.relative_to(tables.ROOT)} (not written)" for path in tables.stale()]
+    assert not different, f"run `python -m benchmarks.tables`: {', '.join(different)}"
 
 
-def test_every_record_says_how_it_was_made():
+def test_a_changed_table_is_restored():
+    text = TEXTS[tables.README]
+    changed = text.replace("`alexnet`, `alexnet_tiny`", "`alexnett`").replace("96.06%", "99.99%")
+    assert changed != text and tables.render(changed, tables.ROOT) == text
+
+
+@pytest.mark.parametrize(("name", "lines"), [("README.md", 150), ("CONTRIBUTING.md", 30)])
+def test_front_pages_stay_short(name, lines):
+    """Longer content belongs in docs/."""
+    assert len(TEXTS[tables.ROOT / name].splitlines()) <= lines
+
+
+def test_every_record_has_its_provenance():
     records = sorted(tables.RESULTS.glob("*.json"))
     assert records
     for path in records:
@@ -30,49 +71,36 @@ def test_every_record_says_how_it_was_made():
         assert data["hardware"] and data["versions"]["jax"] and data["data_fingerprint"], path
 
 
-def test_recorded_ledgers_could_be_recorded_again():
+def test_recorded_ledgers_pass_the_checks_for_recording():
     for path in tables.RESULTS.parent.glob("ledger_*.json"):
         content = record.checked_ledger(path)
         assert path.name == f"ledger_{content['document']}.json"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_accepted_by_their_parsers(command, monkeypatch):
-    """Parsed as typed; not run, since they name data of the reader's."""
-    import importlib
-
-    import tyro
-
+def test_commands_are_accepted_by_their_parsers(command):
+    """The commands are parsed but not run, since they use the reader's data."""
     words = shlex.split(command)
     module = importlib.import_module(words[2])
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{words[2]}.__main__")
-    if hasattr(module, "COMMANDS"):
+    if hasattr(module, "parse"):
         parsed = module.parse(words[3:])
     else:
-        parsed = tyro.cli(
-            module.Arguments, default=defaults(module), args=words[3:], registry=REGISTRY
-        )
+        parsed = flags.parse(module.Arguments, words[3:], words[2], "")
     assert parsed is not None
-
-
-def defaults(module):
-    """What the command starts from, where its flags depend on a recipe."""
-    from train import recipes, run
-
-    return module.Arguments(recipe=recipes.DEFAULT) if module is run else None
 
 
 @pytest.mark.slow
 def test_python_examples_run(tmp_path, monkeypatch, small_run):
-    """In the order of the page, each in the same namespace."""
+    """In the order of the pages, each in the same namespace."""
     import numpy as np
 
     monkeypatch.chdir(tmp_path)
     namespace = {"image": np.zeros((40, 50, 3), np.uint8), "__name__": "my_variants"}
     for block in (block for block in BLOCKS if "def test_" not in block):
         block = re.sub(r'"runs/[^"]*"', repr(str(small_run)), block)
-        exec(compile(block, "README.md", "exec"), namespace)
+        exec(compile(block, "docs", "exec"), namespace)
     assert namespace["logits"].shape == (8, 4)
     assert namespace["codes"].shape == (8, 1024)
     assert namespace["attention"].shape == (8, 8, 8, 384)
@@ -88,7 +116,7 @@ def test_python_examples_run(tmp_path, monkeypatch, small_run):
 def test_variant_in_another_folder_is_tested_and_trained(
     tmp_path, image_folder, command_environment
 ):
-    """The two files of the page as they stand there, and its commands, on a small data set."""
+    """Run the two files of the page and its commands, on a small data set."""
     for block in BLOCKS:
         if name := re.match(r"# (\w+\.py)\n", block):
             (tmp_path / name[1]).write_text(block)
@@ -101,7 +129,8 @@ def test_variant_in_another_folder_is_tested_and_trained(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    commands = re.search(r"In the folder of these two files:\n\n((?:    .*\n)+)", TEXT)[1]
+    page = TEXTS[GUIDE / "extending.md"]
+    commands = re.search(r"In the folder of these two files:\n\n((?:    .*\n)+)", page)[1]
     pytest_command, models, training = map(str.strip, commands.strip().splitlines())
     assert "1 passed" in command(pytest_command)
     assert "head_widths" not in command(models) and "sam4" in command(models)
@@ -112,6 +141,12 @@ def test_variant_in_another_folder_is_tested_and_trained(
     )
 
 
-def test_files_that_the_readme_links_to_exist():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", TEXT):
-        assert (tables.README.parent / target).exists(), target
+def test_linked_files_exist():
+    links = [
+        (path, target)
+        for path, text in TEXTS.items()
+        for target in re.findall(r"\]\((?!http)([^)#\s]+)", text)
+    ]
+    assert len(links) > 100
+    missing = [(path, target) for path, target in links if not (path.parent / target).exists()]
+    assert not missing

@@ -7,7 +7,7 @@ predictor.probabilities(images)                                 # uint8 [H, W, 3
 
 
 def __getattr__(name: str):
-    """Load the parts that need JAX on first use, so that commands answer `--help` at once."""
+    """Import what needs JAX on first use only, so that `--help` is instant."""
     if name in ("load_run", "Predictor"):
         from train import predictor
 

@@ -1,8 +1,8 @@
-"""What every command shares: start-up environment, one-line errors, exit codes, progress.
+"""Shared by all commands: startup environment, one-line errors, exit statuses, progress.
 
-Imports the standard library only; JAX starts after `prepare_environment`.
+Imports only the standard library; JAX is imported after `prepare_environment`.
 
-Exit status: 0 done; 1 failed while running; 2 wrong usage or bad input; 130 interrupted (state saved).
+Exit status: 0 success; 1 failed while running; 2 wrong usage or bad input; 130 interrupted (state saved).
 """
 
 import os
@@ -30,16 +30,16 @@ YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
 def main(command: Callable[[list[str]], None]) -> None:
-    """Run a command with the process's arguments, and exit with the status that its outcome has."""
+    """Run a command with the process's arguments. On failure, print one line and exit with its status."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        with huge_pages.started_for(command):
+        with huge_pages.restart_allowed(command):
             command([a for a in arguments if a != "--debug"])
         sys.stdout.flush()
     except (Interrupted, KeyboardInterrupt) as error:
         _fail(str(error) or "interrupted", 130)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -54,23 +54,23 @@ def _fail(message: str, status: int) -> None:
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """One line and an exit status for anything that can go wrong."""
+    """Return a one-line message and an exit status for any exception."""
     text = f"{error}"
     if isinstance(error, InputError | UsageError):
         return text, 2
     if isinstance(error, RunError):
         return text, 1
-    lacking = exhausted(error)
-    if lacking == "disk":
+    resource = exhausted(error)
+    if resource == "disk":
         return (
-            "no space left on the disk: what was saved before is kept;"
-            " free some space, then run the same command again to go on",
+            "no space left on the disk: files saved earlier are kept;"
+            " free some space, then run the same command again to resume",
             1,
         )
-    if lacking == "memory":
+    if resource == "memory":
         return (
-            "out of memory on the device: give a smaller --batch-size, such as half of this one;"
-            " what was saved before is kept",
+            "out of memory on the device: use a smaller --batch-size, such as half the current one;"
+            " files saved earlier are kept",
             1,
         )
     first = (text.strip() or type(error).__name__).splitlines()[0]
@@ -78,26 +78,26 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def prepare_environment(*, large_arrays: bool = True) -> None:
-    """Settings that JAX reads when it starts. What the user has set is left as it is.
+    """Set the environment variables that JAX reads at startup. Values set by the user are kept.
 
-    With `large_arrays`, a command on a CPU may start again here, for `train.huge_pages`: call it before anything that
-    must not be done twice.
+    With `large_arrays`, a command on a CPU may restart its process here to get huge pages (`train.huge_pages`), so call
+    this function before anything that must not run twice.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if YNN_FLAG not in flags:
-        # jaxlib 0.10.2 fuses CPU code through YNNPACK: wrong results in a known case, and our nets two to
-        # three times slower (SAM-AlexNet, batch 16, two cores: 1309 instead of 802 ms a training step).
+        # jaxlib 0.10.2 fuses CPU code through YNNPACK: wrong results in a known case, and the nets of the zoo run two
+        # to three times slower (SAM-AlexNet, batch 16, two cores: 1309 instead of 802 ms per training step).
         os.environ["XLA_FLAGS"] = f"{flags} {YNN_FLAG}=".strip()
-    # Cold compilation takes 5 to 35 s on two cores; later runs read it from here.
+    # Compilation takes 5 to 35 s on two cores; later runs read its result from this cache.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     on_gpu = has_nvidia_hardware() and "cpu" not in os.environ.get("JAX_PLATFORMS", "")
     if large_arrays and not on_gpu:
-        huge_pages.take()
+        huge_pages.enable()
 
 
 def report_devices() -> list[Any]:
-    """Name backend and devices on stderr, and warn when NVIDIA hardware is there but unused."""
+    """Report the backend and devices on stderr, and warn if an NVIDIA GPU is present but unused."""
     import jax
 
     devices = jax.local_devices()
@@ -107,14 +107,14 @@ def report_devices() -> list[Any]:
     asked_for_cpu = "cpu" in os.environ.get("JAX_PLATFORMS", "")
     if backend == "cpu" and not asked_for_cpu and has_nvidia_hardware():
         say(
-            "warning: there is an NVIDIA GPU here that JAX does not use:"
-            " install with `pip install -e '.[cuda]'` (or set JAX_PLATFORMS=cpu to hide this line)"
+            "warning: this machine has an NVIDIA GPU, but JAX does not use it:"
+            " install with `pip install -e '.[cuda]'` (or set JAX_PLATFORMS=cpu to hide this warning)"
         )
     return devices
 
 
 def has_nvidia_hardware() -> bool:
-    """Whether this machine shows an NVIDIA device or its driver."""
+    """Whether this machine has an NVIDIA device or driver."""
     return (
         Path("/proc/driver/nvidia/version").exists()
         or Path("/dev/nvidia0").exists()
@@ -123,15 +123,14 @@ def has_nvidia_hardware() -> bool:
 
 
 class StopRequest:
-    """Turns the first Ctrl-C (or SIGTERM) into a wish that the loop grants after the step at hand; a second
-    one interrupts at once."""
+    """The first Ctrl-C (or SIGTERM) stops after the current step; a second one interrupts immediately."""
 
-    # A terminal and a parent process may both pass on the same Ctrl-C.
-    SAME_WISH_SECONDS = 0.5
+    # A terminal and a parent process may both deliver the same Ctrl-C.
+    SAME_SIGNAL_SECONDS = 0.5
 
     def __init__(self) -> None:
         self.requested = False
-        self._since = 0.0
+        self._requested_at = 0.0
 
     def __enter__(self) -> "StopRequest":
         signals = (signal.SIGINT, signal.SIGTERM)
@@ -144,8 +143,8 @@ class StopRequest:
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.requested:
-            if time.monotonic() - self._since > self.SAME_WISH_SECONDS:
+            if time.monotonic() - self._requested_at > self.SAME_SIGNAL_SECONDS:
                 raise KeyboardInterrupt
             return
-        self.requested, self._since = True, time.monotonic()
-        say("\nstopping after this step, then saving (once more to stop at once)")
+        self.requested, self._requested_at = True, time.monotonic()
+        say("\nstopping after the current step, then saving (Ctrl-C again stops immediately)")

@@ -1,18 +1,18 @@
-"""Look at a data set and make it ready:  python -m train.data show photos.zip --augment.rotation 15
+"""Inspect and prepare data sets:  python -m train.data show photos.zip --augment.rotation 15
 
-`show` draws training images beside what a training step would see of them, and how many images each class has;
-`prepare` checks all images and writes them, with their parts and classes, for fast later runs."""
+`show` plots training images next to their augmented versions, and the number of images per class; `prepare` checks all
+images and writes them with their splits and classes, so that later runs start and load faster."""
 
 from collections.abc import Callable
 from typing import Any
 
 import tyro
 
-from train import cli
+from train import cli, flags
 from train.data_prepare import Prepare, prepare
 from train.data_show import Show, show
 
-# Name: its arguments, and what it does with them.
+# Subcommand name: its flags and its function.
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "show": (Show, show),
     "prepare": (Prepare, prepare),
@@ -20,17 +20,18 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 
 def parse(argv: list[str]) -> Any:
-    """The arguments of the command that is named first."""
+    """Parse the flags of the subcommand that comes first in `argv`."""
     return tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
-        args=argv,
+        args=flags.with_current_names(argv),
         prog="python -m train.data",
         description=__doc__,
+        registry=flags.REGISTRY,
     )
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(argv)
     for kind, command in COMMANDS.values():
         if type(arguments) is kind:

@@ -1,4 +1,4 @@
-"""`python -m train.data prepare`: any data set as a TFDS one in ArrayRecord, which later runs read as it is."""
+"""`python -m train.data prepare`: write any data set as a TFDS data set in ArrayRecord, which later runs read as is."""
 
 import dataclasses
 import shlex
@@ -13,34 +13,34 @@ from train.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Check all images, resize them if asked to, and write them for TFDS (ArrayRecord), without TensorFlow."""
+    """Check all images, optionally resize them, and write them as a TFDS data set (ArrayRecord), without TensorFlow."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Registered data set, tfds:NAME, or the path of a folder, .zip, .tar, .csv or .npz of images."""
+    """Registered data set, tfds:NAME, or path of a folder, .zip, .tar, .csv or .npz of images."""
     data_dir: str | None = None
-    """Where a registered data set's files lie."""
+    """Directory with a registered data set's files."""
     out: Path | None = None
     """TFDS data directory to write to (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     name: str | None = None
-    """Of what is written (default: the data set's, and the image size)."""
+    """Name of the written data set (default: the original name and the image size)."""
     image_size: int | None = None
-    """Pixels of the shorter side of larger images (default: all files stay as they are)."""
+    """Size in pixels to which larger images are resized (default: keep all files unchanged)."""
     resize: Literal["shorter", "squash"] = "shorter"
-    """Bring the shorter side to --image-size, or make squares as models do that squash."""
+    """shorter: resize the shorter side to --image-size; squash: resize to a square, ignoring the aspect ratio."""
     format: Literal["jpeg", "png"] = "jpeg"
-    """Of resized images: JPEG of quality 95, or PNG, which loses nothing and is larger."""
+    """File format of resized images: JPEG at quality 95, or PNG, which is lossless and larger."""
     split_seed: int = 0
-    """Of the split of data that come unsplit."""
+    """Seed of the random split, for data without splits."""
     validation_fraction: float = 0.1
-    """Share of the validation part, where it has to be made."""
+    """Fraction of images for validation, for data without a validation split."""
     test_fraction: float = 0.1
-    """Share of the test part, where it has to be made."""
+    """Fraction of images for testing, for data without a test split."""
     on_bad_image: Literal["skip", "error"] = "skip"
-    """Leave out images that cannot be decoded, or stop."""
+    """Skip images that cannot be decoded, or stop at the first one."""
 
 
 def prepare(arguments: Prepare) -> None:
-    """The command `prepare`."""
+    """Run `python -m train.data prepare`."""
     from datasets import load_dataset
     from datasets.formats.prepare import BAD_IMAGES
     from datasets.formats.prepare import prepare as write
@@ -69,16 +69,16 @@ def prepare(arguments: Prepare) -> None:
             format=arguments.format,
             progress=cli.progress_callback(progress),
         )
-        # Checked as every data set is when it is first read; later runs find that done.
+        # Reading it once runs the checks of a first read, so that later runs skip them.
         written = load_dataset(directory, progress=cli.progress_callback(progress))
     finally:
         progress.stop()
     if dataset.bad_images:
         cli.say(
-            f"warning: {len(dataset.bad_images)} files cannot be decoded and are left out:"
+            f"warning: skipped {cli.count(len(dataset.bad_images), 'file')} that cannot be decoded:"
             f" {directory / BAD_IMAGES}"
         )
-    sizes = ", ".join(f"{len(split)} {part}" for part, split in written.splits.items())
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in written.splits.items())
     synthetic = " SYNTHETIC images," if written.info.synthetic else ""
     megabytes = sum(file.stat().st_size for file in directory.iterdir()) / 1e6
     print(

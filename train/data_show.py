@@ -1,4 +1,4 @@
-"""`python -m train.data show`: draws training images beside what a training step would see of them."""
+"""`python -m train.data show`: plot training images next to their augmented versions."""
 
 import dataclasses
 from pathlib import Path
@@ -14,39 +14,39 @@ DEFAULT_SIZE = 224
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Draw examples, as they are and augmented, and the number of images of each class."""
+    """Plot example images, original and augmented, and the number of images per class."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Registered data set, tfds:NAME, or the path of a folder, .zip, .tar, .csv or .npz of images."""
+    """Registered data set, tfds:NAME, or path of a folder, .zip, .tar, .csv or .npz of images."""
     data_dir: str | None = None
-    """Where a registered data set's files lie."""
+    """Directory with a registered data set's files."""
     image_size: int | None = None
-    """The model's height and width in pixels (default: the data set's own, or 224)."""
+    """Height and width of the model's input in pixels (default: the data set's, or 224)."""
     count: int = 6
-    """Images to draw, of as many classes as there are."""
+    """Number of images to plot, from as many classes as possible."""
     versions: int = 6
-    """What of each image to draw: so many visits of a training."""
+    """Augmented versions to plot per image, in the order in which a training run draws them."""
     seed: int = 0
-    """Of the augmentation: that of the training."""
+    """Seed of the augmentation, as in train.run."""
     split_seed: int = 0
-    """Of the split of data that come unsplit."""
+    """Seed of the random split, for data without splits."""
     out: Path | None = None
-    """PNG file to write, and beside it FILE_classes.png (default: the data set's name)."""
+    """PNG file to write; FILE_classes.png is written next to it (default: the data set's name)."""
     augment: Augmentation = Augmentation()
 
 
 def show(arguments: Show) -> None:
-    """The command `show`."""
+    """Run `python -m train.data show`."""
     if min(arguments.count, arguments.versions) < 1:
-        raise InputError("--count and --versions have to be at least 1")
+        raise InputError("--count and --versions must be at least 1: use larger numbers")
     size = arguments.image_size
     if size is None:
-        size = _own_size(arguments.dataset)
+        size = _default_size(arguments.dataset)
     out = arguments.out or Path(f"{Path(arguments.dataset).stem or 'data'}.png")
     if out.suffix != ".png":
-        raise InputError(f"--out {out} does not end in .png")
+        raise InputError(f"--out {out} does not end in .png: use the path of a PNG file")
     if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist: create it first")
     cli.prepare_environment(large_arrays=False)
 
     from train.report import figures
@@ -60,57 +60,60 @@ def show(arguments: Show) -> None:
         stages=(Stage(augment=arguments.augment),),
     )
 
-    def called(path: str) -> str:
+    def field_name(path: str) -> str:
         return flag_of(path.removeprefix("stages.0."))
 
-    experiment = resolve(recipe, train=False, called=called)
+    experiment = resolve(recipe, train=False, field_name=field_name)
     dataset = experiment.dataset
     title = f"{dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
-    before, after, labels = visits(experiment, arguments)
+    before, after, labels = augmented_samples(experiment, arguments)
     figures.augmentation_grid(before, after, labels, dataset.class_names, out, title)
     bars = out.with_name(f"{out.stem}_classes.png")
-    counts = {name: _counts(split.labels, dataset) for name, split in dataset.splits.items()}
+    counts = {name: _class_counts(split.labels, dataset) for name, split in dataset.splits.items()}
     figures.class_distribution(counts, dataset.class_names, bars, title)
     print(out)
     print(bars)
 
 
-def _own_size(name: str) -> int:
+def _default_size(name: str) -> int:
     from datasets import dataset_info, list_datasets
 
     shape = dataset_info(name).image_shape if name in list_datasets() else None
     return shape[0] if shape else DEFAULT_SIZE
 
 
-def _counts(labels: Any, dataset: Any) -> Any:
+def _class_counts(labels: Any, dataset: Any) -> Any:
     import numpy as np
 
     return np.bincount(labels, minlength=len(dataset.class_names))
 
 
-def visits(experiment: Any, arguments: Show) -> tuple[Any, Any, Any]:
-    """Training images as they are loaded, uint8 [N, H, W, 3], what a training's first visits make of them,
-    uint8 [N, versions, size, size, 3], and their labels."""
+def augmented_samples(experiment: Any, arguments: Show) -> tuple[Any, Any, Any]:
+    """Load training images and augment them as the first epochs of a run would.
+
+    Returns the loaded images, uint8 [N, H, W, 3]; their augmented versions, uint8 [N, versions, size, size, 3]; and
+    their labels, [N].
+    """
     import jax
     import numpy as np
 
     from train.engine import steps
-    from train.results import sample_of_classes
+    from train.results import class_balanced_indices
 
     augment, inputs = arguments.augment, experiment.inputs
     split = experiment.dataset.splits["train"]
-    chosen = sample_of_classes(split.labels, arguments.count)
-    before = inputs.training(split, augment).load(chosen)
+    chosen = class_balanced_indices(split.labels, arguments.count)
+    before = inputs.train_samples(split, augment).load(chosen)
 
     @jax.jit
-    def see(clock: Any, index: Any) -> Any:
-        return inputs.augmented(before, index, steps.keys(clock)[0], augment)
+    def augment_batch(context: Any, index: Any) -> Any:
+        return inputs.augment(before, index, steps.keys(context)[0], augment)
 
     after = []
     for number in range(arguments.versions):
         epoch, repeat = divmod(number, augment.crops_per_image)
-        clock = steps.Clock(np.uint32(arguments.seed), np.int32(epoch))
+        context = steps.RngContext(np.uint32(arguments.seed), np.int32(epoch))
         index = (chosen + repeat * len(split)).astype(np.int32)
-        after.append(np.asarray(see(clock, index)))
+        after.append(np.asarray(augment_batch(context, index)))
     rounded = np.clip(np.rint(np.stack(after, axis=1)), 0, 255).astype(np.uint8)
     return before, rounded, split.labels[chosen]

@@ -1,4 +1,4 @@
-"""How a command can end besides well; `train/cli.py` turns each into one line and an exit status."""
+"""Exceptions that end a command; `train/cli.py` turns each into a one-line message and an exit status."""
 
 import errno
 from typing import Literal
@@ -7,36 +7,38 @@ from zoo.common.errors import InputError as InputError
 
 
 class UsageError(Exception):
-    """An InputError of a single flag. No ValueError: the parser of the command line would draw a box around it."""
+    """An invalid flag value. Not a ValueError, because the command-line parser would print those in a box."""
 
 
 class RunError(Exception):
-    """A run failed while it was at work; the message is one line that says what to do."""
+    """A run failed after it had started. The message is one line that says what to do."""
 
 
 class Diverged(RunError):
-    """Training diverged: the loss or a gradient became NaN or inf at `step`."""
+    """Training diverged: the loss or the gradient norm became NaN or inf at `step`."""
 
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"diverged at step {step}: {what}")
+    def __init__(self, step: int, quantity: str, advice: str) -> None:
+        super().__init__(
+            f"Training diverged: the {quantity} became NaN or inf at step {step}. {advice}"
+        )
         self.step = step
 
 
 class Interrupted(Exception):
-    """The user asked to stop; the message says what was saved and how to go on."""
+    """The user asked to stop. The message says what was saved and how to resume."""
 
 
 def exhausted(error: Exception) -> Literal["disk", "memory"] | None:
-    """What a machine ran out of, if that is why something failed.
+    """Return the resource that ran out, if that caused the error, else None.
 
-    The one place that reads the text of errors: XLA, TensorStore and torch tell these two in no other way.
+    The only function that inspects error messages: XLA, TensorStore and torch report these two cases in no other way.
     """
     text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk"
     if "No space left on device" in text:
         return "disk"
-    in_words = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "can't allocate memory")
-    if isinstance(error, MemoryError) or any(words in text for words in in_words):
+    phrases = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "can't allocate memory")
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in phrases):
         return "memory"
     return None

@@ -1,6 +1,6 @@
 """Evaluate a finished run again:  python -m train.evaluate runs/my-run
 
-Prints what test.json holds, computed anew from best/, as JSON on stdout: every field but the times is equal.
+Recomputes test.json from best/ and prints it as JSON on stdout; every field except the times is equal.
 """
 
 import dataclasses
@@ -10,27 +10,27 @@ from typing import Annotated, Literal
 
 import tyro
 
-from train import cli
+from train import cli, flags
 from train.record.directory import RunDir
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     workdir: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
     split: Literal["test", "validation", "train"] = "test"
-    """Which part of the data."""
+    """Split to evaluate."""
     dataset: str | None = None
-    """Where the data lie now, if they have moved."""
+    """Current path of the data, if it has moved."""
     data_dir: str | None = None
-    """Where a registered data set's files lie now, if they have moved."""
+    """Current directory of a registered data set's files, if they have moved."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m train.evaluate", description=__doc__)
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "train.evaluate", __doc__)
     run = RunDir(arguments.workdir)
     recipe = run.read_recipe()
     moved = {k: v for k in ("dataset", "data_dir") if (v := getattr(arguments, k)) is not None}
@@ -38,16 +38,16 @@ def main(argv: list[str]) -> None:
     cli.prepare_environment()
 
     from train.predictor import load_run
-    from train.results import OF_TRAINING, test
+    from train.results import TRAINING_FIELDS, test
     from train.setup import resolve
 
     predictor = load_run(arguments.workdir)
     experiment = resolve(recipe, arguments.workdir, train=False)
     results, _ = test(predictor, experiment, arguments.split)
     if arguments.split == "test" and run.test.exists():
-        # What only the training knows.
+        # Fields that only the training run can measure.
         recorded = run.read_json(run.test)
-        results |= {k: recorded[k] for k in OF_TRAINING if k in recorded}
+        results |= {k: recorded[k] for k in TRAINING_FIELDS if k in recorded}
     print(json.dumps(results, indent=2, ensure_ascii=False))
 
 

@@ -1,11 +1,16 @@
-"""How values of a recipe are written on a command line: the one place where text becomes typed values.
+"""Command-line parsing into typed dataclasses.
 
-`REGISTRY` goes to `tyro.cli(..., registry=REGISTRY)`.
+`parse` wraps `tyro.cli`: it adds the value types of a recipe, short metavars (`INT` instead of `{None}|INT`), and
+hidden aliases for flags that were renamed since the last version.
 """
 
-from collections.abc import Callable
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
+import tyro
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -14,6 +19,7 @@ from tyro.constructors import (
 
 from train.errors import InputError, UsageError
 from train.recipe import (
+    RENAMED_VALUES,
     Features,
     JobWeights,
     ModelOptions,
@@ -26,11 +32,55 @@ from train.recipe import (
 
 REGISTRY = ConstructorRegistry()
 
+# Flags of version 0.1, still accepted in this version.
+RENAMED_FLAGS = {
+    "--keep-tail": "--no-drop-last",
+    "--no-keep-tail": "--drop-last",
+    "--probe.standardise": "--probe.standardize",
+    "--probe.no-standardise": "--probe.no-standardize",
+    "--resident-images": "--cached-images",
+}
+_FLAGS_WITH_RENAMED_VALUES = {"--feed", "--feeds", "--feature-scaling"}
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(
+    kind: type[Arguments], argv: Sequence[str], module: str, description: str | None, **options: Any
+) -> Arguments:
+    """Parse the flags of `python -m module` into an instance of `kind`. Exits with status 2 for invalid flags."""
+    return tyro.cli(
+        kind,
+        args=with_current_names(argv),
+        prog=f"python -m {module}",
+        description=description,
+        registry=REGISTRY,
+        **options,
+    )
+
+
+def with_current_names(argv: Sequence[str]) -> list[str]:
+    """Replace flags and values that were renamed since the last version by their current names."""
+    current: list[str] = []
+    flag = ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            flag = name.replace("_", "-")
+            if flag in RENAMED_FLAGS:
+                word = RENAMED_FLAGS[flag] + equals + value
+            if equals and flag in _FLAGS_WITH_RENAMED_VALUES:
+                word = name + equals + RENAMED_VALUES.get(value, value)
+        elif flag in _FLAGS_WITH_RENAMED_VALUES:
+            word = RENAMED_VALUES.get(word, word)
+        current.append(word)
+    return current
+
 
 def _optional(
     metavar: str, parse: Callable[[str], Any], show: Callable[[Any], str], *kinds: type
 ) -> PrimitiveConstructorSpec[Any]:
-    """One word, or None."""
+    """Specification of a flag whose value is one word or None."""
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
@@ -38,6 +88,24 @@ def _optional(
         is_instance=lambda value: value is None or isinstance(value, kinds),
         str_from_instance=lambda value: ["None" if value is None else show(value)],
     )
+
+
+_PLAIN = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+
+
+@REGISTRY.primitive_rule
+def _plain_or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Shorten the metavar of `int | None` and similar types; tyro's own is `{None}|INT`."""
+    members = typing.get_args(info.type)
+    if typing.get_origin(info.type) not in (types.UnionType, typing.Union):
+        return None
+    if len(members) != 2 or type(None) not in members:
+        return None
+    (kind,) = (m for m in members if m is not type(None))
+    if kind not in _PLAIN:
+        return None
+    kinds = (int, float) if kind is float else (kind,)
+    return _optional(_PLAIN[kind], kind, str, *kinds)
 
 
 @REGISTRY.primitive_rule
@@ -65,7 +133,7 @@ def _features(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Features | No
     if info.type != Features | None:
         return None
     metavar = "pixels|RUN|MODEL=SOURCE"
-    return _optional(metavar, parse_features, show_features, Pixels, RunFeatures, NetFeatures)
+    return _optional(metavar, parse_features, format_features, Pixels, RunFeatures, NetFeatures)
 
 
 @REGISTRY.primitive_rule
@@ -75,8 +143,8 @@ def _pretrained(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None
     return _optional("SOURCE", str, str, str, JobWeights)
 
 
-def show_features(features: Features) -> str:
-    """The inverse of `parse_features`, for messages, too."""
+def format_features(features: Features) -> str:
+    """Inverse of `parse_features`, also used in messages."""
     if isinstance(features, Pixels):
         return "pixels"
     if isinstance(features, NetFeatures):

@@ -1,11 +1,11 @@
-"""Memory in pages of 2 MiB, where Linux gives them to who asks.
+"""Transparent huge pages (2 MiB) for XLA's temporary buffers on CPU, where Linux grants them on request.
 
-XLA on a CPU takes its temporary memory from the system anew in each step: AlexNet's 530 MB are 136,000 pages of 4 KiB,
-a fifth of the step; MobileNetV2's a third (`benchmarks/NOTES.md`). glibc reads the setting before a process starts, so
-that a command has to start again: in the same process, in the time that its imports take. Any other process (a
-notebook's, a caller's) is left alone, but for processes that it starts.
+XLA on CPU allocates its temporary memory again in each step: AlexNet's 530 MB are 136,000 pages of 4 KiB, which cost a
+fifth of the step; MobileNetV2's cost a third (`benchmarks/NOTES.md`). glibc reads the setting at process startup, so a
+command restarts itself with `exec`: same process ID, at the cost of repeating its imports. Any other process (a
+notebook, a Python caller) is not restarted; only its child processes get the setting.
 
-Imports the standard library only.
+Imports only the standard library.
 """
 
 import contextlib
@@ -14,15 +14,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-HUGE_PAGES = "glibc.malloc.hugetlb"  # of glibc 2.35 and later
+HUGE_PAGES = "glibc.malloc.hugetlb"  # tunable of glibc 2.35 and later
 _POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_RESTARTED = "JAX_ZOO_RESTARTED"  # the process that has, so that nothing can make it loop
+_RESTARTED = "JAX_ZOO_RESTARTED"  # ID of the process that has restarted: it never restarts twice
 _may_restart = False
 
 
 @contextlib.contextmanager
-def started_for(command: Callable[[list[str]], None]) -> Iterator[None]:
-    """Within, `take` may start the process again, if it was started for this command alone."""
+def restart_allowed(command: Callable[[list[str]], None]) -> Iterator[None]:
+    """Context in which `enable` may restart the process, provided that it was started to run only this command."""
     global _may_restart
     _may_restart = _is_whole_process(command)
     try:
@@ -32,14 +32,14 @@ def started_for(command: Callable[[list[str]], None]) -> Iterator[None]:
 
 
 def _is_whole_process(command: Callable[[list[str]], None]) -> bool:
-    """Whether the interpreter was started with just this command: not by a notebook, a debugger, a profiler, a test,
-    or reading it from standard input."""
+    """Whether the interpreter was started to run only this command: not by a notebook, debugger, profiler or test, and
+    not with a script on standard input."""
     if command.__module__ != "__main__" or sys.gettrace() is not None:
         return False
     spec = sys.modules["__main__"].__spec__
     name = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
     tail = [*name, *sys.argv[1:]]
-    before = sys.orig_argv[1 : len(sys.orig_argv) - len(tail)]  # options of the interpreter
+    before = sys.orig_argv[1 : len(sys.orig_argv) - len(tail)]  # interpreter options
     words = [w for w, last in zip(before, ["", *before], strict=False) if last not in ("-X", "-W")]
     return (
         tail[0] not in ("", "-", "-c")
@@ -48,22 +48,22 @@ def _is_whole_process(command: Callable[[list[str]], None]) -> bool:
     )
 
 
-def take() -> None:
-    """Ask for them, for this process where it may start again, and for those that it starts."""
+def enable() -> None:
+    """Request huge pages for child processes and, if it may restart, for this process."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if HUGE_PAGES in tunables or not _for_the_asking():
+    if HUGE_PAGES in tunables or not _available():
         return
     os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}=1".removeprefix(":")
     if _may_restart and sys.executable and os.environ.get(_RESTARTED) != f"{os.getpid()}":
         os.environ[_RESTARTED] = f"{os.getpid()}"
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed by whoever started us
+            if stream is not None:  # None if the parent process closed it
                 stream.flush()
-        with contextlib.suppress(OSError):  # it is only slower without
+        with contextlib.suppress(OSError):  # without huge pages the command only runs slower
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _for_the_asking() -> bool:
+def _available() -> bool:
     try:
         name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         new_enough = name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)

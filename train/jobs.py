@@ -1,12 +1,12 @@
-"""A list of training jobs: in order, resumable, and with failures as results.
+"""Run a list of training jobs in dependency order. The list can be resumed, and a failure is an outcome, not an error.
 
-Each job trains a recipe in the folder below a root that it is named after. A recipe may start from what another job
-trained: `JobWeights(NAME)` in `pretrained` or in `RunFeatures`. Running the same list again goes on: finished jobs are
-reused, an unfinished run is resumed, a failed one is tried again.
+Each job trains a recipe in `root/NAME`. A recipe may start from the weights of another job: `JobWeights(NAME)` in
+`pretrained` or in `RunFeatures`. Running the same list again reuses finished jobs, resumes unfinished runs and retries
+failed ones.
 
     outcomes = run_jobs([Job("a", recipe), Job("b", after_a)], Path("runs/list"))
 
-Imports the standard library only until a job is trained.
+Imports only the standard library until a job is trained.
 """
 
 import contextlib
@@ -25,8 +25,7 @@ from train.recipe import Difference, JobWeights, Recipe, RunFeatures, difference
 from train.record.directory import RunDir, write_json
 
 OUTCOME = "outcome.json"  # in the folder of a run that diverged or failed
-# Fields that may differ between a recorded run and a job: they change where data lie and how fast they arrive, or are
-# labels.
+# Recipe fields that may differ between a recorded run and a job: data location, input pipeline and label.
 MAY_DIFFER = ("data_dir", "feed", "name")
 
 State = Literal["done", "reused", "diverged", "failed", "not run"]
@@ -36,38 +35,38 @@ State = Literal["done", "reused", "diverged", "failed", "not run"]
 class Job:
     """One training run of a list."""
 
-    name: str  # unique in the list; its folder below the root, such as "rate-0.1/seed0"
-    recipe: Recipe  # may hold `JobWeights` of other jobs
-    group: str = ""  # once a job of a group is "not run", the others of that group are not tried
-    title: str = ""  # for messages; default: the job's position and name
-    missing: str = ""  # known beforehand: why the job cannot run
+    name: str  # unique in the list; also its folder below the root, such as "rate-0.1/seed0"
+    recipe: Recipe  # may refer to other jobs by `JobWeights`
+    group: str = ""  # once a job of a group is "not run", the rest of the group is skipped
+    title: str = ""  # for messages; default: the job's index and name
+    missing: str = ""  # the reason why the job cannot run, if known in advance
     figures: bool = True
-    keep_checkpoints: bool = True  # when the job is done; only resuming needs them
+    keep_checkpoints: bool = True  # after the job is done; checkpoints are only needed to resume
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def dependencies(self) -> tuple[str, ...]:
         """Names of the jobs whose weights this one starts from."""
-        return () if self.missing else needs(self.recipe)
+        return () if self.missing else dependencies(self.recipe)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The outcome of a job."""
 
     state: State
-    text: str = ""  # "diverged at step 7", why it failed or was not run
-    reused: bool = False  # the result of an earlier call
+    text: str = ""  # "diverged at step 7", or the reason why it failed or was not run
+    reused: bool = False  # whether it comes from an earlier call
 
     def __str__(self) -> str:
         if self.state in ("failed", "not run"):
             return f"{self.state}: {self.text}"
         if self.reused:
-            return f"is there already{f': {self.text}' if self.text else ''}"
+            return f"already done{f': {self.text}' if self.text else ''}"
         return self.text or self.state
 
 
 class Train(Protocol):
-    """Trains, tests and leaves a run directory, resuming the run that is there: `train.run.run`."""
+    """Trains, tests and writes a run directory, resuming an existing run; see `train.run.run`."""
 
     def __call__(
         self, recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool
@@ -75,13 +74,13 @@ class Train(Protocol):
 
 
 class SameWeights(Protocol):
-    """Whether a recorded path holds the weights of a job."""
+    """Whether a recorded path contains the weights of a job."""
 
     def __call__(self, path: str, job: str) -> bool: ...
 
 
 class NotRun(Exception):
-    """A job cannot start; the message says what is missing."""
+    """A job cannot start. The message says what is missing."""
 
 
 def run_jobs(
@@ -93,24 +92,28 @@ def run_jobs(
     say: Callable[[str], None] = cli.say,
     after: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> dict[str, Outcome]:
-    """Run the jobs below `root`, each after those that it needs, and return their outcomes by name.
+    """Run the jobs below `root`, each after its dependencies, and return their outcomes by name.
 
     Args:
-      train: see `Train`; default `train.run.run`.
-      same_weights: see `SameWeights`; default: the path ends as the job's folder does.
-      say: receives a line before and after each job.
-      after: called after each job, such as to save a table.
+      jobs: in the order to run them, except that dependencies come first.
+      root: folder of all runs.
+      train: see `Train`; default: `train.run.run`.
+      same_weights: see `SameWeights`; default: the path ends with the job's folder and `best`.
+      say: called with a line before and after each job.
+      after: called after each job, for example to save a table.
 
-    Raises InputError when jobs need each other in a circle, and Interrupted, naming the job, when the user stops.
+    Raises:
+      InputError: the dependencies form a cycle, or two jobs have the same name.
+      Interrupted: the user stopped; the message names the job.
     """
-    order = in_order(jobs)
+    order = dependency_order(jobs)
     outcomes: dict[str, Outcome] = {}
-    refused: dict[str, Outcome] = {}
+    skipped_groups: dict[str, Outcome] = {}
     where = "the first job"
     try:
         for number, job in enumerate(order, 1):
-            if job.group and job.group in refused:
-                outcomes[job.name] = refused[job.group]
+            if job.group and job.group in skipped_groups:
+                outcomes[job.name] = skipped_groups[job.group]
                 continue
             where = job.title or f"job {number} of {len(order)}: {job.name}"
             say(where)
@@ -119,40 +122,43 @@ def run_jobs(
             say(f"{where}: {outcome}")
             after(job, outcome)
             if outcome.state == "not run" and job.group:
-                refused[job.group] = outcome
+                skipped_groups[job.group] = outcome
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(
-            f"stopped in {where}; what is done is saved in {root}: the same command goes on"
+            f"stopped during {where}; finished work is saved in {root}: run the same command again to resume"
         ) from None
     return outcomes
 
 
-def in_order(jobs: Iterable[Job]) -> list[Job]:
-    """The jobs in their order, except that each follows those that it needs; InputError on a circle."""
+def dependency_order(jobs: Iterable[Job]) -> list[Job]:
+    """Sort jobs topologically, otherwise keeping their order.
+
+    Raises InputError for cyclic dependencies and for duplicate names.
+    """
     by_name: dict[str, Job] = {}
     for job in jobs:
         if by_name.setdefault(job.name, job) is not job:
             raise InputError(f"two jobs are called {job.name}: give each its own name")
-    placed: dict[str, Job] = {}
+    ordered: dict[str, Job] = {}
 
-    def place(job: Job, above: tuple[str, ...]) -> None:
-        if job.name in above:
-            circle = " and ".join(above[above.index(job.name) :])
-            raise InputError(f"the jobs {circle} start from each other")
-        for name in job.needs:
-            if name in by_name and name not in placed:
-                place(by_name[name], (*above, job.name))
-        placed.setdefault(job.name, job)
+    def append(job: Job, dependents: tuple[str, ...]) -> None:
+        if job.name in dependents:
+            cycle = " and ".join(dependents[dependents.index(job.name) :])
+            raise InputError(f"cyclic dependency: the jobs {cycle} start from each other")
+        for name in job.dependencies:
+            if name in by_name and name not in ordered:
+                append(by_name[name], (*dependents, job.name))
+        ordered.setdefault(job.name, job)
 
     for job in by_name.values():
-        place(job, ())
-    return list(placed.values())
+        append(job, ())
+    return list(ordered.values())
 
 
 def run_job(
     job: Job, root: Path, *, train: Train | None = None, same_weights: SameWeights | None = None
 ) -> Outcome:
-    """Run one job, or reuse its result; see `run_jobs`. Raises Interrupted only."""
+    """Run one job or reuse its result; see `run_jobs`. Raises only Interrupted."""
     run = RunDir(root / job.name)
     outcome = _outcome(job, run, root, train or train_and_test, same_weights)
     if not job.keep_checkpoints and run.test.exists():
@@ -192,7 +198,7 @@ def _outcome(
 
 
 def read_outcome(run: RunDir) -> Outcome | None:
-    """What an earlier call wrote about a run that diverged or failed."""
+    """Read the outcome that an earlier call recorded for a run that diverged or failed; None if there is none."""
     try:
         content: Mapping[str, Any] = json.loads((run.path / OUTCOME).read_text(encoding="utf-8"))
         return Outcome(content["state"], content["text"])
@@ -203,15 +209,15 @@ def read_outcome(run: RunDir) -> Outcome | None:
 # Recipes that start from other jobs.
 
 
-def needs(recipe: Recipe) -> tuple[str, ...]:
+def dependencies(recipe: Recipe) -> tuple[str, ...]:
     """Names of the jobs whose weights a recipe starts from."""
     features = recipe.features.run if isinstance(recipe.features, RunFeatures) else None
-    found = (w.job for w in (recipe.pretrained, features) if isinstance(w, JobWeights))
-    return tuple(dict.fromkeys(found))
+    names = (w.job for w in (recipe.pretrained, features) if isinstance(w, JobWeights))
+    return tuple(dict.fromkeys(names))
 
 
 def map_weights(recipe: Recipe, change: Callable[[str], str | JobWeights]) -> Recipe:
-    """The recipe with `change(name)` in place of each `JobWeights(name)`."""
+    """Replace each `JobWeights(name)` in a recipe by `change(name)`."""
     if isinstance(recipe.pretrained, JobWeights):
         recipe = dataclasses.replace(recipe, pretrained=change(recipe.pretrained.job))
     if isinstance(recipe.features, RunFeatures) and isinstance(recipe.features.run, JobWeights):
@@ -221,7 +227,7 @@ def map_weights(recipe: Recipe, change: Callable[[str], str | JobWeights]) -> Re
 
 
 def with_weights(recipe: Recipe, root: Path) -> Recipe:
-    """The recipe with folders of weights in place of jobs; NotRun when a job has none."""
+    """Replace each `JobWeights` in a recipe by the job's best/ folder. Raises NotRun if a job has none."""
 
     def best(name: str) -> str:
         run = RunDir(root / name)
@@ -229,7 +235,7 @@ def with_weights(recipe: Recipe, root: Path) -> Recipe:
             raise NotRun(f"it starts from {name}, which has no finished run")
         if not run.best.is_dir():
             raise NotRun(
-                f"it starts from {name}, whose weights are gone: remove {run.path} to train it again"
+                f"it starts from {name}, whose weights were deleted: remove {run.path} to train it again"
             )
         return str(run.best)
 
@@ -237,7 +243,7 @@ def with_weights(recipe: Recipe, root: Path) -> Recipe:
 
 
 def is_best_of(path: str, job: str) -> bool:
-    """Whether a path ends as that of the job's best weights does, whatever the root."""
+    """Whether a path is the best/ folder of a job, below any root."""
     parts = (*PurePath(job).parts, "best")
     return PurePath(path).parts[-len(parts) :] == parts
 
@@ -245,10 +251,10 @@ def is_best_of(path: str, job: str) -> bool:
 def with_jobs(
     recorded: Recipe, expected: Recipe, same_weights: SameWeights | None = None
 ) -> Recipe:
-    """The recorded recipe with the expected `JobWeights` in place of the paths that hold them."""
+    """Replace the paths in a recorded recipe by the expected `JobWeights`, where they contain those weights."""
     same = same_weights or is_best_of
 
-    def named(path: Any, weights: Any) -> Any:
+    def restore(path: Any, weights: Any) -> Any:
         is_same = (
             isinstance(path, str) and isinstance(weights, JobWeights) and same(path, weights.job)
         )
@@ -256,16 +262,16 @@ def with_jobs(
 
     features = recorded.features
     if isinstance(features, RunFeatures) and isinstance(expected.features, RunFeatures):
-        features = RunFeatures(named(features.run, expected.features.run))
+        features = RunFeatures(restore(features.run, expected.features.run))
     return dataclasses.replace(
-        recorded, pretrained=named(recorded.pretrained, expected.pretrained), features=features
+        recorded, pretrained=restore(recorded.pretrained, expected.pretrained), features=features
     )
 
 
 def changes(
     recorded: Recipe, expected: Recipe, same_weights: SameWeights | None = None
 ) -> list[Difference]:
-    """In what a recorded run differs from the expected one; data and results may have moved."""
+    """List the differences between a recorded and an expected recipe, ignoring where data and results are stored."""
     return [
         difference
         for difference in differences(with_jobs(recorded, expected, same_weights), expected)
@@ -274,12 +280,12 @@ def changes(
 
 
 def check_same(run: RunDir, expected: Recipe, same_weights: SameWeights | None = None) -> None:
-    """InputError when a folder holds a run of other settings, or a damaged one."""
-    found = changes(run.read_recipe(), expected, same_weights)
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    """Raise InputError if a folder contains a run with different settings, or a damaged one."""
+    changed = changes(run.read_recipe(), expected, same_weights)
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
-            f"{run.path} holds a run of other settings ({'; '.join(map(str, found[:3]))}{more}):"
+            f"{run.path} contains a run with different settings ({'; '.join(map(str, changed[:3]))}{more}):"
             " remove that folder, or start in another one"
         )
 
@@ -288,20 +294,20 @@ def check_same(run: RunDir, expected: Recipe, same_weights: SameWeights | None =
 
 
 def train_and_test(recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool) -> Any:
-    """`train.run.run`, imported when it is used."""
+    """Call `train.run.run`, imported on first use."""
     from train.run import run
 
     return run(recipe, workdir, resume, figures=figures)
 
 
 def _train(train: Train, recipe: Recipe, workdir: Path, figures: bool) -> None:
-    """Train with stdout kept for the results of the list."""
+    """Train with stdout redirected to stderr: stdout is for the results of the list."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             train(recipe, workdir, "auto", figures=figures)
     finally:
-        # JAX keeps every program that it has compiled, about a hundred memory maps each run. Linux allows a process
-        # 65,530, and XLA ends in a segmentation fault beyond them: a list of 576 jobs would get there.
+        # JAX keeps all compiled programs, about a hundred memory maps per run. Linux allows 65,530 per process, and XLA
+        # crashes with a segmentation fault beyond that, which a list of 576 jobs would reach.
         if "jax" in sys.modules:
             sys.modules["jax"].clear_caches()
             gc.collect()

@@ -1,38 +1,35 @@
-"""Show the models:  python -m train.models   or, layer by layer,   python -m train.models sam_alexnet
+"""List the models, or the layers of one model:  python -m train.models   python -m train.models sam_alexnet
 
-python -m train.models --pretrained   lists the published weights that zoo.load_pretrained knows."""
+With --pretrained, list the published weights that zoo.load_pretrained knows:  python -m train.models --pretrained"""
 
 import dataclasses
 from typing import Annotated
 
 import tyro
 
-from train import cli
-from train.flags import REGISTRY
+from train import cli, flags
 from train.recipe import InputError, ModelOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     model: Annotated[str, tyro.conf.Positional] = "*"
-    """A name for its layer table; a pattern such as '*alexnet*' for a table of models."""
+    """Model name, for its layer table, or a pattern such as '*alexnet*', for a list of models."""
     num_classes: int | None = None
-    """Classes of the head (default: the model's)."""
+    """Number of classes of the head (default: the model's)."""
     image_size: int | None = None
-    """Height and width in pixels (default: the model's)."""
+    """Input height and width in pixels (default: the model's)."""
     options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
-    """Fields of the model, as name=value."""
+    """Options of the model, as name=value."""
     pretrained: bool = False
-    """List published weights, of the models that match, instead."""
+    """List published weights instead."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m train.models", description=__doc__, registry=REGISTRY
-    )
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "train.models", __doc__)
     cli.prepare_environment(large_arrays=False)
     if arguments.pretrained:
         show_pretrained(arguments)
@@ -43,13 +40,13 @@ def main(argv: list[str]) -> None:
 
 
 def show_models(pattern: str) -> None:
-    """A table of the models that match."""
+    """Print a table of the models whose names match a pattern."""
     import zoo
 
     names = zoo.list_models(pattern)
     if not names:
         raise InputError(f"no model matches {pattern!r}: see `python -m train.models`")
-    table = _table("model", "input", ">parameters", ">with statistics", "source", "what it is")
+    table = _table("model", "input", ">parameters", ">with statistics", "source", "description")
     for name in names:
         info = zoo.model_info(name)
         table.add_row(
@@ -64,17 +61,17 @@ def show_models(pattern: str) -> None:
 
 
 def show_pretrained(arguments: Arguments) -> None:
-    """A table of the published weights, those that differ in width and size only in one row."""
+    """Print a table of published weights; those that differ only in width and input size share a row."""
     import zoo
 
     given = (arguments.num_classes, arguments.image_size, arguments.options)
     if given != (None, None, {}):
         raise InputError(
-            "--pretrained lists weights: it takes a model or a pattern, and no other flag"
+            "--pretrained lists weights: combine it with a model name or pattern only, and drop the other flags"
         )
     models = zoo.list_models(arguments.model)
     if not models:
-        zoo.get_entry(arguments.model)  # names the nearest ones
+        zoo.get_entry(arguments.model)  # raises InputError with the closest names
     groups: dict[tuple[str, str], list] = {}
     for model in models:
         for source in zoo.get_entry(model).pretrained:
@@ -82,7 +79,7 @@ def show_pretrained(arguments: Arguments) -> None:
     if not groups:
         raise InputError(
             f"no published weights are listed for {arguments.model!r}: see `python -m train.models --pretrained`,"
-            " or give a file or hf://owner/name"
+            " or use a file or hf://owner/name"
         )
     table = _table("model", "source", ">classes", "sizes", "widths", "hash", "fetched", "file")
     for (model, tag), sources in sorted(groups.items()):
@@ -95,25 +92,23 @@ def show_pretrained(arguments: Arguments) -> None:
             str(first.num_classes or "no head"),
             " ".join(map(str, sizes)),
             " ".join(widths),
-            (first.hash or "of the first download")[:22],
+            (first.hash or "from first download")[:22],
             "yes" if first.fetched else "no",
             first.url + (f" and {len(sources) - 1} more" if len(sources) > 1 else ""),
         )
     _print(table, wide=True)
-    print("zoo.load_pretrained also takes hf://owner/name[@revision] (timm) and local files.")
-    print(
-        "fetched: whether the download was tried for this table, beyond copying its address and hash."
-    )
+    print("zoo.load_pretrained also accepts hf://owner/name[@revision] (timm) and local files.")
+    print("fetched: whether the download was tested, or only its address and hash were copied.")
 
 
 def show_layers(arguments: Arguments) -> None:
-    """The layers of one model, for a batch of one image."""
+    """Print the layers of one model, for a batch of one image."""
     import zoo
 
     entry = zoo.get_entry(arguments.model)
     size = arguments.image_size
     if size is not None and size < 1:
-        raise InputError(f"--image-size is {size}: give at least 1 pixel")
+        raise InputError(f"--image-size is {size}: use at least 1 pixel")
     shape = (size, size, 3) if size else entry.input_shape
     module = zoo.create_model(arguments.model, arguments.num_classes, **arguments.options)
     rows = zoo.layer_table(module, shape)
@@ -143,24 +138,24 @@ def show_layers(arguments: Arguments) -> None:
     print(f"{arguments.model}: {entry.description}")
     print(f"source: {entry.source}{f'; {entry.notes}' if entry.notes else ''}")
     _print(table)
-    print("FLOPs are 2 x multiply-adds of convolutions and dense layers, for one image.")
+    print("FLOPs: 2 x multiply-adds of convolutions and dense layers, per image.")
 
 
 def _table(*columns: str):
-    """A table with a column a heading; ">" before a heading aligns it right."""
+    """Create a table with one column per heading; a heading that starts with ">" is right-aligned."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         name = column.lstrip(">")
-        wraps = name in ("source", "what it is")
+        wraps = name in ("source", "description")
         table.add_column(name, justify="right" if column != name else "left", no_wrap=not wraps)
     return table
 
 
 def _print(table, *, wide: bool = False) -> None:
-    """To stdout, as wide as the terminal; when piped, or `wide` for addresses, as wide as the table."""
+    """Print a table, limited to the terminal's width unless stdout is piped or the table is `wide`."""
     import sys
 
     from rich.console import Console

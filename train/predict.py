@@ -1,7 +1,7 @@
-"""Name what is in images:  python -m train.predict runs/my-run photos/ more.zip one.jpg --top-k 3
+"""Classify images:  python -m train.predict runs/my-run photos/ more.zip one.jpg --top-k 3
 
-Writes a row an image, as csv or json, to stdout or to --output. Folders and archives are searched for images,
-in natural order; files that cannot be decoded get a row that says why.
+Writes one row per image, as CSV or JSON, to stdout or --output. Folders and archives are searched for images, in
+natural order; a file that cannot be decoded gets a row with the reason.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import tyro
 
-from train import cli
+from train import cli, flags
 from train.recipe import InputError
 
 if TYPE_CHECKING:
@@ -25,55 +25,55 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     workdir: Annotated[Path, tyro.conf.Positional]
-    """Run directory, or a best/ folder of one."""
+    """Run directory, or its best/ folder."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Image files, folders, .zip and .tar."""
+    """Image files, folders, .zip and .tar archives."""
     top_k: int = 1
-    """How many classes to name for each image, the likeliest first."""
+    """Number of classes per image, most probable first."""
     format: Literal["csv", "json"] = "csv"
-    """Of what is written."""
+    """Output format."""
     output: Path | None = None
-    """File to write, whole or not at all (default: stdout)."""
+    """File to write, atomically (default: stdout)."""
     batch_size: int = 32
-    """Images per step."""
+    """Images per batch."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m train.predict", description=__doc__)
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "train.predict", __doc__)
     if not arguments.images:
         raise InputError("no images given: name image files, folders or archives")
     if arguments.batch_size < 1:
-        raise InputError(f"--batch-size is {arguments.batch_size}: give at least 1")
+        raise InputError(f"--batch-size is {arguments.batch_size}: use at least 1")
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
-        raise InputError(f"--output {arguments.output}: there is no such folder; make it first")
+        raise InputError(f"--output {arguments.output}: its folder does not exist: create it first")
     cli.prepare_environment()
-    found = list(find_images(arguments.images))
+    sources = list(find_images(arguments.images))
     from train.predictor import load_run
 
     predictor = load_run(arguments.workdir)
-    predictor.image_classifier()  # refuses before anything is written
+    predictor.image_classifier()  # raises InputError before anything is written
     if not 1 <= arguments.top_k <= len(predictor.class_names):
         raise InputError(
-            f"--top-k is {arguments.top_k}: give 1 to {len(predictor.class_names)}, the number of classes"
+            f"--top-k is {arguments.top_k}: use 1 to {len(predictor.class_names)}, the number of classes"
         )
-    rows = predict(predictor, found, arguments.top_k, arguments.batch_size)
-    failed = write(counted(rows, len(found)), arguments)
+    rows = predict(predictor, sources, arguments.top_k, arguments.batch_size)
+    failed = write(with_progress(rows, len(sources)), arguments)
     if failed:
-        cli.say(f"{failed} of {len(found)} images cannot be decoded: see the column `error`")
-    if failed == len(found):
-        raise InputError(f"none of the {failed} images could be decoded: check what they are")
+        cli.say(f"{failed} of {len(sources)} images cannot be decoded: see the column `error`")
+    if failed == len(sources):
+        raise InputError(f"none of the {failed} images could be decoded: check the files")
 
 
-# What is found: a name for people, and how to get the bytes.
-Found = tuple[str, Any]
+# An image to classify: its display name, and a function that reads its bytes.
+ImageSource = tuple[str, Any]
 
 
-def find_images(paths: Iterable[Path]) -> Iterator[Found]:
-    """The images in files, folders, .zip and .tar; InputError for a path without any."""
+def find_images(paths: Iterable[Path]) -> Iterator[ImageSource]:
+    """Find the images in files, folders, .zip and .tar archives. Raises InputError for a path without images."""
     from datasets.formats.archives import SUFFIXES
     from datasets.formats.folder import natural_key
     from datasets.formats.open import open_source
@@ -81,29 +81,29 @@ def find_images(paths: Iterable[Path]) -> Iterator[Found]:
 
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path} does not exist: give image files, folders or archives")
+            raise InputError(f"{path} does not exist: use image files, folders or archives")
         if path.is_file() and not path.name.lower().endswith((".zip", *SUFFIXES)):
             yield str(path), path.read_bytes
             continue
         source = open_source(path)
         files = [file for file in source.files if Path(file.path).suffix.lower() in EXTENSIONS]
         if not files:
-            raise InputError(f"{path} holds no images: give another folder or archive")
+            raise InputError(f"{path} contains no images: use another folder or archive")
         for file in sorted(files, key=lambda file: natural_key(file.path)):
             yield f"{path}/{file.path}", lambda source=source, file=file: source.read(file)
 
 
 def predict(
-    predictor: "Predictor", found: Iterable[Found], top_k: int, batch_size: int
+    predictor: "Predictor", sources: Iterable[ImageSource], top_k: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """A row an image: `image`, `predictions` (the likeliest first), `error`. Holds one batch in memory."""
-    found = iter(found)
+    """Yield one row per image: `image`, `predictions` (most probable first), `error`. Keeps one batch in memory."""
+    sources = iter(sources)
     size = predictor.image_classifier().preprocessing.input_size
-    while batch := list(itertools.islice(found, batch_size)):
-        read = [(name, *_decode(load, size)) for name, load in batch]
-        images = [image for _, image, _ in read if image is not None]
+    while batch := list(itertools.islice(sources, batch_size)):
+        decoded = [(name, *_decode(load, size)) for name, load in batch]
+        images = [image for _, image, _ in decoded if image is not None]
         probabilities = iter(predictor.probabilities(images, batch_size))
-        for name, image, error in read:
+        for name, image, error in decoded:
             predictions = []
             if image is not None:
                 row = next(probabilities)
@@ -116,7 +116,7 @@ def predict(
 
 
 def _decode(load: Any, size: tuple[int, int]) -> "tuple[np.ndarray | None, str | None]":
-    """An image, to be resized to `size`, and no error; or no image and the reason."""
+    """Decode an image that will be resized to `size`. Returns (image, None), or (None, reason) on failure."""
     from datasets import InputError as DataError
     from datasets.images.decode import decode
 
@@ -126,8 +126,8 @@ def _decode(load: Any, size: tuple[int, int]) -> "tuple[np.ndarray | None, str |
         return None, " ".join(str(error).split())
 
 
-def counted(rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
-    """The rows, with progress on stderr."""
+def with_progress(rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows and report progress on stderr."""
     progress = cli.Progress()
     progress.start("images", total)
     try:
@@ -139,14 +139,14 @@ def counted(rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, An
 
 
 def write(rows: Iterable[dict[str, Any]], arguments: Arguments) -> int:
-    """Write the rows as they come; the number of those with an error."""
-    form = _write_csv if arguments.format == "csv" else _write_json
+    """Write the rows as they arrive, and return the number of rows with an error."""
+    write_rows = _write_csv if arguments.format == "csv" else _write_json
     if arguments.output is None:
-        return form(rows, sys.stdout, arguments.top_k)
-    part = arguments.output.with_name(f".{arguments.output.name}.part")
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        failed = form(rows, file, arguments.top_k)
-    os.replace(part, arguments.output)
+        return write_rows(rows, sys.stdout, arguments.top_k)
+    temporary = arguments.output.with_name(f".{arguments.output.name}.part")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        failed = write_rows(rows, file, arguments.top_k)
+    os.replace(temporary, arguments.output)
     return failed
 
 
@@ -154,9 +154,9 @@ def _write_csv(rows: Iterable[dict[str, Any]], file: TextIO, top_k: int) -> int:
     import csv
 
     writer = csv.writer(file, lineterminator="\n")
-    numbers = [""] if top_k == 1 else [f"_{k}" for k in range(1, top_k + 1)]
+    ranks = [""] if top_k == 1 else [f"_{k}" for k in range(1, top_k + 1)]
     writer.writerow(
-        ["image", *(f"{c}{n}" for n in numbers for c in ("class", "probability")), "error"]
+        ["image", *(f"{c}{rank}" for rank in ranks for c in ("class", "probability")), "error"]
     )
     failed = 0
     for row in rows:

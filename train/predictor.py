@@ -1,4 +1,4 @@
-"""Trained weights put to use: predictions for images of any size."""
+"""Prediction with trained weights, for images of any size."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ import zoo
 from datasets.images.resize import resize
 from datasets.pipeline import Samples
 from train.engine import steps
-from train.engine.evaluation import array_batches, run_outputs
+from train.engine.evaluation import array_batches, collect_outputs
 from train.engine.experiment import build_module
 from train.engine.inputs import ImageInputs, Inputs, VectorInputs
 from train.engine.objectives import Entry, get_objective
@@ -26,43 +26,45 @@ from train.record.best import MODEL, WEIGHTS
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A model with its weights, its classes, and what it wants done to an image."""
+    """A trained model with its classes and preprocessing."""
 
     module: Any  # Linen module
     variables: dict[str, Any]
     class_names: tuple[str, ...]
-    inputs: Inputs  # images or vectors, and what is done to them
-    info: dict[str, Any]  # all of model.json
+    inputs: Inputs
+    info: dict[str, Any]  # the content of model.json
 
     def samples(self, split: Any) -> Samples:
-        """A split as the model is evaluated on it."""
-        return self.inputs.evaluation(split)
+        """Samples of a split as loaded for evaluation."""
+        return self.inputs.eval_samples(split)
 
     @property
     def objective(self) -> Entry:
-        """What it was trained by."""
+        """The objective that the model was trained with."""
         return get_objective(self.info["objective"])
 
     def image_classifier(self) -> ImageInputs:
-        """`inputs`, where this is a classifier of images; else InputError."""
+        """Return `inputs`. Raises InputError if the model is not an image classifier."""
         inputs = self.inputs
         probe = self.info.get("probe", "none")
         if probe != "none":
             raise InputError(
-                f"this run was scored by its probe ({probe}), which its weights do not hold: give a run without --probe"
+                f"this run was scored by its probe ({probe}), which is not saved with the weights: use a run without"
+                " --probe.method"
             )
-        gives_classes = self.objective.answers == "classes"
-        if not isinstance(inputs, ImageInputs) or not gives_classes:
-            what = "takes vectors" if isinstance(inputs, VectorInputs) else "gives no classes"
+        predicts_classes = self.objective.predicts == "classes"
+        if not isinstance(inputs, ImageInputs) or not predicts_classes:
+            reason = "takes vectors" if isinstance(inputs, VectorInputs) else "predicts no classes"
             raise InputError(
-                f"{self.info['model']}, trained by the objective {self.info['objective']}, {what}: give a classifier"
+                f"{self.info['model']}, trained with the objective {self.info['objective']}, {reason}:"
+                " use a run of an image classifier"
             )
         return inputs
 
     def logits(self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Float32 [N, classes] for uint8 images [H, W, 3] of any sizes, RGB.
+        """Compute logits, float32 [N, classes], of RGB images uint8 [H, W, 3] of any sizes.
 
-        Raises InputError for a model that gives no classes, or takes no images.
+        Raises InputError if the model is not an image classifier.
         """
         rule = self.image_classifier().preprocessing.rule
         if not len(images):
@@ -76,7 +78,7 @@ class Predictor:
     def probabilities(
         self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int = 32
     ) -> np.ndarray:
-        """Float32 [N, classes], each row of sum 1, for uint8 images [H, W, 3] of any sizes, RGB."""
+        """Compute class probabilities, float32 [N, classes], of RGB images uint8 [H, W, 3] of any sizes."""
         from train.analysis.metrics import softmax
 
         return softmax(self.logits(images, batch_size)).astype(np.float32)
@@ -84,16 +86,16 @@ class Predictor:
     def outputs(
         self, images: np.ndarray, batch_size: int, labels: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """What evaluation yields an example, for images uint8 [N, H, W, 3] of the model's own size, or vectors."""
-        size = self._devices.divisible(batch_size)
-        return run_outputs(self._eval_step, self._on_devices, array_batches(images, size, labels))
+        """Compute the objective's outputs per sample, for images uint8 [N, H, W, 3] of the model's size, or vectors."""
+        batches = array_batches(images, self._devices.round_up(batch_size), labels)
+        return collect_outputs(self._eval_step, self._device_variables, batches)
 
     @functools.cached_property
     def _devices(self) -> Devices:
         return Devices()
 
     @functools.cached_property
-    def _on_devices(self) -> Any:
+    def _device_variables(self) -> Any:
         return self._devices.replicate(self.variables)
 
     @functools.cached_property
@@ -103,9 +105,9 @@ class Predictor:
 
 
 def load_run(path: str | os.PathLike) -> Predictor:
-    """A predictor from a run directory, or from a `best/` folder that was moved elsewhere.
+    """Load a predictor from a run directory, or from a `best/` folder that may have been moved.
 
-    Raises InputError when there is none, when it is damaged, or when its model cannot be built.
+    Raises InputError if there is none, if it is damaged, or if its model cannot be built.
     """
     root = Path(path)
     directory = root / "best" if (root / "best").is_dir() else root
@@ -114,14 +116,15 @@ def load_run(path: str | os.PathLike) -> Predictor:
     except FileNotFoundError:
         if not root.exists():
             raise InputError(
-                f"nothing at {root}: give a run directory or its best/ folder"
+                f"{root} does not exist: use a run directory or its best/ folder"
             ) from None
-        unfinished = (
-            " yet: its first epoch has not ended" if (root / "config.json").exists() else ""
-        )
+        if (root / "config.json").exists():
+            raise InputError(
+                f"{root} holds no trained model (no best/{MODEL}) yet, since its first epoch is not complete:"
+                f" resume it with python -m train.run --workdir {root}"
+            ) from None
         raise InputError(
-            f"{root} holds no trained model (no best/{MODEL}){unfinished};"
-            " give a run directory or its best/ folder"
+            f"{root} holds no trained model (no best/{MODEL}): use a run directory or its best/ folder"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{directory / MODEL} cannot be read ({error}): copy it again") from None
@@ -135,12 +138,13 @@ def load_run(path: str | os.PathLike) -> Predictor:
         module = build_module(info["model"], len(class_names), info["dtype"], info["options"])
         digest = info["weights_sha256"]
     except (KeyError, TypeError) as error:
-        raise InputError(f"{directory / MODEL} is not complete ({error}): copy it again") from None
+        raise InputError(
+            f"{directory / MODEL} is incomplete (missing or invalid: {error}): copy it again"
+        ) from None
     weights = directory / WEIGHTS
     if weights.is_file() and hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
         raise InputError(
-            f"{weights} is not the file that {MODEL} describes: copy the folder again,"
-            " or go on with the run so that it is written anew"
+            f"{weights} does not match the sha256 in {MODEL}: copy the folder again, or resume the run to rewrite it"
         )
     like = steps.abstract_variables(module, inputs.shape)
     return Predictor(module, zoo.load_variables(weights, like), class_names, inputs, info)

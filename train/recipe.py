@@ -1,7 +1,7 @@
-"""What a training run is made of: plain frozen data that imports the standard library only.
+"""Settings of a training run, as frozen dataclasses. Imports only the standard library.
 
 A `Recipe` names a data set, a model and a list of `Stage`s; a stage names its objective, optimizer, schedule and
-augmentation. `train/setup.py` resolves the names; `train/flags.py` says how the values are written on a command line.
+augmentation. `train/setup.py` resolves the names, and `train/flags.py` defines the command-line syntax of the values.
 """
 
 import ast
@@ -16,40 +16,40 @@ from typing import Any, Literal
 from datasets.dataset import Options
 from zoo.common.errors import InputError as InputError
 
-FORMAT = 2  # of `Recipe.to_json`; 1 had options and features as text
+FORMAT = 2  # version of `Recipe.to_json`; in format 1, options and features were text
 
 
 def flag_of(path: str) -> str:
-    """The flag of a field of a recipe, by its path: `--stages.0.augment.shift-x` of `stages.0.augment.shift_x`."""
+    """Return the flag of a recipe field: `--stages.0.augment.shift-x` for the path `stages.0.augment.shift_x`."""
     return f"--{path.replace('_', '-')}"
 
 
 class ModelOptions(dict[str, Any]):
-    """Fields of a model by name, such as `ModelOptions(dropout_rate=0.4, widths=(16, 32))`; sequences are tuples."""
+    """Options of a model by name, such as `ModelOptions(dropout_rate=0.4, widths=(16, 32))`; sequences are tuples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JobWeights:
-    """The best weights of another job of the same list (`train/jobs.py`), which have no path before it has run."""
+    """The best weights of another job of the same list (`train/jobs.py`), whose path is unknown until it has run."""
 
     job: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The numbers of each image in a row, in place of the image."""
+    """The flattened pixels of each image, as a feature vector."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFeatures:
-    """What a trained net computes: of a run directory, or of another job."""
+    """Features computed by a trained network, identified by its run directory or its job."""
 
     run: str | JobWeights
 
 
 @dataclasses.dataclass(frozen=True)
 class NetFeatures:
-    """What a net with published weights computes."""
+    """Features computed by a network with published weights."""
 
     model: str
     source: str
@@ -60,39 +60,38 @@ Features = Pixels | RunFeatures | NetFeatures
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Keras's defaults where Keras has the optimiser."""
+    """Optimizer and learning rate schedule. Defaults are Keras's, where Keras has the optimizer."""
 
     name: str = "adam"
-    """adam, sgd, or an optimizer of another package."""
+    """adam, sgd, or an optimizer from another package."""
     learning_rate: float = 1e-3
     """Initial learning rate."""
     b1: float = 0.9
-    """Adam: decay of the first moment."""
+    """Adam: decay rate of the first moment."""
     b2: float = 0.999
-    """Adam: decay of the second moment."""
+    """Adam: decay rate of the second moment."""
     epsilon: float = 1e-7
     """Adam: Keras's epsilon."""
     momentum: float = 0.0
     """SGD: momentum."""
     nesterov: bool = False
-    """SGD: Nesterov's momentum."""
+    """SGD: Nesterov momentum."""
     l2: float = 0.0
-    """Keras's kernel_regularizer: this times the sum of squares (without a half) of all kernels, in the gradient;
-    losses are reported without it."""
+    """L2 penalty l2 * sum(w^2) on kernels, as Keras's kernel_regularizer (no factor 1/2); not in reported losses."""
     weight_decay: float = 0.0
-    """Of every parameter; in the gradient as torch's Adam and SGD have it, or apart from it as AdamW."""
+    """Weight decay of all parameters: decoupled as in AdamW, or added to the gradient as in torch's Adam and SGD."""
     decoupled: bool = True
-    """Weight decay apart from the gradient."""
+    """Apply weight decay to the parameters directly instead of adding it to the gradient."""
     clip_norm: float = 0.0
-    """Largest norm of all gradients together; 0 switches this off."""
+    """Clip the gradients to this global norm (0: off)."""
     accumulate: int = 1
-    """Steps whose gradients are averaged into one update."""
+    """Number of steps whose gradients are averaged into one update."""
     decay: float = 0.0
-    """Keras's decay: the rate of update n is divided by 1 + decay * n, counted from 0."""
+    """Keras's decay: the learning rate of update n, counted from 0, is divided by 1 + decay * n."""
     warmup_steps: int = 0
-    """Updates over which the rate rises from 0 in a straight line."""
+    """Number of updates of linear warmup from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """How the rate falls after the warm-up; cosine: to 0 at the stage's last update."""
+    """Learning rate schedule after warmup; cosine decays to 0 at the last update of the stage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,177 +99,177 @@ class Plateau:
     """Keras's ReduceLROnPlateau on the validation loss."""
 
     patience: int = 0
-    """Epochs without improvement before the learning rate is reduced; 0 switches this off."""
+    """Epochs without improvement before the learning rate is reduced (0: off)."""
     factor: float = 0.1
-    """What the learning rate is multiplied by."""
+    """Factor by which the learning rate is multiplied."""
     min_delta: float = 1e-4
-    """Absolute improvement that counts."""
+    """Smallest decrease of the loss that counts as an improvement."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStop:
-    """Keras's EarlyStopping on the validation loss: training ends at the p-th epoch without improvement."""
+    """Keras's EarlyStopping on the validation loss."""
 
     patience: int = 0
-    """Epochs without improvement before training ends; 0 switches this off."""
+    """Stop after this many consecutive epochs without improvement (0: off)."""
     min_delta: float = 0.0
-    """Absolute improvement that counts."""
+    """Smallest decrease of the loss that counts as an improvement."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of each training image, drawn anew at every visit; nothing by default."""
+    """Random augmentation of training images, drawn for each sample; off by default."""
 
     resize: int | None = None
-    """Height in pixels at which training images are loaded; each visit sees a random window of the model's
-    size, evaluation the window in the middle (default: the model's size)."""
+    """Resize to this height in pixels, then crop to the model's size: randomly in training, at the center in evaluation
+    (default: off)."""
     crops_per_image: int = 1
-    """How often an epoch visits each image: its steps multiply."""
+    """Number of samples per image and epoch; multiplies the steps per epoch."""
     rotation: float = 0.0
-    """Largest rotation to either side, in degrees."""
+    """Maximum rotation in either direction, in degrees."""
     shift_x: float = 0.0
-    """Largest horizontal shift to either side, as a share of the width."""
+    """Maximum horizontal shift in either direction, as a fraction of the width."""
     shift_y: float = 0.0
-    """Largest vertical shift to either side, as a share of the height."""
+    """Maximum vertical shift in either direction, as a fraction of the height."""
     zoom: float = 0.0
-    """Largest enlargement and reduction, as a share: 0.1 is 0.9 to 1.1 times."""
+    """Maximum zoom in or out: 0.1 scales by 0.9 to 1.1."""
     aspect: float = 0.0
-    """Largest change of the ratio of width to height: 0.25 is 4/5 to 5/4 of it."""
+    """Maximum change in the aspect ratio (width to height): 0.25 multiplies it by 4/5 to 5/4."""
     crop_area: float = 1.0
-    """Proportional crop: windows of at least this share of the image's area, scaled to the model's size."""
+    """Random resized crop: minimum area as a fraction of the image's, resized to the model's size (1: off)."""
     flip: bool = False
-    """Mirror every other image, on average."""
+    """Flip horizontally with probability 1/2."""
     flip_vertical: bool = False
-    """Turn every other image upside down, on average."""
+    """Flip vertically with probability 1/2."""
     brightness: float = 0.0
-    """Largest change of the brightness's factor: 0.2 is 0.8 to 1.2."""
+    """Maximum change in brightness: 0.2 multiplies it by 0.8 to 1.2."""
     contrast: float = 0.0
-    """Largest change of the contrast's factor: 0.2 is 0.8 to 1.2."""
+    """Maximum change in contrast: 0.2 multiplies it by 0.8 to 1.2."""
     noise_share: float = 0.0
-    """Share of the images that get Gaussian noise."""
+    """Fraction of images that get Gaussian noise."""
     noise_sigma: float = 25.5
-    """That noise's standard deviation, in grey levels of 0 to 255."""
+    """Standard deviation of the noise, in gray levels (0 to 255)."""
     cutout: float = 0.0
-    """Side of a square that is hidden, as a share of the image's side."""
+    """Side of the square that is masked out, as a fraction of the image's side."""
     cutout_fill: int | None = None
-    """Grey level of that square (default: the image's mean colour)."""
+    """Gray level of the masked square (default: the image's mean color)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One phase of training."""
+    """One phase of training.
+
+    Objectives: "classification" is softmax cross-entropy, "autoencoder" the reconstruction error, "vade" and "gmvae" a
+    negative evidence lower bound; other packages can add more. Starts: "continue" keeps the parameters, "mixture" fits
+    VaDE's mixture to the encoded training data, "bottleneck" inserts the fully connected layers of a convolutional
+    autoencoder that was trained without them.
+    """
 
     name: str = "train"
+    """Name of the stage, unique in the recipe."""
     objective: str = "classification"
-    """What is minimised: classification (softmax cross-entropy), autoencoder (reconstruction error), vade or gmvae
-    (a negative evidence lower bound), or an objective of another package."""
+    """Training loss: classification, autoencoder, vade, gmvae, or an objective from another package."""
     start: Literal["continue", "mixture", "bottleneck"] = "continue"
-    """What is done to the parameters first: nothing; fit VaDE's mixture to the codes of the training data; insert
-    the fully connected layers of a convolutional auto-encoder that was trained without."""
+    """How the stage starts: continue, fit VaDE's mixture, or insert the bottleneck of a convolutional autoencoder."""
     model_options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
-    """Fields of the model in this stage alone, as name=value."""
+    """Options of the model in this stage only, as name=value."""
     freeze: tuple[str, ...] = ()
-    """What this stage leaves as it is: backbone (all but the head), or paths such as conv1 or features.:14."""
+    """Parameters to freeze: backbone (all except the head), or paths such as conv1 or features.:14."""
     epochs: int = 30
-    """At most so many epochs."""
+    """Maximum number of epochs."""
     optimizer: Optimizer = Optimizer()
     plateau: Plateau = Plateau()
     early_stop: EarlyStop = EarlyStop()
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over all classes."""
+    """Fraction of the target probability that is spread evenly over all classes."""
     ema: float = 0.0
-    """Keras's ema_momentum: evaluation and best/ take a moving average of the parameters; 0 switches this off."""
+    """Momentum of a moving average of the parameters (Keras's ema_momentum), used for evaluation and best/ (0: off)."""
     balance: Literal["none", "class_weights", "sampling"] = "none"
-    """Against classes of unequal size: weigh the losses of their images (Keras's class_weight, "balanced"), or
-    draw all classes equally often."""
+    """Class imbalance: weight losses by class (Keras's class_weight, "balanced"), or sample classes equally often."""
     augment: Augmentation = Augmentation()
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What is asked of the trained net's features, instead of its own answer."""
+    """A classifier or clustering on the trained model's features, scored instead of the model's own predictions."""
 
     method: Literal["none", "svm", "kmeans", "gmm"] = "none"
-    """A support vector machine with the labels; k-means or a Gaussian mixture without, as many clusters as
-    classes."""
+    """svm, trained on labels; or kmeans or gmm (Gaussian mixture), without labels, with one cluster per class."""
     layer: str = "features"
-    """Whose output: features (what enters the head; an auto-encoder's latent means), a layer's path, or input (the
-    data themselves)."""
-    standardise: bool = True
-    """Give each number of the features mean 0 and variance 1 over the training data first."""
+    """features (the head's input; latent means of an autoencoder), a layer's path, or input (the data itself)."""
+    standardize: bool = True
+    """Standardize each feature to mean 0 and variance 1 over the training data."""
     c: float = 1.0
-    """SVM: the price of errors, C."""
+    """SVM: penalty C."""
     gamma: float | None = None
-    """SVM: width of the rbf kernel (default: scikit-learn's "scale")."""
+    """SVM: gamma of the rbf kernel (default: scikit-learn's "scale")."""
     kernel: Literal["rbf", "linear"] = "rbf"
     """SVM: kernel."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A whole training run."""
+    """All settings of a training run."""
 
     name: str = "default"
-    """Where the settings come from."""
+    """Name of the recipe."""
     model: str = "sam_alexnet"
-    """Registered model, or package.module:name of your own."""
+    """Registered model, or your own model as package.module:name."""
     model_options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
-    """Fields of the model, as name=value."""
+    """Options of the model, as name=value."""
     pretrained: str | JobWeights | None = None
-    """Weights to start from: a source's tag (python -m train.models --pretrained), hf://owner/name, or a file."""
+    """Initial weights: a tag (see python -m train.models --pretrained), hf://owner/name, or a file."""
     dataset: str = "synthetic_pigs"
-    """Registered data set, tfds:NAME, or the path of a folder, .zip, .tar, .csv or .npz of images."""
+    """Registered data set, tfds:NAME, or path of a folder, .zip, .tar, .csv or .npz of images."""
     data_dir: str | None = None
-    """Where a registered data set's files lie."""
+    """Directory with a registered data set's files."""
     image_size: int | None = None
-    """Height and width in pixels (default: the model's)."""
+    """Input height and width in pixels (default: the model's)."""
     batch_size: int = 32
-    """Images per step, over all devices."""
-    keep_tail: bool = False
-    """Train on the epoch's last, smaller batch too (Keras does), instead of full batches only."""
+    """Images per step, across all devices."""
+    drop_last: bool = True
+    """Drop the last batch of an epoch if it is smaller (Keras keeps it)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the net computes in; parameters stay float32."""
+    """Compute dtype; parameters stay float32."""
     seed: int = 0
-    """Of initial weights, order, augmentation and dropout."""
+    """Random seed for initial weights, sample order, augmentation and dropout."""
     split_seed: int = 0
-    """Of the split of data that come unsplit."""
+    """Seed of the random split, for data without splits."""
     validation_fraction: float = 0.1
-    """Share of validation images, where the data have no such part."""
+    """Fraction of images for validation, for data without a validation split."""
     test_fraction: float = 0.1
-    """Share of test images, where the data have no such part."""
+    """Fraction of images for testing, for data without a test split."""
     group: str | None = None
-    """Regular expression whose first group in an image's path names what stays together (individual, visit)."""
+    """Regular expression searched for in image paths; images with the same first group (an individual, say, or a visit)
+    stay in one split."""
     folds: int = 0
-    """Cross-validation: the number of folds (0: none)."""
+    """Cross-validation: number of folds (0: none)."""
     fold: int = 0
-    """Cross-validation: the fold to test on, from 0 on."""
+    """Cross-validation: index of the test fold, from 0."""
     splits: str | None = None
-    """The splits.json of an earlier run, to have the same images in the same parts."""
+    """splits.json of an earlier run, to reuse its splits."""
     images_per_class: int | None = None
-    """Train on so many images of each class at most; validation and test images stay."""
+    """Maximum number of training images per class; the validation and test splits are not reduced."""
     noisy_images: float = 0.0
-    """Share of the images, of every part, that get Gaussian noise for good."""
+    """Fraction of images in every split that get Gaussian noise, identical in all epochs."""
     noise_sigma: float = 25.5
-    """That noise's standard deviation, in grey levels of 0 to 255."""
+    """Standard deviation of the noise, in gray levels (0 to 255)."""
     features: Features | None = None
-    """Train on vectors instead of images: pixels, or the features of a trained net: a run directory, or
-    MODEL=SOURCE of pretrained weights, such as resnet50=torchvision."""
-    feature_scaling: Literal["none", "unit", "standardise"] = "none"
-    """Divide all vectors by one number, the standard deviation of the training data, or give each of their numbers mean
-    0 and variance 1."""
+    """Train on vectors: pixels, or features of a run directory or of MODEL=SOURCE, such as resnet50=torchvision."""
+    feature_scaling: Literal["none", "unit", "standardize"] = "none"
+    """Scaling by training statistics: one standard deviation for all features (unit), or standardize each feature."""
     on_bad_image: Literal["skip", "error"] = "skip"
-    """What to do about files that cannot be decoded."""
+    """Skip images that cannot be decoded, or stop at the first one."""
     decoder: Literal["exact", "fast"] = "exact"
-    """How training images are decoded and resized: as Pillow does, or faster and a little different; evaluation is
+    """Decoding and resizing in training: exact (identical to Pillow) or fast (small differences); evaluation is
     always exact."""
-    feed: Literal["auto", "stepwise", "resident"] = "auto"
-    """How images reach the device: a batch at a time, or all at once to stay there; auto: resident on a GPU when
-    they fit."""
+    feed: Literal["auto", "streamed", "cached"] = "auto"
+    """Input pipeline: stream batches, or cache all images on the device; auto: cache on a GPU if they fit."""
     stages: tuple[Stage, ...] = (Stage(),)
     probe: Probe = Probe()
 
     def data_options(self) -> Options:
-        """What is asked of `datasets.load_dataset`."""
+        """Return the options for `datasets.load_dataset`."""
         return Options(
             data_dir=self.data_dir,
             seed=self.split_seed,
@@ -283,46 +282,45 @@ class Recipe:
             splits_file=self.splits,
         )
 
-    def validate(self, called: Callable[[str], str] = flag_of) -> None:
-        """Raise InputError for values that no run can use, whatever its data and model.
+    def validate(self, field_name: Callable[[str], str] = flag_of) -> None:
+        """Raise InputError for values that are invalid for any data and model.
 
-        `called` gives the name that the user knows a field by, of its path such as `stages.0.epochs`: its flag, unless
-        told otherwise.
+        `field_name` maps the path of a field, such as `stages.0.epochs`, to its name in messages. Default: its flag.
         """
-        _check_limits(self, "", called)
-        self.data_options().check(lambda name: called(_FIELDS_OF_OPTIONS.get(name, name)))
+        _check_limits(self, "", field_name)
+        self.data_options().check(lambda name: field_name(_RECIPE_FIELDS.get(name, name)))
         if not self.stages and self.probe.method == "none":
-            raise InputError(f"recipe {self.name!r} has no stages: nothing to train")
+            raise InputError(f"recipe {self.name!r} has no stages and no probe: add a stage")
         names = [stage.name for stage in self.stages]
         for index, stage in enumerate(self.stages):
             if stage.name in names[:index]:
                 raise InputError(
-                    f"stages {names.index(stage.name)} and {index} are both called {stage.name!r}: the logs tell them"
-                    " apart by name; give each its own"
+                    f"stages {names.index(stage.name)} and {index} are both called {stage.name!r}: logs identify stages"
+                    " by name; give each its own"
                 )
             if stage.optimizer.nesterov and not stage.optimizer.momentum:
                 raise InputError(
-                    f"{called(f'stages.{index}.optimizer.nesterov')} needs a momentum above 0, such as 0.9"
+                    f"{field_name(f'stages.{index}.optimizer.nesterov')} needs a momentum above 0, such as 0.9"
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for config.json."""
-        return _plain(self)
+        """Convert to JSON-serializable data for config.json."""
+        return _to_json(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Recipe":
-        """The inverse of `to_json`, for files of format 1, too; InputError names a field that is unknown or of a
-        wrong type."""
-        return _from_plain(cls, data, "recipe")
+        """Inverse of `to_json`; also reads format 1. Raises InputError for unknown fields and invalid values."""
+        return _from_json(cls, data, "recipe")
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """Name and value of a model option that is written name=value; the value is a Python literal, or else text."""
+    """Parse a model option of the form name=value; the value is a Python literal, or else text."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name:
         raise InputError(
             f"model option {text!r} is not of the form name=value, such as dropout_rate=0.3"
         )
+    name = RENAMED_OPTIONS.get(name, name)
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -330,7 +328,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def parse_features(text: str) -> Features:
-    """Features as they are written on a command line: pixels, a run directory, or MODEL=SOURCE."""
+    """Parse the command-line syntax of features: pixels, a run directory, or MODEL=SOURCE."""
     if text == "pixels":
         return Pixels()
     model, equals, source = text.partition("=")
@@ -338,8 +336,11 @@ def parse_features(text: str) -> Features:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values in fields that are named by dotted paths: `stages.0.optimizer.learning_rate`;
-    `stages.*.epochs` is that of every stage, `model_options.activation` one option of the model."""
+    """Return a copy of a recipe with new values for the given fields.
+
+    Fields are dotted paths: `stages.0.optimizer.learning_rate`; `stages.*.epochs` sets the field of every stage, and
+    `model_options.activation` one option of the model.
+    """
 
     def put(item: Any, path: list[str], value: Any) -> Any:
         if not path:
@@ -357,37 +358,37 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-# Fields of `datasets.dataset.Options` that have another name in a recipe.
-_FIELDS_OF_OPTIONS = {"seed": "split_seed", "splits_file": "splits"}
+# Recipe fields that have another name in `datasets.dataset.Options`, by that name.
+_RECIPE_FIELDS = {"seed": "split_seed", "splits_file": "splits"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What the value of a field may be, and the words for it."""
+    """The valid range of a field and its description."""
 
     accepts: Callable[[Any], bool]
-    words: str
+    description: str
 
 
 _NOT_NEGATIVE = Limit(lambda v: 0 <= v < math.inf, "at least 0")
 _AT_LEAST_1 = Limit(lambda v: v >= 1, "at least 1")
-_RATE = Limit(lambda v: 0 < v < math.inf, "above 0, such as 0.001")
+_RATE = Limit(lambda v: 0 < v < math.inf, "a value above 0, such as 0.001")
 _DECAY = Limit(lambda v: 0 <= v < 1, "at least 0 and below 1, such as 0.9")
-_SHARE = Limit(lambda v: 0 <= v <= 1, "a share from 0 to 1, such as 0.1")
+_FRACTION = Limit(lambda v: 0 <= v <= 1, "a fraction from 0 to 1, such as 0.1")
 _PIXELS = Limit(lambda v: v >= 1, "at least 1 pixel")
-_GREY_LEVELS = Limit(lambda v: 0 <= v < math.inf, "grey levels of at least 0, such as 25.5")
+_GRAY_LEVELS = Limit(lambda v: 0 <= v < math.inf, "gray levels of at least 0, such as 25.5")
 _SEED = Limit(lambda v: 0 <= v < 2**32, f"0 to {2**32 - 1}")
 
-# Every limit of a field that needs neither data nor model; None is always accepted. Shares and seeds of the split
-# have theirs in `datasets.dataset.Options`.
+# Limits that depend on neither data nor model; None is always accepted. Those of the split's fractions, seed and folds
+# are in `datasets.dataset.Options`.
 LIMITS: dict[type, dict[str, Limit]] = {
     Recipe: {
         "batch_size": _AT_LEAST_1,
         "image_size": _PIXELS,
         "seed": _SEED,
         "images_per_class": _AT_LEAST_1,
-        "noisy_images": _SHARE,
-        "noise_sigma": _GREY_LEVELS,
+        "noisy_images": _FRACTION,
+        "noise_sigma": _GRAY_LEVELS,
     },
     Probe: {
         "c": Limit(lambda v: 0 < v < math.inf, "a number above 0"),
@@ -413,38 +414,44 @@ LIMITS: dict[type, dict[str, Limit]] = {
         "resize": _PIXELS,
         "crops_per_image": _AT_LEAST_1,
         "rotation": Limit(lambda v: 0 <= v <= 180, "degrees from 0 to 180"),
-        "shift_x": _SHARE,
-        "shift_y": _SHARE,
-        "zoom": Limit(lambda v: 0 <= v < 1, "a share of at least 0 and below 1, such as 0.1"),
+        "shift_x": _FRACTION,
+        "shift_y": _FRACTION,
+        "zoom": Limit(lambda v: 0 <= v < 1, "a fraction of at least 0 and below 1, such as 0.1"),
         "aspect": Limit(lambda v: 0 <= v < math.inf, "at least 0, such as 0.25"),
-        "crop_area": Limit(lambda v: 0 < v <= 1, "a share above 0, at most 1, such as 0.5"),
-        "brightness": _SHARE,
-        "contrast": _SHARE,
-        "noise_share": _SHARE,
-        "noise_sigma": _GREY_LEVELS,
-        "cutout": _SHARE,
-        "cutout_fill": Limit(lambda v: 0 <= v <= 255, "a grey level from 0 to 255"),
+        "crop_area": Limit(lambda v: 0 < v <= 1, "a fraction above 0, at most 1, such as 0.5"),
+        "brightness": _FRACTION,
+        "contrast": _FRACTION,
+        "noise_share": _FRACTION,
+        "noise_sigma": _GRAY_LEVELS,
+        "cutout": _FRACTION,
+        "cutout_fill": Limit(lambda v: 0 <= v <= 255, "a gray level from 0 to 255"),
     },
 }
 
 
-def _check_limits(item: Any, where: str, called: Callable[[str], str]) -> None:
-    """InputError for the first value of a recipe, or of the part of it at the path `where`, that `LIMITS` does not
-    accept."""
+def _check_limits(item: Any, prefix: str, field_name: Callable[[str], str]) -> None:
+    """Raise InputError for the first value outside of `LIMITS`, in a recipe or in its component at `prefix`."""
     limits = LIMITS.get(type(item), {})
     for field in dataclasses.fields(item):
-        value, path = getattr(item, field.name), f"{where}{field.name}"
+        value, path = getattr(item, field.name), f"{prefix}{field.name}"
         limit = limits.get(field.name)
         if limit and value is not None and not limit.accepts(value):
-            raise InputError(f"{called(path)} is {value}: give {limit.words}")
-        for index, part in enumerate(value if isinstance(value, tuple) else ()):
-            if dataclasses.is_dataclass(part):
-                _check_limits(part, f"{path}.{index}.", called)
+            raise InputError(f"{field_name(path)} is {value}: use {limit.description}")
+        for index, element in enumerate(value if isinstance(value, tuple) else ()):
+            if dataclasses.is_dataclass(element):
+                _check_limits(element, f"{path}.{index}.", field_name)
         if dataclasses.is_dataclass(value):
-            _check_limits(value, f"{path}.", called)
+            _check_limits(value, f"{path}.", field_name)
 
 
-# How the members of a union of dataclasses are told apart in JSON.
+# Names and values of version 0.1, still accepted in this version: in config.json, and as flags (`train/flags.py`).
+RENAMED_FIELDS = {"standardise": "standardize", "keep_tail": "drop_last"}
+INVERTED_FIELDS = {"keep_tail"}
+RENAMED_VALUES = {"standardise": "standardize", "stepwise": "streamed", "resident": "cached"}
+RENAMED_OPTIONS = {"dialect": "variant"}
+
+
+# The field "kind" in JSON, which identifies the member of a union of dataclasses.
 _KINDS: dict[str, type] = {
     "pixels": Pixels,
     "run": RunFeatures,
@@ -453,59 +460,67 @@ _KINDS: dict[str, type] = {
 }
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         kind = next((name for name, cls in _KINDS.items() if cls is type(value)), None)
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": kind, **fields} if kind else fields
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _to_json(item) for name, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _from_plain(kind: Any, value: Any, where: str) -> Any:
+def _from_json(kind: Any, value: Any, where: str) -> Any:
     if kind is ModelOptions:
-        return _options_from_plain(value, where)
+        return _options_from_json(value, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise InputError(f"{where} should be an object, not {value!r}")
+            raise InputError(f"{where} must be an object, not {value!r}")
         hints = typing.get_type_hints(kind)
+        value = {
+            RENAMED_FIELDS.get(n, n): not v if n in INVERTED_FIELDS else v for n, v in value.items()
+        }
         for name in value:
             if name not in hints:
                 raise InputError(
                     f"{where} has an unknown field {name!r}: written by another version?"
                 )
-        return kind(**{n: _from_plain(hints[n], v, f"{where}.{n}") for n, v in value.items()})
+        return kind(**{n: _from_json(hints[n], v, f"{where}.{n}") for n, v in value.items()})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(
-            _from_plain(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)
+            _from_json(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)
         )
     if origin is types.UnionType:
         if isinstance(value, dict) and _KINDS.get(value.get("kind", "")) in arguments:
             fields = {name: item for name, item in value.items() if name != "kind"}
-            return _from_plain(_KINDS[value["kind"]], fields, where)
+            return _from_json(_KINDS[value["kind"]], fields, where)
         if isinstance(value, str) and RunFeatures in arguments:  # format 1
             return parse_features(value)
         plain = tuple(a for a in arguments if not dataclasses.is_dataclass(a))
         accepted = value is None and type(None) in plain or isinstance(value, plain)
     elif origin is Literal:
+        if value not in arguments and isinstance(value, str):
+            value = RENAMED_VALUES.get(value, value)
         accepted = value in arguments
     elif kind is float:
         accepted = isinstance(value, int | float) and not isinstance(value, bool)
     else:
         accepted = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if not accepted:
-        raise InputError(f"{where} is {value!r}, which it cannot be")
+        raise InputError(f"{where} is {value!r}, which is not a valid value")
     return float(value) if kind is float else value
 
 
-def _options_from_plain(value: Any, where: str) -> ModelOptions:
+def _options_from_json(value: Any, where: str) -> ModelOptions:
     if isinstance(value, dict):
-        return ModelOptions({name: _tuples(item) for name, item in value.items()})
+        options: dict[str, Any] = {
+            RENAMED_OPTIONS.get(str(n), str(n)): _tuples(v) for n, v in value.items()
+        }
+        return ModelOptions(options)
     if isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
         return ModelOptions(parse_option(text) for text in value)  # format 1
-    raise InputError(f"{where} should be an object, not {value!r}")
+    raise InputError(f"{where} must be an object, not {value!r}")
 
 
 def _tuples(value: Any) -> Any:
@@ -525,7 +540,7 @@ class Difference:
 
 
 def differences(first: Recipe, second: Recipe) -> list[Difference]:
-    """The fields in which two recipes differ, with both values."""
+    """List the fields in which two recipes differ, with both values."""
     found: list[Difference] = []
 
     def compare(a: Any, b: Any, path: tuple[str | int, ...]) -> None:

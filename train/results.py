@@ -1,4 +1,4 @@
-"""What a finished run leaves: test results, predictions, figures and the report."""
+"""Results of a finished run: scores, predictions, figures and the report."""
 
 import time
 from typing import Any
@@ -14,11 +14,11 @@ from train.engine.inputs import ImageInputs
 from train.predictor import Predictor
 from train.record.directory import RunDir, write_json
 
-# Fields of test.json that differ from one evaluation to the next.
-TIMES = ("test_time_ms", "train_time_ms")
+# Fields of test.json that vary between evaluations.
+TIMING_FIELDS = ("test_time_ms", "train_time_ms")
 
-# Fields of test.json that only the training knows.
-OF_TRAINING = ("train_accuracy", "validation_accuracy", "train_time_ms", "epochs_run")
+# Fields of test.json that come from training; evaluation cannot compute them.
+TRAINING_FIELDS = ("train_accuracy", "validation_accuracy", "train_time_ms", "epochs_run")
 
 TSNE_POINTS = 1000
 
@@ -28,21 +28,21 @@ Results = tuple[dict[str, Any], dict[str, np.ndarray]]
 def test(predictor: Predictor, experiment: Experiment, split: str = "test") -> Results:
     """Score a predictor on a whole split.
 
-    Returns the results that need no knowledge of the training, and the predictions. `test_time_ms` is the
-    wall time of predicting and scoring, from images that are decoded to uint8 in host memory, with the
-    program compiled beforehand; of a probe it is that of its predictions and scores from features.
+    Returns:
+      The fields of test.json, except those of training, and the predictions.
 
-    `scored_by` says what answered: the net ("classification"), its clusters ("vade", "gmvae"), the probe of the
-    recipe ("svm", "kmeans", "gmm"); or "autoencoder", which has a loss and nothing else. Clusters are matched to
-    classes on the split itself, one to one.
+      `test_time_ms` is the wall time of prediction and scoring, from images decoded to uint8 in host memory, with the
+      program already compiled; for a probe, from features. `scored_by` names the source of the predictions: the
+      network ("classification"), its clusters ("vade", "gmvae") or the probe of the recipe ("svm", "kmeans", "gmm");
+      "autoencoder" has only a loss. Clusters are matched to classes one to one, on the split itself.
     """
     recipe, dataset = experiment.recipe, experiment.dataset
-    scored = _probe if recipe.probe.method != "none" else _answers
-    scores, predictions = scored(predictor, experiment, split)
-    examples = dataset.splits[split]
+    score = _score_probe if recipe.probe.method != "none" else _score_network
+    scores, predictions = score(predictor, experiment, split)
+    data = dataset.splits[split]
     predictions |= {
-        "labels": examples.labels,
-        "ids": np.array(examples.ids),
+        "labels": data.labels,
+        "ids": np.array(data.ids),
         "class_names": np.array(dataset.class_names),
     }
     results = {
@@ -58,28 +58,28 @@ def test(predictor: Predictor, experiment: Experiment, split: str = "test") -> R
     return results, predictions
 
 
-def _answers(predictor: Predictor, experiment: Experiment, split: str) -> Results:
-    """What the net says itself."""
+def _score_network(predictor: Predictor, experiment: Experiment, split: str) -> Results:
+    """Score the network's own outputs."""
     dataset, batch_size = experiment.dataset, experiment.recipe.batch_size
     images, labels = load_arrays(predictor.samples(dataset.splits[split]))
     predictor.outputs(images[:batch_size], batch_size)  # compiles
-    answers = predictor.objective.answers
+    predicts = predictor.objective.predicts
     began = time.perf_counter()
     outputs = predictor.outputs(images, batch_size, labels)
     predictions: dict[str, np.ndarray] = {}
     names = dataset.class_names
-    if answers == "classes":
+    if predicts == "classes":
         scores = classification_metrics(labels, outputs["logits"], names)
-    elif answers == "clusters":
+    elif predicts == "clusters":
         log_probabilities = outputs["cluster_log_probabilities"]
         clusters = log_probabilities.argmax(axis=1)
         scores = clustering_metrics(labels, clusters, names, log_probabilities.shape[1])
         scores["loss"] = float(outputs["loss"].mean())
-        predictions = _of_clusters(clusters, scores)
+        predictions = _cluster_predictions(clusters, scores)
     else:
         scores = {"loss": float(outputs["loss"].mean()), "num_examples": len(labels)}
     elapsed = time.perf_counter() - began
-    if answers == "classes":
+    if predicts == "classes":
         probabilities = softmax(outputs["logits"]).astype(np.float32)
         predictions = {
             "probabilities": probabilities,
@@ -87,11 +87,11 @@ def _answers(predictor: Predictor, experiment: Experiment, split: str) -> Result
         }
     if "latent" in outputs:
         predictions["features"] = outputs["latent"]
-    by = {"scored_by": predictor.info["objective"], "test_time_ms": round(1000 * elapsed, 1)}
-    return scores | by, predictions
+    facts = {"scored_by": predictor.info["objective"], "test_time_ms": round(1000 * elapsed, 1)}
+    return scores | facts, predictions
 
 
-def _of_clusters(clusters: np.ndarray, scores: dict[str, Any]) -> dict[str, np.ndarray]:
+def _cluster_predictions(clusters: np.ndarray, scores: dict[str, Any]) -> dict[str, np.ndarray]:
     matched = np.array(scores["class_of_cluster"])
     return {
         "clusters": clusters.astype(np.int32),
@@ -99,8 +99,8 @@ def _of_clusters(clusters: np.ndarray, scores: dict[str, Any]) -> dict[str, np.n
     }
 
 
-def _probe(predictor: Predictor, experiment: Experiment, split: str) -> Results:
-    """What the recipe's probe says, fitted to the training part; with its accuracy on the other parts."""
+def _score_probe(predictor: Predictor, experiment: Experiment, split: str) -> Results:
+    """Fit the recipe's probe to the training split and score it; also its accuracy in training and validation."""
     from train.probing import FittedProbe, probe_features
 
     recipe, dataset = experiment.recipe, experiment.dataset
@@ -110,26 +110,26 @@ def _probe(predictor: Predictor, experiment: Experiment, split: str) -> Results:
         features = probe_features(predictor, experiment, cli.progress_callback(progress))
     finally:
         progress.stop()
-    train = dataset.splits["train"].labels
-    fitted = FittedProbe(probe, features["train"], train, len(names), recipe.seed)
+    train_labels = dataset.splits["train"].labels
+    fitted = FittedProbe(probe, features["train"], train_labels, len(names), recipe.seed)
 
-    def scores_of(part: str) -> Results:
-        labels, answers = dataset.splits[part].labels, fitted.predict(features[part])
+    def score_split(split: str) -> Results:
+        labels, predicted = dataset.splits[split].labels, fitted.predict(features[split])
         if probe.method == "svm":
-            scores = {"loss": None} | prediction_scores(labels, answers, names)
-            return scores, {"predictions": answers.astype(np.int32)}
-        scores = clustering_metrics(labels, answers, names, fitted.num_clusters)
-        return scores, _of_clusters(answers, scores)
+            scores = {"loss": None} | prediction_scores(labels, predicted, names)
+            return scores, {"predictions": predicted.astype(np.int32)}
+        scores = clustering_metrics(labels, predicted, names, fitted.num_clusters)
+        return scores, _cluster_predictions(predicted, scores)
 
     began = time.perf_counter()
-    scores, predictions = scores_of(split)
+    scores, predictions = score_split(split)
     elapsed = time.perf_counter() - began
-    others = {
-        f"{part}_accuracy": scores_of(part)[0]["accuracy"] for part in ("train", "validation")
+    accuracies = {
+        f"{name}_accuracy": score_split(name)[0]["accuracy"] for name in ("train", "validation")
     }
-    by = {"scored_by": probe.method, "test_time_ms": round(1000 * elapsed, 1)}
+    facts = {"scored_by": probe.method, "test_time_ms": round(1000 * elapsed, 1)}
     vectors = {"features": features[split].astype(np.float32)}
-    return scores | others | by | fitted.notes, predictions | vectors
+    return scores | accuracies | facts | fitted.notes, predictions | vectors
 
 
 def finish(
@@ -139,13 +139,16 @@ def finish(
     facts: dict[str, Any],
     figures: bool = True,
 ) -> dict[str, Any]:
-    """Test the best weights and write test.json, predictions, and figures with a report. Returns the results."""
+    """Test the best weights; write test.json, the predictions and, with `figures`, the figures and the report.
+
+    Returns the content of test.json.
+    """
     results, predictions = test(predictor, experiment)
     rows = run.read_summary()
     best = [row for row in rows if row["epoch"] == results["best_epoch"]]
-    for part, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):
+    for split, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):
         if best and np.isfinite(best[0][column]):
-            results.setdefault(f"{part}_accuracy", best[0][column])
+            results.setdefault(f"{split}_accuracy", best[0][column])
     results |= facts
     write_json(run.test, results)
     np.savez_compressed(run.predictions, allow_pickle=False, **predictions)
@@ -153,12 +156,12 @@ def finish(
         from train.report import html
 
         run.figures.mkdir(exist_ok=True)
-        _draw(run, rows, predictor, experiment, results, predictions)
+        _write_figures(run, rows, predictor, experiment, results, predictions)
         html.write_report(run.path)
     return results
 
 
-def _draw(
+def _write_figures(
     run: RunDir,
     rows: list[dict[str, Any]],
     predictor: Predictor,
@@ -181,7 +184,7 @@ def _draw(
         )
     if "probabilities" in predictions:
         assert isinstance(predictor.inputs, ImageInputs)
-        shown = sample_of_classes(predictions["labels"], 20)
+        shown = class_balanced_indices(predictions["labels"], 20)
         figures.prediction_grid(
             list(predictor.samples(dataset.splits["test"]).load(shown)),
             predictions["labels"][shown],
@@ -198,14 +201,14 @@ def _draw(
         figures.tsne_figure(points, labels, dataset.class_names, run.figures / "tsne.png", title)
 
 
-def sample_of_classes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` positions of labels [N], in order of class: as many of each class, evenly over its examples."""
+def class_balanced_indices(labels: np.ndarray, count: int) -> np.ndarray:
+    """Select up to `count` indices of labels [N], equally many per class, evenly spaced, ordered by class."""
     classes = np.unique(labels)
     if len(classes) > count:
         classes = classes[np.linspace(0, len(classes) - 1, count).astype(int)]
     chosen = []
-    for number, name in enumerate(classes):
+    for number, label in enumerate(classes):
         share = count // len(classes) + (number < count % len(classes))
-        places = np.flatnonzero(labels == name)
-        chosen.append(places[np.unique(np.linspace(0, len(places) - 1, share).astype(int))])
+        indices = np.flatnonzero(labels == label)
+        chosen.append(indices[np.unique(np.linspace(0, len(indices) - 1, share).astype(int))])
     return np.concatenate(chosen)

@@ -1,7 +1,7 @@
 """Train a model:  python -m train.run --model sam_alexnet --quick
 
-Settings come from the model's own recipe (train/recipes), and every field of it is a flag. Running the same
---workdir again goes on where the run stopped.
+Settings default to the model's recipe (train/recipes); every field is a flag. Run again with the same --workdir to
+resume.
 """
 
 import dataclasses
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from datasets import list_datasets
-from train import cli, recipes
+from train import cli, flags, recipes
 from train.errors import InputError, Interrupted
-from train.flags import REGISTRY
 from train.recipe import Recipe, Stage
 from train.record.directory import RunDir
 from zoo import list_models
@@ -27,33 +26,33 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command, besides the fields of the recipe."""
+    """Command-line flags besides the fields of the recipe."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     workdir: Path | None = None
-    """Run directory (default: runs/<model>-<dataset>-<time>); an earlier run in it is continued."""
+    """Run directory (default: runs/<model>-<dataset>-<time>). A run in it is resumed."""
     resume: Literal["auto", "never", "must"] = "auto"
-    """Whether an earlier run in --workdir may, must not, or has to be there."""
+    """Whether --workdir may (auto), must not (never) or must contain a run."""
     epochs: int | None = None
-    """Short for --stages.0.epochs, in recipes of one stage."""
+    """Shorthand for --stages.0.epochs, for recipes with one stage."""
     lr: float | None = None
-    """Short for --stages.0.optimizer.learning-rate, in recipes of one stage."""
+    """Shorthand for --stages.0.optimizer.learning-rate, for recipes with one stage."""
     writers: tuple[str, ...] = ()
-    """Run-log writers of other packages (entry points jax_zoo.writers), besides files, TensorBoard and terminal."""
+    """Additional run-log writers from other packages (entry points jax_zoo.writers)."""
     quick: bool = False
-    """The model's short form, for a first look (sam_alexnet: 5 epochs)."""
+    """Use the model's quick recipe (sam_alexnet: 5 epochs)."""
     from_recipe: str | None = None
-    """Start from a recipe by name instead of the model's own (see --list-recipes)."""
+    """Use this recipe instead of the model's own (see --list-recipes)."""
     list_models: bool = False
-    """Print the models' names and stop."""
+    """List the models and exit."""
     list_datasets: bool = False
-    """Print the data sets' names and stop."""
+    """List the registered data sets and exit."""
     list_recipes: bool = False
-    """Print the recipes' names and stop."""
+    """List the recipes and exit."""
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(argv)
     if arguments.list_models:
         print("\n".join(list_models()))
@@ -72,21 +71,16 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> Arguments:
-    """Two passes: the run directory or the model gives the defaults, then every flag overrides."""
+    """Parse in two passes: the run directory, recipe or model determines the defaults, then flags override them."""
     default = _default_recipe(argv)
-    arguments = tyro.cli(
-        Arguments,
-        default=Arguments(recipe=default),
-        args=argv,
-        prog="python -m train.run",
-        description=__doc__,
-        registry=REGISTRY,
+    arguments = flags.parse(
+        Arguments, argv, "train.run", __doc__, default=Arguments(recipe=default)
     )
     recipe = arguments.recipe
     if (arguments.epochs is not None or arguments.lr is not None) and len(recipe.stages) != 1:
         raise InputError(
-            f"recipe {recipe.name!r} has {len(recipe.stages)} stages:"
-            " say --stages.0.epochs, --stages.1.optimizer.learning-rate and so on"
+            f"--epochs and --lr are ambiguous: recipe {recipe.name!r} has {len(recipe.stages)} stages;"
+            " use --stages.0.epochs, --stages.1.optimizer.learning-rate and so on"
         )
     stage = recipe.stages[0] if recipe.stages else Stage()
     if arguments.epochs is not None:
@@ -100,13 +94,13 @@ def parse(argv: list[str]) -> Arguments:
 
 
 def _default_recipe(argv: list[str]) -> Recipe:
-    """The recipe that the flags start from: the run's in --workdir, the named one, the model's own."""
+    """Return the recipe that the flags override: of the run in --workdir, else by --from-recipe, else the model's."""
     quick = "--quick" in argv
     model, named, workdir = (_value(argv, flag) for flag in ("model", "from-recipe", "workdir"))
     if workdir and RunDir(workdir).exists():
         return RunDir(workdir).read_recipe()
     if named and quick:
-        raise InputError("--quick and --from-recipe each name a recipe: give one of them")
+        raise InputError("--quick and --from-recipe each name a recipe: use one of them")
     if named:
         recipe = recipes.get_recipe(named)
         return dataclasses.replace(recipe, model=model) if model else recipe
@@ -114,13 +108,13 @@ def _default_recipe(argv: list[str]) -> Recipe:
 
 
 def _value(argv: list[str], flag: str) -> str | None:
-    """The last value of a flag, in any of the spellings that the parser takes."""
-    found = None
+    """Return the last value of a flag, in any spelling that the parser accepts."""
+    last = None
     for index, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == f"--{flag}":
-            found = value if equals else argv[index + 1] if index + 1 < len(argv) else None
-    return found
+            last = value if equals else argv[index + 1] if index + 1 < len(argv) else None
+    return last
 
 
 def run(
@@ -132,12 +126,25 @@ def run(
     figures: bool = True,
     writers: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Train, test and report; returns what test.json holds. For Python callers, too.
+    """Train, test and write a report. Can also be called from Python.
 
-    Without `figures`, there are only numbers at the end: no figures and no report.html. `writers` names run-log writers
-    of other packages.
+    Args:
+      recipe: settings of the run.
+      workdir: run directory (default: a new one below runs/).
+      resume: whether `workdir` may ("auto"), must not ("never") or must ("must") contain a run.
+      quick: whether to omit the hint at --quick.
+      figures: whether to write figures and report.html.
+      writers: names of run-log writers from other packages.
+
+    Returns:
+      The content of test.json.
+
+    Raises:
+      InputError: the recipe, the data or the run directory cannot be used.
+      Diverged: the loss or a gradient became NaN or inf.
+      Interrupted: the user stopped the run.
     """
-    began = time.time()
+    start_time = time.time()
     cli.prepare_environment()
 
     from train.engine.checkpoints import Checkpoints
@@ -148,14 +155,14 @@ def run(
     from train.results import finish
     from train.setup import resolve
 
-    others = load_writers(writers)
+    plugins = load_writers(writers)
     workdir = workdir or _new_workdir(recipe)
     experiment = resolve(recipe, workdir, resume)
-    _say_what(experiment, workdir, quick)
+    _print_setup(experiment, workdir, quick)
     directory = RunDir(workdir)
     with directory.locked(), cli.StopRequest() as stop:
-        log = _open_log(experiment, directory, others)
-        directory.begin(experiment.recipe, experiment.dataset, experiment.decisions())
+        log = _open_log(experiment, directory, plugins)
+        directory.begin(experiment.recipe, experiment.dataset, experiment.pretrained_settings())
         try:
             end = fit(
                 experiment,
@@ -167,19 +174,19 @@ def run(
         except Interrupted as stopped:
             raise Interrupted(
                 f"{stopped}, saved in {directory.path};"
-                f" to go on: python -m train.run --workdir {directory.path}"
+                f" to resume: python -m train.run --workdir {directory.path}"
             ) from None
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         results = finish(directory, load_run(directory.path), experiment, facts, figures)
     where = f"; report: {directory.path / 'report.html'}" if figures else ""
-    cli.say(f"done in {cli.duration(time.time() - began)}{where}")
+    cli.say(f"done in {cli.duration(time.time() - start_time)}{where}")
     synthetic = " (synthetic images)" if experiment.dataset.info.synthetic else ""
     print(f"{recipe.model} on {experiment.dataset.name}{synthetic}: {_scores(results)}")
     return results
 
 
-def _open_log(experiment: "Experiment", directory: RunDir, others: "list[MakeWriter]") -> "RunLog":
-    """All writers of a run: files, weights, TensorBoard, terminal, and those that are asked for."""
+def _open_log(experiment: "Experiment", directory: RunDir, plugins: "list[MakeWriter]") -> "RunLog":
+    """Create all writers of a run: files, weights, TensorBoard, terminal, and plugins."""
     from train.record.best import BestWriter
     from train.record.files import FileWriter
     from train.record.log import Writers
@@ -191,7 +198,7 @@ def _open_log(experiment: "Experiment", directory: RunDir, others: "list[MakeWri
         BestWriter(directory.best, experiment.describe(), experiment.provenance()),
         TensorBoardWriter(directory.tensorboard),
         TerminalWriter(len(experiment.stages)),
-        *(make(directory.path, experiment.recipe) for make in others),
+        *(make(directory.path, experiment.recipe) for make in plugins),
     )
 
 
@@ -206,7 +213,7 @@ def _new_workdir(recipe: Recipe) -> Path:
     return path
 
 
-def _say_what(experiment: "Experiment", workdir: Path, quick: bool) -> None:
+def _print_setup(experiment: "Experiment", workdir: Path, quick: bool) -> None:
     recipe, dataset = experiment.recipe, experiment.dataset
     on_cpu = experiment.devices.platform == "cpu"
     sizes = {name: len(split) for name, split in dataset.splits.items()}
@@ -217,33 +224,35 @@ def _say_what(experiment: "Experiment", workdir: Path, quick: bool) -> None:
     )
     for note in dataset.notes:
         cli.say(f"note: {note}")
-    if dataset.leaks:
+    if dataset.duplicates:
         cli.say(
-            f"warning: copies, or images that look the same, in two parts: {len(dataset.leaks)}, listed in"
+            f"warning: duplicates and near-duplicates across splits: {len(dataset.duplicates)}, listed in"
             f" {workdir / 'leaks.csv'}"
         )
     if dataset.bad_images:
         cli.say(
-            f"warning: {len(dataset.bad_images)} files cannot be decoded and are left out:"
+            f"warning: skipped {cli.count(len(dataset.bad_images), 'file')} that cannot be decoded:"
             f" {workdir / 'bad_images.txt'}"
         )
     cli.say(
         f"model: {recipe.model}, {_size(experiment.inputs.shape)}, batch {recipe.batch_size}, {recipe.dtype},"
         f" at most {cli.count(sum(s.epochs for s in recipe.stages), 'epoch')}, recipe {recipe.name}"
     )
-    if experiment.feed == "resident":
+    if experiment.feed == "cached":
         cli.say(
-            f"feeding: resident, {experiment.feed_bytes / 1e6:,.0f} MB of images on each device"
+            f"input pipeline: cached, {experiment.feed_bytes / 1e6:,.0f} MB of images on each device"
         )
-        if recipe.feed == "resident" and on_cpu:
+        if recipe.feed == "cached" and on_cpu:
             cli.say(
                 "warning: on a CPU, XLA runs convolutions inside loops several times slower:"
-                " --feed stepwise is faster here"
+                " --feed streamed is faster here"
             )
     if recipe.name in recipes.NOTES:
         cli.say(recipes.NOTES[recipe.name])
-    elif on_cpu and not quick and recipes.quick_form(recipe.name) and recipe.stages[0].epochs > 20:
-        cli.say("hint: on a CPU this may take hours; --quick gives a first result in minutes")
+    elif (
+        on_cpu and not quick and recipes.quick_recipe(recipe.name) and recipe.stages[0].epochs > 20
+    ):
+        cli.say("hint: this may take hours on a CPU; --quick gives a first result in minutes")
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -251,7 +260,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _scores(results: dict[str, Any]) -> str:
-    """The last line of a run."""
+    """Format the scores for the last line of output."""
     if "accuracy" not in results:
         text = f"test loss {results['loss']:.4f}"
     else:

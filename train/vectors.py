@@ -1,4 +1,4 @@
-"""Vectors in place of images: their pixels, or what a trained net computes of them."""
+"""Vectors in place of images: their pixels, or the features of a trained network."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,54 +28,59 @@ def vector_dataset(
     key: Mapping[str, Any],
     progress: Progress,
 ) -> Dataset:
-    """The data set with vectors in place of its images; InputError for a source that cannot be used."""
+    """Replace the images of a data set by vectors. Raises InputError if the source cannot be used."""
     if isinstance(source, Pixels):
         size = (recipe.image_size, recipe.image_size) if recipe.image_size else None
-        parts = pixels(dataset, size)
+        vectors = pixels(dataset, size)
     else:
-        module, variables, inputs = _feature_net(recipe, source)
-        parts = net_features(module, variables, inputs, dataset, key, progress=progress)
-    parts = scaled(parts, recipe.feature_scaling)
-    splits = {name: VectorSplit(split, parts[name]) for name, split in dataset.splits.items()}
+        module, variables, inputs = _load_feature_network(recipe, source)
+        vectors = network_features(module, variables, inputs, dataset, key, progress=progress)
+    vectors = scale(vectors, recipe.feature_scaling)
+    splits = {name: VectorSplit(split, vectors[name]) for name, split in dataset.splits.items()}
     provenance = {**dataset.provenance, "features": recipe.to_json()["features"]}
     return dataclasses.replace(dataset, splits=splits, provenance=provenance)
 
 
-def _feature_net(
+def _load_feature_network(
     recipe: Recipe, source: RunFeatures | NetFeatures
 ) -> tuple[Any, dict[str, Any], ImageInputs]:
     if isinstance(source, NetFeatures):
-        taken = load_weights(source.model, source.source, None, image_size=recipe.image_size)
-        return taken.module, taken.variables, ImageInputs(taken.preprocessing)
+        loaded = load_weights(source.model, source.source, None, image_size=recipe.image_size)
+        return loaded.module, loaded.variables, ImageInputs(loaded.preprocessing)
     if isinstance(source.run, JobWeights):
-        raise InputError(f"the job {source.run.job} has not been run: its features are needed")
+        raise InputError(
+            f"this run needs features of the job {source.run.job}, which has not been run: run it first"
+        )
     predictor = load_run(source.run)
     if not isinstance(predictor.inputs, ImageInputs):
         raise InputError(
-            f"--features {source.run}: its model takes vectors itself: give one of images"
+            f"--features {source.run}: the model of this run takes vectors: use a run trained on images"
         )
     return predictor.module, predictor.variables, predictor.inputs
 
 
 def pixels(dataset: Dataset, size: tuple[int, int] | None) -> dict[str, np.ndarray]:
-    """The numbers of each image in a row, in [0, 1]: float32 [N, H * W] for each split, three times as many where
-    there are colors. `size` is height and width, by default the images' own."""
+    """Flatten the images of each split to vectors in [0, 1]: float32 [N, H * W * 3], or [N, H * W] if all are gray.
+
+    `size` is height and width (default: that of the images).
+    """
     if size is None:
         if dataset.info.image_shape is None:
             raise InputError(
-                f"the images of {dataset.name} have sizes of their own, and vectors are alike:"
-                " give an --image-size"
+                f"the images of {dataset.name} differ in size, but vectors must have equal lengths:"
+                " use an --image-size"
             )
         height, width, _ = dataset.info.image_shape
         size = (height, width)
     rule = ResizeRule(size)
     arrays = {n: load_arrays(ImageSamples(s, rule))[0] for n, s in dataset.splits.items()}
     gray = all((a[..., :1] == a).all() for a in arrays.values())
-    kept = {name: a[..., :1] if gray else a for name, a in arrays.items()}
-    return {n: a.reshape(len(a), -1).astype(np.float32) / 255 for n, a in kept.items()}
+    if gray:
+        arrays = {name: a[..., :1] for name, a in arrays.items()}
+    return {n: a.reshape(len(a), -1).astype(np.float32) / 255 for n, a in arrays.items()}
 
 
-def net_features(
+def network_features(
     module: Any,
     variables: dict[str, Any],
     inputs: Inputs,
@@ -85,15 +90,15 @@ def net_features(
     layer: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
-    """What `zoo.features` gives for every sample of each split, float32 [N, D], from the cache where it is there."""
+    """Compute `zoo.features` of every sample of each split, float32 [N, D], or read them from the cache."""
     step = features.layer_step(module, inputs, layer)
     devices = Devices()
     return features.extract(
         step,
         variables,
-        {name: inputs.evaluation(split) for name, split in dataset.splits.items()},
+        {name: inputs.eval_samples(split) for name, split in dataset.splits.items()},
         devices,
-        batch_size=devices.divisible(FEATURE_BATCH),
+        batch_size=devices.round_up(FEATURE_BATCH),
         key={
             "weights": digest(variables),
             "inputs": inputs.to_json(),
@@ -105,14 +110,14 @@ def net_features(
     )
 
 
-def scaled(parts: Mapping[str, np.ndarray], how: str) -> dict[str, np.ndarray]:
-    """Vectors on another scale, which the training split sets: see `Recipe.feature_scaling`."""
-    train = parts["train"].astype(np.float64)
-    if how == "none":
-        return dict(parts)
-    if how == "unit":
+def scale(vectors: Mapping[str, np.ndarray], method: str) -> dict[str, np.ndarray]:
+    """Scale the vectors of all splits by statistics of the training split. `method`: see `Recipe.feature_scaling`."""
+    train = vectors["train"].astype(np.float64)
+    if method == "none":
+        return dict(vectors)
+    if method == "unit":
         mean, deviation = np.zeros(1), np.array([train.std()])
     else:
         mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1.0)  # features that never change stay
-    return {n: ((v - mean) / deviation).astype(np.float32) for n, v in parts.items()}
+    deviation = np.where(deviation > 0, deviation, 1.0)  # do not divide constant features by zero
+    return {n: ((v - mean) / deviation).astype(np.float32) for n, v in vectors.items()}

@@ -1,12 +1,12 @@
-"""A functional model zoo: Flax Linen architectures for image classification, and the weights that fit them.
+"""Model zoo: Flax Linen architectures for image classification, with pretrained weights.
 
     import jax, zoo
     model = zoo.create_model("sam_alexnet", num_classes=4, dropout_rate=0.2)
     variables = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 256, 256, 3)))
-    logits = model.apply(variables, images)                   # images: float NHWC; logits: float32 [N, 4]
-    codes = zoo.features(model, variables, images)            # what enters the head: [N, 1024]
+    logits = model.apply(variables, images)                   # images: float [N, H, W, 3]; logits: float32 [N, 4]
+    codes = zoo.features(model, variables, images)            # input of the head: [N, 1024]
 
-Importing this package is cheap: JAX is loaded when the first model is created.
+Importing this package is cheap: JAX is imported when the first model is created.
 """
 
 from zoo.common.errors import ImageTooSmall, InputError
@@ -51,7 +51,7 @@ _LAZY = {
 
 
 def __getattr__(name: str):
-    """Load the parts that need JAX on first use, so that `import zoo` stays instant."""
+    """Import the modules that need JAX on first use, to keep `import zoo` fast."""
     if name in _LAZY:
         import importlib
 

@@ -1,25 +1,25 @@
-"""AlexNet, in the three forms in which two papers use it, and in torchvision's.
+"""AlexNet: the three variants of two papers, and torchvision's.
 
-`alexnet` is the Keras form of Le 2021, "Alexnet and image classification" (after Krizhevsky et al. 2012): one tower,
-227x227 input, no local response normalization, 62,378,344 parameters with 1000 classes. Every layer's reported shape
-and count is met.
+`alexnet` is the Keras variant of Le 2021, "Alexnet and image classification" (after Krizhevsky et al. 2012): one tower,
+227x227 input, no local response normalization, 62,378,344 parameters with 1000 classes. All output shapes and
+parameter counts match the reported ones.
 
-`pig_alexnet` and `sam_alexnet` are the base net and the Attention-AlexNet of "Pig face identification by AlexNet with a
-spatial attention module": 256x256 input, valid padding ("effective filling"), which alone gives every size that the
-paper reports; the second adds a spatial attention module after each of its two 384-channel convolutions and a
-narrower top.
+`pig_alexnet` and `sam_alexnet` are the baseline and the Attention-AlexNet of "Pig face identification by AlexNet with a
+spatial attention module". Both take 256x256 input and use valid padding ("effective filling"): only valid padding
+reproduces all sizes that the paper reports. `sam_alexnet` adds a spatial attention module after each of the two
+384-channel convolutions and has a narrower top.
 
-What that paper leaves open, and our reading:
-- Figure 2 tells "conv" from "conv + bn" without saying which is which: batch normalization follows every
-  convolution of both nets; `norm=False` switches it off.
-- "9 weight layers, 4 fully connected" in the text, but only 4096 and 10 in the figure: the base net's top is
-  AlexNet's own, 4096-4096-10; `head_widths` changes it.
+Where that paper is ambiguous, we assume:
+- Figure 2 distinguishes "conv" from "conv + bn" but does not say which layer is which. Batch normalization follows
+  every convolution of both nets; `norm=False` turns it off.
+- The text says "9 weight layers, 4 fully connected", but the figure shows only 4096 and 10. The baseline has AlexNet's
+  original top, 4096-4096-10; `head_widths` changes it.
 - Dropout 0.4 follows each hidden fully connected layer.
-- Convolutions keep their bias under batch normalization, which is Keras's default.
+- Convolutions before batch normalization keep their bias, which is Keras's default.
 
 `alexnet_torchvision` is the net of torchvision's weights (Krizhevsky 2014, "One weird trick for parallelizing
-convolutional neural networks"): narrower convolutions, dropout in front of each hidden dense layer, any image size.
-Biases begin at zero here, and at torch's small random numbers there. Names, and torchvision's:
+convolutional neural networks"): narrower convolutions, dropout before each hidden dense layer, any image size. Biases
+are initialized to zero; torch initializes them to small random values. Names here and in torchvision:
 
     conv1/conv to conv5/conv    features.0, .3, .6, .8, .10
     fc1, fc2                    classifier.1, .4
@@ -45,7 +45,7 @@ from zoo.layers import (
 from zoo.pretrained.sources import torchvision_source
 from zoo.registry import register_model
 
-# torch's default for convolutions and dense layers: uniform within 1 / sqrt(fan-in).
+# torch's default for convolutions and dense layers: uniform in +-1 / sqrt(fan-in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -85,17 +85,17 @@ class AlexNet(nn.Module):
 
 
 class PigAlexNet(nn.Module):
-    """The nets of the pig face paper: images [B, 256, 256, 3] to float32 logits [B, num_classes]."""
+    """AlexNets of the pig face paper: images [B, 256, 256, 3] to float32 logits [B, num_classes]."""
 
     num_classes: int
-    attention: bool = False  # a SAM after each of the two wide convolutions (Figure 4)
+    attention: bool = False  # SAM after each of the two 384-channel convolutions (Figure 4)
     widths: Sequence[int] = (96, 256, 384, 384, 256)
     head_widths: Sequence[int] = (4096, 4096)
     stem: tuple[int, int] = (11, 4)  # kernel and stride of the first convolution
     dropout_rate: float = 0.4
     norm: bool = True
     norm_momentum: float = KERAS_NORM_MOMENTUM
-    axis_name: str | None = None  # averages batch statistics over a mapped axis
+    axis_name: str | None = None  # mapped axis over which batch statistics are averaged
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -136,7 +136,7 @@ class TorchAlexNet(nn.Module):
     num_classes: int
     widths: Sequence[int] = (64, 192, 384, 256, 256)
     head_widths: Sequence[int] = (4096, 4096)
-    pooled_size: int = 6  # height and width that enter the first dense layer
+    pooled_size: int = 6  # height and width of the input of the first dense layer
     dropout_rate: float = 0.5  # before each hidden dense layer
     dtype: Any = jnp.float32
 
@@ -173,7 +173,7 @@ class TorchAlexNet(nn.Module):
 
     @nn.nowrap
     def torchvision_names(self) -> dict[str, str]:
-        """torchvision's modules and our paths."""
+        """Map torchvision's module names to paths of this model."""
         convs = {f"features.{i}": f"conv{n}/conv" for n, i in enumerate((0, 3, 6, 8, 10), start=1)}
         return convs | {"classifier.1": "fc1", "classifier.4": "fc2", "classifier.6": "head"}
 
@@ -184,7 +184,7 @@ class TorchAlexNet(nn.Module):
     source='Le 2021, "Alexnet and image classification", model summaries',
 )
 def alexnet(num_classes: int) -> AlexNet:
-    """AlexNet as Keras code writes it: one tower, no LRN (Krizhevsky et al. 2012)."""
+    """AlexNet as commonly written in Keras: one tower, no LRN (Krizhevsky et al. 2012)."""
     return AlexNet(num_classes)
 
 
@@ -192,10 +192,10 @@ def alexnet(num_classes: int) -> AlexNet:
     input_shape=(256, 256, 3),
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figure 2',
-    notes="batch-norm after every convolution and a 4096-4096-10 top are our reading",
+    notes="batch norm after every convolution and the 4096-4096-10 top are our assumptions",
 )
 def pig_alexnet(num_classes: int) -> PigAlexNet:
-    """AlexNet with valid padding and batch-norm: the pig-face paper's baseline."""
+    """AlexNet with valid padding and batch norm: the pig face paper's baseline."""
     return PigAlexNet(num_classes)
 
 
@@ -203,7 +203,7 @@ def pig_alexnet(num_classes: int) -> PigAlexNet:
     input_shape=(256, 256, 3),
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figures 3 and 4',
-    notes="batch-norm after every convolution, and SAM's operation 2 on its input, are our reading",
+    notes="batch norm after every convolution, and operation 2 of the SAM on its input, are our assumptions",
 )
 def sam_alexnet(num_classes: int) -> PigAlexNet:
     """Attention-AlexNet: two spatial attention modules and a 1024-1024-10 top."""
@@ -217,19 +217,23 @@ def sam_alexnet(num_classes: int) -> PigAlexNet:
     pretrained=(torchvision_source("alexnet-owt-7be5be79.pth"),),
 )
 def alexnet_torchvision(num_classes: int) -> TorchAlexNet:
-    """AlexNet with torchvision's widths, for torchvision's weights."""
+    """torchvision's AlexNet, for its pretrained weights."""
     return TorchAlexNet(num_classes)
 
 
-@register_model(input_shape=(67, 67, 3), num_classes=10, source="ours, for small images and tests")
+@register_model(
+    input_shape=(67, 67, 3), num_classes=10, source="no paper: for small images and tests"
+)
 def alexnet_tiny(num_classes: int) -> AlexNet:
-    """alexnet for 67x67 images: narrow layers."""
+    """alexnet with narrow layers, for 67x67 images."""
     return AlexNet(num_classes, widths=(16, 24, 32, 32, 24), head_widths=(64, 64))
 
 
-@register_model(input_shape=(64, 64, 3), num_classes=10, source="ours, for small images and tests")
+@register_model(
+    input_shape=(64, 64, 3), num_classes=10, source="no paper: for small images and tests"
+)
 def sam_alexnet_tiny(num_classes: int) -> PigAlexNet:
-    """sam_alexnet for 64x64 images: a small stem, narrow layers."""
+    """sam_alexnet with a small stem and narrow layers, for 64x64 images."""
     return PigAlexNet(
         num_classes,
         attention=True,

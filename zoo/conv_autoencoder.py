@@ -1,13 +1,14 @@
-"""Convolutional auto-encoder (Han et al., "Animal face classification based on deep learning", section E).
+"""Convolutional autoencoder (Han et al., "Animal face classification based on deep learning", section E).
 
-The paper trains it without its fully connected bottleneck, inserts that layer, initializes from the trained
-weights (`with_bottleneck`), fine-tunes the whole, and gives the codes to an SVM. It states neither layers nor sizes.
-Ours are the plainest: 4x4 convolutions of stride 2 down to 7x7, ReLU, no normalization; as many transposed
-convolutions back, mirrored. 4 is a multiple of the stride, so that every pixel is reached by equally many weights;
-3x3 kernels leave a checkerboard (Odena et al. 2016, "Deconvolution and checkerboard artifacts"). The last layer is
-linear, for images normalized by mean and standard deviation. The code has 128 numbers.
+The paper trains it without the fully connected bottleneck, then inserts the bottleneck, initializes the convolutions
+from the trained weights (`with_bottleneck`), fine-tunes all layers, and trains an SVM on the codes. It states neither
+layers nor sizes. We use a plain design: 4x4 convolutions with stride 2 down to 7x7, ReLU, no normalization, and a
+mirrored decoder of transposed convolutions. The kernel size is a multiple of the stride, so that every pixel receives
+the same number of weights; 3x3 kernels leave a checkerboard pattern (Odena et al. 2016, "Deconvolution and checkerboard
+artifacts"). The last layer is linear, for images normalized by mean and standard deviation. The code is
+128-dimensional.
 
-`num_classes` means nothing here: an auto-encoder has no classes, and every value builds the same net.
+`num_classes` is ignored: an autoencoder has no classes.
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ KERNEL, STRIDE = (4, 4), (2, 2)
 
 
 class Encoder(nn.Module):
-    """[B, H, W, C] to [B, H / 2^n, W / 2^n, widths[-1]] in `dtype`, n convolutions `conv1` ..."""
+    """n convolutions `conv1`, `conv2`, ...: [B, H, W, C] to [B, H / 2^n, W / 2^n, widths[-1]] in `dtype`."""
 
     widths: tuple[int, ...]
     dtype: Any
@@ -46,7 +47,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back, transposed convolutions `deconv1` ...: ReLU but after the last."""
+    """Transposed convolutions `deconv1`, `deconv2`, ..., with ReLU after all but the last."""
 
     widths: tuple[int, ...]
     dtype: Any
@@ -67,48 +68,48 @@ class Decoder(nn.Module):
 
 
 class ConvAutoencoder(nn.Module):
-    """Called with images float [B, H, W, C], returns a dict of float32 arrays:
+    """Autoencoder of images, float [B, H, W, C]. A call returns a dict of float32 arrays:
 
     reconstruction: [B, H, W, C].
-    latent: [B, bottleneck], the code; without a bottleneck the encoder's map, [B, H / 2^n, W / 2^n, widths[-1]].
+    latent: [B, bottleneck], the code; without a bottleneck the encoder's feature map,
+      [B, H / 2^n, W / 2^n, widths[-1]].
     """
 
     num_classes: int = 0  # ignored
     widths: tuple[int, ...] = (32, 64, 128, 256, 256)
-    bottleneck: int | None = 128  # None: no fully connected layers
+    bottleneck: int | None = 128  # size of the code; None: no fully connected layers
     input_shape: tuple[int, int, int] = (224, 224, 3)
     dtype: Any = jnp.float32
 
-    likelihood = (
-        "gaussian"  # not a field: what the objective `autoencoder` measures, the squared error
-    )
+    # Not a field: the objective `autoencoder` minimizes the squared error.
+    likelihood = "gaussian"
 
     def setup(self):
         self.encoder = Encoder(self.widths, self.dtype)
         self.decoder = Decoder((*self.widths[-2::-1], self.input_shape[-1]), self.dtype)
         if self.bottleneck is not None:
-            rows, columns, channels = self._map_shape()
-            # ReLU after the layer that fills the map: what the decoder saw before was the output of one.
+            height, width, channels = self._feature_map_shape()
+            # ReLU after `expand`: without a bottleneck, the decoder's input is the output of a ReLU.
             self.code = OutputLayer(self.bottleneck)
-            self.expand = HiddenLayers((rows * columns * channels,), dtype=self.dtype)
+            self.expand = HiddenLayers((height * width * channels,), dtype=self.dtype)
 
-    def _map_shape(self) -> tuple[int, int, int]:
+    def _feature_map_shape(self) -> tuple[int, int, int]:
         factor = 2 ** len(self.widths)
         height, width, _ = self.input_shape
         if height % factor or width % factor or 0 in self.input_shape:
             raise InputError(
                 f"images of {height}x{width} cannot be halved {len(self.widths)} times:"
-                f" give sizes that are multiples of {factor}"
+                f" use a height and width that are multiples of {factor}"
             )
         return height // factor, width // factor, self.widths[-1]
 
     def encode(self, x: jax.Array) -> jax.Array:
-        """Images float [B, H, W, C] to the latent, float32."""
-        self._map_shape()
+        """Latent, float32, from images float [B, H, W, C]."""
+        self._feature_map_shape()  # validates input_shape
         if x.shape[1:] != tuple(self.input_shape):
             raise InputError(
-                f"images of shape {x.shape[1:]} do not fit input_shape={tuple(self.input_shape)}:"
-                " set that option of the model"
+                f"images of shape {x.shape[1:]} do not match input_shape={tuple(self.input_shape)}:"
+                " set this model option"
             )
         x = self.encoder(x.astype(self.dtype))  # [B, 7, 7, 256]
         if self.bottleneck is not None:
@@ -116,18 +117,18 @@ class ConvAutoencoder(nn.Module):
         return x.astype(jnp.float32)
 
     def decode(self, latent: jax.Array) -> jax.Array:
-        """The latent, as `encode` gives it, to images float32 [B, H, W, C]."""
+        """Images, float32 [B, H, W, C], from the latent that `encode` returns."""
         x = latent.astype(self.dtype)
         if self.bottleneck is not None:
-            x = self.expand(x).reshape(-1, *self._map_shape())
+            x = self.expand(x).reshape(-1, *self._feature_map_shape())
         return self.decoder(x).astype(jnp.float32)
 
     def embed(self, x: jax.Array) -> jax.Array:
-        """The latent as a vector an image: float32 [B, N]."""
+        """Latent, flattened to one vector per image: float32 [B, N]."""
         return self.encode(x).reshape(x.shape[0], -1)
 
     def autoencode(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """What a call returns; training and evaluation are the same."""
+        """Return `reconstruction` and `latent`, the same in training and evaluation."""
         latent = self.encode(x)
         return {"reconstruction": self.decode(latent), "latent": latent}
 
@@ -138,28 +139,39 @@ class ConvAutoencoder(nn.Module):
 def with_bottleneck(
     variables: dict[str, Any], model: ConvAutoencoder, key: jax.Array
 ) -> dict[str, Any]:
-    """Variables of `model`, which has a bottleneck, from trained ones of the same net without it.
+    """Insert a bottleneck into trained variables.
 
-    The convolutions are the trained ones bit for bit; the fully connected layers are drawn from `key`. Raises
-    InputError when `model` has no bottleneck or other convolutions.
+    Args:
+      variables: variables of the same network without a bottleneck.
+      model: with a bottleneck.
+      key: initializes the fully connected layers.
+
+    Returns:
+      Variables of `model`; the convolutions are those of `variables`, bit for bit.
+
+    Raises InputError if `model` has no bottleneck or other convolutions.
     """
     if model.bottleneck is None:
-        raise InputError("this model has no bottleneck to insert: give it bottleneck=128, say")
+        raise InputError(
+            "this model has no bottleneck to insert: set the option bottleneck, such as 128"
+        )
     image = jnp.zeros((1, *model.input_shape), jnp.float32)
-    fresh = jax.jit(model.init)(key, image)["params"]
+    initial = jax.jit(model.init)(key, image)["params"]
     trained = variables["params"]
     for part in ("encoder", "decoder"):
-        shapes, wanted = (jax.tree.map(jnp.shape, dict(p[part])) for p in (trained, fresh))
-        if shapes != wanted:
-            raise InputError(f"the {part} of these variables is not that of this model")
+        shapes, expected = (jax.tree.map(jnp.shape, dict(p[part])) for p in (trained, initial))
+        if shapes != expected:
+            raise InputError(
+                f"the {part} of these variables does not fit this model: use variables with the same widths"
+            )
     return {
         **variables,
-        "params": {**fresh, "encoder": trained["encoder"], "decoder": trained["decoder"]},
+        "params": {**initial, "encoder": trained["encoder"], "decoder": trained["decoder"]},
     }
 
 
-SILENT = (
-    "the paper states neither layers nor sizes: ours; bottleneck=None leaves the fully connected layers out;"
+NOTES = (
+    "the paper states neither layers nor sizes, the design is ours; bottleneck=None omits the fully connected layers;"
     " num_classes is ignored"
 )
 
@@ -168,20 +180,20 @@ SILENT = (
     input_shape=(224, 224, 3),
     num_classes=0,
     source='Han et al., "Animal face classification based on deep learning", section E',
-    notes=SILENT,
+    notes=NOTES,
     objective="autoencoder",
 )
 def conv_autoencoder(num_classes: int) -> ConvAutoencoder:
-    """Convolutional auto-encoder with a code of 128 numbers; no classes."""
+    """Convolutional autoencoder with a 128-dimensional code; no classes."""
     return ConvAutoencoder(num_classes)
 
 
 @register_model(
     input_shape=(32, 32, 3),
     num_classes=0,
-    source="ours, for small images and tests",
+    source="no paper: for small images and tests",
     objective="autoencoder",
 )
 def conv_autoencoder_tiny(num_classes: int) -> ConvAutoencoder:
-    """conv_autoencoder for 32x32 images: three narrow layers, a code of 16 numbers."""
+    """conv_autoencoder with three narrow layers and a 16-dimensional code, for 32x32 images."""
     return ConvAutoencoder(num_classes, widths=(8, 8, 16), bottleneck=16, input_shape=(32, 32, 3))

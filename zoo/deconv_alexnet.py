@@ -1,36 +1,37 @@
 """The four small AlexNets of Li et al. 2021, "Image Classification Algorithm Based on Improved AlexNet".
 
-`cifar_alexnet_1` and `_2` end in wide fully connected layers; `deconv_alexnet_1` and `_2` put two deconvolutions
-in front of narrow ones, which cuts the parameters fifteenfold. `_1` halves every width of `_2`. Input 28x28x3.
-All four totals and shares of the paper's Table 2 are met, counting moving statistics as Keras does:
+`cifar_alexnet_1` and `_2` end in wide fully connected layers; `deconv_alexnet_1` and `_2` have two deconvolutions
+before narrow ones, with 15 times fewer parameters. `_1` has half the widths of `_2`. The input is 28x28x3. The
+parameters of all four nets and the fractions in fully connected layers match the paper's Table 2 when moving statistics
+are counted, as Keras does:
 
     name               parameters   fully connected   reported
-    cifar_alexnet_1     2,210,922        95.36 %       2211k, 95.4 %
-    cifar_alexnet_2     8,818,890        95.38 %       8819k, 95.4 %
-    deconv_alexnet_1      148,426        11.99 %        148k, 12 %
-    deconv_alexnet_2      585,610        11.67 %        586k, 11.6 %
+    cifar_alexnet_1     2,210,922        95.36%        2211k, 95.4%
+    cifar_alexnet_2     8,818,890        95.38%        8819k, 95.4%
+    deconv_alexnet_1      148,426        11.99%         148k, 12%
+    deconv_alexnet_2      585,610        11.67%         586k, 11.6%
 
-A deconvolution is a transposed convolution. At stride 1 and SAME padding that is a plain convolution with the
-kernel turned by 180 degrees; since the kernel is learned, the two are the same family of functions, and ours are
-plain convolutions, which every backend runs faster.
+A deconvolution is a transposed convolution. With stride 1 and SAME padding it is an ordinary convolution with the
+kernel rotated by 180 degrees. Since the kernel is learned, both represent the same functions; we use ordinary
+convolutions, which are faster on every backend.
 
-Where the paper contradicts itself or states nothing, and our reading:
-- Table 1 has a 3x3 kernel for DeConv1, Table 2's totals need 1x1: the registered nets follow Table 2, whose four
-  rows then fit at once. `deconv_kernels=(3, 3)` gives Table 1's net: 847,754 and 213,962 parameters, 8.1 % and
-  8.2 % of them in fully connected layers.
-- Batch normalization follows each convolution and deconvolution of the improved nets and none of the others, which
-  alone gives the totals.
-- "Dropout 0.8" right after a convolution is TensorFlow 1's probability of keeping: rates 0.2 and 0.5. Table 1
-  describes the improved net; the other gets the same rates where it has the same layers.
-- The other nets' top is not stated: three pools to 4x4, then 2048 (1024 halved) units, which gives their totals.
+Where the paper contradicts itself or is silent, we assume:
+- Table 1 has a 3x3 kernel for DeConv1, but the totals of Table 2 require 1x1. The registered nets follow Table 2, and
+  then all four of its rows match. `deconv_kernels=(3, 3)` gives the net of Table 1: 847,754 and 213,962 parameters,
+  8.1% and 8.3% of them in fully connected layers.
+- Batch normalization follows each convolution and deconvolution of the improved nets, and none in the other nets: no
+  other choice gives the totals.
+- "Dropout 0.8" directly after a convolution is TensorFlow 1's keep probability: rates 0.2 and 0.5. Table 1 describes
+  the improved net; the other nets have the same rates in the layers that they share with it.
+- The top of the other nets is not stated. Three pools to 4x4 and 2048 units (1024 in the halved net) give their totals.
 
-Its future work, "dividing a 3x3 convolution operation into 3x1 and 1x3" with 1x1 convolutions "increasing and
-decreasing dimensions", is `deconv_alexnet_1_factored` and `_2_factored`, a variant of our own design: every 3x3 layer
-but the first (3 channels leave nothing to reduce) becomes 1x1, 3x1, 1x3, 1x1 through half its output's channels,
-each with batch normalization and ReLU. Parameters beside the parent's, moving statistics counted:
+The paper's future work, "dividing a 3x3 convolution operation into 3x1 and 1x3" with 1x1 convolutions "increasing and
+decreasing dimensions", is `deconv_alexnet_1_factored` and `_2_factored`, in our own design: every 3x3 layer except the
+first (3 input channels leave nothing to reduce) becomes 1x1, 3x1, 1x3, 1x1 with half the output channels in between,
+each with batch normalization and ReLU. Parameters, including moving statistics, and those of the original net:
 
-    deconv_alexnet_1_factored    82,250  of  148,426  (55 %)
-    deconv_alexnet_2_factored   317,066  of  585,610  (54 %)
+    deconv_alexnet_1_factored    82,250  of  148,426  (55%)
+    deconv_alexnet_2_factored   317,066  of  585,610  (54%)
 """
 
 from collections.abc import Sequence
@@ -46,10 +47,10 @@ from zoo.registry import register_model
 
 
 class FactoredConv(nn.Module):
-    """A 3x3 convolution as 1x1 (fewer channels), 3x1, 1x3, 1x1: [B, H, W, C] to [B, H, W, features]."""
+    """A 3x3 convolution factored into 1x1 (reduce), 3x1, 1x3, 1x1 (expand): [B, H, W, C] to [B, H, W, features]."""
 
     features: int
-    reduction: int  # the middle has features / reduction channels
+    reduction: int  # the inner layers have features / reduction channels
     norm: bool
     norm_momentum: float
     axis_name: str | None
@@ -57,11 +58,11 @@ class FactoredConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        middle = max(1, self.features // self.reduction)
+        inner = max(1, self.features // self.reduction)
         for name, features, kernel in (
-            ("reduce", middle, (1, 1)),
-            ("vertical", middle, (3, 1)),
-            ("horizontal", middle, (1, 3)),
+            ("reduce", inner, (1, 1)),
+            ("vertical", inner, (3, 1)),
+            ("horizontal", inner, (1, 3)),
             ("expand", self.features, (1, 1)),
         ):
             x = ConvNormAct(
@@ -85,16 +86,16 @@ class DeconvAlexNet(nn.Module):
 
     num_classes: int
     widths: Sequence[int] = (64, 64, 128, 256)
-    deconv_widths: Sequence[int] = (128, 64)  # empty: the net without deconvolutions
+    deconv_widths: Sequence[int] = (128, 64)  # empty: no deconvolutions
     deconv_kernels: Sequence[int] = (1, 3)  # (3, 3): Table 1's
     head_widths: Sequence[int] = (256,)
-    factored: bool = False  # split 3x3 layers, the paper's future work
-    reduction: int = 2  # of channels inside a split layer
+    factored: bool = False  # factor 3x3 layers, the paper's future work
+    reduction: int = 2  # of channels inside a factored layer
     conv_dropout_rate: float = 0.2  # after conv2 and conv4
     dropout_rate: float = 0.5  # after deconvolutions and hidden dense layers
     norm: bool = True
     norm_momentum: float = KERAS_NORM_MOMENTUM
-    axis_name: str | None = None  # averages batch statistics over a mapped axis
+    axis_name: str | None = None  # mapped axis over which batch statistics are averaged
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -102,7 +103,7 @@ class DeconvAlexNet(nn.Module):
         if len(self.deconv_kernels) != len(self.deconv_widths):
             raise InputError(
                 f"deconv_kernels has {len(self.deconv_kernels)} entries, but this model has"
-                f" {len(self.deconv_widths)} deconvolutions: give one kernel size for each"
+                f" {len(self.deconv_widths)} deconvolutions: use one kernel size for each"
             )
         norm = {
             "norm": self.norm,
@@ -123,13 +124,13 @@ class DeconvAlexNet(nn.Module):
             x = nn.Dropout(rate, deterministic=not train)(x)
             return MaxPool(padding="SAME", name=f"pool{index}")(x)
 
-        one, two, three, four = self.widths
+        width1, width2, width3, width4 = self.widths
         x = x.astype(self.dtype)
-        x = conv(x, "conv1", one)  # [B, 28, 28, 64]
-        x = conv(x, "conv2", two)  # [B, 28, 28, 64]
+        x = conv(x, "conv1", width1)  # [B, 28, 28, 64]
+        x = conv(x, "conv2", width2)  # [B, 28, 28, 64]
         x = pool(x, 2, self.conv_dropout_rate)  # [B, 14, 14, 64]
-        x = conv(x, "conv3", three)  # [B, 14, 14, 128]
-        x = conv(x, "conv4", four)  # [B, 14, 14, 256]
+        x = conv(x, "conv3", width3)  # [B, 14, 14, 128]
+        x = conv(x, "conv4", width4)  # [B, 14, 14, 256]
         x = pool(x, 4, self.conv_dropout_rate)  # [B, 7, 7, 256]
         layers = zip(self.deconv_widths, self.deconv_kernels, strict=True)
         for index, (width, size) in enumerate(layers, start=1):
@@ -147,9 +148,11 @@ HALVED: dict[str, Any] = {
     "head_widths": (128,),
 }
 PLAIN: dict[str, Any] = {"deconv_widths": (), "deconv_kernels": (), "norm": False}
-TABLE_2_NOTES = "DeConv1 is 1x1 as Table 2's totals need it; deconv_kernels=(3, 3) gives Table 1's"
+TABLE_2_NOTES = (
+    "DeConv1 is 1x1, as the totals of Table 2 require; deconv_kernels=(3, 3) follows Table 1"
+)
 PAPER = 'Li et al. 2021, "Image Classification Algorithm Based on Improved AlexNet"'
-OURS = f"ours, after the future work of {PAPER}"
+FUTURE_WORK = f"after the future work of {PAPER}; the design is ours"
 
 
 @register_model(input_shape=(28, 28, 3), num_classes=10, source=f"{PAPER}, Table 2")
@@ -180,21 +183,21 @@ def deconv_alexnet_2(num_classes: int) -> DeconvAlexNet:
     return DeconvAlexNet(num_classes)
 
 
-@register_model(input_shape=(28, 28, 3), num_classes=10, source=OURS)
+@register_model(input_shape=(28, 28, 3), num_classes=10, source=FUTURE_WORK)
 def deconv_alexnet_1_factored(num_classes: int) -> DeconvAlexNet:
-    """deconv_alexnet_1 with its 3x3 layers split into 1x1, 3x1, 1x3, 1x1."""
+    """deconv_alexnet_1 with its 3x3 layers factored into 1x1, 3x1, 1x3, 1x1."""
     return DeconvAlexNet(num_classes, factored=True, **HALVED)
 
 
-@register_model(input_shape=(28, 28, 3), num_classes=10, source=OURS)
+@register_model(input_shape=(28, 28, 3), num_classes=10, source=FUTURE_WORK)
 def deconv_alexnet_2_factored(num_classes: int) -> DeconvAlexNet:
-    """deconv_alexnet_2 with its 3x3 layers split into 1x1, 3x1, 1x3, 1x1."""
+    """deconv_alexnet_2 with its 3x3 layers factored into 1x1, 3x1, 1x3, 1x1."""
     return DeconvAlexNet(num_classes, factored=True)
 
 
-@register_model(input_shape=(28, 28, 3), num_classes=10, source="ours, for tests")
+@register_model(input_shape=(28, 28, 3), num_classes=10, source="no paper: for tests")
 def deconv_alexnet_tiny(num_classes: int) -> DeconvAlexNet:
-    """deconv_alexnet_2 an eighth as wide."""
+    """deconv_alexnet_2 with an eighth of the width."""
     return DeconvAlexNet(
         num_classes, widths=(8, 8, 16, 32), deconv_widths=(16, 8), head_widths=(32,)
     )

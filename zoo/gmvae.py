@@ -1,24 +1,24 @@
 """GMVAE (Dilokthanakul et al. 2016, "Deep unsupervised clustering with Gaussian mixture variational autoencoders",
 https://arxiv.org/abs/1611.02648).
 
-w ~ N(0, I), y ~ uniform over K clusters, z | w, y from a net a Gaussian for each y, x | z from the decoder. (The
-paper writes x, y, z for our z, x, y.) Han et al., "Animal face classification based on deep learning", trains it
-on the 2048 features of a pretrained ResNet-50 with a latent size of 10. The bound on log p(x) of one example, in the
-GMVAE paper's four terms, with one sample of z and w:
+w ~ N(0, I); y ~ uniform over K clusters; z | w, y is Gaussian with parameters from a net of w, one Gaussian per y;
+x | z comes from the decoder. (The paper writes x, y, z for our z, x, y.) Han et al., "Animal face classification based
+on deep learning", train it on the 2048-dimensional features of a pretrained ResNet-50 with a latent size of 10. The
+evidence lower bound on log p(x), in the four terms of the GMVAE paper, with one sample of z and w:
 
     log p(x | z)                                               reconstruction
     - sum_y q(y|w,z) KL(q(z|x) || p(z|w,y))                    conditional prior
     - KL(q(w|x) || N(0, I))                                    w prior
     - max(free_bits, KL(q(y|w,z) || uniform))                  y prior
 
-q(y|w,z) is p(y|w,z), in closed form from p(z|w,y), not a net q(y|x): it is the exact posterior of y given the
-sample, costs no parameters, and is what the paper does; a net could only approach it. The bound holds for any q(y),
-so also, averaged over the samples, for one that depends on them, and a positive `free_bits` (the paper's minimum
-information constraint, against clusters that merge early) only lowers it. We take that maximum for each example.
+q(y|w,z) is p(y|w,z), computed in closed form from p(z|w,y) rather than by a net q(y|x). It is the exact posterior of y
+given the sample, has no parameters, and follows the paper; a net could only approximate it. The bound holds for any
+q(y), so averaged over samples, it also holds for one that depends on them. A positive `free_bits` (the paper's minimum
+information constraint, against clusters that merge early) only lowers the bound. The maximum is taken per sample.
 
-Our choices, where Han et al. state nothing: the layers of VaDE's encoder and decoder (500-500-2000 and back), so that
-the two differ in the prior alone; one net for q(z|x) and q(w|x); w as long as z; one tanh layer of 500 for
-p(z|w,y); Gaussian likelihood with variance 1, because the features are real numbers; log-variances clamped to
+Our choices where Han et al. are silent: the layers of VaDE's encoder and decoder (500-500-2000 and its mirror), so that
+the two models differ only in the prior; one net for q(z|x) and q(w|x); w has the size of z; one tanh layer of 500 units
+for p(z|w,y); a Gaussian likelihood with variance 1, because features are real numbers; log-variances clamped to
 [-10, 10]; Glorot-uniform kernels.
 """
 
@@ -45,29 +45,29 @@ from zoo.variational import (
 
 
 class GMVAE(nn.Module):
-    """Called with features float [B, input_size], returns a dict of float32 arrays:
+    """GMVAE on features, float [B, input_size]. A call returns a dict of float32 arrays:
 
     reconstruction: [B, input_size], mean of p(x | z) (Gaussian) or its logits (Bernoulli).
     mean, log_variance: [B, latent_size], of q(z | x).
     w_mean, w_log_variance: [B, w_size], of q(w | x).
-    latent, w: [B, latent_size], [B, w_size]: samples (rng stream `sample`) when training, else the means.
-    component_means, component_log_variances: [B, num_classes, latent_size], of p(z | w, y) for each y.
-    cluster_log_probabilities: [B, num_classes], log q(y | w, z) at these z and w.
+    latent, w: [B, latent_size], [B, w_size]: samples (rng stream `sample`) in training, the means in evaluation.
+    component_means, component_log_variances: [B, num_classes, latent_size], of p(z | w, y) per y.
+    cluster_log_probabilities: [B, num_classes], log q(y | w, z) for `latent` and `w`.
     """
 
-    num_classes: int  # clusters
+    num_classes: int  # number of clusters
     input_size: int = 2048
     widths: tuple[int, ...] = (500, 500, 2000)
     prior_widths: tuple[int, ...] = (500,)
     latent_size: int = 10
     w_size: int = 10
     likelihood: str = "gaussian"  # or "bernoulli"
-    free_bits: float = 0.0  # nats of the y prior that cost nothing; used by the objective
+    free_bits: float = 0.0  # minimum of the y prior term in nats; used by the objective
     dtype: Any = jnp.float32
 
     def setup(self):
         if self.num_classes < 1:
-            raise InputError("GMVAE needs at least one cluster: give num_classes=3, say")
+            raise InputError("GMVAE needs at least one cluster: set num_classes to at least 1")
         check_likelihood(self.likelihood)
         self.encoder = HiddenLayers(self.widths, dtype=self.dtype)
         self.mean = OutputLayer(self.latent_size)
@@ -83,13 +83,13 @@ class GMVAE(nn.Module):
     def _hidden(self, x: jax.Array) -> jax.Array:
         if x.shape[1:] != (self.input_size,):
             raise InputError(
-                f"features of shape {x.shape[1:]} do not fit input_size={self.input_size}:"
-                " set that option of the model"
+                f"features of shape {x.shape[1:]} do not match input_size={self.input_size}:"
+                " set this model option"
             )
         return self.encoder(x.astype(self.dtype))
 
     def encode(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Features float [B, input_size] to `mean`, `log_variance`, `w_mean`, `w_log_variance`."""
+        """`mean`, `log_variance`, `w_mean`, `w_log_variance` from features float [B, input_size]."""
         hidden = self._hidden(x)
         return {
             "mean": self.mean(hidden),
@@ -99,22 +99,22 @@ class GMVAE(nn.Module):
         }
 
     def decode(self, latent: jax.Array) -> jax.Array:
-        """z [B, latent_size] to the reconstruction."""
+        """Reconstruction [B, input_size] from z [B, latent_size]."""
         return self.output(self.decoder(latent.astype(self.dtype)))
 
     def embed(self, x: jax.Array) -> jax.Array:
-        """The latent means, float32 [B, latent_size]."""
+        """Latent means, float32 [B, latent_size]."""
         return self.mean(self._hidden(x))
 
     def components(self, w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Means and log-variances of p(z | w, y) for each y: w [B, w_size] to [B, num_classes, latent_size]."""
+        """Means and log-variances of p(z | w, y) per y: w [B, w_size] to [B, num_classes, latent_size]."""
         hidden = self.prior_hidden(w.astype(self.dtype))
         shape = (-1, self.num_classes, self.latent_size)
         log_variances = clamp_log_variance(self.component_log_variances(hidden))
         return self.component_means(hidden).reshape(shape), log_variances.reshape(shape)
 
     def autoencode(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """`reconstruction` and `latent` with z at its mean, never sampled."""
+        """Return `reconstruction` and `latent` with z = its mean, without sampling."""
         latent = self.embed(x)
         return {"reconstruction": self.decode(latent), "latent": latent}
 
@@ -137,7 +137,7 @@ class GMVAE(nn.Module):
 
 
 def cluster_posterior(latent: jax.Array, means: jax.Array, log_variances: jax.Array) -> jax.Array:
-    """log p(y | w, z) for z [B, latent] and the components at w, [B, K, latent]: [B, K]. p(y) is uniform."""
+    """log p(y | w, z) with uniform p(y): z [B, latent] and the components at w, [B, K, latent], to [B, K]."""
     return nn.log_softmax(gaussian_log_density(latent[:, None], means, log_variances))
 
 
@@ -147,30 +147,31 @@ def elbo(
     likelihood: str = "gaussian",
     free_bits: float = 0.0,
 ) -> dict[str, jax.Array]:
-    """The bound in the module's docstring and its terms, in nats, float32 [B] each.
+    """Evidence lower bound of the module's docstring and its terms, in nats, float32 [B] each.
 
     Args:
-      x: features float [B, input_size].
-      outputs: what the model returned for them.
+      x: features, float [B, input_size].
+      outputs: the model's outputs for `x`.
       likelihood: the model's.
-      free_bits: so much of the y prior costs nothing; at most log K has an effect on gradients.
+      free_bits: minimum of the y prior term in nats. Since that term is at most log K, a larger value removes its
+        gradient altogether.
 
     Returns:
-      elbo = log_likelihood - latent_kl - w_kl - max(free_bits, cluster_kl), and these four.
+      A dict with `elbo` = log_likelihood - latent_kl - w_kl - max(free_bits, cluster_kl), and these four terms.
     """
     log_posterior = outputs["cluster_log_probabilities"]
-    divergences = gaussian_kl(  # [B, K]
+    kl_per_cluster = gaussian_kl(  # [B, K]
         outputs["mean"][:, None],
         outputs["log_variance"][:, None],
         outputs["component_means"],
         outputs["component_log_variances"],
     )
-    standard = jnp.zeros_like(outputs["w_mean"])
+    zeros = jnp.zeros_like(outputs["w_mean"])
     uniform = jnp.full_like(log_posterior, -math.log(log_posterior.shape[-1]))
     terms = {
         "log_likelihood": log_likelihood(x, outputs["reconstruction"], likelihood),
-        "latent_kl": jnp.sum(jnp.exp(log_posterior) * divergences, axis=-1),
-        "w_kl": gaussian_kl(outputs["w_mean"], outputs["w_log_variance"], standard, standard),
+        "latent_kl": jnp.sum(jnp.exp(log_posterior) * kl_per_cluster, axis=-1),
+        "w_kl": gaussian_kl(outputs["w_mean"], outputs["w_log_variance"], zeros, zeros),
         "cluster_kl": categorical_kl(log_posterior, uniform),
     }
     y_prior = terms["cluster_kl"]
@@ -186,17 +187,17 @@ def elbo(
     input_shape=(2048,),
     num_classes=3,
     source='Han et al., "Animal face classification based on deep learning", Table 3; Dilokthanakul et al. 2016',
-    notes="Han et al. state the latent size only: VaDE's layers; num_classes is the number of clusters",
+    notes="Han et al. state only the latent size; the layers are VaDE's; num_classes is the number of clusters",
     objective="gmvae",
 )
 def gmvae(num_classes: int) -> GMVAE:
-    """GMVAE on 2048 features: a latent of 10, a Gaussian a cluster that depends on w."""
+    """GMVAE on 2048 features: latent size 10, one Gaussian per cluster, which depends on w."""
     return GMVAE(num_classes)
 
 
-@register_model(input_shape=(16,), num_classes=3, source="ours, for tests", objective="gmvae")
+@register_model(input_shape=(16,), num_classes=3, source="no paper: for tests", objective="gmvae")
 def gmvae_tiny(num_classes: int) -> GMVAE:
-    """gmvae on 16 features: narrow layers, a latent of 4, w of 3."""
+    """gmvae on 16 features: narrow layers, latent size 4, w of size 3."""
     return GMVAE(
         num_classes,
         input_size=16,

@@ -1,4 +1,4 @@
-"""Looking into models: features of any stage, layer tables, parameter counts."""
+"""Model inspection: features of any layer, layer tables, parameter counts."""
 
 import dataclasses
 import math
@@ -13,67 +13,64 @@ from zoo.common.names import did_you_mean
 
 
 def features(model: nn.Module, variables: Any, x: jax.Array, layer: str | None = None) -> Any:
-    """What a model computes inside, in evaluation mode (dropout off, moving statistics).
+    """Compute features of any layer in evaluation mode (no dropout, moving statistics).
 
     Args:
       model: a Linen module of this zoo.
-      variables: its variables.
-      x: images, float [B, H, W, C]; or vectors, float [B, N], for a model of vectors.
-      layer: None for what enters `head`, after its activation, or, of an auto-encoder, its latent means
-        [B, latent]; or a module's path, such as "conv3", "sam3" or "top/fc1" (dots do, too), for that module's
-        output.
+      variables: the model's variables.
+      x: images, float [B, H, W, C], or vectors, float [B, N], depending on the model.
+      layer: path of a module whose output to return, such as "conv3", "sam3" or "top/fc1" (or "top.fc1"). None for the
+        input of `head`, or for the latent means [B, latent] of an autoencoder.
 
-    Raises InputError when no module has that path.
+    Raises InputError if no module has that path.
     """
     if layer is None:
         if hasattr(model, "embed"):
             return model.apply(variables, x, method="embed")
         return model.clone(num_classes=0).apply(variables, x, train=False)
     layer = layer.replace(".", "/")
-    wanted = tuple(layer.split("/"))
+    path = tuple(layer.split("/"))
     _, state = model.apply(
         variables,
         x,
         train=False,
-        capture_intermediates=lambda module, method: module.path == wanted and method == "__call__",
+        capture_intermediates=lambda module, method: module.path == path and method == "__call__",
         mutable=["intermediates"],
     )
     captured = jax.tree.leaves(state)
     if not captured:
         paths = [row.path for row in layer_table(model, x.shape[1:], leaves_only=False)]
         stages = dict.fromkeys(path.partition("/")[0] for path in paths)
-        hint = did_you_mean(layer, paths, f"begin with {', '.join(stages)}", cutoff=0.4)
+        hint = did_you_mean(layer, paths, f"paths begin with {', '.join(stages)}", cutoff=0.4)
         raise InputError(f"no layer {layer!r} in this model: {hint}")
     return captured[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerRow:
-    """One layer for a batch of one image."""
+    """A layer, for a batch of one image."""
 
     path: str
     kind: str  # class of the module
     output_shape: tuple[int, ...]  # without the batch axis
-    parameters: int  # trainable, its own
-    statistics: int  # batch-norm moving statistics, its own
-    flops: (
-        int  # 2 x multiply-adds of convolutions and dense layers; other operations are not counted
-    )
+    parameters: int  # trainable, without submodules
+    statistics: int  # batch norm moving statistics, without submodules
+    flops: int  # 2 per multiply-add of convolutions and dense layers; other operations do not count
 
 
 def layer_table(
     model: nn.Module, input_shape: tuple[int, ...], *, leaves_only: bool = True
 ) -> list[LayerRow]:
-    """The layers of a model in the order in which they run, computed from shapes alone.
+    """List the layers of a model in execution order, computed from shapes only.
 
-    With `leaves_only=False` the modules that contain others appear too, with what they own themselves.
+    With `leaves_only=False`, modules that contain others are listed too, with the parameters that they own directly.
     """
     rows: list[LayerRow] = []
     running: set[tuple[str, ...]] = set()
 
     def record(call, args, kwargs, context):
         module = context.module
-        if module.path in running:  # a subclass that calls its parent's __call__ is one layer
+        if module.path in running:  # super().__call__ of a subclass: the same layer
             return call(*args, **kwargs)
         running.add(module.path)
         output = call(*args, **kwargs)
@@ -82,7 +79,8 @@ def layer_table(
             return output
         own = _own_size(module, "params"), _own_size(module, "batch_stats")
         shape = getattr(output, "shape", None)
-        if shape is not None or any(own):  # a mixture's means have a layer, but no output
+        # A mixture prior has parameters, but its output is not an array.
+        if shape is not None or any(own):
             flops = _flops(module, args[0].shape, shape) if args and shape else 0
             path, kind = "/".join(module.path), type(module).__name__
             rows.append(LayerRow(path, kind, tuple(shape or ())[1:], *own, flops))
@@ -97,7 +95,7 @@ def layer_table(
 
 
 def count_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """(trainable, with batch-norm moving statistics as Keras counts), without computing anything."""
+    """Count parameters from shapes: (trainable, including batch norm moving statistics, as Keras counts)."""
     variables = _abstract_variables(model, input_shape)
     sizes = {
         name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in variables.items()
@@ -120,7 +118,7 @@ def _flops(module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[
     if isinstance(module, nn.Dense):
         return 2 * input_shape[-1] * math.prod(output_shape[1:])
     if isinstance(module, nn.ConvTranspose):
-        kernel = module.variables["params"]["kernel"].shape  # every input meets all of it
+        kernel = module.variables["params"]["kernel"].shape  # applied to each input pixel
         return 2 * math.prod(kernel) * math.prod(input_shape[1:-1])
     if isinstance(module, nn.Conv):
         kernel = module.variables["params"]["kernel"].shape  # (kh, kw, in / groups, out)

@@ -1,4 +1,4 @@
-"""Blocks that several families share."""
+"""Layers and blocks shared by several model families."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,9 @@ from jax import lax
 
 from zoo.common.errors import ImageTooSmall, InputError
 
-Padding = str | Sequence[tuple[int, int]]  # "SAME", "VALID", or how much before and after each axis
+Padding = str | Sequence[tuple[int, int]]  # "SAME", "VALID", or (before, after) for each axis
 
-# Keras's defaults (BatchNormalization, Conv2D, Dense), with which the Keras papers trained.
+# Keras's defaults (BatchNormalization, Conv2D, Dense), used by the papers that trained in Keras.
 KERAS_NORM_MOMENTUM = 0.99
 KERAS_NORM_EPSILON = 1e-3
 glorot_uniform = nn.initializers.glorot_uniform()
@@ -22,7 +22,7 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  
 
 
 def choose(table: Mapping[str, Any], key: str, option: str) -> Any:
-    """`table[key]`; raises InputError that names the option and its choices for an unknown key."""
+    """Return `table[key]`. Raises InputError that names the option and its choices if the key is unknown."""
     if key not in table:
         near = difflib.get_close_matches(str(key), table, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(table)}"
@@ -31,7 +31,7 @@ def choose(table: Mapping[str, Any], key: str, option: str) -> Any:
 
 
 class MaxPool(nn.Module):
-    """Max-pooling as a module, so that it has a name in layer tables and in `zoo.features`."""
+    """Max pooling as a module, so that it has a name in layer tables and in `zoo.features`."""
 
     window: int = 3
     stride: int = 2
@@ -44,10 +44,10 @@ class MaxPool(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, optional batch normalisation, optional activation: the unit of nearly every net here.
+    """Convolution, optional batch normalization, optional activation.
 
-    Variables are named `conv` and `norm`. The defaults are Keras's; a family that knows other origins
-    sets the last fields from its table of dialects.
+    The submodules are named `conv` and `norm`. The defaults are Keras's; families with several variants set the last
+    fields from their table of variants.
     """
 
     features: int
@@ -57,9 +57,9 @@ class ConvNormAct(nn.Module):
     norm: bool = True
     norm_momentum: float = KERAS_NORM_MOMENTUM
     activation: Callable[[jax.Array], jax.Array] | None = nn.relu
-    axis_name: str | None = None  # batch statistics are averaged over this mapped axis
+    axis_name: str | None = None  # mapped axis over which batch statistics are averaged
     dtype: Any = jnp.float32
-    depthwise: bool = False  # one kernel per channel; `features` is then the number of channels
+    depthwise: bool = False  # one kernel per channel; requires features == input channels
     use_bias: bool = True
     kernel_init: Callable = glorot_uniform
     norm_epsilon: float = KERAS_NORM_EPSILON
@@ -85,7 +85,8 @@ class ConvNormAct(nn.Module):
                 momentum=self.norm_momentum,
                 epsilon=self.norm_epsilon,
                 axis_name=self.axis_name,
-                # In one pass, E[x^2] - E[x]^2, the losses of one and of four devices differ by 1e-3 after ten steps.
+                # With the one-pass variance E[x^2] - E[x]^2, losses on one and on four devices differ by 1e-3 after
+                # ten steps.
                 use_fast_variance=False,
                 dtype=self.dtype,
                 name="norm",
@@ -94,16 +95,18 @@ class ConvNormAct(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """The spatial attention module (SAM) of the pig face paper.
+    """Spatial attention module (SAM) of the pig face paper: [B, H, W, C] to [B, H, W, C].
 
-    "Pig face identification by AlexNet with a spatial attention module", section "SAM module", Figure 3. In the
-    paper's three operations, x being the input of C channels: (1) m = ReLU(BN(Conv3x3(x))) and s = x + m; (2) the
-    mean of s over its channels, [B, H, W, 1], through two 1x1 convolutions of C channels, ReLU and sigmoid, gives
-    weights, and a = weights * x; (3) the output is m + a.
+    "Pig face identification by AlexNet with a spatial attention module", section "SAM module", Figure 3. The paper
+    describes three operations on an input x with C channels:
 
-    Our reading, where the text is open: operation 2 multiplies the input x, not s, and both 1x1
-    convolutions carry batch normalisation. The number of kernels of the first is not stated:
-    it takes C.
+    1. m = ReLU(BN(Conv3x3(x))) and s = x + m.
+    2. The mean of s over its channels, [B, H, W, 1], passes through two 1x1 convolutions with C kernels each, the
+       first with ReLU and the second with sigmoid. This gives the weights, and a = weights * x.
+    3. The output is m + a.
+
+    The paper is ambiguous or silent on three points. We assume that operation 2 multiplies the input x, not s; that
+    both 1x1 convolutions have batch normalization; and that the first has C kernels.
     """
 
     norm: bool = True
@@ -136,7 +139,7 @@ class SpatialAttention(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Flatten, hidden dense layers, each with activation and dropout, no output layer: AlexNet's and VGG's top."""
+    """AlexNet's and VGG's classifier without the output layer: flatten, dense layers with activation and dropout."""
 
     widths: Sequence[int]
     dropout_rate: float
@@ -148,7 +151,7 @@ class Classifier(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         if 0 in x.shape[1:]:
             raise ImageTooSmall(
-                "the images are too small for this model: nothing is left after its pooling"
+                "the images are too small for this model: the feature map after its pooling is empty"
             )
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.widths, start=1):
@@ -161,21 +164,26 @@ class Classifier(nn.Module):
 
 
 def head(num_classes: int, x: jax.Array, kernel_init: Callable = glorot_uniform) -> jax.Array:
-    """The output layer: logits in float32 whatever the net computes in; without classes, features."""
+    """Output layer: float32 logits, regardless of the network's dtype; the float32 features if `num_classes` is 0."""
     x = x.astype(jnp.float32)
     return nn.Dense(num_classes, kernel_init=kernel_init, name="head")(x) if num_classes else x
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:
-    """Mean over the image: [B, H, W, C] to [B, C]."""
+    """Average over height and width: [B, H, W, C] to [B, C]."""
     if 0 in x.shape[1:]:
-        raise ImageTooSmall("the images are too small for this model: nothing is left to average")
+        raise ImageTooSmall(
+            "the images are too small for this model: the feature map before average pooling is empty"
+        )
     return jnp.mean(x, axis=(1, 2))
 
 
 class TorchBatchNorm(nn.BatchNorm):
-    """`nn.BatchNorm` with torch's moving variance: n / (n - 1) of the batch's, n being the number of values per channel
-    over all devices of `axis_name`; at n = 32 the two differ by 3 %. What is normalized is the same."""
+    """`nn.BatchNorm` with torch's unbiased moving variance.
+
+    The moving average takes n / (n - 1) times the batch variance, where n is the number of values per channel on all
+    devices of `axis_name`; at n = 32 this is 3% more. The normalization itself uses the biased variance, as in Flax.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
@@ -183,25 +191,25 @@ class TorchBatchNorm(nn.BatchNorm):
         y = super().__call__(x, *args, **kwargs)
         if not self.use_running_average and not self.is_initializing():
             kept = self.momentum * before
-            share = self.get_variable("batch_stats", "var") - kept  # of the batch
-            self.put_variable("batch_stats", "var", kept + share * self.correction(x))
+            update = self.get_variable("batch_stats", "var") - kept
+            self.put_variable("batch_stats", "var", kept + update * self.bessel_correction(x))
         return y
 
-    def correction(self, x: jax.Array) -> float:
-        """n / (n - 1)."""
+    def bessel_correction(self, x: jax.Array) -> float:
+        """n / (n - 1) for n values per channel."""
         devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
         count = x.size // x.shape[-1] * devices
         return count / max(count - 1, 1)
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """torch's `AdaptiveAvgPool2d`: [B, H, W, C] to [B, size, size, C] from any H and W.
+    """torch's `AdaptiveAvgPool2d`: [B, H, W, C] to [B, size, size, C] for any H and W.
 
-    Output i averages rows floor(i H / size) to ceil((i + 1) H / size): windows that overlap, or repeat pixels
-    of a smaller image.
+    Output i averages rows floor(i H / size) to ceil((i + 1) H / size), so windows may overlap, and pixels of a
+    smaller image are repeated.
     """
 
-    def averaging(extent: int) -> np.ndarray:
+    def averaging_matrix(extent: int) -> np.ndarray:
         matrix = np.zeros((size, extent))
         for i in range(size):
             first, last = i * extent // size, -(-(i + 1) * extent // size)
@@ -212,6 +220,8 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     if (height, width) == (size, size):
         return x
     if 0 in x.shape[1:]:
-        raise ImageTooSmall("the images are too small for this model: nothing is left to average")
-    rows, columns = (jnp.asarray(averaging(n), x.dtype) for n in (height, width))
+        raise ImageTooSmall(
+            "the images are too small for this model: the feature map before average pooling is empty"
+        )
+    rows, columns = (jnp.asarray(averaging_matrix(n), x.dtype) for n in (height, width))
     return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns)

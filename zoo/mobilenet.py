@@ -1,25 +1,25 @@
 """MobileNetV2 (Sandler et al. 2018, "MobileNetV2: inverted residuals and linear bottlenecks", Table 2).
 
 Liu, "Animal Image Classification Recognition based on Transfer Learning", fine-tunes it: t = 6, ReLU6, linear
-bottlenecks, a new head, dropout (rate not stated: `dropout_rate` is torchvision's 0.2). `width` is the width
+bottlenecks, a new head, dropout (the rate is not stated: `dropout_rate` is torchvision's 0.2). `width` is the width
 multiplier; Keras publishes weights for 0.35 to 1.4.
 
-`dialect` says whose weights fit:
+`variant` selects the layout of torchvision or of Keras, to load their weights:
 
                           torch (torchvision)            keras (Keras applications)
-    padding at stride 2   one zero on every side         SAME: for an even size only below and right
-    batch-norm epsilon    1e-5                           1e-3
-    momentum              0.9                            0.999 (short runs need less: `norm_momentum=0.9`)
+    padding at stride 2   one zero on every side         SAME: for even sizes, only bottom and right
+    batch norm epsilon    1e-5                           1e-3
+    momentum              0.9                            0.999 (use a lower one in short runs: `norm_momentum=0.9`)
     moving variance       unbiased                       biased
-    initialisation        He normal over the fan-out,    Glorot uniform
+    initialization        He normal over the fan-out,    Glorot uniform
                           0.01 normal for the head
-    dropout               0.2                            none: `dropout_rate=0` gives its training step
+    dropout               0.2                            none: `dropout_rate=0` reproduces its training step
 
-Both have 3,504,872 parameters at width 1, and 3,538,984 with moving statistics.
+Both have 3,504,872 parameters at width 1 and 3,538,984 including moving statistics.
 
-Names, and how those of the origins follow from them (each with conv and norm inside; n from 1 to 17):
+Names here and at the origins (each path here has a conv and a norm; n from 1 to 17):
 
-    here                     torchvision                     Keras (convolution, batch-norm)
+    here                     torchvision                     Keras (convolution, batch norm)
     features/0               features.0.0, .1                Conv1, bn_Conv1
     features/1/depthwise     features.1.conv.0.0, .0.1       expanded_conv_depthwise, _depthwise_BN
     features/1/project       features.1.conv.1, .2           expanded_conv_project, _project_BN
@@ -57,7 +57,7 @@ from zoo.pretrained.sources import (
 )
 from zoo.registry import register_model
 
-# Table 2: expansion t, output channels c, repetitions n, stride s of the first.
+# Table 2: expansion t, output channels c, repetitions n, stride s of the first repetition.
 TABLE_2 = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -67,7 +67,7 @@ TABLE_2 = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-DIALECTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "torch": {
         "norm_epsilon": 1e-5,
         "norm_momentum": 0.9,
@@ -84,13 +84,13 @@ DIALECTS: dict[str, dict[str, Any]] = {
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of 8, but at least 8 and never more than 10 % below (the authors' rule)."""
+    """Round to the nearest multiple of 8, but at least 8 and never down by more than 10% (the authors' rule)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project: [B, H, W, C] to [B, H / stride, W / stride, features]."""
+    """Expand, depthwise convolution, project: [B, H, W, C] to [B, H / stride, W / stride, features]."""
 
     features: int
     stride: int
@@ -111,7 +111,7 @@ class InvertedResidual(nn.Module):
 
 
 class Features(nn.Module):
-    """All but the head, its parts named 0 (stem), 1, 2, ... (inverted residuals), and the last 1x1 convolution."""
+    """All layers before the head, named by index: 0 (stem), inverted residuals, the last 1x1 convolution."""
 
     stem: int
     blocks: Sequence[tuple[int, int, int]]  # expansion, output channels, stride
@@ -137,19 +137,19 @@ class MobileNetV2(nn.Module):
     width: float = 1.0
     table: Sequence[tuple[int, int, int, int]] = TABLE_2
     stem_width: int = 32
-    last_width: int = 1280  # not narrowed by a width below 1
+    last_width: int = 1280  # not reduced by a width below 1
     dropout_rate: float = 0.2  # before the head
-    dialect: str = "torch"
-    norm_momentum: float | None = None  # None: the dialect's
-    axis_name: str | None = None  # averages batch statistics over a mapped axis
+    variant: str = "torch"
+    norm_momentum: float | None = None  # None: the variant's default
+    axis_name: str | None = None  # mapped axis over which batch statistics are averaged
     dtype: Any = jnp.float32
     keras_arithmetic = MINUS_ONE_TO_ONE
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         if not self.width > 0:
-            raise InputError(f"width is {self.width}: give a positive multiplier, such as 0.5")
-        settings = choose(DIALECTS, self.dialect, "dialect") | {
+            raise InputError(f"width is {self.width}: use a positive multiplier, such as 0.5")
+        settings = choose(VARIANTS, self.variant, "variant") | {
             "activation": nn.relu6,
             "use_bias": False,
             "axis_name": self.axis_name,
@@ -157,11 +157,11 @@ class MobileNetV2(nn.Module):
         }
         if self.norm_momentum is not None:
             settings["norm_momentum"] = self.norm_momentum
-        keras = self.dialect == "keras"
+        keras = self.variant == "keras"
         blocks = []
         for expansion, channels, repetitions, stride in self.table:
             scaled = channels * self.width
-            # Keras cuts to an integer first, which at some widths (0.556) rounds to another multiple of 8.
+            # Keras truncates to an integer first, which gives another multiple of 8 at some widths (0.556).
             features = round_channels(int(scaled) if keras else scaled)
             for index in range(repetitions):
                 blocks.append((expansion, features, stride if index == 0 else 1))
@@ -179,71 +179,70 @@ class MobileNetV2(nn.Module):
 
     @nn.nowrap
     def torchvision_names(self) -> dict[str, str]:
-        """torchvision's modules and our paths."""
+        """Map torchvision's module names to paths of this model."""
         modules = {"classifier.1": "head"}
-        for end in (0, self._last()):
+        for end in (0, self._last_index()):
             modules[f"features.{end}.0"] = f"features/{end}/conv"
             modules[f"features.{end}.1"] = f"features/{end}/norm"
-        for index, _, _, parts in self._places():
-            for place, part in enumerate(parts):
-                # All but the last are a convolution with its norm in a list of their own.
-                linear = part == "project"
-                inner, norm = (place, place + 1) if linear else (f"{place}.0", f"{place}.1")
-                modules[f"features.{index}.conv.{inner}"] = f"features/{index}/{part}/conv"
-                modules[f"features.{index}.conv.{norm}"] = f"features/{index}/{part}/norm"
+        for index, _, _, convs in self._blocks():
+            for i, name in enumerate(convs):
+                # All but the projection are nested: a Sequential of convolution, norm and activation.
+                conv, norm = (i, i + 1) if name == "project" else (f"{i}.0", f"{i}.1")
+                modules[f"features.{index}.conv.{conv}"] = f"features/{index}/{name}/conv"
+                modules[f"features.{index}.conv.{norm}"] = f"features/{index}/{name}/norm"
         return modules
 
     @nn.nowrap
     def timm_names(self) -> dict[str, str]:
-        """timm's modules and our paths."""
+        """Map timm's module names to paths of this model."""
         modules = {
             "conv_stem": "features/0/conv",
             "bn1": "features/0/norm",
-            "conv_head": f"features/{self._last()}/conv",
-            "bn2": f"features/{self._last()}/norm",
+            "conv_head": f"features/{self._last_index()}/conv",
+            "bn2": f"features/{self._last_index()}/norm",
             "classifier": "head",
         }
-        for index, stage, block, parts in self._places():
-            convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
-            if "expand" not in parts:
-                convs["project"] = "conv_pw"
-            for place, part in enumerate(parts, start=1):
-                theirs, ours = f"blocks.{stage}.{block}", f"features/{index}/{part}"
-                modules[f"{theirs}.{convs[part]}"] = f"{ours}/conv"
-                modules[f"{theirs}.bn{place}"] = f"{ours}/norm"
+        for index, stage, block, convs in self._blocks():
+            timm = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
+            if "expand" not in convs:
+                timm["project"] = "conv_pw"
+            for i, name in enumerate(convs, start=1):
+                module, path = f"blocks.{stage}.{block}", f"features/{index}/{name}"
+                modules[f"{module}.{timm[name]}"] = f"{path}/conv"
+                modules[f"{module}.bn{i}"] = f"{path}/norm"
         return modules
 
     @nn.nowrap
     def keras_names(self) -> dict[str, str]:
-        """Keras's layers and our paths."""
+        """Map Keras's layer names to paths of this model."""
         layers = {"Conv1": "features/0/conv", "bn_Conv1": "features/0/norm"}
-        for index, _, _, parts in self._places():
-            theirs = f"block_{index - 1}" if index > 1 else "expanded_conv"
-            for part in parts:
-                layers[f"{theirs}_{part}"] = f"features/{index}/{part}/conv"
-                layers[f"{theirs}_{part}_BN"] = f"features/{index}/{part}/norm"
-        last = f"features/{self._last()}"
+        for index, _, _, convs in self._blocks():
+            prefix = f"block_{index - 1}" if index > 1 else "expanded_conv"
+            for name in convs:
+                layers[f"{prefix}_{name}"] = f"features/{index}/{name}/conv"
+                layers[f"{prefix}_{name}_BN"] = f"features/{index}/{name}/norm"
+        last = f"features/{self._last_index()}"
         ends = {"Conv_1": f"{last}/conv", "Conv_1_bn": f"{last}/norm", "predictions": "head"}
         return layers | ends
 
     @nn.nowrap
-    def _last(self) -> int:
-        """The number of the last 1x1 convolution among the features."""
+    def _last_index(self) -> int:
+        """Index of the last 1x1 convolution in `features`."""
         return sum(count for _, _, count, _ in self.table) + 1
 
     @nn.nowrap
-    def _places(self) -> Iterator[tuple[int, int, int, tuple[str, ...]]]:
-        """(index from 1, stage from 0, block within it from 0, its convolutions)."""
+    def _blocks(self) -> Iterator[tuple[int, int, int, tuple[str, ...]]]:
+        """Yield (index from 1, stage from 0, block within the stage from 0, names of its convolutions)."""
         index = 1
         for stage, (expansion, _, count, _) in enumerate(self.table):
             for block in range(count):
-                parts = ("depthwise", "project")
-                yield index, stage, block, parts if expansion == 1 else ("expand", *parts)
+                convs = ("depthwise", "project")
+                yield index, stage, block, convs if expansion == 1 else ("expand", *convs)
                 index += 1
 
 
-def published_by_keras() -> tuple[Source, ...]:
-    """Keras's weights of six widths, each trained at five image sizes; it publishes no hashes of them."""
+def keras_mobilenet_sources() -> tuple[Source, ...]:
+    """Keras's weights for six widths and five image sizes each; Keras publishes no hashes for them."""
     pairs = [
         keras_sources(
             f"{KERAS_FILE}_{width}_{size}.h5",
@@ -256,7 +255,7 @@ def published_by_keras() -> tuple[Source, ...]:
         for width in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
         for size in (96, 128, 160, 192, 224)
     ]
-    return (*(whole for whole, _ in pairs), *(body for _, body in pairs))
+    return (*(with_head for with_head, _ in pairs), *(no_top for _, no_top in pairs))
 
 
 KERAS_FILE = "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels"
@@ -266,19 +265,21 @@ KERAS_FILE = "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels"
     input_shape=(224, 224, 3),
     num_classes=1000,
     source='Liu, "Animal Image Classification Recognition based on Transfer Learning"; Sandler et al. 2018, Table 2',
-    notes="Liu states no dropout rate: 0.2 is torchvision's",
+    notes="Liu states no dropout rate; 0.2 is torchvision's",
     pretrained=(
         torchvision_source("mobilenet_v2-b0353104.pth"),
         torchvision_source("mobilenet_v2-7ebf99e0.pth", "torchvision_v2", resized=232),
-        *published_by_keras(),
+        *keras_mobilenet_sources(),
     ),
 )
 def mobilenet_v2(num_classes: int) -> MobileNetV2:
-    """MobileNetV2: inverted residuals with linear bottlenecks, for little computing."""
+    """MobileNetV2: inverted residuals with linear bottlenecks, at low computational cost."""
     return MobileNetV2(num_classes)
 
 
-@register_model(input_shape=(32, 32, 3), num_classes=10, source="ours, for small images and tests")
+@register_model(
+    input_shape=(32, 32, 3), num_classes=10, source="no paper: for small images and tests"
+)
 def mobilenet_v2_tiny(num_classes: int) -> MobileNetV2:
     """mobilenet_v2 with five narrow blocks, for 32x32 images."""
     return MobileNetV2(

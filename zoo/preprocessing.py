@@ -1,4 +1,4 @@
-"""What has to be done to an image before a particular set of weights may see it."""
+"""Image preprocessing that pretrained weights expect."""
 
 import dataclasses
 from typing import Any, Literal
@@ -8,10 +8,10 @@ from zoo.common.resize import ResizeRule
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """The resize rule (applied on the host, to uint8 images) and the arithmetic (on the device) that belong to weights.
+    """Resize rule (applied to uint8 images on the host) and normalization (applied on the device).
 
-    The arithmetic is `(channels_in_order(image) * scale - mean) / std`, `image` being uint8 in 0..255 and
-    `mean`, `std` given per channel of the *reordered* image.
+    Normalization is `(reorder_channels(image) * scale - mean) / std`, where `image` is uint8 in 0..255, and `mean` and
+    `std` are per channel *after* reordering.
     """
 
     rule: ResizeRule
@@ -22,11 +22,11 @@ class Preprocessing:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of the images that the model sees, in pixels."""
+        """Height and width of the model's input images, in pixels."""
         return self.rule.size
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without nesting, for a weights file's companion."""
+        """Convert to a flat, JSON-serializable dict, stored next to the weights."""
         return {
             "input_size": self.rule.size,
             "resize": self.rule.mode,
@@ -40,7 +40,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_json`; raises TypeError on unknown fields, ValueError on a rule that cannot be."""
+        """Inverse of `to_json`. Raises TypeError for unknown fields and ValueError for an invalid resize rule."""
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }

@@ -1,4 +1,4 @@
-"""Names of models, and what each name stands for. Imports the standard library only."""
+"""Model registry. Imports only the standard library."""
 
 import ast
 import dataclasses
@@ -17,8 +17,10 @@ from zoo.common.names import did_you_mean, load_plugin, plugin_names
 
 @functools.cache
 def builtin_modules() -> dict[str, str]:
-    """Where each registered name of this package is defined: the files next to this one, read without running them.
-    A name's module, and JAX with it, is imported only when the model is asked for."""
+    """Map the names of built-in models to their modules, found by parsing the files of this package.
+
+    A module, and with it JAX, is imported only when one of its models is requested.
+    """
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
@@ -34,17 +36,17 @@ def _registers(decorator: ast.expr) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-    """One registered model: a factory `(num_classes) -> nn.Module` and what is known about it."""
+    """A registered model: a factory `(num_classes) -> nn.Module` and its metadata."""
 
     name: str
-    module: str  # where it is defined
+    module: str  # that defines the factory
     factory: Callable[[int], Any]
-    input_shape: tuple[int, ...]  # height, width, channels of one image; or length of one vector
-    num_classes: int  # default; clusters, where the model has clusters
-    source: str  # document, table or figure
-    notes: str  # where the source is silent or contradicts itself, and our reading
+    input_shape: tuple[int, ...]  # of one image (height, width, channels) or one vector (length)
+    num_classes: int  # default; number of clusters for clustering models
+    source: str  # paper, table or figure
+    notes: str  # our assumptions where the source is silent or contradicts itself
     pretrained: tuple[Any, ...]  # `zoo.pretrained.Source`s
-    objective: str = "classification"  # what the model is trained by; classifiers return logits
+    objective: str = "classification"  # how the model is trained; classifiers return logits
 
     @property
     def description(self) -> str:
@@ -54,18 +56,18 @@ class ModelEntry:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What `model_info` answers."""
+    """Result of `model_info`."""
 
     name: str
     description: str
     input_shape: tuple[int, ...]
     num_classes: int
     parameters: int  # trainable
-    total_parameters: int  # with batch-norm moving statistics, as Keras counts
+    total_parameters: int  # including batch norm moving statistics, as Keras counts
     source: str
     notes: str
     pretrained: tuple[str, ...]  # tags of `load_pretrained`
-    options: dict[str, Any]  # module fields that create_model accepts, with their defaults
+    options: dict[str, Any]  # fields of the module that create_model accepts, with their defaults
 
 
 _ENTRIES: dict[str, ModelEntry] = {}
@@ -82,10 +84,18 @@ def register_model(
 ) -> Callable[[Callable[[int], Any]], Callable[[int], Any]]:
     """Register the decorated factory under its own name.
 
-    The factory takes `num_classes` alone and returns a Linen module; every field of that module is an option of
-    `create_model`. `pretrained` are the published weights that fit (`zoo.pretrained.Source`). `objective` names what
-    trains it, other than labels: a key of `train.engine.objectives.OBJECTIVES`. Raises ValueError when another module
-    already uses the name.
+    The factory takes only `num_classes` and returns a Linen module. Every field of that module is an option of
+    `create_model`.
+
+    Args:
+      input_shape: of one image (height, width, channels) or one vector (length).
+      num_classes: the default number of classes, or of clusters.
+      source: paper, table or figure.
+      notes: assumptions where the source is silent or contradicts itself.
+      pretrained: published weights for this model (`zoo.pretrained.Source`).
+      objective: how the model is trained, a key of `train.engine.objectives.OBJECTIVES`.
+
+    Raises ValueError if another module already uses the name.
     """
 
     def decorate(factory: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -93,7 +103,7 @@ def register_model(
         owner = _ENTRIES[name].module if name in _ENTRIES else builtin_modules().get(name)
         if owner not in (None, factory.__module__):
             raise ValueError(
-                f"model {name!r} is already registered by {owner}: give yours another name"
+                f"model {name!r} is already registered by {owner}: choose another name"
             )
         _ENTRIES[name] = ModelEntry(
             name,
@@ -112,24 +122,24 @@ def register_model(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern such as `"*alexnet*"`, sorted. Does not import JAX.
+    """List registered names that match a shell pattern such as `"*alexnet*"`, sorted. Does not import JAX.
 
-    Those that installed packages declare as entry points of the group `jax_zoo.models` are among them.
+    This includes models that installed packages declare as entry points in the group `jax_zoo.models`.
     """
     return sorted(fnmatch.filter({*builtin_modules(), *_ENTRIES, *plugin_names("models")}, pattern))
 
 
 def get_entry(name: str) -> ModelEntry:
-    """The entry of a registered name, or of `package.module:name` in a file of the caller's own."""
+    """Look up a registered name, or `package.module:name` for a model in the caller's own module."""
     module_name, colon, model = name.rpartition(":")
     if colon:
         _import_user_module(module_name)
         entry = _ENTRIES.get(model)
         if entry is None or entry.module != module_name:
-            ours = sorted(e.name for e in _ENTRIES.values() if e.module == module_name)
+            names = sorted(e.name for e in _ENTRIES.values() if e.module == module_name)
             raise InputError(
                 f"module {module_name} registers no model {model!r}"
-                f" (it registers: {', '.join(ours) or 'none'}); decorate a factory of that name"
+                f" (it registers: {', '.join(names) or 'none'}): decorate a factory of that name"
                 " with @zoo.register_model"
             )
         return entry
@@ -139,8 +149,8 @@ def get_entry(name: str) -> ModelEntry:
         found = load_plugin("models", name)
         if name not in _ENTRIES:
             raise InputError(
-                f"the model {name!r} of another package is {found!r}, which registers no model of that name;"
-                " decorate a factory of that name with @zoo.register_model"
+                f"the entry point {name!r} from another package is {found!r}, which does not register a model of that"
+                " name: decorate a factory of that name with @zoo.register_model"
             )
     if name not in _ENTRIES:
         hint = did_you_mean(name, list_models(), "see `python -m train.run --list-models`")
@@ -156,11 +166,15 @@ def _import_user_module(name: str) -> None:
             name == error.name or name.startswith(error.name + ".")
         )
         reason = (
-            "no such module on the Python path (run from its folder, or set PYTHONPATH)"
+            "no such module on the Python path; run from its folder or set PYTHONPATH"
             if missing
             else error
         )
-        raise InputError(f"cannot import {name!r} to find a model: {reason}") from error
+        raise InputError(f"cannot import {name!r}, the module of the model: {reason}") from error
+
+
+# Option names of version 0.1, found in old `best/` folders; supported for one more version.
+RENAMED_OPTIONS = {"dialect": "variant"}
 
 
 def create_model(name: str, num_classes: int | None = None, **options: Any) -> Any:
@@ -168,27 +182,28 @@ def create_model(name: str, num_classes: int | None = None, **options: Any) -> A
 
     Args:
       name: a registered name, or `package.module:name`.
-      num_classes: classes of the head; None for the registered default; 0 for no head (features out).
-        Of VaDE and GMVAE the number of clusters; `conv_autoencoder` has no classes and ignores it.
+      num_classes: number of classes; None for the registered default; 0 for no head, so that the model returns
+        features. For VaDE and GMVAE the number of clusters. `conv_autoencoder` has no classes and ignores it.
       options: fields of the module, for example `dropout_rate=0.2` or `dtype="bfloat16"`.
 
-    Raises InputError for an unknown model or option, naming the nearest ones.
+    Raises InputError for an unknown model or option, with the closest known names.
     """
     entry = get_entry(name)
     if num_classes is not None and num_classes < 0:
-        raise InputError(f"num_classes is {num_classes}: give 0 (no head) or the number of classes")
+        raise InputError(f"num_classes is {num_classes}: use 0 (no head) or the number of classes")
     module = entry.factory(entry.num_classes if num_classes is None else num_classes)
     known = module_options(module)
+    options = {RENAMED_OPTIONS.get(option, option): value for option, value in options.items()}
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"its options are: {', '.join(known)}"
             raise InputError(f"model {name!r} has no option {option!r}: {hint}")
     return module.clone(**options)
 
 
 def module_options(module: Any) -> dict[str, Any]:
-    """The fields of a Linen module that a caller may set by name, with their values."""
+    """Fields of a Linen module that a caller may set, with their values."""
     reserved = {"name", "parent", "num_classes"}
     return {
         f.name: getattr(module, f.name)
@@ -198,7 +213,7 @@ def module_options(module: Any) -> dict[str, Any]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """Everything known about a model; parameters are counted from shapes, without initialising weights."""
+    """Describe a model. Parameters are counted from shapes, without initializing weights."""
     from zoo.inspect import count_parameters
 
     entry = get_entry(name)

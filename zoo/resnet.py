@@ -1,22 +1,23 @@
 """ResNet (He et al. 2015, "Deep residual learning for image recognition", Table 1).
 
-`resnet18`, `resnet34` have basic blocks (two 3x3), `resnet50`, `resnet101`, `resnet152` bottlenecks (1x1, 3x3, 1x1).
-Han et al., "Animal face classification based on deep learning", trains ResNet-50 from scratch
-with Kaiming-uniform initialization (`kernel_init="kaiming_uniform"`), fine-tunes it, and adds dropout before the head
-(`dropout_rate`, not stated); the 2048 features of `num_classes=0` feed its VaDE and GMVAE.
+`resnet18` and `resnet34` have basic blocks (two 3x3 convolutions); `resnet50`, `resnet101` and `resnet152` have
+bottlenecks (1x1, 3x3, 1x1). Han et al., "Animal face classification based on deep learning", train ResNet-50 from
+scratch with Kaiming-uniform initialization (`kernel_init="kaiming_uniform"`), fine-tune it, and add dropout before the
+head (`dropout_rate`; they do not state the rate). The 2048-dimensional features (`num_classes=0`) are the input of
+their VaDE and GMVAE.
 
-`dialect` says whose weights fit:
+`variant` selects the layout of torchvision or of Keras, to load their weights:
 
                              torch (torchvision)                  keras (Keras applications: 50, 101, 152)
     bias of convolutions     no                                   yes
     stride of a stage        in the 3x3 of its first bottleneck   in the first 1x1, as in the original
-    batch-norm epsilon       1e-5                                 1.001e-5
+    batch norm epsilon       1e-5                                 1.001e-5
     momentum                 0.9                                  0.99
     moving variance          unbiased                             biased
-    initialisation           He normal over the fan-out           Glorot uniform
+    initialization           He normal over the fan-out           Glorot uniform
     parameters, resnet50     25,557,032                           25,583,592 (25,636,712 with statistics)
 
-Names, and how those of the origins follow from them (stage s, from 1; block b, from 0; convolution k, from 1):
+Names here and at the origins (stage s and convolution k count from 1, block b from 0):
 
     here                     torchvision                 Keras
     conv1/conv, /norm        conv1, bn1                  conv1_conv, conv1_bn
@@ -46,7 +47,7 @@ from zoo.layers import (
 from zoo.pretrained.sources import CAFFE, keras_sources, torchvision_source
 from zoo.registry import register_model
 
-DIALECTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "torch": {
         "use_bias": False,
         "norm_epsilon": 1e-5,
@@ -70,33 +71,29 @@ KERNEL_INITS = {
 
 
 class Residual(nn.Module):
-    """One block: [B, H, W, C] to [B, H / stride, W / stride, 4 x features] (features, if basic)."""
+    """Residual block: [B, H, W, C] to [B, H / stride, W / stride, 4 * features] (a basic block: features)."""
 
     features: int
     bottleneck: bool
     stride: int
-    stride_first: bool  # of a bottleneck: the stride is in its first convolution, not in its 3x3
+    stride_first: bool  # bottlenecks only: stride in the first convolution, not in the 3x3
     conv: Callable[..., nn.Module]  # (features, kernel, stride, padding, activation, name)
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         if self.bottleneck:
             first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
-            plan = [
-                (1, first, 1),
-                (3, second, 1),
-                (1, 1, 4),
-            ]  # kernel, stride, multiple of features
+            layers = [(1, first, 1), (3, second, 1), (1, 1, 4)]  # kernel, stride, width multiplier
         else:
-            plan = [(3, self.stride, 1), (3, 1, 1)]
+            layers = [(3, self.stride, 1), (3, 1, 1)]
         y = x
-        for index, (kernel, stride, multiple) in enumerate(plan, start=1):
+        for index, (kernel, stride, multiplier) in enumerate(layers, start=1):
             y = self.conv(
-                self.features * multiple,
+                self.features * multiplier,
                 (kernel, kernel),
                 stride,
                 ((kernel // 2, kernel // 2),) * 2,
-                activation=nn.relu if index < len(plan) else None,
+                activation=nn.relu if index < len(layers) else None,
                 name=f"conv{index}",
             )(y, train=train)
         if self.stride != 1 or x.shape[-1] != y.shape[-1]:
@@ -107,7 +104,7 @@ class Residual(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks named 0, 1, ... of one width; the first may halve the image."""
+    """Residual blocks of one width, named 0, 1, ...; the first may downsample."""
 
     blocks: int
     stride: int
@@ -125,20 +122,20 @@ class ResNet(nn.Module):
     """Images [B, 224, 224, 3] to float32 logits [B, num_classes]. Stages: conv1, layer1 to layer4, head."""
 
     num_classes: int
-    blocks: Sequence[int]  # of each stage
+    blocks: Sequence[int]  # per stage
     bottleneck: bool = True
-    widths: Sequence[int] = (64, 128, 256, 512)  # the stem has the first
+    widths: Sequence[int] = (64, 128, 256, 512)  # of each stage; the stem uses the first
     dropout_rate: float = 0.0  # before the head
-    dialect: str = "torch"
-    kernel_init: str | None = None  # None: the dialect's
-    norm_momentum: float | None = None  # None: the dialect's
-    axis_name: str | None = None  # averages batch statistics over a mapped axis
+    variant: str = "torch"
+    kernel_init: str | None = None  # None: the variant's default
+    norm_momentum: float | None = None  # None: the variant's default
+    axis_name: str | None = None  # mapped axis over which batch statistics are averaged
     dtype: Any = jnp.float32
     keras_arithmetic = CAFFE
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        settings = choose(DIALECTS, self.dialect, "dialect") | {
+        settings = choose(VARIANTS, self.variant, "variant") | {
             "axis_name": self.axis_name,
             "dtype": self.dtype,
         }
@@ -156,53 +153,53 @@ class ResNet(nn.Module):
                 Residual,
                 width,
                 self.bottleneck,
-                stride_first=self.dialect == "keras",
+                stride_first=self.variant == "keras",
                 conv=conv,
             )
             stage = Stage(count, stride=1 if index == 1 else 2, block=block, name=f"layer{index}")
-            x = stage(x, train=train)  # [B, 56, 56, 256] and so on to [B, 7, 7, 2048]
+            x = stage(x, train=train)  # from [B, 56, 56, 256] to [B, 7, 7, 2048]
         x = global_average_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return head(self.num_classes, x, settings["kernel_init"])
 
     @nn.nowrap
     def torchvision_names(self) -> dict[str, str]:
-        """torchvision's modules and our paths; timm's are the same."""
+        """Map torchvision's module names, which timm uses too, to paths of this model."""
         modules = {"conv1": "conv1/conv", "bn1": "conv1/norm", "fc": "head"}
-        for stage, block, shortcut in self._places():
-            ours, theirs = f"layer{stage}/{block}", f"layer{stage}.{block}"
+        for stage, block, projection in self._block_indices():
+            path, module = f"layer{stage}/{block}", f"layer{stage}.{block}"
             for k in range(1, 4 if self.bottleneck else 3):
-                modules[f"{theirs}.conv{k}"] = f"{ours}/conv{k}/conv"
-                modules[f"{theirs}.bn{k}"] = f"{ours}/conv{k}/norm"
-            if shortcut:
-                modules[f"{theirs}.downsample.0"] = f"{ours}/downsample/conv"
-                modules[f"{theirs}.downsample.1"] = f"{ours}/downsample/norm"
+                modules[f"{module}.conv{k}"] = f"{path}/conv{k}/conv"
+                modules[f"{module}.bn{k}"] = f"{path}/conv{k}/norm"
+            if projection:
+                modules[f"{module}.downsample.0"] = f"{path}/downsample/conv"
+                modules[f"{module}.downsample.1"] = f"{path}/downsample/norm"
         return modules
 
     timm_names = torchvision_names
 
     @nn.nowrap
     def keras_names(self) -> dict[str, str] | None:
-        """Keras's layers and our paths; it has bottlenecks only."""
+        """Map Keras's layer names to paths of this model; None for basic blocks, which Keras does not have."""
         if not self.bottleneck:
             return None
         layers = {"conv1_conv": "conv1/conv", "conv1_bn": "conv1/norm"}
-        for stage, block, shortcut in self._places():
-            ours, theirs = f"layer{stage}/{block}", f"conv{stage + 1}_block{block + 1}"
-            # Of equal depth, the shortcut's layers come before the third ones.
-            for group in ([1], [2], [0, 3] if shortcut else [3]):
+        for stage, block, projection in self._block_indices():
+            path, prefix = f"layer{stage}/{block}", f"conv{stage + 1}_block{block + 1}"
+            # Keras lists layers of equal depth together: the projection's before those of the third convolution.
+            for group in ([1], [2], [0, 3] if projection else [3]):
                 for kind, variables in (("conv", "conv"), ("bn", "norm")):
                     for k in group:
-                        part = f"conv{k}" if k else "downsample"
-                        layers[f"{theirs}_{k}_{kind}"] = f"{ours}/{part}/{variables}"
+                        convolution = f"conv{k}" if k else "downsample"
+                        layers[f"{prefix}_{k}_{kind}"] = f"{path}/{convolution}/{variables}"
         return layers | {"predictions": "head"}
 
     @nn.nowrap
-    def _places(self) -> Iterator[tuple[int, int, bool]]:
-        """(stage from 1, block from 0, whether the block has a shortcut with a convolution)."""
+    def _block_indices(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield (stage from 1, block from 0, whether the block has a projection shortcut)."""
         for stage, count in enumerate(self.blocks, start=1):
             for block in range(count):
-                # A basic block of the first stage changes neither size nor width.
+                # Basic blocks of the first stage change neither size nor width.
                 yield stage, block, block == 0 and (self.bottleneck or stage > 1)
 
 
@@ -234,7 +231,7 @@ def resnet34(num_classes: int) -> ResNet:
     ),
 )
 def resnet50(num_classes: int) -> ResNet:
-    """ResNet with 49 convolutions in bottlenecks; its features have 2048 numbers."""
+    """ResNet with 49 convolutions in bottlenecks and 2048-dimensional features."""
     return ResNet(num_classes, blocks=(3, 4, 6, 3))
 
 
@@ -250,7 +247,9 @@ def resnet152(num_classes: int) -> ResNet:
     return ResNet(num_classes, blocks=(3, 8, 36, 3))
 
 
-@register_model(input_shape=(64, 64, 3), num_classes=10, source="ours, for small images and tests")
+@register_model(
+    input_shape=(64, 64, 3), num_classes=10, source="no paper: for small images and tests"
+)
 def resnet_tiny(num_classes: int) -> ResNet:
-    """resnet50 with one narrow bottleneck a stage."""
+    """resnet50 with one narrow bottleneck per stage."""
     return ResNet(num_classes, blocks=(1, 1, 1, 1), widths=(8, 8, 16, 16))

@@ -1,22 +1,25 @@
 """VaDE (Jiang et al. 2017, "Variational deep embedding", https://arxiv.org/abs/1611.05148).
 
-A variational auto-encoder whose prior is a mixture of Gaussians: c ~ Cat(pi), z | c ~ N(mu_c, sigma_c^2 I), x | z
-from the decoder; the clusters are the components. Han et al., "Animal face classification based on deep learning",
-trains it on the 2048 features of a pretrained ResNet-50, with VaDE's own encoder D-500-500-2000-10 and the decoder
-mirrored, in two stages: as an auto-encoder (`autoencode`), then, the mixture fitted to the codes (`with_mixture`),
-by the bound below.
+A variational autoencoder whose prior is a mixture of Gaussians: c ~ Cat(pi), z | c ~ N(mu_c, sigma_c^2 I), and x | z
+from the decoder. Each component is a cluster. Han et al., "Animal face classification based on deep learning", train it
+on the 2048-dimensional features of a pretrained ResNet-50, with VaDE's encoder D-500-500-2000-10 and a mirrored
+decoder, in two stages: first as an autoencoder (`autoencode`); then a mixture is fitted to the codes (`with_mixture`),
+and training maximizes the bound below.
 
-The bound on log p(x) of one example (the paper's equation 12, with one sample of z), written with divergences:
+The evidence lower bound on log p(x) (the paper's equation 12, with one sample of z), written with KL divergences:
 
     log p(x | z) - sum_c q(c|x) KL(q(z|x) || p(z|c)) - KL(q(c|x) || pi),     q(c|x) = p(c | z), equation 16
 
-It is equation 12 term by term: since sum_c q(c|x) = 1 the entropy of q(z|x) can go into the sum, and 2 pi cancels.
-It holds for any q(c|x), so also, averaged over z, for one that depends on the sample.
+This equals equation 12 term by term: since sum_c q(c|x) = 1, the entropy of q(z|x) moves into the sum, and 2 pi
+cancels. The bound holds for any q(c|x), and therefore, averaged over z, also for one that depends on the sampled z.
 
-Our choices. Likelihood: Gaussian with variance 1, half a squared error, because pooled features are real numbers
-without an upper limit; "bernoulli" is the paper's for data in [0, 1]. Features of another scale want dividing by
-their standard deviation first: it decides what the reconstruction weighs against the divergences. Log-variances,
-the mixture's too, are clamped to [-10, 10]. Kernels are Glorot-uniform, the means of an unfitted mixture N(0, 1).
+Our choices:
+- The likelihood is Gaussian with variance 1 (half the squared error), because pooled features are unbounded real
+  numbers. The paper's "bernoulli" is for data in [0, 1].
+- Features on a different scale should first be divided by their standard deviation, since the scale determines the
+  weight of the reconstruction relative to the KL terms.
+- Log-variances, including those of the mixture, are clamped to [-10, 10].
+- Kernels are Glorot uniform; the means of an unfitted mixture are drawn from N(0, 1).
 """
 
 from typing import Any, NamedTuple
@@ -45,13 +48,13 @@ from zoo.variational import (
 class Mixture(NamedTuple):
     """A mixture of K Gaussians, float32."""
 
-    log_weights: jax.Array  # [K], normalised
+    log_weights: jax.Array  # [K], normalized
     means: jax.Array  # [K, latent]
     log_variances: jax.Array  # [K, latent], within LOG_VARIANCE_BOUNDS
 
 
 class MixturePrior(nn.Module):
-    """The parameters `logits` [K], `means` and `log_variances` [K, latent] as a Mixture."""
+    """Mixture with parameters `logits` [K], `means` [K, latent] and `log_variances` [K, latent]."""
 
     num_components: int
     latent_size: int
@@ -66,15 +69,15 @@ class MixturePrior(nn.Module):
 
 
 class VaDE(nn.Module):
-    """Called with features float [B, input_size], returns a dict of float32 arrays:
+    """VaDE on features, float [B, input_size]. A call returns a dict of float32 arrays:
 
     reconstruction: [B, input_size], mean of p(x | z) (Gaussian) or its logits (Bernoulli).
     mean, log_variance: [B, latent_size], of q(z | x).
-    latent: [B, latent_size], z: a sample (rng stream `sample`) when training, else the mean.
+    latent: [B, latent_size], z: a sample (rng stream `sample`) in training, the mean in evaluation.
     cluster_log_probabilities: [B, num_classes], log q(c | x) = log p(c | latent).
     """
 
-    num_classes: int  # clusters
+    num_classes: int  # number of clusters
     input_size: int = 2048
     widths: tuple[int, ...] = (500, 500, 2000)
     latent_size: int = 10
@@ -83,7 +86,7 @@ class VaDE(nn.Module):
 
     def setup(self):
         if self.num_classes < 1:
-            raise InputError("VaDE needs at least one cluster: give num_classes=3, say")
+            raise InputError("VaDE needs at least one cluster: set num_classes to at least 1")
         check_likelihood(self.likelihood)
         self.encoder = HiddenLayers(self.widths, dtype=self.dtype)
         self.mean = OutputLayer(self.latent_size)
@@ -93,29 +96,29 @@ class VaDE(nn.Module):
         self.mixture = MixturePrior(self.num_classes, self.latent_size)
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Features float [B, input_size] to mean and log-variance of q(z | x)."""
+        """Mean and log-variance of q(z | x), from features float [B, input_size]."""
         if x.shape[1:] != (self.input_size,):
             raise InputError(
-                f"features of shape {x.shape[1:]} do not fit input_size={self.input_size}:"
-                " set that option of the model"
+                f"features of shape {x.shape[1:]} do not match input_size={self.input_size}:"
+                " set this model option"
             )
         hidden = self.encoder(x.astype(self.dtype))
         return self.mean(hidden), clamp_log_variance(self.log_variance(hidden))
 
     def decode(self, latent: jax.Array) -> jax.Array:
-        """z [B, latent_size] to the reconstruction."""
+        """Reconstruction [B, input_size] from z [B, latent_size]."""
         return self.output(self.decoder(latent.astype(self.dtype)))
 
     def embed(self, x: jax.Array) -> jax.Array:
-        """The latent means, float32 [B, latent_size]."""
+        """Latent means, float32 [B, latent_size]."""
         return self.encode(x)[0]
 
     def prior(self) -> Mixture:
-        """p(c) and p(z | c)."""
+        """Parameters of p(c) and p(z | c)."""
         return self.mixture()
 
     def cluster_posterior(self, latent: jax.Array) -> jax.Array:
-        """log p(c | z) of z [B, latent_size]: [B, num_classes] (equation 16)."""
+        """log p(c | z) (equation 16): z [B, latent_size] to [B, num_classes]."""
         prior = self.prior()
         densities = gaussian_log_density(
             latent[:, None], prior.means[None], prior.log_variances[None]
@@ -123,7 +126,7 @@ class VaDE(nn.Module):
         return nn.log_softmax(prior.log_weights[None] + densities)
 
     def autoencode(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """`reconstruction` and `latent` with z at its mean, never sampled: the first stage of training."""
+        """Return `reconstruction` and `latent` for z set to its mean, without sampling: the first training stage."""
         latent = self.embed(x)
         return {"reconstruction": self.decode(latent), "latent": latent}
 
@@ -142,19 +145,19 @@ class VaDE(nn.Module):
 def elbo(
     x: jax.Array, outputs: dict[str, jax.Array], prior: Mixture, likelihood: str = "gaussian"
 ) -> dict[str, jax.Array]:
-    """The bound of equation 12 and its terms, in nats, float32 [B] each.
+    """Evidence lower bound (equation 12) and its terms, in nats, float32 [B] each.
 
     Args:
-      x: features float [B, input_size].
-      outputs: what the model returned for them.
+      x: features, float [B, input_size].
+      outputs: the model's outputs for `x`.
       prior: `model.apply(variables, method="prior")`.
       likelihood: the model's.
 
     Returns:
-      elbo = log_likelihood - latent_kl - cluster_kl, and these three.
+      A dict with `elbo` = log_likelihood - latent_kl - cluster_kl, and these three terms.
     """
     log_posterior = outputs["cluster_log_probabilities"]
-    divergences = gaussian_kl(  # [B, K]
+    kl_per_cluster = gaussian_kl(  # [B, K]
         outputs["mean"][:, None],
         outputs["log_variance"][:, None],
         prior.means[None],
@@ -162,7 +165,7 @@ def elbo(
     )
     terms = {
         "log_likelihood": log_likelihood(x, outputs["reconstruction"], likelihood),
-        "latent_kl": jnp.sum(jnp.exp(log_posterior) * divergences, axis=-1),
+        "latent_kl": jnp.sum(jnp.exp(log_posterior) * kl_per_cluster, axis=-1),
         "cluster_kl": categorical_kl(log_posterior, prior.log_weights[None]),
     }
     return {
@@ -174,33 +177,41 @@ def elbo(
 def with_mixture(
     variables: dict[str, Any], weights: ArrayLike, means: ArrayLike, variances: ArrayLike
 ) -> dict[str, Any]:
-    """`variables` with the prior that was fitted to the codes of the pretrained encoder (the paper's second stage).
+    """Set the prior to a mixture that was fitted to the codes of the pretrained encoder.
 
     Args:
-      variables: of a VaDE with K clusters.
-      weights: [K], such as a fitted mixture's; 0 counts as 1e-8, which has a logarithm.
-      means: [K, latent_size].
+      variables: variables of a VaDE with K clusters.
+      weights: [K], the mixture weights; 0 is replaced by 1e-8, whose logarithm is finite.
+      means: [K, latent_size], the means.
       variances: [K, latent_size], the diagonals of the covariances.
 
-    Raises InputError for other shapes, weights below 0 and variances not above 0.
+    Returns:
+      The variables with the new prior.
+
+    Raises InputError for wrong shapes, negative weights and variances that are not positive.
     """
     old = variables["params"]["mixture"]
-    given = {"logits": weights, "means": means, "log_variances": variances}
-    arrays = {name: np.asarray(value, np.float64) for name, value in given.items()}
-    for name, array in arrays.items():
-        if array.shape != old[name].shape or not np.all(np.isfinite(array)):
-            what = {"logits": "weights", "log_variances": "variances"}.get(name, name)
+    weights, means, variances = (np.asarray(a, np.float64) for a in (weights, means, variances))
+    for name, array, parameter in (
+        ("weights", weights, "logits"),
+        ("means", means, "means"),
+        ("variances", variances, "log_variances"),
+    ):
+        if array.shape != old[parameter].shape or not np.all(np.isfinite(array)):
             raise InputError(
-                f"the mixture's {what} must be finite and of shape {old[name].shape},"
+                f"the mixture's {name} must be finite and of shape {old[parameter].shape},"
                 f" not {array.shape}"
             )
-    if np.any(arrays["logits"] < 0) or np.any(arrays["log_variances"] <= 0):
-        raise InputError("a mixture's weights must not be negative, its variances be above 0")
-    arrays["logits"] = np.log(np.maximum(arrays["logits"], 1e-8))
-    # Clamped here as in the model: beyond the bounds a parameter would get no gradient.
-    arrays["log_variances"] = np.log(arrays["log_variances"])
-    mixture = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
-    mixture["log_variances"] = clamp_log_variance(mixture["log_variances"])
+    if np.any(weights < 0) or np.any(variances <= 0):
+        raise InputError(
+            "a mixture's weights must not be negative, and its variances must be positive"
+        )
+    mixture = {
+        "logits": jnp.asarray(np.log(np.maximum(weights, 1e-8)), jnp.float32),
+        "means": jnp.asarray(means, jnp.float32),
+        # Clamped as in the model: beyond the bounds, a parameter would get no gradient.
+        "log_variances": clamp_log_variance(jnp.asarray(np.log(variances), jnp.float32)),
+    }
     return {**variables, "params": {**variables["params"], "mixture": mixture}}
 
 
@@ -208,15 +219,15 @@ def with_mixture(
     input_shape=(2048,),
     num_classes=3,
     source='Han et al., "Animal face classification based on deep learning", Table 3; Jiang et al. 2017',
-    notes="Gaussian likelihood of variance 1; num_classes is the number of clusters",
+    notes="Gaussian likelihood with variance 1; num_classes is the number of clusters",
     objective="vade",
 )
 def vade(num_classes: int) -> VaDE:
-    """VaDE on 2048 features: encoder 500-500-2000-10, a Gaussian a cluster."""
+    """VaDE on 2048 features: encoder 500-500-2000-10, one Gaussian per cluster."""
     return VaDE(num_classes)
 
 
-@register_model(input_shape=(16,), num_classes=3, source="ours, for tests", objective="vade")
+@register_model(input_shape=(16,), num_classes=3, source="no paper: for tests", objective="vade")
 def vade_tiny(num_classes: int) -> VaDE:
     """vade on 16 features: encoder 16-16-24-4."""
     return VaDE(num_classes, input_size=16, widths=(16, 16, 24), latent_size=4)

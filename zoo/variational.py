@@ -1,8 +1,7 @@
-"""What VaDE and GMVAE share: Gaussians of diagonal covariance, likelihoods of a decoder, dense layers.
+"""Shared by VaDE and GMVAE: Gaussians with diagonal covariance, decoder likelihoods, dense layers.
 
-Everything here is finite, with finite gradients, for inputs between -1e4 and 1e4: log-variances are clamped to
-`LOG_VARIANCE_BOUNDS`, so no variance is 0 or infinite; mixtures are handled by their log-probabilities only; the
-Bernoulli likelihood takes logits.
+All values and gradients are finite for inputs between -1e4 and 1e4: log-variances are clamped to `LOG_VARIANCE_BOUNDS`,
+so no variance is 0 or infinite; mixtures are represented by log-probabilities; the Bernoulli likelihood takes logits.
 """
 
 import math
@@ -22,7 +21,7 @@ LIKELIHOODS = ("gaussian", "bernoulli")
 
 
 class HiddenLayers(nn.Module):
-    """Dense layers `fc1`, `fc2` ..., each with its activation: [B, N] to [B, widths[-1]], in `dtype`."""
+    """Dense layers `fc1`, `fc2`, ... with activations: [B, N] to [B, widths[-1]] in `dtype`."""
 
     widths: Sequence[int]
     activation: Callable[[jax.Array], jax.Array] = nn.relu
@@ -37,7 +36,7 @@ class HiddenLayers(nn.Module):
 
 
 class OutputLayer(nn.Dense):
-    """A dense layer that computes in float32 whatever the net computes in, as heads do."""
+    """Dense layer that computes in float32 independent of the net's dtype, as heads do."""
 
     kernel_init: Callable = glorot_uniform
 
@@ -47,12 +46,12 @@ class OutputLayer(nn.Dense):
 
 
 def clamp_log_variance(x: jax.Array) -> jax.Array:
-    """`x` within `LOG_VARIANCE_BOUNDS`."""
+    """Clip to `LOG_VARIANCE_BOUNDS`."""
     return jnp.clip(x, *LOG_VARIANCE_BOUNDS)
 
 
 def sample_gaussian(key: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """One draw, differentiable by mean and log-variance (Kingma and Welling 2013, section 2.4)."""
+    """Draw one reparameterized sample (Kingma and Welling 2013, section 2.4)."""
     return mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
@@ -72,33 +71,33 @@ def gaussian_kl(
 
 
 def categorical_kl(log_probabilities: jax.Array, prior_log_probabilities: jax.Array) -> jax.Array:
-    """KL between distributions over the last axis, given by finite log-probabilities: [..., K] to [...].
+    """KL divergence between categorical distributions over the last axis: [..., K] to [...].
 
-    A probability that underflows to 0 counts nothing, as p log p does.
+    Log-probabilities must be finite. A probability that underflows to 0 contributes 0, the limit of p log p.
     """
     difference = log_probabilities - prior_log_probabilities
     return jnp.sum(jnp.exp(log_probabilities) * difference, axis=-1)
 
 
 def check_likelihood(likelihood: str) -> None:
-    """InputError for another likelihood than ours."""
+    """Raise InputError for an unknown likelihood."""
     if likelihood not in LIKELIHOODS:
         raise InputError(f"unknown likelihood {likelihood!r}: choose from {', '.join(LIKELIHOODS)}")
 
 
 def log_likelihood(x: jax.Array, reconstruction: jax.Array, likelihood: str) -> jax.Array:
-    """log p(x | z) of each example in nats, summed over its elements: two [B, ...] to [B], float32.
+    """log p(x | z) per sample in nats, summed over elements: two [B, ...] to [B], float32.
 
-    "gaussian": `reconstruction` is the mean, the variance is 1; so this is half the squared error and a constant.
-    "bernoulli": `reconstruction` is logits, and x is in [0, 1].
+    "gaussian": `reconstruction` is the mean and the variance is 1, so this is minus half the squared error plus a
+    constant. "bernoulli": `reconstruction` contains logits, and x is in [0, 1].
     """
     return jnp.sum(_log_likelihoods(x, reconstruction, likelihood), axis=-1)
 
 
 def reconstruction_error(x: jax.Array, reconstruction: jax.Array, likelihood: str) -> jax.Array:
-    """What an auto-encoder minimises, averaged over the elements of each example: two [B, ...] to [B], float32.
+    """Reconstruction loss per sample, averaged over elements: two [B, ...] to [B], float32.
 
-    "gaussian": the squared error. "bernoulli": the cross-entropy of x in [0, 1] and logits.
+    "gaussian": the squared error. "bernoulli": the cross-entropy between x in [0, 1] and logits.
     """
     terms = _log_likelihoods(x, reconstruction, likelihood)
     if likelihood == "gaussian":
@@ -107,10 +106,12 @@ def reconstruction_error(x: jax.Array, reconstruction: jax.Array, likelihood: st
 
 
 def _log_likelihoods(x: jax.Array, reconstruction: jax.Array, likelihood: str) -> jax.Array:
-    """Of each element: [B, elements]."""
+    """log p(x | z) per element: [B, elements], float32."""
     check_likelihood(likelihood)
     if x.shape != reconstruction.shape:
-        raise ValueError(f"a reconstruction {reconstruction.shape} of an input {x.shape}")
+        raise ValueError(
+            f"the reconstruction has shape {reconstruction.shape}, the input {x.shape}"
+        )
     x = x.reshape(x.shape[0], -1).astype(jnp.float32)
     y = reconstruction.reshape(x.shape).astype(jnp.float32)
     if likelihood == "gaussian":

@@ -1,27 +1,28 @@
 """VGG (Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition").
 
 Configurations A, B, D and E of its Table 1: `vgg11`, `vgg13`, `vgg16`, `vgg19`, without batch normalization. Han et
-al., "Animal face classification based on deep learning", trains VGG16 and varies the activation:
-`activation="relu"`, "tanh", "sigmoid" or "linear", which we read as that of every hidden layer, convolutional and
-dense; its dropout "after the fully connected layer" is `dropout_rate` (0.5 here, as in the original; 0.1 in its
-best run).
+al., "Animal face classification based on deep learning", train VGG16 and compare activations: `activation="relu"`,
+"tanh", "sigmoid" or "linear", which we apply to every hidden layer, convolutional and dense. Their dropout "after the
+fully connected layer" is `dropout_rate`: 0.5 here, as in the original; 0.1 in their best run.
 
-`dialect` says whose weights fit, and thereby what happens between the last pool and the first dense layer:
+`variant` selects the layout of torchvision or of Keras, to load their weights. They differ between the last pool and
+the first dense layer:
 
-    torch   average-pooled to 7x7 whatever the image size, then flattened channels first; torchvision's
-            initialisation (normal: He over the fan-out for convolutions, 0.01 for dense layers)
-    keras   flattened as it is, channels last, so that the image size fixes the first dense layer; Glorot uniform.
-            Keras's own has no dropout: `dropout_rate=0` gives its training step
+    torch   average pooling to 7x7 for any image size, then flattening channels first; torchvision's initialization
+            (normal: He over the fan-out for convolutions, standard deviation 0.01 for dense layers)
+    keras   flattening channels last without pooling, so the image size determines the size of the first dense layer;
+            Glorot uniform. Keras's model has no dropout: `dropout_rate=0` reproduces its training step
 
-Names, and how those of the origins follow from them:
+Names here and at the origins:
 
     here                torchvision              Keras
     block3/conv2/conv   features.12              block3_conv2
     top/fc1, top/fc2    classifier.0, .3         fc1, fc2
     head                classifier.6             predictions
 
-torchvision's index counts, from 0 and through the blocks, two entries a convolution (itself and its ReLU) and one a
-pool. Kernels are [kh, kw, in, out] here and in Keras, [out, in, kh, kw] in torch; dense [in, out] and [out, in].
+torchvision's index starts at 0 and counts two entries per convolution (the convolution and its ReLU) and one per pool.
+Convolution kernels are [kh, kw, in, out] here and in Keras, [out, in, kh, kw] in torch; dense kernels are [in, out] and
+[out, in].
 """
 
 from collections.abc import Callable, Sequence
@@ -50,15 +51,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": nn.sigmoid,
     "linear": lambda x: x,
 }
-# Initialisers of convolutions and of dense layers.
-DIALECTS = {
+# Kernel initializers of convolutions and of dense layers.
+VARIANTS = {
     "torch": (he_normal_fan_out, nn.initializers.normal(0.01)),
     "keras": (glorot_uniform, glorot_uniform),
 }
 
 
 class Block(nn.Module):
-    """3x3 convolutions of one width, then a pool: [B, H, W, C] to [B, H / 2, W / 2, features]."""
+    """3x3 convolutions of one width and a max pool: [B, H, W, C] to [B, H / 2, W / 2, features]."""
 
     features: int
     convolutions: int
@@ -86,27 +87,27 @@ class VGG(nn.Module):
     """Images [B, 224, 224, 3] to float32 logits [B, num_classes]. Stages: block1 to block5, top, head."""
 
     num_classes: int
-    convolutions: Sequence[int]  # of each block
+    convolutions: Sequence[int]  # per block
     widths: Sequence[int] = (64, 128, 256, 512, 512)
     head_widths: Sequence[int] = (4096, 4096)
-    pooled_size: int = 7  # height and width that enter the top, in the torch dialect
+    pooled_size: int = 7  # height and width of the top's input, in the torch variant
     activation: str = "relu"
     dropout_rate: float = 0.5  # after each hidden dense layer
-    dialect: str = "torch"
+    variant: str = "torch"
     dtype: Any = jnp.float32
     keras_arithmetic = CAFFE
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         activation = choose(ACTIVATIONS, self.activation, "activation")
-        conv_init, dense_init = choose(DIALECTS, self.dialect, "dialect")
+        conv_init, dense_init = choose(VARIANTS, self.variant, "variant")
         x = x.astype(self.dtype)
         for index, (width, count) in enumerate(
             zip(self.widths, self.convolutions, strict=True), start=1
         ):
             block = Block(width, count, activation, conv_init, self.dtype, name=f"block{index}")
-            x = block(x, train=train)  # [B, 112, 112, 64] and so on to [B, 7, 7, 512]
-        if self.dialect == "torch":
+            x = block(x, train=train)  # from [B, 112, 112, 64] to [B, 7, 7, 512]
+        if self.variant == "torch":
             x = adaptive_average_pool(x, self.pooled_size).transpose(0, 3, 1, 2)  # [B, 512, 7, 7]
         x = Classifier(
             self.head_widths, self.dropout_rate, self.dtype, activation, dense_init, name="top"
@@ -115,7 +116,7 @@ class VGG(nn.Module):
 
     @nn.nowrap
     def torchvision_names(self) -> dict[str, str]:
-        """torchvision's modules and our paths."""
+        """Map torchvision's module names to paths of this model."""
         return self._convolution_names() | {
             "classifier.0": "top/fc1",
             "classifier.3": "top/fc2",
@@ -124,7 +125,7 @@ class VGG(nn.Module):
 
     @nn.nowrap
     def timm_names(self) -> dict[str, str]:
-        """timm's modules and our paths."""
+        """Map timm's module names to paths of this model."""
         return self._convolution_names() | {
             "pre_logits.fc1": "top/fc1",
             "pre_logits.fc2": "top/fc2",
@@ -133,18 +134,18 @@ class VGG(nn.Module):
 
     @nn.nowrap
     def _convolution_names(self) -> dict[str, str]:
-        found = {}
+        names = {}
         index = 0
         for block, count in enumerate(self.convolutions, start=1):
             for conv in range(1, count + 1):
-                found[f"features.{index}"] = f"block{block}/conv{conv}/conv"
-                index += 2  # and a ReLU
-            index += 1  # a pool
-        return found
+                names[f"features.{index}"] = f"block{block}/conv{conv}/conv"
+                index += 2  # convolution and ReLU
+            index += 1  # pool
+        return names
 
     @nn.nowrap
     def keras_names(self) -> dict[str, str]:
-        """Keras's layers and our paths."""
+        """Map Keras's layer names to paths of this model."""
         layers = {
             f"block{block}_conv{conv}": f"block{block}/conv{conv}/conv"
             for block, count in enumerate(self.convolutions, start=1)
@@ -174,7 +175,7 @@ def vgg13(num_classes: int) -> VGG:
     num_classes=1000,
     source='Han et al., "Animal face classification based on deep learning", section C;'
     " Simonyan and Zisserman 2014, Table 1, D",
-    notes="Han et al. vary the activation: of every hidden layer, in our reading",
+    notes="Han et al. compare activations; we apply them to every hidden layer",
     pretrained=(
         torchvision_source("vgg16-397923af.pth"),
         *keras_sources(
@@ -186,7 +187,7 @@ def vgg13(num_classes: int) -> VGG:
     ),
 )
 def vgg16(num_classes: int) -> VGG:
-    """VGG with 13 convolutions and 3 dense layers: the animal-face paper's best classifier."""
+    """VGG with 13 convolutions and 3 dense layers: the best classifier of Han et al."""
     return VGG(num_classes, convolutions=(2, 2, 3, 3, 3))
 
 
@@ -198,9 +199,11 @@ def vgg19(num_classes: int) -> VGG:
     return VGG(num_classes, convolutions=(2, 2, 4, 4, 4))
 
 
-@register_model(input_shape=(32, 32, 3), num_classes=10, source="ours, for small images and tests")
+@register_model(
+    input_shape=(32, 32, 3), num_classes=10, source="no paper: for small images and tests"
+)
 def vgg_tiny(num_classes: int) -> VGG:
-    """vgg11 for 32x32 images: narrow layers."""
+    """vgg11 with narrow layers, for 32x32 images."""
     return VGG(
         num_classes,
         convolutions=(1, 1, 2, 2, 2),

@@ -1,16 +1,17 @@
-"""`torchvision`, also where it was compiled for CUDA and torch for CPUs only.
+"""Import of `torchvision` that also works if it was compiled for CUDA and torch for CPUs only.
 
-Beside such a torch it cannot load its compiled operators, and fails at two of them that it looks for while it is
-imported. Nets, transforms and folders of images are Python code, and need none.
+With such a torch, torchvision cannot load its compiled operators, and its import fails since it looks up two of them.
+Nets, transforms and image folders are Python code and do not need these operators, so they are declared here.
 """
 
 import contextlib
 
 import torch
 
-_library = torch.library.Library("torchvision", "FRAGMENT")  # an operator goes with its library
+# Kept in a variable: operators are removed with their library.
+_library = torch.library.Library("torchvision", "FRAGMENT")
 for _name in ("nms", "qnms"):
-    with contextlib.suppress(RuntimeError):  # it is there
+    with contextlib.suppress(RuntimeError):  # already defined
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import torchvision as torchvision  # noqa: E402

@@ -1,9 +1,9 @@
-"""The zoo's nets in Keras 3 on JAX, as a functional model that an experienced Keras user would write.
+"""The zoo's nets in Keras 3 on JAX, as functional models in idiomatic Keras.
 
-Layers are named by the path of the zoo's module, with dots ("layer1.0.conv1.conv"), so that weights are copied
-by name (`load_weights`). ResNet and MobileNetV2 are torch's dialect, as the zoo's registered nets are: padding by
-ZeroPadding2D, torch's epsilon and momentum. Keras keeps the biased variance of a batch, torch the unbiased one;
-that changes statistics of a later test, and neither a step's loss nor its work.
+Layers are named by the dotted path of the zoo's module ("layer1.0.conv1.conv"), so that weights are copied by name
+(`load_weights`). ResNet and MobileNetV2 are torch's variant, like the zoo's registered nets: padding by ZeroPadding2D,
+torch's epsilon and momentum. Keras updates moving variances with the biased batch variance, torch with the unbiased
+one. This affects later tests, but neither the loss nor the cost of a step.
 """
 
 import functools
@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+os.environ["KERAS_BACKEND"] = "jax"  # read by the import of Keras
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import layers, ops  # noqa: E402
 
-from benchmarks.peers import NO_TWIN  # noqa: E402
-from benchmarks.workers import Refusal  # noqa: E402
+from benchmarks.peers import NOT_AVAILABLE  # noqa: E402
+from benchmarks.workers import Unsupported  # noqa: E402
 
 KERAS_NORM = {"momentum": 0.99, "epsilon": 1e-3}
 TORCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
@@ -109,11 +109,11 @@ def deconv_alexnet(
     *,
     norm: bool = True,
 ) -> Tensor:
-    """zoo.deconv_alexnet.DeconvAlexNet; its deconvolutions are convolutions, at stride 1 the same."""
+    """zoo.deconv_alexnet.DeconvAlexNet; its deconvolutions are written as convolutions, equivalent at stride 1."""
 
     def conv(x: Tensor, name: str, outputs: int, kernel: int = 3) -> Tensor:
-        numbers = KERAS_NORM if norm else None
-        return conv_norm_act(x, name, outputs, kernel, padding="same", norm=numbers)
+        settings = KERAS_NORM if norm else None
+        return conv_norm_act(x, name, outputs, kernel, padding="same", norm=settings)
 
     def pool(x: Tensor, rate: float) -> Tensor:
         return layers.MaxPooling2D(3, 2, "same")(layers.Dropout(rate)(x))
@@ -134,7 +134,7 @@ def vgg(
     widths: Sequence[int] = (64, 128, 256, 512, 512),
     head_widths: Sequence[int] = (4096, 4096),
 ) -> Tensor:
-    """zoo.vgg.VGG at its own image size; what enters the top is flattened channels first."""
+    """zoo.vgg.VGG at its default image size; features are flattened channels first."""
     for block, (width, count) in enumerate(zip(widths, convolutions, strict=True), start=1):
         for index in range(1, count + 1):
             name = f"block{block}.conv{index}"
@@ -153,7 +153,7 @@ def torch_conv(
     activation: str | None = "relu",
     depthwise: bool = False,
 ) -> Tensor:
-    """zoo.layers.ConvNormAct as torch's dialect has it: the same zeros on every side, no bias."""
+    """zoo.layers.ConvNormAct in torch's variant: symmetric zero padding, no bias."""
     padding = "same" if stride == 1 else "valid"
     if stride > 1 and kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2)(x)
@@ -173,9 +173,11 @@ def resnet(
     *,
     bottleneck: bool = True,
 ) -> Tensor:
-    """zoo.resnet.ResNet in torch's dialect."""
+    """zoo.resnet.ResNet in torch's variant."""
     x = torch_conv(x, "conv1", widths[0], 7, 2)
-    x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # nothing here is below zero
+    x = layers.MaxPooling2D(3, 2)(
+        layers.ZeroPadding2D(1)(x)
+    )  # x >= 0: zero padding does not change maxima
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
         for index in range(count):
             name = f"layer{stage}.{index}"
@@ -193,7 +195,7 @@ def resnet(
     return layers.GlobalAveragePooling2D()(x)
 
 
-# Expansion, output channels, repetitions, stride of the first (Sandler et al. 2018, Table 2).
+# Expansion, output channels, blocks, stride of the first block (Sandler et al. 2018, Table 2).
 TABLE_2 = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -211,7 +213,7 @@ def mobilenet_v2(
     stem: int = 32,
     last: int = 1280,
 ) -> Tensor:
-    """zoo.mobilenet.MobileNetV2 in torch's dialect, width 1."""
+    """zoo.mobilenet.MobileNetV2 in torch's variant, width 1."""
     conv = functools.partial(torch_conv, activation="relu6")
     x = conv(x, "features.0", stem, 3, 2)
     number = 1
@@ -243,7 +245,7 @@ MOBILE_TINY: dict[str, Any] = {
 }
 partial = functools.partial
 
-# The zoo's registered names: height and width of the images, and everything up to the head.
+# The zoo's registered names: image size (height and width), and the net without its head.
 NETS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
     "alexnet": (227, alexnet),
     "pig_alexnet": (256, pig_alexnet),
@@ -280,20 +282,22 @@ NETS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
 
 
 def create(model: str, num_classes: int, size: tuple[int, int] | None = None) -> keras.Model:
-    """The twin of a model of the zoo, for images in 0..255 of `size` (default: its own), logits out in float32;
-    Refusal when there is none. Scaling to 0..1 is its first layer."""
+    """Create the Keras version of a zoo model, from images in 0..255 of `size` (default: its own) to float32 logits.
+
+    Its first layer scales images to 0..1. Raises Unsupported if there is no Keras version.
+    """
     if model not in NETS:
-        raise Refusal(NO_TWIN)
+        raise Unsupported(NOT_AVAILABLE)
     keras.config.set_image_data_format("channels_last")
-    side, body = NETS[model]
-    images = keras.Input((*(size or (side, side)), 3), dtype="uint8")
+    default_size, body = NETS[model]
+    images = keras.Input((*(size or (default_size, default_size)), 3), dtype="uint8")
     x = body(layers.Rescaling(1 / 255)(images))
     logits = layers.Dense(num_classes, dtype="float32", name="head")(x)
     return keras.Model(images, logits)
 
 
 def load_weights(net: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Copy the zoo's weights (see `benchmarks.peers`) into a net; RuntimeError unless each fits."""
+    """Copy the zoo's weights (see `benchmarks.peers`) into a net; RuntimeError if names or shapes differ."""
     weights = {variable.path: variable for variable in net.weights}
     for path, array in arrays.items():
         if not path.startswith(("params/", "batch_stats/")):
@@ -310,5 +314,5 @@ def load_weights(net: keras.Model, arrays: dict[str, np.ndarray]) -> None:
 
 
 def count_parameters(net: keras.Model) -> int:
-    """Trainable parameters."""
+    """Count the trainable parameters."""
     return sum(math.prod(variable.shape) for variable in net.trainable_weights)

@@ -1,10 +1,10 @@
-"""The Keras side of benchmarks.throughput: Keras 3 on JAX, `python -m benchmarks.peers.keras_worker`.
+"""Keras worker of benchmarks.throughput: Keras 3 on JAX, `python -m benchmarks.peers.keras_worker`.
 
-Keras at its best, as far as we know it: its layers, losses and optimisers in a step of one's own, compiled as
-one program by `jax.jit` with its state donated (`stateless_call` and `stateless_apply`, Keras's guide "Writing a
-training loop in JAX"). `model.fit` and `train_on_batch` compile nearly the same program and do more on the host
-around it: copies from and to the variables, metrics, callbacks. bfloat16 is Keras's mixed precision for training
-and bfloat16 weights for testing. Images are uint8 on the device and scaled in the step, as on the zoo's side.
+The fastest configuration of Keras that we know: its layers, losses and optimizers in a custom step, compiled into one
+program by `jax.jit` with donated state (`stateless_call` and `stateless_apply`, Keras's guide "Writing a training loop
+in JAX"). `model.fit` and `train_on_batch` compile nearly the same program, with more work on the host: copies from and
+to the variables, metrics, callbacks. bfloat16 means Keras's mixed precision for training, and bfloat16 weights for
+testing. As in the zoo's worker, images are uint8 on the device and scaled in the step.
 """
 
 import sys
@@ -28,16 +28,16 @@ POLICIES = {
 
 
 class Keras:
-    """What the coordinator calls."""
+    """Builds and times steps of Keras models."""
 
-    state: list[Any]  # parameters; statistics and seeds; the optimiser's moments
+    state: list[Any]  # parameters; statistics and seeds; the optimizer's moments
 
     def __init__(self) -> None:
-        # A cached program hides what compiling costs.
+        # The cache would hide the cost of compiling.
         jax.config.update("jax_enable_compilation_cache", False)
 
     def describe(self) -> dict[str, Any]:
-        """Versions and device."""
+        """Return versions and device."""
         return {
             "python": sys.version.split()[0],
             "keras": keras.__version__,
@@ -46,7 +46,7 @@ class Keras:
         }
 
     def compare(self, model: str, num_classes: int, path: str) -> dict[str, Any]:
-        """Parameters, and the losses of zoo_worker.Zoo.reference, with the weights in `path`."""
+        """Return the number of parameters, and the losses of `zoo_worker.Zoo.reference` with the weights in `path`."""
         with np.load(path) as file:
             arrays = dict(file)
         keras.config.set_dtype_policy("float32")
@@ -69,7 +69,7 @@ class Keras:
     def build(
         self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
     ) -> dict[str, Any]:
-        """Compile a step, and run it for the first time."""
+        """Compile a step and run it once."""
         keras.utils.set_random_seed(seed)
         keras.config.set_dtype_policy(POLICIES[mode, dtype])
         rng = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ class Keras:
         else:
             lowered = self.step.lower(*self.state[:2], self.images)
         cost = lowered.compile().cost_analysis() or {}
-        self.run(1)  # finds that program
+        self.run(1)  # reuses the compiled program
         accessed = cost.get("bytes accessed")
         return {
             "parameters": keras_nets.count_parameters(net),
@@ -94,7 +94,7 @@ class Keras:
         }
 
     def run(self, steps: int) -> float:
-        """Seconds of so many steps, the last one finished."""
+        """Return the seconds of `steps` steps, until the last one has finished."""
         began = time.perf_counter()
         if self.training:
             for _ in range(steps):
@@ -106,14 +106,14 @@ class Keras:
         return time.perf_counter() - began
 
     def peak_memory(self) -> float:
-        """In MB: of the device where it counts its own, else of the process."""
+        """Return the peak memory in MB: of the device if it reports its own, else of the process."""
         statistics = jax.local_devices()[0].memory_stats() or {}
         if "peak_bytes_in_use" in statistics:
             return statistics["peak_bytes_in_use"] / 1e6
         return workers.peak_process_memory()
 
     def _place(self, net: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
-        """The batch, and what a step changes: parameters, statistics and the optimiser's moments."""
+        """Set up the batch and the state of a step: parameters, statistics and the optimizer's moments."""
         self.net = net
         self.optimizer = keras.optimizers.Adam(LEARNING_RATE, *BETAS, EPSILON)
         self.optimizer.build(net.trainable_variables)
@@ -148,7 +148,7 @@ class Keras:
 
 
 def cross_entropy(labels: Any, logits: Any) -> Any:
-    """Mean over the batch."""
+    """Return the mean cross-entropy over the batch."""
     losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     return keras.ops.mean(losses)
 

@@ -1,7 +1,7 @@
-"""The torch side of benchmarks.epoch: `python -m benchmarks.peers.torch_epoch [--compile]`.
+"""torch worker of benchmarks.epoch: `python -m benchmarks.peers.torch_epoch [--compile]`.
 
-torchvision's ImageFolder and torch's DataLoader feed the training step of `torch_worker`. Images travel as uint8
-in pinned memory, workers persist from epoch to epoch, and the step is not waited for.
+torchvision's ImageFolder and torch's DataLoader feed the training step of `torch_worker`. Images are transferred as
+uint8 from pinned memory, loader processes persist between epochs, and steps are dispatched without waiting.
 """
 
 import sys
@@ -19,7 +19,7 @@ from benchmarks.peers.torch_worker import Torch
 
 
 class TorchEpoch(Torch):
-    """What the coordinator calls."""
+    """Trains epochs of a torch net on an image folder."""
 
     def build_epoch(
         self,
@@ -32,7 +32,7 @@ class TorchEpoch(Torch):
         classes: int,
         num_workers: int,
     ) -> dict[str, Any]:
-        """Open a folder of images (its part train/, if it has one), and train for one epoch on so many of them."""
+        """Open an image folder, or its train/ split if there is one, and train for one epoch on `images` images."""
         began = time.perf_counter()
         torch.manual_seed(0)
         transforms = torchvision.transforms
@@ -42,10 +42,10 @@ class TorchEpoch(Torch):
             transforms.Compose([transforms.Resize(image_size), transforms.PILToTensor()]),
         )
         if len(dataset) < images:
-            raise ValueError(f"{len(dataset)} images, and the zoo's epoch has {images}")
-        some = np.random.default_rng(0).permutation(len(dataset))[:images]
+            raise ValueError(f"{path} has {len(dataset)} images, but the zoo's epoch has {images}")
+        subset = np.random.default_rng(0).permutation(len(dataset))[:images]
         self.loader = torch.utils.data.DataLoader(
-            torch.utils.data.Subset(dataset, some.tolist()),
+            torch.utils.data.Subset(dataset, subset.tolist()),
             batch_size,
             shuffle=True,
             num_workers=num_workers,
@@ -63,7 +63,7 @@ class TorchEpoch(Torch):
         return {"images": len(self.loader) * batch_size, "seconds": seconds}
 
     def run_epoch(self) -> dict[str, float]:
-        """Seconds of the next epoch, the last step finished, and the mean loss of its steps."""
+        """Train for one epoch; return `seconds` until the last step has finished, and the mean `loss`."""
         began = time.perf_counter()
         losses = []
         for images, labels in self.loader:
@@ -72,7 +72,7 @@ class TorchEpoch(Torch):
             )
             self.labels = labels.to(self.device, non_blocking=True)
             losses.append(self._train_step())
-        self._synchronise()
+        self._synchronize()
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "loss": torch.stack(losses).float().mean().item()}
 

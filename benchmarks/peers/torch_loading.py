@@ -1,8 +1,8 @@
-"""The torch side of benchmarks.input_pipeline: torchvision's ImageFolder and torch's DataLoader.
+"""torch worker of benchmarks.input_pipeline: torchvision's ImageFolder and torch's DataLoader.
 
-Pillow decodes and resizes, as torchvision does by default. "exact" leaves images uint8, as the zoo has them, for a
-script that converts on the device; "float32" is the transform of torchvision's documentation and of its reference
-training: scaled to [0, 1] and normalised by the workers. Workers persist from epoch to epoch.
+Pillow decodes and resizes, torchvision's default. "exact" yields uint8 images like the zoo's, for scripts that convert
+on the device. "float32" is the transform of torchvision's documentation and reference training scripts: the loader
+processes scale images to [0, 1] and normalize them. Loader processes persist between epochs.
 """
 
 import sys
@@ -19,10 +19,10 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TorchLoading:
-    """What the coordinator calls."""
+    """Loads batches of an image folder with torchvision."""
 
     def describe(self) -> dict[str, Any]:
-        """Versions."""
+        """Return versions."""
         return {
             "python": sys.version.split()[0],
             "torch": torch.__version__,
@@ -32,7 +32,7 @@ class TorchLoading:
     def build(
         self, path: str, num_workers: int, image_size: int, batch_size: int, decoder: str
     ) -> int:
-        """Open a folder of images, and load the first batches; how many images an epoch has."""
+        """Open an image folder and load the first batches; return the number of images."""
         transforms = torchvision.transforms
         if decoder not in ("exact", "float32"):
             raise ValueError(f"torchvision's loader has no decoder {decoder!r}")
@@ -54,14 +54,14 @@ class TorchLoading:
         return len(dataset)
 
     def run(self, batches: int) -> float:
-        """Seconds until so many more batches have arrived."""
+        """Return the seconds it takes to load `batches` more batches."""
         began = time.perf_counter()
         for _ in range(batches):
             next(self._iterator)
         return time.perf_counter() - began
 
     def peak_memory(self) -> float:
-        """Of the main process alone, in MB."""
+        """Return the peak memory of the main process, without loader processes, in MB."""
         return workers.peak_process_memory()
 
     def _batches(self) -> Iterator[Any]:

@@ -1,7 +1,7 @@
-"""The zoo's nets in torch, as an experienced torch user would write them.
+"""The zoo's nets in idiomatic torch.
 
-Modules carry the zoo's names, so that weights are copied by name (`load_weights`). Channels-last memory
-throughout; flattening in NHWC order is then free, and gives dense layers the zoo's order of inputs.
+Modules have the zoo's names, so that weights are copied by name (`load_weights`). Memory is channels-last throughout,
+so flattening in NHWC order is free and gives dense layers the zoo's order of inputs.
 """
 
 import functools
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.peers import NO_TWIN
-from benchmarks.workers import Refusal
+from benchmarks.peers import NOT_AVAILABLE
+from benchmarks.workers import Unsupported
 
 KERAS_NORM_MOMENTUM = 0.99
 KERAS_NORM_EPSILON = 1e-3
@@ -37,7 +37,7 @@ class ConvNormAct(nn.Module):
     ):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding)
-        # torch's momentum is the weight of the new value, Keras's that of the old one.
+        # torch's momentum is the weight of the new value, Keras's that of the moving average.
         momentum = 1 - KERAS_NORM_MOMENTUM
         self.norm = nn.BatchNorm2d(outputs, KERAS_NORM_EPSILON, momentum) if norm else nn.Identity()
         self.activation = activation()
@@ -80,7 +80,7 @@ class Classifier(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """zoo.alexnet.AlexNet: 3x227x227 images, or what leaves `side` x `side` before the top."""
+    """zoo.alexnet.AlexNet for 3x227x227 images; `feature_size`: height and width of the features before the top."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class AlexNet(nn.Module):
         widths: Sequence[int] = (96, 256, 384, 384, 256),
         head_widths: Sequence[int] = (4096, 4096),
         *,
-        side: int = 6,
+        feature_size: int = 6,
         dropout_rate: float = 0.5,
     ):
         super().__init__()
@@ -99,7 +99,7 @@ class AlexNet(nn.Module):
         self.conv4 = conv(widths[2], widths[3], 3, padding=1)
         self.conv5 = conv(widths[3], widths[4], 3, padding=1)
         self.pool = nn.MaxPool2d(3, 2)
-        self.top = Classifier(side * side * widths[4], head_widths, dropout_rate)
+        self.top = Classifier(feature_size * feature_size * widths[4], head_widths, dropout_rate)
         self.head = nn.Linear(head_widths[-1], num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class AlexNet(nn.Module):
 
 
 class PigAlexNet(nn.Module):
-    """zoo.alexnet.PigAlexNet: 3x256x256 images, or what leaves `side` x `side` before the top."""
+    """zoo.alexnet.PigAlexNet for 3x256x256 images; `feature_size`: height and width of the features before the top."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class PigAlexNet(nn.Module):
         stem: tuple[int, int] = (11, 4),
         *,
         attention: bool = False,
-        side: int = 2,
+        feature_size: int = 2,
         dropout_rate: float = 0.4,
     ):
         super().__init__()
@@ -133,7 +133,7 @@ class PigAlexNet(nn.Module):
         self.pool = nn.MaxPool2d(3, 2)
         self.sam3 = SpatialAttention(widths[2]) if attention else nn.Identity()
         self.sam4 = SpatialAttention(widths[3]) if attention else nn.Identity()
-        self.top = Classifier(side * side * widths[4], head_widths, dropout_rate)
+        self.top = Classifier(feature_size * feature_size * widths[4], head_widths, dropout_rate)
         self.head = nn.Linear(head_widths[-1], num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,7 +146,7 @@ class PigAlexNet(nn.Module):
 
 
 class TorchAlexNet(nn.Module):
-    """zoo.alexnet.TorchAlexNet: torchvision's, for 3x224x224 images."""
+    """zoo.alexnet.TorchAlexNet, torchvision's AlexNet, for 3x224x224 images."""
 
     def __init__(self, num_classes: int, *, dropout_rate: float = 0.5):
         super().__init__()
@@ -167,7 +167,7 @@ class TorchAlexNet(nn.Module):
         x = self.pool(self.conv1(x))
         x = self.pool(self.conv2(x))
         x = self.conv4(self.conv3(x))
-        x = self.average(self.pool(self.conv5(x))).flatten(1)  # channels first, as its weights are
+        x = self.average(self.pool(self.conv5(x))).flatten(1)  # channels first, as in its weights
         x = nn.functional.relu(self.fc1(self.dropout(x)))
         return self.head(nn.functional.relu(self.fc2(self.dropout(x))))
 
@@ -185,7 +185,7 @@ class FactoredConv(nn.Sequential):
 
 
 class DeconvAlexNet(nn.Module):
-    """zoo.deconv_alexnet.DeconvAlexNet: 3x28x28 images."""
+    """zoo.deconv_alexnet.DeconvAlexNet for 3x28x28 images."""
 
     def __init__(
         self,
@@ -231,13 +231,13 @@ class DeconvAlexNet(nn.Module):
 
 
 def pool_same(x: torch.Tensor) -> torch.Tensor:
-    """Max-pooling by 3 at stride 2 with SAME padding: on both sides of an odd size, at the end of an even one."""
+    """Max-pool 3x3 at stride 2 with SAME padding: on both sides for an odd size, only at the end for an even one."""
     odd = x.shape[-1] % 2
     return nn.functional.max_pool2d(x, 3, 2, padding=odd, ceil_mode=not odd)
 
 
 class VGG(nn.Module):
-    """zoo.vgg.VGG in torch's dialect, which is torchvision's."""
+    """zoo.vgg.VGG in torch's variant, as in torchvision."""
 
     def __init__(
         self,
@@ -278,7 +278,7 @@ class VGG(nn.Module):
 
 
 class TorchConvNorm(nn.Sequential):
-    """zoo.layers.ConvNormAct with torch's settings, which nets from torchvision have."""
+    """zoo.layers.ConvNormAct with torch's defaults, as in torchvision's nets; without activation."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__()
@@ -306,7 +306,7 @@ class InvertedResidual(nn.Module):
 
 
 class Residual(nn.Module):
-    """zoo.resnet.Residual in torch's dialect."""
+    """zoo.resnet.Residual in torch's variant."""
 
     def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool):
         super().__init__()
@@ -332,7 +332,7 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """zoo.resnet.ResNet in torch's dialect, which is torchvision's."""
+    """zoo.resnet.ResNet in torch's variant, as in torchvision."""
 
     def __init__(
         self,
@@ -364,9 +364,9 @@ class ResNet(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """zoo.mobilenet.MobileNetV2 in torch's dialect, width 1."""
+    """zoo.mobilenet.MobileNetV2 in torch's variant, width 1."""
 
-    # Expansion, output channels, repetitions, stride of the first (Sandler et al. 2018, Table 2).
+    # Expansion, output channels, blocks, stride of the first block (Sandler et al. 2018, Table 2).
     TABLE = (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -422,7 +422,7 @@ MOBILE_TINY: dict[str, Any] = {
     "last": 64,
 }
 
-# The zoo's registered names: a factory that takes num_classes.
+# The zoo's registered names, each with a factory that takes num_classes.
 NETS: dict[str, Callable[[int], nn.Module]] = {
     "alexnet": AlexNet,
     "pig_alexnet": PigAlexNet,
@@ -446,7 +446,7 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "resnet101": functools.partial(ResNet, blocks=(3, 4, 23, 3)),
     "resnet152": functools.partial(ResNet, blocks=(3, 8, 36, 3)),
     "mobilenet_v2": MobileNetV2,
-    "alexnet_tiny": functools.partial(AlexNet, widths=TINY, head_widths=TINY_TOP, side=1),
+    "alexnet_tiny": functools.partial(AlexNet, widths=TINY, head_widths=TINY_TOP, feature_size=1),
     "sam_alexnet_tiny": functools.partial(
         PigAlexNet, widths=TINY, head_widths=TINY_TOP, stem=(5, 1), attention=True
     ),
@@ -460,14 +460,14 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def create(model: str, num_classes: int) -> nn.Module:
-    """The twin of a model of the zoo; Refusal when there is none."""
+    """Create the torch version of a zoo model. Raises Unsupported if there is none."""
     if model not in NETS:
-        raise Refusal(NO_TWIN)
+        raise Unsupported(NOT_AVAILABLE)
     return NETS[model](num_classes).to(memory_format=torch.channels_last)
 
 
 def load_weights(net: nn.Module, arrays: dict[str, np.ndarray]) -> None:
-    """Copy the zoo's weights (see `benchmarks.peers`) into a net; RuntimeError unless each fits."""
+    """Copy the zoo's weights (see `benchmarks.peers`) into a net; RuntimeError if names or shapes differ."""
     state = {}
     for path, array in arrays.items():
         if not path.startswith(("params/", "batch_stats/")):
@@ -483,5 +483,5 @@ def load_weights(net: nn.Module, arrays: dict[str, np.ndarray]) -> None:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Trainable parameters."""
+    """Count the trainable parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -1,8 +1,8 @@
-"""The torch side of benchmarks.throughput: `python -m benchmarks.peers.torch_worker [--compile]`.
+"""torch worker of benchmarks.throughput: `python -m benchmarks.peers.torch_worker [--compile]`.
 
-Torch at its best, as far as we know it: channels-last memory, fused Adam, gradients set to None, inference
-mode, bfloat16 autocast for training and bfloat16 weights for testing, cuDNN's autotuner on a GPU. Images are
-uint8 on the device and scaled in the step, as on the zoo's side.
+The fastest configuration of torch that we know: channels-last memory, fused Adam, gradients set to None, inference
+mode, bfloat16 autocast for training and bfloat16 weights for testing, cuDNN's autotuner on a GPU. As in the zoo's
+worker, images are uint8 on the device and scaled in the step.
 """
 
 import sys
@@ -18,7 +18,7 @@ from benchmarks.peers import BETAS, EPSILON, LEARNING_RATE, torch_nets
 
 
 class Torch:
-    """What the coordinator calls."""
+    """Builds and times steps of torch nets."""
 
     def __init__(self, *, compiled: bool):
         self.compiled = compiled
@@ -27,7 +27,7 @@ class Torch:
         torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which is JAX's default, too
 
     def describe(self) -> dict[str, Any]:
-        """Versions and device."""
+        """Return versions and device."""
         on_gpu = self.device.type == "cuda"
         return {
             "python": sys.version.split()[0],
@@ -37,7 +37,7 @@ class Torch:
         }
 
     def compare(self, model: str, num_classes: int, path: str) -> dict[str, Any]:
-        """Parameters, and the losses of zoo_worker.Zoo.reference, with the weights in `path`."""
+        """Return the number of parameters, and the losses of `zoo_worker.Zoo.reference` with the weights in `path`."""
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         with np.load(path) as file:
@@ -64,7 +64,7 @@ class Torch:
     def build(
         self, model: str, num_classes: int, mode: str, dtype: str, images: list[int], seed: int
     ) -> dict[str, Any]:
-        """Prepare a step, and run it for the first time."""
+        """Build a step and run it once."""
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
         image = rng.integers(0, 256, images, np.uint8)
@@ -85,7 +85,7 @@ class Torch:
         return {"parameters": parameters, "compile_time": self.run(1)}
 
     def run(self, steps: int) -> float:
-        """Seconds of so many steps, the last one finished."""
+        """Return the seconds of `steps` steps, until the last one has finished."""
         began = time.perf_counter()
         if self.training:
             for _ in range(steps):
@@ -94,18 +94,18 @@ class Torch:
             with torch.inference_mode():
                 for _ in range(steps):
                     self.net(self.images.to(self.dtype).mul_(1 / 255))
-                    self._synchronise()
-        self._synchronise()
+                    self._synchronize()
+        self._synchronize()
         return time.perf_counter() - began
 
     def peak_memory(self) -> float:
-        """In MB: of the device where it counts its own, else of the process."""
+        """Return the peak memory in MB: of the device if it reports its own, else of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 1e6
         return workers.peak_process_memory()
 
     def _to_device(self, image: np.ndarray, label: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        # NHWC memory under an NCHW shape is what torch calls channels-last.
+        # An NCHW view of NHWC memory is torch's channels-last format.
         images = torch.from_numpy(image).permute(0, 3, 1, 2)
         return images.to(self.device), torch.from_numpy(label).long().to(self.device)
 
@@ -124,7 +124,7 @@ class Torch:
         self.optimizer.step()
         return loss.detach()
 
-    def _synchronise(self) -> None:
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -1,1 +1,1 @@
-"""Checks of images: undecodable files, duplicates and look-alikes across splits."""
+"""Checks of images: undecodable files and duplicates across splits."""

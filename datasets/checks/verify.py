@@ -1,5 +1,4 @@
-"""Finds the images that cannot be decoded, and what the others look like, once: what was found is kept in the
-user's cache directory."""
+"""Find undecodable images, and compute perceptual hashes of the others. Results are kept in the cache directory."""
 
 import hashlib
 import json
@@ -12,16 +11,16 @@ from pathlib import Path
 import PIL
 
 from datasets.cache import cache_dir, write_cache
-from datasets.checks.looks import FOR_SIZE, look
+from datasets.checks.perceptual_hash import FOR_SIZE, perceptual_hash
 from datasets.dataset import BadImage, Progress
 from datasets.formats.sources import File, Source
 from datasets.images.decode import UndecodableError, decode
 
 FORMAT = 2
-CHUNK = 256  # files handed to the threads at a time; so many are finished after Ctrl-C
+CHUNK = 256  # files submitted to the threads at a time, which are still finished after Ctrl-C
 PROGRESS_SECONDS = 0.1
 
-# Of a file: its stamp, the sha256 of its content, why it is bad, or None, and what it looks like.
+# The stamp of a file, the sha256 of its content, why it is bad (or None), and its perceptual hash.
 Verdict = tuple[str, str, str | None, str]
 
 
@@ -30,29 +29,29 @@ def verify(
 ) -> tuple[dict[str, str], dict[str, str], tuple[BadImage, ...]]:
     """Decode every file that has changed since it was last decoded.
 
-    Returns the sha256 (hex) of the content of each good file and its `looks.look`, both by its path, and the
-    bad ones with reasons.
+    Returns:
+      The sha256 (hex) and the perceptual hash of each good file, both by path, and the bad files with reasons.
     """
     cache = _cache_file(source)
     known = _read(cache)
     verdicts = {f.path: v for f in files if (v := known.get(f.path)) and v[0] == f.stamp}
-    # What is known of the source's other files stays: other data sets may be made of those.
+    # Keep the verdicts on the source's other files, which other data sets may use.
     others = {f.path: known[f.path] for f in source.files if f.path in known}
     new = [f for f in files if f.path not in verdicts]
     if new:
         try:
             _decode_all(source, new, verdicts, progress, total=len(files))
-        finally:  # an interrupted check goes on where it was
+        finally:  # so that an interrupted check continues where it stopped
             everything = others | verdicts
             write_cache(cache, {"format": FORMAT, "pillow": PIL.__version__, "images": everything})
-    digests, looks, bad = {}, {}, []
+    digests, hashes, bad = {}, {}, []
     for file in files:
-        _, digest, reason, seen = verdicts[file.path]
+        _, digest, reason, image_hash = verdicts[file.path]
         if reason is None:
-            digests[file.path], looks[file.path] = digest, seen
+            digests[file.path], hashes[file.path] = digest, image_hash
         else:
             bad.append(BadImage(file.path, reason))
-    return digests, looks, tuple(bad)
+    return digests, hashes, tuple(bad)
 
 
 def _decode_all(
@@ -69,11 +68,11 @@ def _decode_all(
             return file.stamp, "", str(error), ""
         digest = hashlib.sha256(content).hexdigest()
         try:
-            # All of the file is read, in nearly the quickest way.
-            seen = look(decode(content, for_size=FOR_SIZE))
+            # Decoding at a reduced size is fast, and still reads the whole file.
+            image_hash = perceptual_hash(decode(content, for_size=FOR_SIZE))
         except UndecodableError as error:
             return file.stamp, digest, str(error), ""
-        return file.stamp, digest, None, seen
+        return file.stamp, digest, None, image_hash
 
     last = 0.0
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "verify") as pool:
@@ -97,6 +96,6 @@ def _read(cache: Path) -> dict[str, Verdict]:
         content = json.loads(cache.read_bytes())
         if (content["format"], content["pillow"]) == (FORMAT, PIL.__version__):
             return {path: (stamp, *rest) for path, (stamp, *rest) in content["images"].items()}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours: all is checked again
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: check all files again
         pass
     return {}

@@ -1,1 +1,1 @@
-"""What data come as: folders, archives, lists, arrays, TFDS."""
+"""Data formats: folders, archives, lists, arrays, TFDS."""

@@ -1,7 +1,7 @@
-"""Archives that cannot be read in place, having no table of contents or lying in another: unpacked once.
+"""Unpack archives that cannot be read in place: tars, which have no table of contents, and zips inside zips.
 
-What a tar unpacks to is kept in the cache directory as one .zip without compression, since tens of thousands of
-small files take minutes to write and to delete on many systems. A tar that has changed is decoded anew.
+The content of a tar is kept in the cache directory as one uncompressed .zip, since tens of thousands of small files
+take minutes to write and to delete on many systems. A tar that has changed is unpacked again.
 """
 
 import bz2
@@ -28,14 +28,14 @@ from datasets.formats.sources import ZipSource, check_bounds, check_member, inne
 FORMAT = 1
 PROGRESS_SECONDS = 0.1
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-COMPRESSIONS: dict[bytes, Any] = {  # by how such files begin
+COMPRESSIONS: dict[bytes, Any] = {  # by magic number
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
-USTAR_PLACE = 257  # of the magic in a header
+USTAR_OFFSET = 257  # of the magic number in a header
 
-MAX_HEADER_BYTES = 1 << 20  # of a long name or of extended fields, which are read into memory
+MAX_HEADER_BYTES = 1 << 20  # of long names and extended fields, which are read into memory
 EXTENDED = {
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -44,19 +44,19 @@ DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, s
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is, or says by its name that it is, a tar archive, compressed or not."""
+    """Return whether a file is a tar archive, compressed or not, by its content or its name."""
     with open(path, "rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
     packed = any(start.startswith(magic) for magic in COMPRESSIONS)
     named = path.name.lower().endswith(SUFFIXES) and not start.startswith(b"PK")
-    return packed or named or start[USTAR_PLACE:].startswith(b"ustar")
+    return packed or named or start[USTAR_OFFSET:].startswith(b"ustar")
 
 
 def open_tar(path: Path, progress: Progress | None = None) -> ZipSource:
-    """The members of a tar, unpacked to the cache if they are not there yet.
+    """Open a tar, unpacked to the cache unless it is there already.
 
-    The rules are those for a .zip: names that point outside and sizes beyond bounds are refused, links and
-    devices are not followed (as images they are bad ones). Raises InputError for what cannot be used.
+    As for a .zip, paths outside the archive and excessive sizes are rejected; links and devices are not followed (they
+    count as bad images). Raises InputError for unusable archives.
     """
     return _through_copy(
         path, _copy_of(path), lambda copy: _unpack(path, copy, progress), path.name, "tar"
@@ -64,20 +64,22 @@ def open_tar(path: Path, progress: Progress | None = None) -> ZipSource:
 
 
 def open_inner_zip(path: Path, name: str, progress: Progress | None = None) -> ZipSource | None:
-    """The members of the .zip called `name` in another .zip, copied to the cache if they are not there yet; None
-    where the file is no .zip or holds none so called."""
+    """Open the .zip `name` inside another .zip, copied to the cache unless it is there already.
+
+    Returns None if the outer file is not a .zip or has no such member.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if name not in archive.namelist():
                 return None
             size = archive.getinfo(name).file_size
     except (*DAMAGED, zipfile.BadZipFile, NotImplementedError, OSError):
-        return None  # who opens it in the usual way is told why
+        return None  # opening it in the usual way reports the error
     check_bounds(path, 1, size, path.stat().st_size)
 
     def unpack(copy: Path) -> None:
         if progress:
-            progress(f"copying {name} out of {path.name}", 0, 1)
+            progress(f"copying {name} from {path.name}", 0, 1)
         try:
             with (
                 zipfile.ZipFile(path) as archive,
@@ -96,7 +98,7 @@ def open_inner_zip(path: Path, name: str, progress: Progress | None = None) -> Z
 def _through_copy(
     path: Path, copy: Path, unpack: Callable[[Path], None], name: str, kind: str
 ) -> ZipSource:
-    """The members of an archive from its copy, which `unpack` makes if it is missing or damaged."""
+    """Open the copy of an archive. If it is missing or damaged, `unpack` creates it."""
     source = None
     if copy.is_file():
         with contextlib.suppress(InputError):
@@ -106,18 +108,18 @@ def _through_copy(
             unpack(copy)
         except OSError as error:
             raise InputError(
-                f"{path} cannot be unpacked to {copy.parent} ({error.strerror}): make room there, set"
-                " JAX_ZOO_CACHE to another folder, or unpack it yourself and give the folder"
+                f"{path} cannot be unpacked to {copy.parent} ({error.strerror}): free space there, set"
+                " JAX_ZOO_CACHE to another folder, or unpack it yourself and use the folder"
             ) from None
         _drop_older(copy)
         source = ZipSource(path, copy, kind)
     size = size_text(copy.stat().st_size)
-    source.notes = (f"{name} is read from {copy} ({size}), where it was unpacked once",)
+    source.notes = (f"{name} is read from its unpacked copy {copy} ({size})",)
     return source
 
 
 def _copy_of(path: Path, inner: str = "") -> Path:
-    """Where the copy of an archive is, of this very content as far as size and time tell."""
+    """Return the path of an archive's copy, which depends on the archive's path, size and modification time."""
     status = path.stat()
     place = _digest(f"{path.resolve()}\0{inner}")
     state = _digest(f"{FORMAT}\0{status.st_size}\0{status.st_mtime_ns}")
@@ -129,7 +131,7 @@ def _digest(text: str) -> str:
 
 
 def _drop_older(copy: Path) -> None:
-    """Remove the copies of what an archive was before it changed; who reads one goes on reading."""
+    """Remove copies of earlier versions of an archive. Processes that have one open can still read it."""
     place = copy.name.partition("-")[0]
     for other in copy.parent.glob(f"{place}-*.zip"):
         if other != copy:
@@ -153,7 +155,7 @@ def _unpack(path: Path, copy: Path, progress: Progress | None) -> None:
                 fileobj=cast(BinaryIO, stream), mode="r|", tarinfo=_Member
             )
             while member := archive.next():
-                archive.members.clear()  # type: ignore[attr-defined]  # millions, otherwise
+                archive.members.clear()  # type: ignore[attr-defined]  # saves memory: there may be millions
                 path_inside = inner_path(path, member.name)
                 total += member.size
                 check_bounds(path, len(seen) + 1, total, packed)
@@ -162,7 +164,7 @@ def _unpack(path: Path, copy: Path, progress: Progress | None) -> None:
                 check_member(path, member.name, member.size)
                 if path_inside in seen:
                     raise InputError(
-                        f"{path} holds {path_inside} twice: remove or rename one of them"
+                        f"{path} contains {path_inside} twice: remove or rename one of them"
                     )
                 seen.add(path_inside)
                 _copy_member(archive, member, target, path_inside)
@@ -185,7 +187,7 @@ def _unpack(path: Path, copy: Path, progress: Progress | None) -> None:
 def _copy_member(
     archive: tarfile.TarFile, member: tarfile.TarInfo, target: zipfile.ZipFile, name: str
 ) -> None:
-    """Into the zip, in which a link is a file that holds the name of what it points to."""
+    """Copy a member to the zip. A link becomes a file that contains the name of its target."""
     info = zipfile.ZipInfo(name)
     info.file_size = member.size
     info.external_attr = ((stat.S_IFREG if member.isreg() else stat.S_IFLNK) | 0o600) << 16
@@ -193,24 +195,24 @@ def _copy_member(
         target.writestr(info, member.linkname)
         return
     content = archive.extractfile(member)
-    assert content is not None  # of a regular file
+    assert content is not None  # a regular file
     with target.open(info, "w") as opened:
         shutil.copyfileobj(content, opened)
 
 
 class _Member(tarfile.TarInfo):
-    """A header that does not ask for much memory."""
+    """A header whose size is limited."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Member":
         member = super().frombuf(buf, encoding, errors)
         if member.type in EXTENDED and member.size > MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {size_text(member.size)}")
+            raise tarfile.ReadError(f"it has a header of {size_text(member.size)}")
         return member
 
 
 class _Unpacked:
-    """The bytes of a tar without its compression, which must end as a tar does."""
+    """The decompressed bytes of a tar. `finish` checks that they end with the end mark."""
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
         self._path, self._raw = path, raw
@@ -235,8 +237,8 @@ class _Unpacked:
         return content
 
     def finish(self) -> None:
-        """Read what follows the last member: the end mark, and the compression's check of it all."""
+        """Read what follows the last member: the end mark, and the checksum of the compression."""
         while self.read(1 << 16):
             check_bounds(self._path, 0, self._count, self._packed)
         if any(self._tail) or not self._tail:
-            raise tarfile.ReadError("its end is missing")
+            raise tarfile.ReadError("the end mark is missing")

@@ -1,7 +1,7 @@
-"""From labelled examples to a data set: check the files, split, look for copies, name the content.
+"""Build a data set from labeled examples: check the files, split them, find duplicates, compute the fingerprint.
 
-Every kind of data goes this way: `datasets.formats.folder` and its like say which files there are and what they mean (a
-`Layout`), this file does the rest.
+All formats share this module. A format such as `datasets.formats.folder` finds the examples and describes them by a
+`Layout`.
 """
 
 import dataclasses
@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from datasets.checks.leaks import find_leaks, looks_of
-from datasets.checks.looks import FOR_SIZE
+from datasets.checks.duplicates import find_duplicates, hash_images
+from datasets.checks.perceptual_hash import FOR_SIZE
 from datasets.checks.verify import verify
 from datasets.dataset import (
     SPLITS,
     BadImage,
     Dataset,
     DatasetInfo,
+    Duplicate,
     InputError,
-    Leak,
     Options,
     Split,
     fingerprint,
@@ -38,31 +38,31 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An image with its class, and the published part that it belongs to, if any."""
+    """An image with its class, and its published split if it has one."""
 
     id: str
-    content: Any  # what finds the image: a `sources.File`, or a position in an array
+    content: Any  # the image, or what locates it: a `sources.File`, or an index into an array
     class_name: str
-    part: str | None
-    group: str = ""  # of examples that must stay on one side of a split: an individual, a visit
+    split: str | None
+    group: str = ""  # examples of one group, such as an individual or a visit, stay in one split
 
 
 @dataclasses.dataclass
 class Layout:
-    """What a source's files mean."""
+    """The examples, classes and published splits found in a source."""
 
-    examples: list[Example]  # in natural order of their ids, which are all different
+    examples: list[Example]  # in natural order of their ids, which are unique
     class_names: tuple[str, ...]
-    published: tuple[str, ...]  # parts that come with the data and are kept
+    published: tuple[str, ...]  # splits that come with the data and are kept
     notes: list[str]
 
 
 def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Options) -> Dataset:
-    """The data set of a source's image files: all are checked, and stay where they are."""
-    layout = arranged(layout, options)
-    split(layout, options)  # what cannot be split is said before the long check
+    """Build a data set from the image files of a source. All files are decoded once to check them."""
+    layout = apply_options(layout, options)
+    assign_splits(layout, options)  # report errors before the long check
     files = [example.content for example in layout.examples]
-    digests, looks, bad = verify(source, files, options.progress)
+    digests, hashes, bad = verify(source, files, options.progress)
     good = [e for e in layout.examples if e.content.path in digests]
     names = {e.content.path: e.id for e in layout.examples}
     bad = tuple(BadImage(names[b.id], b.reason) for b in bad)
@@ -76,7 +76,7 @@ def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Optio
         read=lambda example: source.read(example.content),
         bad=bad,
         provenance={"path": str(source.root), "kind": source.kind},
-        looks={e.id: looks[e.content.path] for e in good},
+        perceptual_hashes={e.id: hashes[e.content.path] for e in good},
     )
 
 
@@ -90,27 +90,27 @@ def assemble(
     read: Callable[[Example], bytes] | None = None,
     bad: tuple[BadImage, ...] = (),
     provenance: Mapping[str, Any] | None = None,
-    looks: Mapping[str, str] | None = None,
+    perceptual_hashes: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """The data set of examples that are known to be good.
+    """Build a data set from examples that are known to be decodable.
 
     Args:
-      layout: examples, classes, published parts.
-      info: name, description and source; classes, and sizes of the parts where they are not given, are filled in.
+      layout: examples, classes and published splits.
+      info: name, description and source. The number of classes is filled in, and so are missing split sizes.
+      options: options of the caller, such as seed and fractions of the split.
       digests: sha256 (hex) of each example's content, by id.
-      load: gives an example's image, uint8 [H, W, 3]; or
-      read: gives the content of its file.
-      bad: what was left out.
-      provenance: from where the data come, JSON-able.
-      looks: what the images look like, by id (`looks.look`), where that is known already; what it lacks is
-        not compared.
+      load: returns an example's image, uint8 [H, W, 3]. Give either `load` or `read`.
+      read: returns the bytes of an example's file.
+      bad: images that were left out.
+      provenance: origin of the data, JSON-serializable.
+      perceptual_hashes: perceptual hashes by id, if they are known; images without one are not compared.
     """
-    layout = arranged(layout, options, bad, digests)
-    parts = split(layout, options)
+    layout = apply_options(layout, options, bad, digests)
+    splits = assign_splits(layout, options)
     labels = {name: label for label, name in enumerate(layout.class_names)}
     examples = layout.examples
-    name = fingerprint((e.id, e.class_name, digests[e.id]) for e in examples)
-    if looks is None:
+    content_hash = fingerprint((e.id, e.class_name, digests[e.id]) for e in examples)
+    if perceptual_hashes is None:
         ids = [e.id for e in examples]
 
         def image(index: int) -> np.ndarray:
@@ -119,32 +119,33 @@ def assemble(
             assert load
             return load(examples[index])
 
-        looks = looks_of(name, ids, image, options.progress)
-    leaks = tuple(find_leaks({p: [e.id for e in parts[p]] for p in SPLITS}, digests, looks))
+        perceptual_hashes = hash_images(content_hash, ids, image, options.progress)
+    ids_by_split = {split: [e.id for e in splits[split]] for split in SPLITS}
+    duplicates = tuple(find_duplicates(ids_by_split, digests, perceptual_hashes))
 
     def make_split(examples: Sequence[Example]) -> Split:
-        def of(get: Callable[[Example], T] | None) -> Callable[[int], T] | None:
+        def by_index(get: Callable[[Example], T] | None) -> Callable[[int], T] | None:
             return get and (lambda index: get(examples[index]))
 
         return Split(
             [e.id for e in examples],
             [labels[e.class_name] for e in examples],
-            of(load),
-            read=of(read),
+            by_index(load),
+            read=by_index(read),
             digests=[digests[e.id] for e in examples],
             groups=[e.group for e in examples],
         )
 
     return Dataset(
         name=info.name,
-        splits={part: make_split(parts[part]) for part in SPLITS},
+        splits={split: make_split(splits[split]) for split in SPLITS},
         class_names=layout.class_names,
         info=dataclasses.replace(
             info,
             num_classes=len(labels),
-            split_sizes=info.split_sizes or {part: len(parts[part]) for part in SPLITS},
+            split_sizes=info.split_sizes or {split: len(splits[split]) for split in SPLITS},
         ),
-        fingerprint=name,
+        fingerprint=content_hash,
         bad_images=bad,
         seed=options.seed,
         provenance={
@@ -152,29 +153,31 @@ def assemble(
             "published_parts": list(layout.published),
             "split_fractions": _fractions(layout, options),
             "bad_images": len(bad),
-            **_how_split(options),
+            **_split_options(options),
         },
         notes=(
             *layout.notes,
-            *_notes_on_parts(layout, parts, options),
-            *_notes_on_leaks(leaks, parts),
+            *_split_notes(layout, splits, options),
+            *_duplicate_notes(duplicates, splits),
         ),
-        leaks=leaks,
+        duplicates=duplicates,
     )
 
 
-def arranged(
+def apply_options(
     layout: Layout,
     options: Options,
     bad: Sequence[BadImage] = (),
     digests: Mapping[str, str] | None = None,
 ) -> Layout:
-    """The layout with the parts of the file of splits, and with the groups, that are asked for. Before the images
-    are checked, and again when it is known which are bad and what the others hold."""
+    """Apply the split file and the groups of the options to a layout.
+
+    Called before the images are checked, and again afterwards with the bad images and the digests of the others.
+    """
     groups: Mapping[str, str] = {}
     if options.splits_file is not None:
         manifest = read_manifest(options.splits_file)
-        layout = _as_in_manifest(layout, manifest, bad, digests or {})
+        layout = _apply_manifest(layout, manifest, bad, digests or {})
         groups = manifest.groups
     if options.group is not None:
         pattern = re.compile(options.group)
@@ -193,52 +196,52 @@ def _group(pattern: re.Pattern[str], example: str) -> str:
     group = found[min(pattern.groups, 1)] if found else None
     if not group:
         raise InputError(
-            f"the group pattern {pattern.pattern!r} finds nothing in {example}: give one that finds a group"
-            " in each id"
+            f"the group pattern {pattern.pattern!r} finds no group in {example}: use a pattern that finds one in"
+            " every id"
         )
     return group
 
 
-def _as_in_manifest(
+def _apply_manifest(
     layout: Layout,
     manifest: Manifest,
     bad: Sequence[BadImage],
     digests: Mapping[str, str],
 ) -> Layout:
-    """The examples that a manifest names, in its parts and order."""
+    """Return the examples that a manifest names, in its splits and order."""
     known = {e.id: e for e in layout.examples}
-    path, again = manifest.path, "restore them, or make the splits anew"
+    path, advice = manifest.path, "restore them, or create new splits"
     names = manifest.class_names or layout.class_names
     examples = []
     missing, changed = [], []
-    for part, labels in manifest.parts.items():
+    for split, labels in manifest.splits.items():
         for name, label in labels.items():
             example = known.get(name)
             if example is None:
                 missing.append(name)
                 continue
             if label >= len(names) or example.class_name != names[label]:
-                theirs = names[label] if label < len(names) else f"number {label}"
+                expected = names[label] if label < len(names) else f"number {label}"
                 raise InputError(
-                    f"{path} has {name} in class {theirs}, the data have it in {example.class_name}:"
-                    " give the data or the file that belong together"
+                    f"{path} has {name} in class {expected}, but the data have it in {example.class_name}:"
+                    " use matching data and split file"
                 )
             if digests and manifest.digests.get(name, digests[name]) != digests[name]:
                 changed.append(name)
-            examples.append(dataclasses.replace(example, part=part))
+            examples.append(dataclasses.replace(example, split=split))
     if missing:
         cannot = f" (cannot be decoded: {r})" if (r := _reason(bad, missing[0])) else ""
         raise InputError(
-            f"{path} names {_count(missing)} that the data lack, the first is {missing[0]}{cannot}: {again}"
+            f"{path} names {_count(missing)} missing from the data, starting with {missing[0]}{cannot}: {advice}"
         )
     if changed:
         raise InputError(
-            f"{_count(changed)} changed since {path} was written, the first is {changed[0]}: {again}"
+            f"{_count(changed)} changed since {path} was written, starting with {changed[0]}: {advice}"
         )
-    trained = {e.class_name for e in examples if e.part == "train"}
+    trained = {e.class_name for e in examples if e.split == "train"}
     for name in names:
         if name not in trained:
-            raise InputError(f"{path} has no training images of class {name}: make the splits anew")
+            raise InputError(f"{path} has no training images of class {name}: create new splits")
     notes = list(layout.notes)
     if extra := len(known) - len(examples):
         notes.append(f"left out {extra} image{'s' * (extra > 1)} that {path} does not name")
@@ -253,18 +256,18 @@ def _count(names: Sequence[str]) -> str:
     return f"{len(names)} image{'s' * (len(names) > 1)}"
 
 
-def split(layout: Layout, options: Options) -> dict[str, list[Example]]:
-    """The examples of each part: the published ones, and those that are taken out of training."""
+def assign_splits(layout: Layout, options: Options) -> dict[str, list[Example]]:
+    """Return the examples of each split: keep the published splits, and draw the others from the training images."""
     if options.folds:
         kept = {"test"} & {*layout.published}
-        pool = [e for e in layout.examples if e.part not in kept]
+        pool = [e for e in layout.examples if e.split not in kept]
     else:
         kept = {*layout.published} - {"train"}
-        pool = [e for e in layout.examples if e.part in (None, "train")]
+        pool = [e for e in layout.examples if e.split in (None, "train")]
     ids, classes = [e.id for e in pool], [e.class_name for e in pool]
     groups, seed, fractions = [e.group for e in pool], options.seed, _fractions(layout, options)
     if options.folds:
-        taken = fold_split(
+        drawn = fold_split(
             ids,
             classes,
             folds=options.folds,
@@ -275,14 +278,14 @@ def split(layout: Layout, options: Options) -> dict[str, list[Example]]:
             groups=groups,
         )
     else:
-        taken = stratified_split(ids, classes, fractions, seed=seed, groups=groups)
-    parts = {part: [e for e in layout.examples if e.part == part] for part in kept}
-    made = {part: [pool[i] for i in positions] for part, positions in taken.items()}
-    return {part: (parts | made)[part] for part in SPLITS}
+        drawn = stratified_split(ids, classes, fractions, seed=seed, groups=groups)
+    splits = {split: [e for e in layout.examples if e.split == split] for split in kept}
+    splits |= {split: [pool[i] for i in indices] for split, indices in drawn.items()}
+    return {split: splits[split] for split in SPLITS}
 
 
 def _held_out(layout: Layout) -> str:
-    """The part that a fold becomes: who publishes test images means no others."""
+    """Return the split that a fold becomes: a published test split is never replaced."""
     return "validation" if "test" in layout.published else "test"
 
 
@@ -290,65 +293,64 @@ def _fractions(layout: Layout, options: Options) -> dict[str, float]:
     shares = {"validation": options.validation_fraction, "test": options.test_fraction}
     if options.folds:
         return {} if "test" in layout.published else {"validation": shares["validation"]}
-    return {part: share for part, share in shares.items() if part not in layout.published}
+    return {split: share for split, share in shares.items() if split not in layout.published}
 
 
-def _how_split(options: Options) -> dict[str, Any]:
-    """What was asked for, beyond seed and shares."""
-    asked = {
+def _split_options(options: Options) -> dict[str, Any]:
+    """Return the given options of the split, other than seed and fractions."""
+    given = {
         "group": options.group,
         "splits_file": None if options.splits_file is None else str(options.splits_file),
     }
     folds = {"folds": options.folds, "fold": options.fold} if options.folds else {}
-    return {name: value for name, value in asked.items() if value is not None} | folds
+    return {name: value for name, value in given.items() if value is not None} | folds
 
 
-def _notes_on_parts(
-    layout: Layout, parts: Mapping[str, Sequence[Example]], options: Options
+def _split_notes(
+    layout: Layout, splits: Mapping[str, Sequence[Example]], options: Options
 ) -> list[str]:
     notes = []
-    published, made = (
-        set(layout.published),
-        {part for part in SPLITS if part not in layout.published},
-    )
+    published = set(layout.published)
+    drawn = set(SPLITS) - published
     if options.folds:
-        which = f"fold {options.fold} (of 0 to {options.folds - 1})"
+        fold = f"fold {options.fold} (of 0 to {options.folds - 1})"
         if "test" in published:
-            notes.append(f"the published test part is kept: {which} is the validation part")
+            notes.append(f"the published test split is kept; {fold} is the validation split")
         if "validation" in published:
-            notes.append(
-                "the published validation part is pooled with the training part into folds"
-            )
-        made |= {"validation"}
-    for part in SPLITS:
-        missing = {*layout.class_names} - {e.class_name for e in parts[part]}
-        if part in made and missing:
+            notes.append("the published training and validation splits are merged into folds")
+        drawn |= {"validation"}
+    for split in SPLITS:
+        missing = {*layout.class_names} - {e.class_name for e in splits[split]}
+        if split in drawn and missing:
             names = ", ".join(sorted(missing, key=natural_key))
-            notes.append(f"the {part} part has no images of {names}: too few to go round")
+            notes.append(f"the {split} split has no images of {names}: there are too few")
     groups = [e.group for e in layout.examples if e.group]
     if groups and len(groups) == len(set(groups)) > 1:
-        notes.append("each group has one image: they keep nothing together")
-    owned = {part: {e.group for e in parts[part]} - {""} for part in SPLITS}
-    for place, part in enumerate(SPLITS):
+        notes.append("each group has only one image, so that grouping has no effect")
+    groups_of = {split: {e.group for e in splits[split]} - {""} for split in SPLITS}
+    for place, split in enumerate(SPLITS):
         for other in SPLITS[:place]:
-            if both := sorted(owned[part] & owned[other], key=natural_key):
+            if both := sorted(groups_of[split] & groups_of[other], key=natural_key):
                 some = f"{len(both)} groups have" if len(both) > 1 else "one group has"
                 notes.append(
-                    f"{some} images in both the {other} and the {part} part, the first is {both[0]}"
+                    f"{some} images in both the {other} and the {split} split, starting with {both[0]}"
                 )
     return notes
 
 
-def _notes_on_leaks(leaks: Sequence[Leak], parts: Mapping[str, Sequence[Example]]) -> list[str]:
-    """A line for each pair of parts, with the first example."""
-    found: dict[tuple[str, str, str], list[Leak]] = {}
-    for leak in leaks:
-        found.setdefault((leak.kind, leak.part, leak.other_part), []).append(leak)
-    how = {"copy": "have a copy", "look": "look the same as one"}
+def _duplicate_notes(
+    duplicates: Sequence[Duplicate], splits: Mapping[str, Sequence[Example]]
+) -> list[str]:
+    """Write one note per kind and pair of splits, with the first duplicate."""
+    found: dict[tuple[str, str, str], list[Duplicate]] = {}
+    for duplicate in duplicates:
+        key = (duplicate.kind, duplicate.split, duplicate.other_split)
+        found.setdefault(key, []).append(duplicate)
+    relation = {"copy": "copies of", "look": "nearly identical to"}
     return [
-        f"{len(members)} of {len(parts[part])} {part} images {how[kind]} among the {other} images, the first"
-        f" is {members[0].id} ({members[0].other_id})"
-        for (kind, part, other), members in found.items()
+        f"{len(members)} of {len(splits[split])} {split} images are {relation[kind]} {other} images, starting with"
+        f" {members[0].id} ({members[0].other_id})"
+        for (kind, split, other), members in found.items()
     ]
 
 
@@ -362,25 +364,27 @@ def _check_bad(
     if not bad:
         return
     found = f"{len(bad)} of {len(examples)} images of {root} cannot be decoded"
-    first = f"the first is {bad[0].id} ({bad[0].reason})"
+    first = f"starting with {bad[0].id} ({bad[0].reason})"
     if on_bad_image == "error":
-        raise InputError(f"{found}, {first}: mend or remove them, or have them skipped")
-    emptied = {(e.part, e.class_name) for e in examples} - {(e.part, e.class_name) for e in good}
+        raise InputError(f"{found}, {first}: repair or remove them, or skip bad images")
+    emptied = {(e.split, e.class_name) for e in examples} - {(e.split, e.class_name) for e in good}
     if emptied:
-        part, name = min(emptied, key=str)
-        where = f" of the {part} part" if part else ""
-        raise InputError(f"{found} and leave none of class {name}{where}, {first}: replace them")
+        split, name = min(emptied, key=str)
+        where = f" in the {split} split" if split else ""
+        raise InputError(
+            f"{found}, {first}, and none of class {name}{where} are left: replace them"
+        )
     if len(bad) > MAX_BAD_SHARE * len(examples):
         raise InputError(
-            f"{found}, more than {MAX_BAD_SHARE:.0%}, {first}: mend or remove them,"
+            f"{found}, more than {MAX_BAD_SHARE:.0%}, {first}: repair or remove them,"
             " or copy the data again"
         )
 
 
 def natural_key(text: str) -> tuple[Any, ...]:
-    """Sorts numbers inside names by their value: pig2 before pig10."""
+    """Sort key that orders numbers in names by value: pig2 before pig10."""
     pieces = re.split("([0-9]+)", text)
-    # An odd piece is a number: by length without leading zeros, then by digits; any length works.
+    # Odd pieces are numbers: compared by length without leading zeros, then by digits. Any length works.
     values = tuple(
         (len(piece.lstrip("0")), piece.lstrip("0")) if place % 2 else piece.casefold()
         for place, piece in enumerate(pieces)

@@ -1,16 +1,16 @@
-"""Images in the arrays of a NumPy .npz as a data set.
+"""Read the arrays of a NumPy .npz as a data set.
 
-Images are `images` or `x`, their labels `labels` or `y`; for parts that come split, with the part's name before or
-behind: `x_train, y_train, x_test, y_test` (Keras's mnist.npz), `train_images, train_labels, val_images, ...`
-(MedMNIST). Upper and lower case are alike, other arrays are ignored.
+Images are named `images` or `x`, and labels `labels` or `y`. Published splits have the split's name as a prefix or
+suffix: `x_train, y_train, x_test, y_test` (Keras's mnist.npz), `train_images, train_labels, val_images, ...`
+(MedMNIST). Names are case-insensitive; other arrays are ignored.
 
-    images: [N, H, W] or [N, H, W, 1 or 3]; whole numbers are 0 to 255; floats are 0 to 1 or, when one in the file
-        exceeds 1, 0 to 255 (clipped; what is no number counts as 0)
-    labels: [N] or [N, 1], whole numbers or texts
-    class_names: [K] texts, optional; a label is then a position in it, and classes keep this order
+    images: [N, H, W] or [N, H, W, 1 or 3]; integers from 0 to 255; floats from 0 to 1 or, if any float in the file
+        exceeds 1, from 0 to 255 (clipped; NaN counts as 0)
+    labels: [N] or [N, 1], integers or strings
+    class_names: [K] strings, optional; integer labels are then indices into it, and classes keep this order
 
-Nothing in the file is executed: arrays of Python objects are refused. Images stay in memory as bytes. The fingerprint
-is that of the images as bytes.
+Nothing in the file is executed: arrays of Python objects are rejected. Images are kept in memory as uint8, and the
+fingerprint is computed from these bytes.
 """
 
 import hashlib
@@ -24,53 +24,53 @@ import numpy as np
 
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
 from datasets.formats.examples import Example, Layout, assemble
-from datasets.formats.folder import class_names, part_called
+from datasets.formats.folder import class_names, split_named
 from datasets.formats.sources import check_bounds
 
 IMAGES, LABELS, CLASS_NAMES = ("images", "image", "x"), ("labels", "label", "y"), "class_names"
-FORM = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
-CHUNK_BYTES = 64 << 20  # of floats that are converted at a time
+NAMES = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
+CHUNK_BYTES = 64 << 20  # floats converted at a time
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
 
-Key = tuple[str | None, str]  # of a part, and images or labels
+Key = tuple[str | None, str]  # split, and "images" or "labels"
 
 
 def load_npz(path: Path, options: Options) -> Dataset:
-    """The data set of a .npz; see `datasets.load_dataset`. An example's id is its part and position."""
+    """Load a .npz; see `datasets.load_dataset`. An example's id is its split and index."""
     keys, arrays, other = _read(path)
-    parts = sorted({part for part, _ in keys}, key=[None, *SPLITS].index)
-    images = _as_bytes(path, {p: arrays[keys[p, "images"]] for p in parts}, keys)
-    texts = {p: _texts(path, keys[p, "labels"], arrays[keys[p, "labels"]]) for p in parts}
+    splits = sorted({split for split, _ in keys}, key=[None, *SPLITS].index)
+    images = _as_uint8(path, {s: arrays[keys[s, "images"]] for s in splits}, keys)
+    labels = {s: _label_strings(path, keys[s, "labels"], arrays[keys[s, "labels"]]) for s in splits}
     given = _given_names(path, arrays)
     if given:
-        texts = {p: _named(path, keys[p, "labels"], arrays, texts[p], given) for p in parts}
+        labels = {s: _named(path, keys[s, "labels"], arrays, labels[s], given) for s in splits}
     examples = []
-    for part in parts:
-        if len(texts[part]) != len(images[part]):
+    for split in splits:
+        if len(labels[split]) != len(images[split]):
             raise InputError(
-                f"{path} has {len(images[part])} images in {keys[part, 'images']}, but"
-                f" {len(texts[part])} labels in {keys[part, 'labels']}: each image needs one"
+                f"{path} has {len(images[split])} images in {keys[split, 'images']}, but"
+                f" {len(labels[split])} labels in {keys[split, 'labels']}: use one label per image"
             )
-        for index, text in enumerate(texts[part]):
-            name = f"{part}/{index}" if part else f"{index}"
-            examples.append(Example(name, images[part][index], text, part))
+        for index, label in enumerate(labels[split]):
+            name = f"{split}/{index}" if split else f"{index}"
+            examples.append(Example(name, images[split][index], label, split))
     notes = [f"ignored the arrays {', '.join(other)}"] if other else []
     used = class_names(path, examples, notes)
     layout = Layout(
         examples=examples,
         class_names=tuple(name for name in given if name in used) if given else used,
-        published=tuple(part for part in SPLITS if part in parts),
+        published=tuple(split for split in SPLITS if split in splits),
         notes=notes,
     )
-    shape = images[parts[0]].shape[1:3]
-    alike = all(images[part].shape[1:3] == shape for part in parts)
+    shape = images[splits[0]].shape[1:3]
+    same_shape = all(images[split].shape[1:3] == shape for split in splits)
     return assemble(
         layout,
         DatasetInfo(
             path.stem,
             f"images of the arrays in {path}",
             "the user's own",
-            image_shape=(*shape, 3) if alike else None,
+            image_shape=(*shape, 3) if same_shape else None,
         ),
         options,
         digests={e.id: hashlib.sha256(e.content.tobytes()).hexdigest() for e in examples},
@@ -80,12 +80,12 @@ def load_npz(path: Path, options: Options) -> Dataset:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] as [H, W, 3]."""
+    """Convert uint8 [H, W, 1 or 3] to [H, W, 3]."""
     return np.repeat(image, 3 // image.shape[-1], axis=-1)
 
 
 def _read(path: Path) -> tuple[dict[Key, str], dict[str, np.ndarray], list[str]]:
-    """Which array is what, the arrays by their names, and the names of those that are not used."""
+    """Return the array name of each key, the arrays by name, and the names of unused arrays."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
@@ -95,12 +95,12 @@ def _read(path: Path) -> tuple[dict[Key, str], dict[str, np.ndarray], list[str]]
             wanted = [*keys.values(), *(m for m in members if m.casefold() == CLASS_NAMES)]
             arrays = {name: _array(path, archive, members[name]) for name in wanted}
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: give the path of a .npz") from None
+        raise InputError(f"{path} does not exist: use the path of a .npz") from None
     except InputError:
         raise
     except UNREADABLE as error:
         raise InputError(
-            f"{path} is a damaged or incomplete .npz ({' '.join(str(error).split())}): copy it or save it anew"
+            f"{path} is a damaged or incomplete .npz ({' '.join(str(error).split())}): copy or save it again"
         ) from None
     except OSError as error:
         raise InputError(
@@ -115,45 +115,44 @@ def _keys(path: Path, names: list[str]) -> tuple[dict[Key, str], list[str]]:
     for name in names:
         if name.casefold() == CLASS_NAMES:
             continue
-        key = _meaning(name)
+        key = _key_of(name)
         if key is None:
             other.append(name)
         elif key in keys:
             raise InputError(f"{path} has {keys[key]} and {name}, which mean the same: keep one")
         else:
             keys[key] = name
-    parts = {part for part, _ in keys}
+    splits = {split for split, _ in keys}
     if not keys:
-        held = (
-            f"the arrays {', '.join(names[:5])}{', ...' * (len(names) > 5)}" if names else "nothing"
-        )
-        raise InputError(f"{path} has {held}, none for images or labels: name them {FORM}")
-    for part in parts:
+        shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+        among = f" among its arrays {shown}" if names else ""
+        raise InputError(f"{path} has no images and labels{among}: name the arrays {NAMES}")
+    for split in splits:
         for kind in ("images", "labels"):
-            if (part, kind) not in keys:
-                there = next(name for key, name in keys.items() if key[0] == part)
+            if (split, kind) not in keys:
+                other_name = next(name for key, name in keys.items() if key[0] == split)
                 raise InputError(
-                    f"{path} has {there}, but no {kind} for it: name the arrays {FORM}"
+                    f"{path} has {other_name}, but no {kind} for it: name the arrays {NAMES}"
                 )
-    if parts != {None} and (None in parts or "train" not in parts):
-        what = "arrays of parts and others beside them" if None in parts else "none to train on"
-        raise InputError(f"{path} has {what} ({', '.join(keys.values())}): name the arrays {FORM}")
+    if splits != {None} and (None in splits or "train" not in splits):
+        what = "both split and unsplit arrays" if None in splits else "no training arrays"
+        raise InputError(f"{path} has {what} ({', '.join(keys.values())}): name the arrays {NAMES}")
     return keys, other
 
 
-def _meaning(name: str) -> Key | None:
+def _key_of(name: str) -> Key | None:
     pieces = re.split("[_ -]", name.casefold())
     for kind, words in (("images", IMAGES), ("labels", LABELS)):
         if len(pieces) == 1 and pieces[0] in words:
             return None, kind
         for word, rest in ((pieces[0], pieces[1:]), (pieces[-1], pieces[:-1])):
-            if word in words and (part := part_called("_".join(rest))):
-                return part, kind
+            if word in words and (split := split_named("_".join(rest))):
+                return split, kind
     return None
 
 
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """An array, of which the header is looked at before memory is taken."""
+    """Read an array, after checking its header so that no excessive memory is allocated."""
     name = member.filename.removesuffix(".npy")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -162,48 +161,48 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
             (2, 0): np.lib.format.read_array_header_2_0,
         }.get(version)
         if header is None:
-            raise ValueError(f"{name} is in version {version} of the format")
+            raise ValueError(f"{name} has the unsupported format version {version}")
         shape, _, dtype = header(file)
     if dtype.hasobject:
         raise InputError(
-            f"{path} has Python objects in {name}, which could run a program when they are read:"
-            " save it with plain arrays"
+            f"{path} has Python objects in {name}, which could execute code when read:"
+            " save plain arrays instead"
         )
     if np.prod(shape, dtype=object) * dtype.itemsize > member.file_size:
-        raise ValueError(f"{name} says that it is larger than it is")
+        raise ValueError(f"{name} is smaller than its header says")
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _as_bytes(
+def _as_uint8(
     path: Path, images: dict[str | None, np.ndarray], keys: dict[Key, str]
 ) -> dict[str | None, np.ndarray]:
-    """All images as uint8 [N, H, W, 1 or 3]."""
-    for part, array in images.items():
-        name = keys[part, "images"]
+    """Check the image arrays and convert them to uint8 [N, H, W, 1 or 3]."""
+    for split, array in images.items():
+        name = keys[split, "images"]
         if array.ndim == 3:
-            images[part] = array = array[..., None]
+            images[split] = array = array[..., None]
         if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
             first = array.ndim == 4 and array.shape[1] in (1, 3)
             raise InputError(
-                f"{path} has {name} of shape {list(array.shape)}{', channels first' * first}: give"
+                f"{path} has {name} of shape {list(array.shape)}{', channels first' * first}: use"
                 " [N, H, W], [N, H, W, 1] or [N, H, W, 3], channels last"
             )
         if array.dtype.kind not in "biuf":
-            raise InputError(f"{path} has {name} of type {array.dtype}: give uint8, or floats")
+            raise InputError(f"{path} has {name} of type {array.dtype}: use uint8, or floats")
         if array.dtype.kind in "iu" and array.dtype != np.uint8:
             low, high = array.min(), array.max()
             if low < 0 or high > 255:
                 raise InputError(
-                    f"{path} has {name} of type {array.dtype} from {low} to {high}: give 0 to 255"
+                    f"{path} has {name} of type {array.dtype} from {low} to {high}: use 0 to 255"
                 )
     floats = [array for array in images.values() if array.dtype.kind == "f"]
-    # As in `datasets.images.decode.to_rgb`, but for all at once: a dark image must not be taken for a bright one.
+    # As in `datasets.images.decode.to_rgb`, but one scale for all images, so that a dark image stays dark.
     scale = 1 if any(np.any(array > 1) for array in floats) else 255
-    return {part: _to_bytes(array, scale) for part, array in images.items()}
+    return {split: _to_uint8(array, scale) for split, array in images.items()}
 
 
-def _to_bytes(array: np.ndarray, scale: int) -> np.ndarray:
+def _to_uint8(array: np.ndarray, scale: int) -> np.ndarray:
     if array.dtype.kind in "iu":
         return np.ascontiguousarray(array, np.uint8)
     if array.dtype.kind == "b":
@@ -216,12 +215,12 @@ def _to_bytes(array: np.ndarray, scale: int) -> np.ndarray:
     return result
 
 
-def _texts(path: Path, name: str, labels: np.ndarray) -> list[str]:
+def _label_strings(path: Path, name: str, labels: np.ndarray) -> list[str]:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise InputError(
-            f"{path} has {name} of shape {list(labels.shape)}: give one label an image, not one column a class"
+            f"{path} has {name} of shape {list(labels.shape)}: use one label per image, not one column per class"
         )
     if labels.dtype.kind == "S":
         return [bytes(label).decode("utf-8", "replace") for label in labels]
@@ -229,31 +228,31 @@ def _texts(path: Path, name: str, labels: np.ndarray) -> list[str]:
         return [str(label) for label in labels]
     if labels.dtype.kind in "biu" or labels.dtype.kind == "f" and np.all(labels == np.rint(labels)):
         return [str(int(label)) for label in labels]
-    raise InputError(f"{path} has {name} of type {labels.dtype}: give whole numbers, or texts")
+    raise InputError(f"{path} has {name} of type {labels.dtype}: use integers or strings")
 
 
 def _given_names(path: Path, arrays: dict[str, Any]) -> list[str]:
     array = next((array for name, array in arrays.items() if name.casefold() == CLASS_NAMES), None)
     if array is None:
         return []
-    names = _texts(path, CLASS_NAMES, array)
+    names = _label_strings(path, CLASS_NAMES, array)
     if array.dtype.kind not in "US" or len(set(names)) != len(names) or not all(names):
-        raise InputError(f"{path} has {CLASS_NAMES} that are not texts, all different: mend them")
+        raise InputError(f"{path} has invalid {CLASS_NAMES}: use unique, non-empty strings")
     return names
 
 
 def _named(
     path: Path, name: str, arrays: dict[str, np.ndarray], labels: list[str], given: list[str]
 ) -> list[str]:
-    """Classes by name: a number is a position among the given names, a text is one of them."""
+    """Map labels to the given class names: an integer is an index into them, a string is one of them."""
     if arrays[name].dtype.kind in "US":
         known = dict(zip(given, given, strict=True))
     else:
-        known = {str(position): text for position, text in enumerate(given)}
+        known = {str(index): text for index, text in enumerate(given)}
     for label in labels:
         if label not in known:
             raise InputError(
-                f"{path} has the label {label} in {name}, which none of its {len(given)} {CLASS_NAMES}"
-                " is for: a number is a position among them"
+                f"{path} has the label {label} in {name}, which is not among its {len(given)} {CLASS_NAMES}:"
+                " use their names, or indices from 0"
             )
     return [known[label] for label in labels]

@@ -1,4 +1,4 @@
-"""Opens what a path names: a directory, a .zip or a .tar."""
+"""Open a directory, a .zip or a .tar as a source of files."""
 
 import stat
 from pathlib import Path
@@ -9,7 +9,7 @@ from datasets.formats.sources import DirectorySource, Source, ZipSource
 
 
 def open_source(path: Path, progress: Progress | None = None) -> Source:
-    """The source at a path. Raises InputError when there is none, or none that can be used."""
+    """Open the source at a path. Raises InputError if it does not exist or is unusable."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -18,7 +18,7 @@ def open_source(path: Path, progress: Progress | None = None) -> Source:
             return open_tar(path, progress) if is_tar(path) else ZipSource(path)
     except FileNotFoundError:
         raise InputError(
-            f"{path} does not exist: give the path of a folder, .zip or .tar of images"
+            f"{path} does not exist: use the path of a folder, .zip or .tar of images"
         ) from None
     except OSError as error:
         raise InputError(

@@ -1,7 +1,8 @@
-"""Writes any data set of ours as a TFDS one in ArrayRecord, without TensorFlow, for fast later runs.
+"""Write a data set in TFDS's format (ArrayRecord) without TensorFlow, so that later runs start faster.
 
-TFDS readers find `image`, `label` and `id`, the parts and the class names; `datasets.formats.tfds` gets back the
-very data set, since its manifest lies in TFDS's metadata. Images that need no change keep their file's bytes.
+TFDS readers find the features `image`, `label` and `id`, the splits and the class names. `datasets.formats.tfds`
+restores the exact data set from its manifest, which is stored in TFDS's metadata. Images that are not resized keep the
+bytes of their files.
 """
 
 import contextlib
@@ -27,18 +28,18 @@ from datasets.formats.tfds import (
     ARRAY_RECORD,
     METADATA_FORMAT,
     METADATA_KEY,
-    ours,
     prepared_directory,
+    read_metadata,
 )
 from datasets.images.decode import decode
 from datasets.images.resize import resize as resize_image
 from zoo.common.resize import ResizeRule
 
 VERSION = "1.0.0"
-BAD_IMAGES = "bad_images.txt"  # what was left out, with reasons, beside the records
+BAD_IMAGES = "bad_images.txt"  # the images that were left out, with reasons
 JPEG_QUALITY = 95
 SHARD_EXAMPLES = 20_000
-AHEAD = 64  # images that are read and resized before they are written
+AHEAD = 64  # images read and resized ahead of writing
 PROGRESS_SECONDS = 0.1
 
 Resize = Literal["shorter", "squash"]
@@ -55,137 +56,140 @@ def prepare(
     format: Format = "jpeg",
     progress: Progress | None = None,
 ) -> Path:
-    """Write a data set below the TFDS data directory `out`; returns its own directory, `out/name/1.0.0`.
+    """Write a data set to the TFDS data directory `out`.
+
+    Images that `load_dataset` left out because they cannot be decoded are listed in `bad_images.txt`. A directory that
+    was prepared from the same data with the same options is kept.
 
     Args:
-      dataset: from `load_dataset`.
-      out: made where it is missing. The data set appears there whole or not at all.
-      name: in letters, digits and underscores; by default the data set's, with `_<size>` when resized.
-      image_size: pixels, to make images smaller; by default all stay as they are.
-      resize: "shorter" keeps the aspect ratio and brings the shorter side to `image_size`, which serves models
-        that crop and those that squash; images that are smaller already stay as they are. "squash" gives
-        `image_size` squares: what a model of that size gets by squashing, pixel for pixel if `format` is "png".
-      format: of images that were resized: JPEG of quality 95, or PNG. Those that never had a file are PNG.
+      dataset: data set returned by `load_dataset`.
+      out: TFDS data directory; created if missing. The data set appears there atomically.
+      name: name in letters, digits and underscores; default: the data set's, with `_<size>` if resized.
+      image_size: new size of the images in pixels; default: the original sizes.
+      resize: "shorter" resizes the shorter side to `image_size` and keeps the aspect ratio, for models that crop as
+        well as those that squash; smaller images are not changed. "squash" resizes to squares of `image_size`, exactly
+        as training would if `format` is "png".
+      format: encoding of resized images: JPEG of quality 95, or PNG. Images without files are stored as PNG.
       progress: called as `progress(text, done, total)`.
 
-    Images that cannot be decoded are left out by `load_dataset`; `bad_images.txt` in the directory names them. A
-    directory that was prepared from the same data in the same way is left alone. Raises InputError when other
-    data are there, or another process is writing them.
+    Returns:
+      The directory of the data set, `out/name/1.0.0`.
+
+    Raises:
+      InputError: the directory contains other data, or another process is writing it.
     """
     if image_size is not None and image_size < 1:
-        raise InputError(f"the image size is {image_size}: give at least 1 pixel")
-    made: dict[str, Any] = {"image_size": image_size}
+        raise InputError(f"the image size is {image_size}: use at least 1 pixel")
+    resizing: dict[str, Any] = {"image_size": image_size}
     if image_size is not None:
-        made |= {"resize": resize, "format": format}
+        resizing |= {"resize": resize, "format": format}
     _check_names(dataset.class_names)
     name = tfds_name(name or dataset.name, None if name else image_size)
     directory = Path(out).expanduser() / name / VERSION
-    about = describe(dataset, made)
-    if _is_there(directory, about):
+    metadata = describe(dataset, resizing)
+    if _is_prepared(directory, metadata):
         return directory
     with _locked(directory.parent):
-        if not _is_there(directory, about):  # it may have come while we waited
+        if not _is_prepared(directory, metadata):  # by another process meanwhile
             writer = _Writer(dataset, image_size, resize, format, progress)
-            _write(name, directory, about, writer)
+            _write(name, directory, metadata, writer)
     return directory
 
 
 def tfds_name(text: str, image_size: int | None = None) -> str:
-    """What TFDS accepts as a name: small letters, digits and underscores, a letter first."""
+    """Convert a text to a valid TFDS name: lowercase letters, digits and underscores, starting with a letter."""
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     name = name if re.match("[a-z]", name) else f"images_{name}".rstrip("_")
     return name if image_size is None else f"{name}_{image_size}"
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """TFDS keeps class names in a file, one a line, and takes the space around them off."""
+    """Raise InputError for class names that TFDS would change: it stores one per line and strips whitespace."""
     kept = {name.strip() for name in names if "\n" not in name} - {""}
     if len(kept) < len(names):
         bad = next((name for name in names if "\n" in name or name != name.strip()), "")
-        raise InputError(
-            f"the class name {bad!r} cannot be told from others without the space in it: rename it"
-        )
+        raise InputError(f"the class name {bad!r} is not unique without its whitespace: rename it")
 
 
-def describe(dataset: Dataset, made: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a data set beside its images, as JSON-able data; its fingerprint joins when they are written."""
+def describe(dataset: Dataset, resizing: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a data set, JSON-serializable. The fingerprint is added after writing the images."""
     manifest = dataset.manifest()
     info = dataclasses.asdict(dataset.info)
-    if size := made["image_size"]:
-        info["image_shape"] = (size, size, 3) if made["resize"] == "squash" else None
+    if size := resizing["image_size"]:
+        info["image_shape"] = (size, size, 3) if resizing["resize"] == "squash" else None
     return {
         "format": METADATA_FORMAT,
         "info": info,
         "manifest": manifest,
         "from": {
             **manifest["provenance"],
-            **made,
+            **resizing,
             "fingerprint": dataset.fingerprint,
             "bad_images": [[bad.id, bad.reason] for bad in dataset.bad_images],
         },
     }
 
 
-def _is_there(directory: Path, about: dict[str, Any]) -> bool:
-    """Whether the same is prepared already; InputError when anything else is in its place."""
+def _is_prepared(directory: Path, metadata: dict[str, Any]) -> bool:
+    """Return whether the same data are prepared already. Raises InputError if `directory` is anything else."""
     if not os.path.lexists(directory):
         return False
-    before = ours(directory) if prepared_directory(directory) == directory else None
-    if before is None:
+    existing = read_metadata(directory) if prepared_directory(directory) == directory else None
+    if existing is None:
         raise InputError(
-            f"{directory} exists, and is not of this command's making: give another --name or --out"
+            f"{directory} exists, but was not written by this command: use another --name or --out"
         )
-    same = all(before["manifest"][key] == about["manifest"][key] for key in _SAME) and all(
-        before["from"].get(key) == about["from"].get(key) for key in _MADE
+    same = all(existing["manifest"][key] == metadata["manifest"][key] for key in _SAME) and all(
+        existing["from"].get(key) == metadata["from"].get(key) for key in _RESIZING
     )
     if not same:
         raise InputError(
-            f"{directory} holds other images, parts or sizes of {about['manifest']['dataset']}:"
-            " give another --name or --out, or remove it"
+            f"{directory} contains other images, splits or sizes of {metadata['manifest']['dataset']}:"
+            " use another --name or --out, or remove it"
         )
     return True
 
 
 _SAME = ("dataset", "fingerprint", "class_names", "splits")
-_MADE = ("image_size", "resize", "format")
+_RESIZING = ("image_size", "resize", "format")
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out, and remove what a killed one has left."""
+    """Lock a folder against other processes, and remove incomplete data of killed ones."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written ({error.strerror}): give another --out"
+            f"{folder} cannot be written ({error.strerror}): use another --out"
         ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
-                f"another process is preparing {folder}: wait, or give another --out"
+                f"another process is preparing {folder}: wait, or use another --out"
             ) from None
         for left in folder.glob(f"incomplete.*_{VERSION}"):
             shutil.rmtree(left, ignore_errors=True)
         yield
 
 
-def _write(name: str, directory: Path, about: dict[str, Any], writer: "_Writer") -> None:
+def _write(name: str, directory: Path, metadata: dict[str, Any], writer: "_Writer") -> None:
     import tensorflow_datasets as tfds
 
     class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-        # Shard by shard, in our order: the usual builder shuffles, in memory up to a gigabyte, and beyond
-        # through files that it writes with TensorFlow.
+        # Sharded in the given order: the usual builder shuffles, in memory up to one gigabyte, and beyond that with
+        # files that it writes by TensorFlow.
         VERSION = tfds.core.Version(VERSION)
 
         def _info(self) -> Any:
-            names = about["manifest"]["class_names"]
+            names = metadata["manifest"]["class_names"]
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=f"{about['info']['description']}. Source: {about['info']['source']}.",
-                homepage=about["info"]["homepage"] or None,
+                description=f"{metadata['info']['description']}. Source: {metadata['info']['source']}.",
+                homepage=metadata["info"]["homepage"] or None,
                 features=tfds.features.FeaturesDict(
                     {
                         "image": tfds.features.Image(shape=(None, None, 3)),
@@ -195,34 +199,34 @@ def _write(name: str, directory: Path, about: dict[str, Any], writer: "_Writer")
                 ),
                 supervised_keys=("image", "label"),
                 disable_shuffling=True,
-                metadata=tfds.core.MetadataDict({METADATA_KEY: about}),
+                metadata=tfds.core.MetadataDict({METADATA_KEY: metadata}),
             )
 
         def _shard_iterators_per_split(self, dl_manager: Any) -> Any:
-            return {part: writer.shards(part) for part in SPLITS}
+            return {split: writer.shards(split) for split in SPLITS}
 
         def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
             super()._download_and_prepare(*args, **kwargs)
-            about["fingerprint"] = writer.fingerprint()
-            if bad := about["from"]["bad_images"]:
+            metadata["fingerprint"] = writer.fingerprint()
+            if bad := metadata["from"]["bad_images"]:
                 lines = [f"{id}\t{reason}\n" for id, reason in bad]
                 Path(self.data_dir, BAD_IMAGES).write_text("".join(lines), encoding="utf-8")
 
         def _log_download_bytes(self) -> None:
-            """Nothing is downloaded."""
+            """Do nothing: there is no download."""
 
         def _log_download_done(self) -> None:
-            """Said by the caller."""
+            """Do nothing: the caller reports success."""
 
     Builder.name = name
-    with tempfile.TemporaryDirectory() as downloads:  # made though nothing is downloaded
+    with tempfile.TemporaryDirectory() as downloads:  # required, although nothing is downloaded
         Builder(data_dir=directory.parents[1], file_format=ARRAY_RECORD).download_and_prepare(
             download_dir=downloads
         )
 
 
 class _Once:
-    """Content that can be read once. TFDS holds on to the examples of a shard until it is written."""
+    """Bytes that can be read once and are then freed. TFDS keeps the examples of a shard until it is written."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -233,7 +237,7 @@ class _Once:
 
 
 class _Writer:
-    """Gives the examples of each part in shards, and remembers what it gave."""
+    """Generates the examples of each split in shards, and records their hashes."""
 
     def __init__(
         self,
@@ -247,12 +251,12 @@ class _Writer:
         self._image_size, self._resize, self._format = image_size, resize, format
         self._progress = progress
         self._written: list[tuple[str, str, str]] = []
-        self._kept = True  # all files' bytes, so far
+        self._kept = True  # whether all images have kept the bytes of their files so far
         self._last = 0.0
 
-    def shards(self, part: str) -> list[Any]:
-        """A generator of examples for each shard."""
-        split = self._dataset.splits[part]
+    def shards(self, name: str) -> list[Any]:
+        """Return a generator function of examples for each shard of a split."""
+        split = self._dataset.splits[name]
         starts = range(0, len(split), SHARD_EXAMPLES)
         return [
             lambda start=start: self._examples(
@@ -262,18 +266,18 @@ class _Writer:
         ]
 
     def fingerprint(self) -> str:
-        """Of what was written. What was checked has to be what was written."""
-        name = fingerprint(self._written)
-        if self._kept and name != self._dataset.fingerprint:
+        """Return the fingerprint of the written data. Raises InputError if files changed after they were checked."""
+        written = fingerprint(self._written)
+        if self._kept and written != self._dataset.fingerprint:
             raise InputError(
                 f"images of {self._dataset.name} changed while they were prepared: run again"
             )
-        return name
+        return written
 
-    def _examples(self, split: Split, positions: range) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _examples(self, split: Split, indices: range) -> Iterator[tuple[str, dict[str, Any]]]:
         total = sum(map(len, self._dataset.splits.values()))
-        for position, (content, kept) in _ahead(lambda i: self._encoded(split, i), positions):
-            id, label = split.ids[position], int(split.labels[position])
+        for index, (content, kept) in _prefetch(lambda i: self._load_encoded(split, i), indices):
+            id, label = split.ids[index], int(split.labels[index])
             class_name = self._dataset.class_names[label]
             self._kept = self._kept and kept
             self._written.append((id, class_name, hashlib.sha256(content).hexdigest()))
@@ -283,15 +287,15 @@ class _Writer:
                 self._last = now
             yield id, {"image": _Once(content), "label": label, "id": id}
 
-    def _encoded(self, split: Split, index: int) -> tuple[bytes, bool]:
-        """An image's bytes, and whether they are those of its file."""
+    def _load_encoded(self, split: Split, index: int) -> tuple[bytes, bool]:
+        """Return the encoded image, and whether it has the bytes of its file."""
         content = split.content(index)
         if self._image_size is None:
             return (
                 (content, True) if content is not None else (_encode(split[index][0], "png"), False)
             )
         size = self._image_size, self._image_size
-        # As training reads it: a large photograph comes reduced by its decoder.
+        # As in training, the decoder reduces large photographs.
         image = split[index][0] if content is None else decode(content, for_size=size)
         height, width = image.shape[:2]
         if self._resize == "shorter":
@@ -302,17 +306,17 @@ class _Writer:
         return _encode(resize_image(image, ResizeRule(size)), self._format), False
 
 
-def _ahead(make: Any, positions: range) -> Iterator[tuple[int, Any]]:
-    """What is made of each position, in order, by all cores but not far ahead."""
+def _prefetch(function: Any, indices: range) -> Iterator[tuple[int, Any]]:
+    """Yield each index and `function(index)`, in order, computed in threads at most AHEAD calls ahead."""
     workers = min(os.cpu_count() or 1, 16)
     with ThreadPoolExecutor(workers, "prepare") as pool:
-        waiting = iter(positions)
-        queue = [(i, pool.submit(make, i)) for i in itertools.islice(waiting, AHEAD)]
+        waiting = iter(indices)
+        queue = [(i, pool.submit(function, i)) for i in itertools.islice(waiting, AHEAD)]
         try:
             while queue:
-                position, future = queue.pop(0)
-                queue += [(i, pool.submit(make, i)) for i in itertools.islice(waiting, 1)]
-                yield position, future.result()
+                index, future = queue.pop(0)
+                queue += [(i, pool.submit(function, i)) for i in itertools.islice(waiting, 1)]
+                yield index, future.result()
         finally:
             for _, future in queue:
                 future.cancel()

@@ -1,7 +1,7 @@
-"""Where files come from: a directory, a .zip that is read in place, or a .tar that is unpacked once.
+"""Sources of files: directories, .zip files read in place, and .tar files unpacked once.
 
-A source lists its files once and reads them from any thread. Files that systems leave behind (`.DS_Store`,
-`__MACOSX`, `Thumbs.db` and their like) do not exist for it.
+A source lists its files once and reads them from any thread. Files created by operating systems, such as `.DS_Store`,
+`__MACOSX` and `Thumbs.db`, are ignored.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ from datasets.images.decode import UndecodableError
 
 JUNK = {"__macosx", "_ds_store", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 
-# Bounds against archives made to exhaust memory or time. Real ones stay far below: photographs hardly
-# compress, and ImageNet's training part has 1.3 million files in 138 GiB.
+# Limits against archives built to exhaust memory or time. Real archives stay far below: photographs hardly compress,
+# and ImageNet's training split has 1.3 million files in 138 GiB.
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 512 << 20
 MAX_TOTAL_BYTES = 1 << 40
-MAX_RATIO = 100  # of unpacked to packed bytes, from FREE_BYTES on
+MAX_RATIO = 100  # of unpacked to packed bytes, for archives above FREE_BYTES
 FREE_BYTES = 1 << 30
 
-# Of the others, Python's reader unpacks without a bound.
+# Python's reader decompresses the other methods without a limit.
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 ENCRYPTED = 0x1  # flag bit
 
@@ -41,26 +41,26 @@ ENCRYPTED = 0x1  # flag bit
 class File:
     """A file of a source."""
 
-    path: str  # relative to the source, with forward slashes, in Unicode's composed form
-    stamp: str  # differs when the content does
-    handle: Any  # what the source finds it by
+    path: str  # relative to the source, with forward slashes, in Unicode form NFC
+    stamp: str  # changes when the content changes
+    handle: Any  # used by the source to locate the file
 
 
 class Source(Protocol):
-    """A place with files."""
+    """A collection of files."""
 
     kind: str  # folder, zip or tar
     root: Path
     files: list[File]
-    notes: tuple[str, ...]  # remarks for the user on how the files are read
+    notes: tuple[str, ...]  # remarks for the user about how the files are read
 
     def read(self, file: File) -> bytes:
-        """The content of a file. Raises UndecodableError with the reason when it cannot be read."""
+        """Return the content of a file. Raises UndecodableError with the reason if it cannot be read."""
         ...
 
 
 class DirectorySource:
-    """All files below a directory. Links are followed, but not in circles."""
+    """All files below a directory. Links are followed, except in cycles."""
 
     kind = "folder"
     notes: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class DirectorySource:
     def read(self, file: File) -> bytes:
         try:
             status = os.stat(file.handle)
-            if not stat.S_ISREG(status.st_mode):  # a pipe would block
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
                 raise UndecodableError("not a regular file")
             if status.st_size > MAX_MEMBER_BYTES:
                 raise UndecodableError(f"larger than {size_text(MAX_MEMBER_BYTES)}")
@@ -100,14 +100,14 @@ class DirectorySource:
 
 
 class ListedSource(DirectorySource):
-    """The files of a directory that someone has listed; the rest of it is not looked at."""
+    """Listed files of a directory. Other files are not read."""
 
     def __init__(self, root: Path, paths: Iterable[str]) -> None:
-        """Those of `paths` (relative to the root, as `inner_path` gives them) that exist."""
+        """Find those of `paths` (relative to the root, as returned by `inner_path`) that exist."""
         self.root = root
         self.files = []
         for path in paths:
-            # On the disk an accent may be stored in either form.
+            # File systems store accents in either form.
             forms = (root / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
             if found := next(filter(os.path.lexists, forms), None):
                 self.files.append(File(path, _stamp(found), str(found)))
@@ -116,15 +116,15 @@ class ListedSource(DirectorySource):
 def _stamp(entry: os.DirEntry[str] | Path) -> str:
     try:
         status = entry.stat()
-    except OSError:  # a link to nowhere: reading it will say so
+    except OSError:  # a broken link, reported when it is read
         return "missing"
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class ZipSource:
-    """The members of a .zip. Nothing is unpacked to the disk.
+    """The members of a .zip, which is not unpacked to disk.
 
-    With `copied`, the members of an archive of some kind, which that zip is a copy of.
+    If `copied` is given, it is a zip with the members of the archive at `root`, which is of another kind.
     """
 
     def __init__(self, root: Path, copied: Path | None = None, kind: str = "zip") -> None:
@@ -142,7 +142,7 @@ class ZipSource:
             ValueError,
             struct.error,
         ) as error:
-            raise InputError(_no_zip(root, copied or root, error)) from None
+            raise InputError(_invalid_zip(root, copied or root, error)) from None
         members = self._archive.infolist()
         check_bounds(root, len(members), sum(m.file_size for m in members), status.st_size)
         stamp = f"{status.st_size} {status.st_mtime_ns}"
@@ -156,22 +156,22 @@ class ZipSource:
 
     def _check_member(self, member: zipfile.ZipInfo) -> None:
         if member.flag_bits & ENCRYPTED:
-            raise InputError(f"{self.root} is encrypted: unpack it, and give the folder")
+            raise InputError(f"{self.root} is encrypted: unpack it, and use the folder")
         if member.compress_type not in COMPRESSIONS:
             raise InputError(
-                f"{self.root} is packed by a method ({member.compress_type}) that is not read in"
-                " place: unpack it, and give the folder"
+                f"{self.root} uses an unsupported compression method ({member.compress_type}):"
+                " unpack it, and use the folder"
             )
         check_member(self.root, member.filename, member.file_size)
 
     def read(self, file: File) -> bytes:
         declared = file.handle.file_size
-        # By itself the reader cuts a member off at its declared size, having unpacked all of it. Asked for a
-        # byte more, with the declaration out of its way, it unpacks that much and shows whether there is more.
+        # Python's reader unpacks a whole member, and then truncates it to its declared size. Without a declared size,
+        # and asked for one byte more, it unpacks only that much, and shows whether the member is larger.
         member = copy(file.handle)
         member.file_size = sys.maxsize
         try:
-            # Opening and closing count references without a lock; reading is safe in threads.
+            # Opening and closing count references without a lock; reading is thread-safe.
             with self._lock:
                 opened = self._archive.open(member)
             try:
@@ -185,48 +185,48 @@ class ZipSource:
             raise UndecodableError(f"{error.strerror or error}") from error
         if len(content) > declared:
             raise InputError(
-                f"{self.root} says that {file.path!r} unpacks to {declared} bytes, and it holds more:"
-                " the archive is damaged or malicious, get it anew"
+                f"{file.path!r} in {self.root} unpacks to more than its declared {declared} bytes:"
+                " the archive is damaged or malicious; get it from another source"
             )
         return content
 
 
 def check_bounds(root: Path, members: int, total: int, packed: int) -> None:
-    """Refuse an archive of `packed` bytes with so many members, or with so many bytes in them."""
+    """Raise InputError for an archive of `packed` bytes with too many members, or too many bytes (`total`) in them."""
     if members > MAX_MEMBERS:
         raise InputError(
             f"{root} has {members} members, more than {MAX_MEMBERS}:"
-            " give a folder, or a smaller archive"
+            " use a folder, or a smaller archive"
         )
     if total > MAX_TOTAL_BYTES or total > max(FREE_BYTES, MAX_RATIO * packed):
         raise InputError(
-            f"{root} would unpack to {size_text(total)} from {size_text(packed)}, which no archive"
-            " of photographs does: unpack it yourself if you trust it, and give the folder"
+            f"{root} would unpack from {size_text(packed)} to {size_text(total)}, too much for an archive"
+            " of photographs: if you trust it, unpack it yourself, and use the folder"
         )
 
 
 def check_member(root: Path, name: str, size: int) -> None:
-    """Refuse a member that is too large to be read."""
+    """Raise InputError for a member that is too large to read."""
     if size > MAX_MEMBER_BYTES:
         raise InputError(
             f"{root} would unpack {name!r} to {size_text(size)}, more than"
-            f" {size_text(MAX_MEMBER_BYTES)}: take it out of the archive"
+            f" {size_text(MAX_MEMBER_BYTES)}: remove it from the archive"
         )
 
 
 def inner_path(root: Path, name: str) -> str:
-    """The path of a member inside its archive; a name that points outside is refused."""
+    """Normalize the path of an archive's member. Raises InputError for paths outside the archive."""
     parts = name.replace("\\", "/").split("/")
     if points_outside(name):
         raise InputError(
-            f"{root} has a member named {name!r}, which points outside"
-            " the archive: pack it anew with relative names"
+            f"{root} has a member named {name!r}, which is outside the archive:"
+            " pack it again with relative names"
         )
     return unicodedata.normalize("NFC", "/".join(p for p in parts if p not in ("", ".")))
 
 
 def points_outside(name: str) -> bool:
-    """Whether a path, in the manner of any system, may leave the folder that it is relative to."""
+    """Return whether a relative path could leave its folder, on any operating system."""
     name = name.replace("\\", "/")
     return bool(re.match("/|[A-Za-z]:", name)) or ".." in name.split("/")
 
@@ -235,16 +235,16 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.casefold() in JUNK
 
 
-def _no_zip(path: Path, content: Path, error: Exception) -> str:
+def _invalid_zip(path: Path, content: Path, error: Exception) -> str:
     with open(content, "rb") as file:
         begins_as_zip = file.read(2) == b"PK"
     if begins_as_zip or path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
         return f"{path} is a damaged or incomplete zip ({error}): copy or download it again"
-    return f"{path} is neither a folder nor a .zip or .tar: unpack it, and give the folder"
+    return f"{path} is neither a folder nor a .zip or .tar: unpack it, and use the folder"
 
 
 def size_text(count: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes for messages, such as 4 GiB."""
     size = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:

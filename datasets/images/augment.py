@@ -1,31 +1,31 @@
-"""Random changes of images, on the device: jitted, batched, one key an image.
+"""Random image augmentation on the device: jitted, batched, with one key per image.
 
-All geometric changes of an image are one affine map, so that it is resampled once. Where only whole pixels
-move (flips, a window of the output's size), pixels are copied and nothing is interpolated.
+All geometric transformations of an image are combined into one affine map, so that the image is resampled once. Flips,
+and crops of the output's size, only copy pixels, without interpolation.
 
-An image's changes depend on its key alone, and each kind of change has its own draws: asking for one more
-leaves the others as they were. Images are [B, H, W, C] of any real type with values in 0..255; changed ones
-come out as float32 in that range, not rounded.
+The augmentation of an image depends only on its key, and each kind of change uses its own random draws: adding one does
+not affect the others. Images are [B, H, W, C] of any real type with values in 0..255; augmented images are float32 in
+that range, not rounded.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-# What a key draws once for its whole image, by place. New ones go to the end: the others stay as they are.
+# The draws of an image, in order. Append new ones at the end, so that the others do not change.
 _DRAWS = (
     ("flip", "flip_vertical", "rotation", "shift_x", "shift_y", "zoom", "aspect", "area")
     + ("window_row", "window_column", "brightness", "contrast", "cutout_row", "cutout_column")
     + ("noise",)
 )
-_GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow has it
+_GRAY = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
 
 def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
-    """One key an example, from a key and the examples' numbers [B]: typed keys [B].
+    """Derive one typed key per sample, [B], from a key and sample numbers, [B].
 
-    A key that knows no epoch, such as `jax.random.key(seed)`, does the same to an example at any time: what
-    the noise of a test wants.
+    If `key` does not depend on the epoch, such as `jax.random.key(seed)`, a sample is always augmented in the same way,
+    as needed for noise on test images.
     """
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
 
@@ -50,11 +50,10 @@ def augment(
     cutout: float = 0.0,
     cutout_fill: int | None = None,
 ) -> jax.Array:
-    """All changes in one call: geometry, then colours, noise, cutout. With nothing asked for, and images that
-    have their size already, the images come back as they are.
+    """Apply geometry, then colors, noise and cutout. With default arguments, the images are returned unchanged.
 
-    The arguments are those of `random_geometry`, `random_colours`, `add_noise` (`noise_`) and `cut_out`
-    (`cutout` is its share).
+    The arguments are those of `random_geometry`, `random_colors`, `add_noise` (prefix `noise_`) and `cut_out`
+    (`cutout` is its `share`, `cutout_fill` its `fill`).
     """
     images = random_geometry(
         images,
@@ -69,7 +68,7 @@ def augment(
         flip=flip,
         flip_vertical=flip_vertical,
     )
-    images = random_colours(images, keys, brightness=brightness, contrast=contrast)
+    images = random_colors(images, keys, brightness=brightness, contrast=contrast)
     images = add_noise(images, keys, noise_share, noise_sigma)
     return cut_out(images, keys, cutout, cutout_fill)
 
@@ -88,44 +87,47 @@ def random_geometry(
     flip: bool = False,
     flip_vertical: bool = False,
 ) -> jax.Array:
-    """Crop, mirror, stretch, rotate and shift each image at random.
+    """Randomly crop, flip, stretch, rotate and shift each image.
+
+    Interpolation is bilinear; pixels outside the image repeat the nearest border pixel.
 
     Args:
       images: [B, H, W, C].
-      keys: one typed PRNG key an image, [B].
-      size: height and width that come out; by default those of the images. Smaller ones are random windows,
-        in whole pixels.
-      rotation: largest angle to either side, in degrees, about the centre.
-      shift_x, shift_y: largest shift to either side, as a share of the width and of the height that come out.
-      zoom: largest enlargement and reduction, as a share: 0.1 is 0.9 to 1.1 times.
-      aspect: largest change of the ratio of width to height: 0.25 is 4/5 to 5/4 of it, both ways alike.
-      crop_area: smallest share of the image's area that a window has; below 1 the windows have any place and
-        shares up to 1, and are scaled to `size`.
-      flip, flip_vertical: mirror left and right, top and bottom, with probability one half.
-
-    Bilinear samples; beyond the image's border the nearest pixel continues.
+      keys: one typed PRNG key per image, [B].
+      size: height and width of the output; default: those of the images. Smaller outputs are random crops at
+        whole-pixel offsets.
+      rotation: maximum angle about the center in either direction, in degrees.
+      shift_x, shift_y: maximum shift in either direction, as a fraction of the output's width and height.
+      zoom: maximum relative change of scale: 0.1 is a factor from 0.9 to 1.1.
+      aspect: maximum relative change of the ratio of width to height: 0.25 is a factor from 4/5 to 5/4, symmetric in
+        the logarithm.
+      crop_area: minimum area of a random crop, as a fraction of the image's. Below 1, crops have a random position and
+        a random area between this and 1, and are scaled to `size`.
+      flip, flip_vertical: flip horizontally, vertically, with probability 1/2.
     """
     height, width = images.shape[1:3]
     out_height, out_width = size = size or (height, width)
     windowed = crop_area < 1
     if not windowed and (out_height > height or out_width > width):
-        raise ValueError(f"images of {height}x{width} have no window of {out_height}x{out_width}")
+        raise ValueError(
+            f"images of {height}x{width} are too small for a crop of {out_height}x{out_width}"
+        )
     resampled = windowed or any((rotation, shift_x, shift_y, zoom, aspect))
     if not (resampled or flip or flip_vertical or size != (height, width)):
         return images
     draws = _draws(keys)
-    for name, asked in (("flip", flip), ("flip_vertical", flip_vertical)):
-        draws[name] = (draws[name] < 0.5) & asked
+    for name, enabled in (("flip", flip), ("flip_vertical", flip_vertical)):
+        draws[name] = (draws[name] < 0.5) & enabled
 
-    def window_of_whole_pixels(draw: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Its top and left, each of n + 1; a draw just below 1, times n + 1, may be rounded to n + 1."""
+    def crop_corner(draw: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Top and left in 0..n. The minimum is needed since a draw just below 1, times n + 1, may round to n + 1."""
         top = jnp.floor(draw["window_row"] * (height - out_height + 1)).astype(jnp.int32)
         left = jnp.floor(draw["window_column"] * (width - out_width + 1)).astype(jnp.int32)
         return jnp.minimum(top, height - out_height), jnp.minimum(left, width - out_width)
 
     def copied(image: jax.Array, draw: dict[str, jax.Array]) -> jax.Array:
         if size != (height, width):
-            start = (*window_of_whole_pixels(draw), 0)
+            start = (*crop_corner(draw), 0)
             image = jax.lax.dynamic_slice(image, start, (*size, image.shape[2]))
         if flip:
             image = jnp.where(draw["flip"], image[:, ::-1], image)
@@ -134,7 +136,7 @@ def random_geometry(
         return image.astype(jnp.float32)
 
     def sampled(image: jax.Array, draw: dict[str, jax.Array]) -> jax.Array:
-        stretch = jnp.exp(_either_way(draw["aspect"]) * jnp.log1p(aspect) / 2)
+        stretch = jnp.exp(_symmetric(draw["aspect"]) * jnp.log1p(aspect) / 2)
         if windowed:
             area = 1 - draw["area"] * (1 - crop_area)
             rows = jnp.minimum(height * jnp.sqrt(area) / stretch, height)
@@ -142,17 +144,17 @@ def random_geometry(
             top = draw["window_row"] * (height - rows)
             left = draw["window_column"] * (width - columns)
         else:
-            # A stretched window goes beyond the image rather than showing less of it.
+            # A stretched crop may extend beyond the image rather than show less of it.
             rows, columns = out_height / stretch, out_width * stretch
-            top, left = window_of_whole_pixels(draw)
+            top, left = crop_corner(draw)
             top, left = top + (out_height - rows) / 2, left + (out_width - columns) / 2
         matrix, offset = affine_map(
             size,
             (top, left, rows, columns),
-            angle=_either_way(draw["rotation"]) * jnp.deg2rad(rotation),
-            dx=_either_way(draw["shift_x"]) * shift_x * out_width,
-            dy=_either_way(draw["shift_y"]) * shift_y * out_height,
-            zoom=1 + _either_way(draw["zoom"]) * zoom,
+            angle=_symmetric(draw["rotation"]) * jnp.deg2rad(rotation),
+            dx=_symmetric(draw["shift_x"]) * shift_x * out_width,
+            dy=_symmetric(draw["shift_y"]) * shift_y * out_height,
+            zoom=1 + _symmetric(draw["zoom"]) * zoom,
             mirror=draw["flip"],
             upside_down=draw["flip_vertical"],
         )
@@ -161,55 +163,53 @@ def random_geometry(
     return jax.vmap(sampled if resampled else copied)(images, draws)
 
 
-def random_colours(
+def random_colors(
     images: jax.Array, keys: jax.Array, *, brightness: float = 0.0, contrast: float = 0.0
 ) -> jax.Array:
-    """Change brightness, then contrast, by random factors, as Pillow's ImageEnhance does.
+    """Scale brightness, then contrast, by random factors, as Pillow's ImageEnhance does. Each result is clipped to
+    0..255.
 
     Args:
       images: [B, H, W, 3].
-      keys: one typed PRNG key an image, [B].
-      brightness: largest change of the factor of all values: 0.2 is 0.8 to 1.2.
-      contrast: largest change of the factor of the distances from the image's mean grey.
-
-    Each result is clipped to 0..255.
+      keys: one typed PRNG key per image, [B].
+      brightness: maximum change of the brightness factor: 0.2 is a factor from 0.8 to 1.2.
+      contrast: maximum change of the contrast factor, which scales differences from the image's mean gray.
     """
     if not (brightness or contrast):
         return images
     draws = _draws(keys)
     images = images.astype(jnp.float32)
     if brightness:
-        factor = 1 + _either_way(draws["brightness"]) * brightness
+        factor = 1 + _symmetric(draws["brightness"]) * brightness
         images = jnp.clip(images * _per_image(factor), 0, 255)
     if contrast:
-        factor = 1 + _either_way(draws["contrast"]) * contrast
-        colour = jnp.mean(images, axis=(1, 2))
-        mean = _per_image(jnp.sum(colour * jnp.array([_GREY]), axis=1))
+        factor = 1 + _symmetric(draws["contrast"]) * contrast
+        color = jnp.mean(images, axis=(1, 2))
+        mean = _per_image(jnp.sum(color * jnp.array([_GRAY]), axis=1))
         images = jnp.clip(mean + (images - mean) * _per_image(factor), 0, 255)
     return images
 
 
 def add_noise(images: jax.Array, keys: jax.Array, share: float, sigma: float = 25.5) -> jax.Array:
-    """Add Gaussian noise to some images, and clip these to 0..255.
+    """Add Gaussian noise to some images, and clip them to 0..255.
 
     The robustness test of Han et al., "Animal face classification based on deep learning".
 
     Args:
       images: [B, H, W, C].
-      keys: one typed PRNG key an image, [B]; with `example_keys(jax.random.key(seed), index)` it is always
-        the same images that get the same noise, in whatever batches they come, and a larger share has those of
-        a smaller one among its own.
-      share: the probability that an image gets any.
-      sigma: standard deviation, in grey levels of 0..255.
+      keys: one typed PRNG key per image, [B]. With `example_keys(jax.random.key(seed), index)`, noisy images and their
+        noise do not depend on the batches, and a larger share includes the noisy images of a smaller one.
+      share: probability that an image is noisy.
+      sigma: standard deviation in gray levels of 0..255.
     """
     if not (share and sigma):
         return images
-    chosen = _draws(keys)["noise"] < share
-    # Keys apart from those of `_draws`: equal keys would draw equal bits.
+    noisy = _draws(keys)["noise"] < share
+    # Not the keys used in `_draws`: equal keys would give equal bits.
     pixel_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(pixel_keys)
     images = images.astype(jnp.float32)
-    return jnp.where(_per_image(chosen), jnp.clip(images + sigma * noise, 0, 255), images)
+    return jnp.where(_per_image(noisy), jnp.clip(images + sigma * noise, 0, 255), images)
 
 
 def cut_out(images: jax.Array, keys: jax.Array, share: float, fill: int | None = None) -> jax.Array:
@@ -217,10 +217,10 @@ def cut_out(images: jax.Array, keys: jax.Array, share: float, fill: int | None =
 
     Args:
       images: [B, H, W, C].
-      keys: one typed PRNG key an image, [B].
-      share: the square's side, as a share of the image's shorter one; the centre is any pixel, so that part of
-        the square may lie outside.
-      fill: a grey level; by default the image's mean colour.
+      keys: one typed PRNG key per image, [B].
+      share: side of the square as a fraction of the image's shorter side. The center is a random pixel, so that the
+        square may extend beyond the image.
+      fill: gray level; default: the image's mean color.
     """
     if not share:
         return images
@@ -229,7 +229,7 @@ def cut_out(images: jax.Array, keys: jax.Array, share: float, fill: int | None =
     draws = _draws(keys)
 
     def inside(draw: jax.Array, length: int) -> jax.Array:
-        """Which of `length` places the square covers: bool [B, length]."""
+        """Return which of `length` pixels the square covers: bool [B, length]."""
         first = jnp.floor(draw * length) - side // 2
         place = jnp.arange(length)[None] - first[:, None]
         return (place >= 0) & (place < side)
@@ -242,12 +242,12 @@ def cut_out(images: jax.Array, keys: jax.Array, share: float, fill: int | None =
 
 
 def _draws(keys: jax.Array) -> dict[str, jax.Array]:
-    """Numbers in [0, 1), one of each name an image: [B]."""
+    """Draw uniform numbers in [0, 1), by name: [B] each."""
     drawn = jax.vmap(lambda key: jax.random.uniform(key, (len(_DRAWS),)))(keys)
     return {name: drawn[:, place] for place, name in enumerate(_DRAWS)}
 
 
-def _either_way(draw: jax.Array) -> jax.Array:
+def _symmetric(draw: jax.Array) -> jax.Array:
     return 2 * draw - 1
 
 
@@ -266,35 +266,38 @@ def affine_map(
     mirror: ArrayLike = False,
     upside_down: ArrayLike = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Where output pixels are read from: `(row, column) -> matrix @ (row, column) + offset`.
+    """Compute the map from output to input pixels: `(row, column) -> matrix @ (row, column) + offset`.
 
     Args:
       size: height and width of the output.
-      window: (top, left, height, width) of the part of the input that the output shows, in pixels of the
-        input, counted from its upper left corner.
-      angle, dx, dy, zoom: the shown turns by `angle` (radians, counter-clockwise as displayed) about the
-        output's centre, is enlarged `zoom` times, then moves by `dx` output pixels to the right and `dy` down.
-      mirror, upside_down: read the window from right to left, from bottom to top.
+      window: (top, left, height, width) of the input region that the output shows, in input pixels from the upper left
+        corner.
+      angle, dx, dy, zoom: the region is rotated by `angle` (radians, counter-clockwise as displayed) about the output's
+        center, enlarged `zoom` times, then shifted by `dx` output pixels to the right and `dy` down.
+      mirror, upside_down: flip the region horizontally, vertically.
+
+    Returns:
+      Matrix [2, 2] and offset [2].
     """
     top, left, rows, columns = window
     out_height, out_width = size
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    # Input pixels an output pixel, along each axis of the input.
+    # Input pixels per output pixel, along each input axis.
     down = jnp.where(upside_down, -1.0, 1.0) * rows / (out_height * jnp.asarray(zoom))
     across = jnp.where(mirror, -1.0, 1.0) * columns / (out_width * jnp.asarray(zoom))
     matrix = jnp.array([[down * cos, down * sin], [-across * sin, across * cos]])
-    # A pixel's place is its centre, half a pixel from its corner.
+    # Coordinates refer to pixel centers, half a pixel from the corner.
     read = jnp.array([top + (rows - 1) / 2, left + (columns - 1) / 2])
     shown = jnp.array([(out_height - 1) / 2 + dy, (out_width - 1) / 2 + dx])
-    # Not `matrix @ shown`: accelerators round the factors of a matrix product, and pixels would be missed.
+    # Not `matrix @ shown`: accelerators round the factors of matrix products, which would shift pixels.
     return matrix, read - jnp.sum(matrix * shown[None], axis=1)
 
 
 def sample_affine(
     image: jax.Array, matrix: jax.Array, offset: jax.Array, size: tuple[int, int]
 ) -> jax.Array:
-    """Bilinear samples of one image [H, W, C] at an affine grid of `size`, float32; the nearest pixel
-    continues outside."""
+    """Sample one image, [H, W, C], bilinearly on an affine grid of `size`: float32. Pixels outside the image repeat the
+    nearest border pixel."""
     height, width, channels = image.shape
     rows = jnp.arange(size[0], dtype=jnp.float32)[:, None]
     columns = jnp.arange(size[1], dtype=jnp.float32)[None, :]
@@ -304,7 +307,7 @@ def sample_affine(
     bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
     down, across = (y - top)[..., None], (x - left)[..., None]
 
-    # Whole pixels are gathered from a flat view: a third of the work of one gather a channel.
+    # Gathering whole pixels from a flat view takes a third of the work of one gather per channel.
     flat = image.reshape(height * width, channels)
 
     def pixel(row: jax.Array, column: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""One image: from a file of any kind to RGB bytes."""
+"""Decode image files of any format to RGB."""
 
 import functools
 import io
@@ -13,12 +13,12 @@ from PIL import Image
 
 from zoo.common.errors import InputError
 
-# What an image's file name ends in.
+# Suffixes of image files.
 EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"]
     + [".avif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm"]
 )
-# The decoders that a file may reach. Not all that Pillow has: PostScript starts a program.
+# Decoders that files may use. Not all of Pillow's: PostScript starts an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -34,20 +34,20 @@ TURNS = {
 
 
 class UndecodableError(InputError):
-    """These bytes are no image that Pillow can decode."""
+    """The data are not an image that Pillow can decode."""
 
 
 def decode(
     source: bytes | str | os.PathLike[str], for_size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Decode a file, or its bytes, to RGB: uint8 [H, W, 3], turned upright (see `to_rgb_uint8`).
+    """Decode a file, or its bytes, to RGB: uint8 [H, W, 3], rotated upright (see `to_rgb`).
 
-    With `for_size` (height, width) a JPEG of more than twice that on both sides may come 2, 4 or 8 times
-    smaller, but not below twice `for_size`: its decoder does that much faster than resizing, which has
-    the rest to do. A photograph of 12 megapixels takes 32 instead of 240 ms of CPU time on its way to
-    256x256, and differs by half a grey level on average.
+    If `for_size` (height, width) is given, a JPEG of more than twice that size may be decoded at 1/2, 1/4 or 1/8 of its
+    size, but not below twice `for_size`. The decoder reduces much faster than resizing, which does the rest: a
+    photograph of 12 megapixels takes 32 instead of 240 ms of CPU time to become 256x256, and differs by half a gray
+    level on average.
 
-    Raises UndecodableError, an InputError, with the reason in one line; that of a path names the file.
+    Raises UndecodableError, an InputError, with a one-line reason, and with the path if `source` is one.
     """
     if isinstance(source, bytes):
         return np.array(decode_image(io.BytesIO(source), for_size))
@@ -61,45 +61,45 @@ def decode(
 
 
 def decode_image(file: BinaryIO, for_size: tuple[int, int] | None = None) -> Image.Image:
-    """Decode an open file as `decode` does, to an image of Pillow's in mode RGB."""
+    """Decode an open file to a Pillow image in mode RGB, as `decode` does."""
     _silence_pillow()
     try:
         with Image.open(file, formats=_formats()) as image:
             if for_size is not None:
-                side = 2 * max(for_size)  # both sides alike, since EXIF may turn the image
+                side = 2 * max(for_size)  # the same for both sides, since EXIF may rotate the image
                 image.draft(None, (side, side))
             return to_rgb(image)
     except MemoryError:
         raise
     except Image.UnidentifiedImageError:
         raise UndecodableError("not an image in any known format") from None
-    except Exception as error:  # damaged files make Pillow raise about anything
+    except Exception as error:  # for damaged files, Pillow raises any kind of error
         raise UndecodableError(" ".join(f"{error}".split()) or type(error).__name__) from error
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(f for f in FORMATS if f in Image.OPEN)  # a build of Pillow may lack some
+    return tuple(f for f in FORMATS if f in Image.OPEN)  # some builds of Pillow lack formats
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image of Pillow's in mode RGB.
+    """Convert any Pillow image to mode RGB.
 
-    Turned as its EXIF orientation says; of an animation the frame that it stands at (after opening: the
-    first); transparency over white. Sixteen bits are divided by 257. Floats count as 0 to 1 or, when one
-    exceeds 1, as 0 to 255.
+    EXIF orientation is applied. Of an animation, the current frame is used (after opening, the first). Transparency is
+    composited over white. 16-bit values are divided by 257. Floats are scaled from 0 to 1 or, if one exceeds 1, from 0
+    to 255.
     """
     image.load()
     image = _upright(image)
     if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        gray = np.clip(np.asarray(image, np.int64), 0, 65535)
+        image = Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, np.float32))
-        if grey.max() <= 1:
-            grey = grey * 255
-        image = Image.fromarray(np.rint(np.clip(grey, 0, 255)).astype(np.uint8))
+        gray = np.nan_to_num(np.asarray(image, np.float32))
+        if gray.max() <= 1:
+            gray = gray * 255
+        image = Image.fromarray(np.rint(np.clip(gray, 0, 255)).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -108,7 +108,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_rgb_uint8(image: Image.Image) -> np.ndarray:
-    """`to_rgb` as uint8 [H, W, 3], the caller's own."""
+    """Convert any Pillow image with `to_rgb` to a new array, uint8 [H, W, 3]."""
     return np.array(to_rgb(image))
 
 
@@ -116,7 +116,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except (ValueError, TypeError, KeyError, SyntaxError, OSError, struct.error):
-        return image  # a damaged EXIF block does not spoil the picture
+        return image  # ignore damaged EXIF data
     return image if turn is None else image.transpose(turn)
 
 
@@ -124,10 +124,10 @@ _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def _silence_pillow() -> None:
-    """Keep Pillow's warnings about odd files from the user: what matters about a file, we say.
+    """Ignore Pillow's warnings about unusual files. Errors are reported by this module.
 
-    `warnings.catch_warnings` is not safe in threads, so that the filter stays; it is put back when
-    something has gone in front of it, and concerns Pillow alone.
+    The filter is permanent, because `warnings.catch_warnings` is not thread-safe. It is inserted again if another
+    filter precedes it, and applies to Pillow only.
     """
     if not warnings.filters or warnings.filters[0] != _QUIET:
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,10 +1,11 @@
-"""Decoding and resizing by libjpeg's short cuts and OpenCV: twice as fast as Pillow, and a little different.
+"""Fast decoding and resizing with libjpeg's shortcuts and OpenCV: twice as fast as Pillow, with slightly different
+pixels.
 
-The differences are libjpeg's quicker transforms, and bilinear sampling that does not average over what it skips
-when an image shrinks by less than a half (beyond that, areas are averaged). `benchmarks.input_pipeline` measures
-them. For training images only: what is evaluated is decoded by Pillow.
+The differences come from libjpeg's faster transforms, and from bilinear sampling, which is not antialiased when an
+image shrinks by less than a factor of two (beyond that, areas are averaged). `benchmarks.input_pipeline` measures them.
+For training images only: evaluation images are decoded by Pillow.
 
-Importing this module takes the extra `fast`; `check` says so in one line.
+Requires the extra `fast`; see `check`.
 """
 
 import importlib.util
@@ -15,73 +16,73 @@ from datasets.images.decode import decode
 from zoo.common.errors import InputError
 from zoo.common.resize import ResizeRule
 
-# Below a half, the decoder reduces by itself; in between its reduced transforms are slower than the full one.
+# The decoder reduces by factors of at least two; for smaller factors, its reduced transforms are slower than the full
+# one.
 MIN_FACTOR = 2.0
 
 
 def check() -> None:
-    """InputError unless the libraries are there."""
+    """Raise InputError unless the required libraries are installed."""
     missing = [name for name in ("cv2", "simplejpeg") if not importlib.util.find_spec(name)]
     if missing:
         raise InputError(
-            f"--decoder fast needs {' and '.join(missing)}: python -m pip install -e '.[fast]'"
+            f"--decoder fast needs {' and '.join(missing)}: run python -m pip install -e '.[fast]'"
         )
 
 
 def decode_resized(content: bytes, rule: ResizeRule) -> np.ndarray:
-    """Decode a file's bytes at the size of a rule: uint8 [H, W, 3]. Raises UndecodableError."""
+    """Decode the bytes of a file and resize the image by a rule: uint8 [H, W, 3]. Raises UndecodableError."""
     return resize(_decode(content, rule), rule)
 
 
 def _decode(content: bytes, rule: ResizeRule) -> np.ndarray:
-    pixels = _decode_plain_jpeg(content, rule.least)
-    return decode(content, for_size=rule.least) if pixels is None else pixels
+    pixels = _decode_plain_jpeg(content, rule.min_size)
+    return decode(content, for_size=rule.min_size) if pixels is None else pixels
 
 
-def _decode_plain_jpeg(content: bytes, least: tuple[int, int]) -> np.ndarray | None:
-    """A JPEG in colour or grey, not below `least` (height, width): uint8 [H, W, 3].
+def _decode_plain_jpeg(content: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
+    """Decode a color or gray JPEG at no less than `min_size` (height, width): uint8 [H, W, 3].
 
-    None for other files, for those with a camera's notes, which may say that they are to be turned, and for
-    damaged ones.
+    Returns None for other files, for damaged files, and for files with EXIF data, which may contain an orientation.
     """
     import simplejpeg
 
-    # In front of the image's own size, which the first 64 KiB nearly always hold.
+    # EXIF data precede the image header, which is nearly always in the first 64 KiB.
     if not content.startswith(b"\xff\xd8") or content.find(b"Exif\x00", 0, 65536) >= 0:
         return None
     try:
-        *_, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in ("YCbCr", "Gray"):
+        *_, colors, _ = simplejpeg.decode_jpeg_header(content)
+        if colors not in ("YCbCr", "Gray"):
             return None
         return simplejpeg.decode_jpeg(
             content,
             fastdct=True,
             fastupsample=True,
-            min_height=least[0],
-            min_width=least[1],
+            min_height=min_size[0],
+            min_width=min_size[1],
             min_factor=MIN_FACTOR,
         )
-    except ValueError:  # Pillow forgives more, and has the words for the rest
+    except ValueError:  # Pillow tolerates more files, and reports errors for the others
         return None
 
 
 def resize(image: np.ndarray, rule: ResizeRule) -> np.ndarray:
-    """As `datasets.images.resize.resize`, up to the interpolation and to whole pixels of the part that is cut out."""
+    """Like `datasets.images.resize.resize`, except for the interpolation, and for crops rounded to whole pixels."""
     import cv2
 
     cv2.setNumThreads(0)  # batches are loaded in parallel already
     height, width = image.shape[:2]
     top, left, bottom, right = (round(edge) for edge in rule.box(height, width))
-    part = image[top:bottom, left:right]
+    crop = image[top:bottom, left:right]
     rows, columns = rule.size
-    if part.shape[:2] == (rows, columns):
-        return np.ascontiguousarray(part)
+    if crop.shape[:2] == (rows, columns):
+        return np.ascontiguousarray(crop)
     method = {
         "nearest": cv2.INTER_NEAREST_EXACT,
         "bilinear": cv2.INTER_LINEAR,
         "bicubic": cv2.INTER_CUBIC,
     }[rule.interpolation]
-    shrinks = min(part.shape[0] / rows, part.shape[1] / columns) >= MIN_FACTOR
+    shrinks = min(crop.shape[0] / rows, crop.shape[1] / columns) >= MIN_FACTOR
     if shrinks and rule.interpolation != "nearest":
         method = cv2.INTER_AREA
-    return cv2.resize(part, (columns, rows), interpolation=method)
+    return cv2.resize(crop, (columns, rows), interpolation=method)

@@ -1,12 +1,12 @@
-"""Pillow's antialiased resize, byte for byte, in a quarter of its time.
+"""Pillow's antialiased resize with identical bytes in a quarter of the time.
 
-Pillow sums up an image pixel by pixel, along the rows and then along the columns. Along the columns one can as well
-add whole rows to each other, which a compiler makes vector instructions of: 0.02 instead of 0.35 ms from 300 rows of
-224 pixels to 224. Along the rows it is done the same way, transposed before and after (0.02 ms each). From 300x300 to
-224x224 all of it takes 0.16 instead of 0.70 ms, copying the pixels out of Pillow included.
+Pillow computes weighted sums pixel by pixel, first along rows, then along columns. Along columns, whole rows can be
+added instead, which compiles to vector instructions: 0.02 instead of 0.35 ms from 300 to 224 rows of 224 pixels. Along
+rows, the same code runs on the transposed image (0.02 ms per transpose). From 300x300 to 224x224, the total is 0.16
+instead of 0.70 ms, including the copy of the pixels from Pillow.
 
-Numba compiles it on first use (0.9 s, imports included; 130 MB of memory). It and OpenCV, which transposes, come with
-the extra `fast`; without it `datasets.images.resize` leaves resizing to Pillow, with the same result.
+Numba compiles the code at first use (0.9 s including imports; 130 MB of memory). Numba and OpenCV, which transposes,
+are in the extra `fast`; without it, `datasets.images.resize` uses Pillow, with the same result.
 """
 
 import functools
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# Pillow's fixed-point numbers: weights in 22 bits, sums in 32, rounded to bytes after each direction.
+# Pillow's fixed-point arithmetic: 22-bit weights and 32-bit sums, rounded to bytes after each direction.
 BITS = 22
-# Larger images that Pillow holds are left to it: copying their pixels out takes longer than its own resize. Arrays
-# need no copy, and are resized here whatever their size.
-MOST_PIXELS = 1 << 20
+# Larger Pillow images are resized by Pillow, since copying their pixels takes longer. Arrays need no copy, and are
+# resized here at any size.
+MAX_PIXELS = 1 << 20
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 
@@ -37,15 +37,15 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-KERNELS: dict[str, tuple[Kernel, float]] = {  # with the reach of each
+KERNELS: dict[str, tuple[Kernel, float]] = {  # kernel and its radius
     "bilinear": (_triangle, 1.0),
     "bicubic": (_cubic, 2.0),
 }
 
 
 def available() -> bool:
-    """Whether Numba and OpenCV can be imported, and the Pillow at hand resizes as this module does."""
-    with _lock:  # importing and compiling, by one thread for all
+    """Return whether Numba and OpenCV can be imported, and the installed Pillow resizes as this module does."""
+    with _lock:  # only one thread imports and compiles
         return _available()
 
 
@@ -59,7 +59,7 @@ def _available() -> bool:
         import numba  # noqa: F401
     except ImportError:
         return False
-    # Pillow 13 changed the order of directions; another release may change more.
+    # Pillow 13 changed the order of directions; later releases may change more.
     shapes = [
         ((40, 60), (30, 20)),
         ((60, 40), (20, 30)),
@@ -84,13 +84,13 @@ def resize(
     interpolation: str,
     box: tuple[float, float, float, float],
 ) -> np.ndarray:
-    """`PIL.Image.resize` of a part of an image.
+    """Resize a crop of an image as `PIL.Image.resize` does.
 
     Args:
       image: uint8 [H, W, 3].
       size: height and width of the result.
       interpolation: "bilinear" or "bicubic".
-      box: top, left, bottom, right of the part, in pixels and within the image.
+      box: top, left, bottom and right of the crop in pixels, inside the image.
 
     Returns:
       uint8 [*size, 3].
@@ -103,7 +103,7 @@ def resize(
     horizontal = _weights(width, left, right, size[1], interpolation)
     needs_vertical = (top, bottom, height) != (0, size[0], size[0])
     needs_horizontal = (left, right, width) != (0, size[1], size[1])
-    # Pillow 13's rule. Each direction rounds to bytes, so that the order shows in the result.
+    # The rule of Pillow 13. Each direction rounds to bytes, so the order affects the result.
     vertical_first = 0 < height - size[0] > 2 * (width - size[1])
     if needs_vertical and vertical_first:
         image = _sum_rows(image, *vertical)
@@ -117,7 +117,7 @@ def resize(
 def _sum_columns(
     image: np.ndarray, first: np.ndarray, counts: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """As `_sum_rows`, along the other side: uint8 [H, W, 3] to [H, len(first), 3]."""
+    """Like `_sum_rows`, along the other axis: uint8 [H, W, 3] to [H, len(first), 3]."""
     import cv2
 
     cv2.setNumThreads(0)  # batches are loaded in parallel already
@@ -127,7 +127,7 @@ def _sum_columns(
 def _sum_rows(
     image: np.ndarray, first: np.ndarray, counts: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Weighted sums of `counts[i]` rows from row `first[i]` on: uint8 [H, W, 3] to [len(first), W, 3]."""
+    """Compute weighted sums of `counts[i]` rows, starting at row `first[i]`: uint8 [H, W, 3] to [len(first), W, 3]."""
     sums = np.empty((len(first), *image.shape[1:]), np.uint8)
     rows = image.reshape(len(image), -1)
     _compiled()(rows, first, counts, weights, sums.reshape(len(sums), -1))
@@ -138,27 +138,31 @@ def _sum_rows(
 def _weights(
     size: int, start: float, stop: float, new_size: int, interpolation: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `new_size` pixels along a side: its first pixel of `size`, how many, and their weights.
+    """Compute, for each output pixel along an axis, its first input pixel, the number of inputs, and their weights.
 
-    int32 [new_size], [new_size] and [new_size, most]; the weights are multiples of 2 ** -22. Every operation in
-    Pillow's order and precision, so that they round as Pillow's do.
+    Operations have Pillow's order and precision, so that weights round as Pillow's do.
+
+    Returns:
+      int32 [new_size], [new_size] and [new_size, max count]; weights are in units of 2 ** -22.
     """
-    kernel, reach = KERNELS[interpolation]
+    kernel, radius = KERNELS[interpolation]
     start32, stop32 = np.float32(start), np.float32(stop)
     scale = float(stop32 - start32) / new_size
-    stretch = max(scale, 1.0)  # antialiasing: a kernel as wide as what a new pixel covers
-    support = reach * stretch
-    centre = float(start32) + (np.arange(new_size) + 0.5) * scale
-    first = np.maximum((centre - support + 0.5).astype(np.int32), 0)
-    counts = np.minimum((centre + support + 0.5).astype(np.int32), size) - first
+    stretch = max(scale, 1.0)  # antialiasing: scale the kernel to the width of an output pixel
+    support = radius * stretch
+    center = float(start32) + (np.arange(new_size) + 0.5) * scale
+    first = np.maximum((center - support + 0.5).astype(np.int32), 0)
+    counts = np.minimum((center + support + 0.5).astype(np.int32), size) - first
     tap = np.arange(counts.max())
-    distance = np.abs((tap + first[:, None] - centre[:, None] + 0.5) * (1.0 / stretch))
+    distance = np.abs((tap + first[:, None] - center[:, None] + 0.5) * (1.0 / stretch))
     weights = np.where(tap < counts[:, None], kernel(distance), 0.0)
-    total = np.add.accumulate(weights, axis=1)[:, -1:]  # one by one: `sum` adds in pairs
+    total = np.add.accumulate(weights, axis=1)[
+        :, -1:
+    ]  # sequential, unlike `sum`, which adds in pairs
     weights = weights / np.where(total == 0, 1.0, total) * (1 << BITS)
     fixed = (weights + np.copysign(0.5, weights)).astype(np.int32)
     for array in (first, counts, fixed):
-        array.setflags(write=False)  # all callers share them
+        array.setflags(write=False)  # shared by all callers
     return first, counts, fixed
 
 
@@ -175,9 +179,9 @@ def _compiled() -> Any:
 
 
 def _sum_rows_loop(rows, first, counts, weights, sums):
-    # Numba computes int32 with int32 in 64 bits, for half the speed, unless told at each operation.
+    # Without a cast at every operation, Numba computes int32 with int32 in 64 bits, at half the speed.
     int32 = np.int32
-    half, bits, least, most = int32(1 << (BITS - 1)), int32(BITS), int32(0), int32(255)
+    half, bits, low, high = int32(1 << (BITS - 1)), int32(BITS), int32(0), int32(255)
     total = np.empty(rows.shape[1], np.int32)
     for i in range(len(first)):
         for x in range(len(total)):
@@ -187,4 +191,4 @@ def _sum_rows_loop(rows, first, counts, weights, sums):
             for x in range(len(total)):
                 total[x] = int32(total[x] + int32(int32(row[x]) * weight))
         for x in range(len(total)):
-            sums[i, x] = min(max(total[x] >> bits, least), most)
+            sums[i, x] = min(max(total[x] >> bits, low), high)

@@ -1,4 +1,4 @@
-"""One image at the size of a resize rule, from its pixels or from its file."""
+"""Resize images by a resize rule, from pixels or from files."""
 
 import io
 from typing import Literal
@@ -14,27 +14,29 @@ Decoder = Literal["exact", "fast"]  # "fast": see `datasets.images.fast`
 
 
 def resize(image: np.ndarray, rule: ResizeRule) -> np.ndarray:
-    """Resize an image uint8 [H, W, 3] with Pillow's filters: antialiased unless "nearest".
+    """Resize an image, uint8 [H, W, 3], with Pillow's filters: antialiased unless "nearest".
 
-    The result may be read-only. An image that has the size already, and is wanted whole, is returned as it is, not
-    copied.
+    The result may be read-only. An image that already has the size, and need not be cropped, is returned without a
+    copy.
     """
     height, width = image.shape[:2]
     if image.dtype != np.uint8 or image.shape != (height, width, 3) or not image.size:
-        raise ValueError(f"an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        raise ValueError(
+            f"the image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}"
+        )
     if (height, width) == rule.size and rule.crop_fraction == 1:
         return image
     return _resample(image, height, width, rule)
 
 
 def decode_resized(content: bytes, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
-    """Decode a file's bytes at the size of a rule: uint8 [H, W, 3], perhaps read-only.
+    """Decode the bytes of a file and resize the image by a rule: uint8 [H, W, 3], possibly read-only.
 
-    With the decoder "exact" the result is that of `resize(decode(content, rule.least), rule)`, in less time.
+    With the decoder "exact", the result equals `resize(decode(content, rule.min_size), rule)`, but is faster.
     """
     if decoder == "fast":
         return fast.decode_resized(content, rule)
-    image = decode_image(io.BytesIO(content), rule.least)
+    image = decode_image(io.BytesIO(content), rule.min_size)
     if image.size == (rule.size[1], rule.size[0]) and rule.crop_fraction == 1:
         return np.asarray(image)
     return _resample(image, image.height, image.width, rule)
@@ -44,7 +46,7 @@ def _resample(
     image: Image.Image | np.ndarray, height: int, width: int, rule: ResizeRule
 ) -> np.ndarray:
     box = rule.box(height, width)
-    small = isinstance(image, np.ndarray) or height * width <= resampling.MOST_PIXELS
+    small = isinstance(image, np.ndarray) or height * width <= resampling.MAX_PIXELS
     if small and rule.interpolation in resampling.KERNELS and resampling.available():
         return resampling.resize(np.asarray(image), rule.size, rule.interpolation, box)
     if isinstance(image, np.ndarray):

@@ -1,1 +1,1 @@
-"""Data sets by name, one module each: see `datasets.load`."""
+"""Named data sets, one module each: see `datasets.load`."""

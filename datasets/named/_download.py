@@ -1,6 +1,6 @@
-"""What data sets that people download have in common: where the files lie, and whether they are the published ones.
+"""Published data sets that the user downloads: find the files, and check whether they are complete.
 
-Imports the standard library only, as the modules of the named data sets do at their top.
+Imports only the standard library at the top level, as all modules of named data sets do.
 """
 
 from __future__ import annotations
@@ -19,48 +19,46 @@ if TYPE_CHECKING:
     from datasets.formats.sources import Source
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-PART_TEXTS = {"train": "training", "validation": "validation", "test": "test"}
+ADJECTIVES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """The files of a published data set, which the user has somewhere."""
+    """A published data set whose files the user has downloaded."""
 
     info: DatasetInfo
-    archives: tuple[str, ...]  # what downloads are called, surest first
-    # Images of each published part, of every edition; all of them under "train" where none is published.
+    archives: tuple[str, ...]  # file names of downloads, most specific first
+    # Images per published split of every edition; all images under "train" if no splits are published.
     editions: tuple[Mapping[str, int], ...]
-    how_to_get: (
-        str  # after the reason why it is needed: from where, what is expected, where to put it
-    )
-    beside: tuple[str, ...] = ()  # names of files that belong to it and are no images
-    whose: str = "of the published set"  # counts, in the note on other ones
+    how_to_get: str  # end of error messages: where to download what, and where to put it
+    other_files: tuple[str, ...] = ()  # names of files in the data set that are not images
+    reference: str = "of the published set"  # the origin of the counts in `editions`, for notes
 
     def open(self, options: Options) -> Source:
-        """The source in `options.data_dir`: the downloaded archive, the folder that holds it, or what it unpacks to.
+        """Open `options.data_dir`: the downloaded archive, the folder that contains it, or the unpacked folder.
 
-        Raises InputError, with how to get the files, when they are not there.
+        Raises InputError with download instructions if the files are missing.
         """
         from datasets.formats.open import open_source
 
         source = open_source(self.locate(options), options.progress)
-        names = {name.casefold() for name in self.beside}
+        names = {name.casefold() for name in self.other_files}
         source.files = [f for f in source.files if os.path.basename(f.path).casefold() not in names]
         return source
 
     def locate(self, options: Options) -> Path:
-        """The folder or archive to open."""
+        """Find the folder or archive to open. Raises InputError if there is none."""
         if options.data_dir is None:
             raise InputError(f"{self.info.name} needs its images: {self.how_to_get}")
         path = Path(options.data_dir).expanduser()
         if not os.path.exists(path) or (path.is_dir() and not os.listdir(path)):
-            raise InputError(f"{self.info.name}: there is nothing at {path}: {self.how_to_get}")
+            raise InputError(f"{self.info.name}: there are no files at {path}: {self.how_to_get}")
         if path.is_dir():
             return self._archive_in(path) or path
         return path
 
     def _archive_in(self, folder: Path) -> Path | None:
-        """The archive that a folder holds: one that is called as the download, or the only thing in it."""
+        """Find the archive in a folder: a file with the name of a download, or the only file."""
         for name in self.archives:
             if (folder / name).is_file():
                 return folder / name
@@ -71,7 +69,7 @@ class Download:
         return None
 
     def layout(self, source: Source, names: Mapping[str, str] | None = None) -> Layout:
-        """What the folders of a source mean; `names` gives the classes of folders that are called otherwise."""
+        """Read the layout of a source. `names` maps the names of folders, in lowercase, to classes."""
         from datasets.formats.examples import natural_key
         from datasets.formats.folder import read_layout
 
@@ -82,27 +80,27 @@ class Download:
         if names is None:
             return layout
 
-        def name_of(folder: str) -> str:
+        def class_of(folder: str) -> str:
             return names.get(folder.casefold(), folder)
 
         return dataclasses.replace(
             layout,
             examples=[
-                dataclasses.replace(e, class_name=name_of(e.class_name)) for e in layout.examples
+                dataclasses.replace(e, class_name=class_of(e.class_name)) for e in layout.examples
             ],
-            class_names=tuple(sorted({*map(name_of, layout.class_names)}, key=natural_key)),
+            class_names=tuple(sorted({*map(class_of, layout.class_names)}, key=natural_key)),
         )
 
     def check_classes(self, root: Path, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
-        """Refuse files that are of other classes."""
+        """Raise InputError if the classes are not those expected."""
         if found != expected:
             raise InputError(
-                f"{self.info.name}: {root} has the classes {some(found)} instead of {some(expected)}:"
+                f"{self.info.name}: {root} has the classes {shortened(found)} instead of {shortened(expected)}:"
                 f" {self.how_to_get}"
             )
 
     def finish(self, dataset: Dataset, layout: Layout) -> Dataset:
-        """The data set of a layout under its name, with a note where its size is not the published one."""
+        """Set the name and metadata of a loaded data set, and note a size that differs from the published one."""
         difference = self._difference(dataset, layout)
         info = self.info
         if info.num_classes != len(dataset.class_names):
@@ -116,24 +114,25 @@ class Download:
 
     def _difference(self, dataset: Dataset, layout: Layout) -> str | None:
         bad = {image.id for image in dataset.bad_images}
-        good = Counter(e.part or "train" for e in layout.examples if e.id not in bad)
-        found = {part: good[part] for part in PART_TEXTS if part in good}
-        alike = [edition for edition in self.editions if set(edition) == set(found)]
-        if found in alike:
+        good = Counter(e.split or "train" for e in layout.examples if e.id not in bad)
+        found = {split: good[split] for split in ADJECTIVES if split in good}
+        comparable = [edition for edition in self.editions if set(edition) == set(found)]
+        if found in comparable:
             return None
-        theirs = ", or ".join(
-            _and([str(e[p]) for p in PART_TEXTS if p in e]) for e in alike or self.editions
+        expected = ", or ".join(
+            _and([str(edition[split]) for split in ADJECTIVES if split in edition])
+            for edition in comparable or self.editions
         )
         if set(found) == {"train"}:
-            return f"{found['train']} images, not the {theirs} {self.whose}"
-        texts = [f"{count} {PART_TEXTS[part]}" for part, count in found.items()]
+            return f"{found['train']} images, not the {expected} {self.reference}"
+        texts = [f"{count} {ADJECTIVES[split]}" for split, count in found.items()]
         if "validation" not in found:
             texts[0] += " (with validation)"
-        return f"{_and(texts)} images, not the {theirs} {self.whose}"
+        return f"{_and(texts)} images, not the {expected} {self.reference}"
 
 
-def some(names: tuple[str, ...]) -> str:
-    """Names for a message: the first ten."""
+def shortened(names: tuple[str, ...]) -> str:
+    """Join the first ten names for a message."""
     return ", ".join(names[:10]) + ", ..." * (len(names) > 10)
 
 

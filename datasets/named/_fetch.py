@@ -1,4 +1,4 @@
-"""Files that may be fetched without asking anyone, into the cache."""
+"""Download freely available files to the cache."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from datasets.dataset import InputError, Progress
 
 
 def fetch(url: str, md5: str, name: str, progress: Progress | None = None) -> Path:
-    """The file at a URL, from the cache if it is there, its hash checked each time.
+    """Download a file, unless it is in the cache, and return its path. The hash is checked every time.
 
-    `name` is its path in the cache. A download appears whole or not at all. Raises InputError when it fails, or when
-    what came is another file.
+    `name` is the path in the cache, where the file appears atomically. Raises InputError if the download fails or has
+    another hash.
     """
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
     path = cache_dir() / name
-    elsewhere = f"fetch it where there is a network and put it at {path}"
+    by_hand = f"download it elsewhere and put it at {path}"
     bar = _Bar(f"downloading {path.name} (MiB)", progress) if progress else False
     try:
         pooch.retrieve(
@@ -26,12 +26,11 @@ def fetch(url: str, md5: str, name: str, progress: Progress | None = None) -> Pa
             path=path.parent,
             downloader=pooch.HTTPDownloader(progressbar=bar),
         )
-    except OSError as error:  # all of requests' are, also those that are ValueErrors
-        raise InputError(f"cannot download {url} ({_reason(error)}): {elsewhere}") from error
+    except OSError as error:  # includes all errors of requests, even those that are ValueErrors
+        raise InputError(f"cannot download {url} ({_reason(error)}): {by_hand}") from error
     except ValueError as error:
         raise InputError(
-            f"what {url} gave is not the file that was published (md5 {md5} expected): try again, or"
-            f" {elsewhere}"
+            f"{url} is not the published file (expected md5 {md5}): try again, or {by_hand}"
         ) from error
     return path
 
@@ -39,14 +38,14 @@ def fetch(url: str, md5: str, name: str, progress: Progress | None = None) -> Pa
 def _reason(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is not None:
-        response.close()  # its connection is open still
+        response.close()  # the connection is still open
     if response is not None or getattr(error, "strerror", None):
         return str(error).splitlines()[0]
     return type(error).__name__
 
 
 class _Bar:
-    """What pooch calls while it downloads."""
+    """Progress bar with the interface that pooch expects."""
 
     def __init__(self, text: str, progress: Progress) -> None:
         self.total = 0

@@ -1,13 +1,12 @@
-"""Animals-10: photographs from the web in ten unbalanced classes, the data of the document animals10.
+"""Animals-10: photographs from the web in ten unbalanced classes. Data of the animals10 paper.
 
-The folders have Italian names, the classes English ones. There are no published parts: each class is split 80/10/10,
-seeded.
+Folder names are Italian, class names English. There are no published splits: each class is split 80/10/10 by the seed.
 """
 
 from datasets.dataset import Dataset, DatasetInfo, Options
 from datasets.named._download import Download
 
-PUBLISHED = {  # images of each folder, of Kaggle's second version
+PUBLISHED = {  # images per folder in Kaggle's second version
     "cane": 4863,
     "cavallo": 2623,
     "elefante": 1446,
@@ -35,7 +34,7 @@ ENGLISH = {
 INFO = DatasetInfo(
     name="animals10",
     description="photographs of animals in ten unbalanced classes (needs --data-dir)",
-    source="Kaggle, alessiocorrado99/animals10; the document animals10",
+    source="Kaggle, alessiocorrado99/animals10; used by the animals10 paper",
     homepage="https://www.kaggle.com/datasets/alessiocorrado99/animals10",
     num_classes=10,
     split_sizes={"train": 20943, "validation": 2618, "test": 2618},
@@ -45,14 +44,14 @@ DOWNLOAD = Download(
     INFO,
     archives=("animals10.zip", "archive.zip"),
     editions=({"train": sum(PUBLISHED.values())},),
-    how_to_get=f"download them from {INFO.homepage} and give the zip, or the folder that it unpacks to, with"
+    how_to_get=f"download them from {INFO.homepage} and pass the zip or the unpacked folder with"
     f" --data-dir; expected is raw-img/ with {', '.join(f'{k} {v}' for k, v in PUBLISHED.items())} images",
-    beside=("translate.py",),
+    other_files=("translate.py",),
 )
 
 
 def build(options: Options) -> Dataset:
-    """The data in `options.data_dir`: the downloaded zip, the folder that holds it, or what it unpacks to."""
+    """Load `options.data_dir`: the downloaded zip, the folder that contains it, or the unpacked folder."""
     from datasets.formats.examples import load_files
 
     source = DOWNLOAD.open(options)

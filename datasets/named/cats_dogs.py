@@ -1,8 +1,8 @@
-"""Kaggle's cats and dogs, the photographs of the document cats_dogs.
+"""Kaggle's photographs of cats and dogs. Data of the cats_dogs paper.
 
-Understood are tongpython/cat-and-dog, which the document uses, and the competition dogs-vs-cats from which it was
-taken: that one has its classes in the names of the files, train/cat.0.jpg, a test part without labels, which is left
-out, and all of it in zips inside a zip.
+Two layouts are supported: tongpython/cat-and-dog, which the paper uses, and the competition dogs-vs-cats, from which it
+was taken. The competition has classes in file names (train/cat.0.jpg), an unlabeled test split, which is left out, and
+zips inside a zip.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 CLASSES = ("cats", "dogs")
 FOLDERS = {"cat": "cats", "cats": "cats", "dog": "dogs", "dogs": "dogs"}
 COMPETITION = "https://www.kaggle.com/c/dogs-vs-cats"
-INNER = "train.zip"  # in the competition's zip
+INNER = "train.zip"  # inside the zip of the competition
 
 INFO = DatasetInfo(
     name="cats_dogs",
     description="photographs of cats and dogs (needs --data-dir)",
-    source="Kaggle, tongpython/cat-and-dog; the document cats_dogs",
+    source="Kaggle, tongpython/cat-and-dog; used by the cats_dogs paper",
     homepage="https://www.kaggle.com/datasets/tongpython/cat-and-dog",
     num_classes=2,
     split_sizes={"train": 7204, "validation": 801, "test": 2023},
@@ -35,20 +35,20 @@ INFO = DatasetInfo(
 DOWNLOAD = Download(
     INFO,
     archives=("cat-and-dog.zip", "archive.zip", "cats_dogs.zip", "dogs-vs-cats.zip", INNER),
-    # Usable images: the folders of the first hold one more file each, no image.
+    # Numbers of images: each folder of the first edition contains one more file that is not an image.
     editions=({"train": 8005, "test": 2023}, {"train": 25000}),
-    how_to_get=f"download them from {INFO.homepage} and give the zip, or the folder that it unpacks to, with"
+    how_to_get=f"download them from {INFO.homepage} and pass the zip or the unpacked folder with"
     " --data-dir; expected are training_set/training_set/{cats,dogs} with 4000 and 4005 images and"
     f" test_set/test_set/{{cats,dogs}} with 1011 and 1012, or {COMPETITION}'s train/cat.0.jpg, 12500 of each",
-    beside=("sampleSubmission.csv", "sample_submission.csv"),
+    other_files=("sampleSubmission.csv", "sample_submission.csv"),
 )
 
 
 def build(options: Options) -> Dataset:
-    """The data in `options.data_dir`: the downloaded zip, the folder that holds it, or what it unpacks to.
+    """Load `options.data_dir`: the downloaded zip, the folder that contains it, or the unpacked folder.
 
-    A published test part stays the test part; what is missing comes out of training. A subset or another copy
-    in the same layout will do, and its size is noted.
+    A published test split is kept; missing splits are drawn from training. Subsets in the same layout are accepted,
+    with a note on their size.
     """
     from datasets.formats.archives import open_inner_zip
     from datasets.formats.examples import load_files
@@ -62,7 +62,7 @@ def build(options: Options) -> Dataset:
 
 
 def _named_files(source: Source) -> Layout | None:
-    """The competition's layout, if it is that: cat.0.jpg, in no folder of a class."""
+    """Read the layout of the competition, cat.0.jpg outside class folders; None if it is another layout."""
     from datasets.formats.examples import Example, Layout, natural_key
     from datasets.images.decode import EXTENSIONS
 
@@ -75,15 +75,19 @@ def _named_files(source: Source) -> Layout | None:
         if match := re.match(r"(cat|dog)\.[0-9]+\.", name):
             if name in examples:
                 raise InputError(
-                    f"{INFO.name}: {source.root} holds {name} twice: remove or rename one of them"
+                    f"{INFO.name}: {source.root} contains {name} twice: remove or rename one of them"
                 )
             examples[name] = Example(name, file, FOLDERS[match[1]], None)
     if not examples:
         return None
-    left = len(images) - len(examples)
+    unlabeled = len(images) - len(examples)
     return Layout(
         examples=sorted(examples.values(), key=lambda e: natural_key(e.id)),
         class_names=tuple(sorted({e.class_name for e in examples.values()})),
         published=(),
-        notes=[f"ignored {left} image{'s' * (left > 1)} without a label"] if left else [],
+        notes=(
+            [f"ignored {unlabeled} image{'s' * (unlabeled > 1)} without a label"]
+            if unlabeled
+            else []
+        ),
     )

@@ -1,12 +1,12 @@
-"""CIFAR-10: 32x32 photographs in ten classes, the data of the document cifar10.
+"""CIFAR-10: 32x32 photographs in ten classes. Data of the cifar10 paper.
 
-Understood are the archive of Python pickles, the binary archive, both packed or not, and images in train/<class>/ and
-test/<class>/ (of which JPEG files are noted: they are a lossy copy). Without --data-dir the first is downloaded. The
-published test part stays the test part, and validation comes out of the 50,000 training images. (The document has no
-validation.)
+Supported are the archive of Python pickles, the binary archive (both packed or unpacked), and images in train/<class>/
+and test/<class>/, with a note if they are JPEG files, a lossy copy. Without --data-dir, the archive of pickles is
+downloaded. The published test split is kept, and validation images are drawn from the 50,000 training images. (The
+paper has no validation split.)
 
-The pickles are read without running what they name: they may hold dictionaries, lists, texts, numbers and byte
-arrays, of which a stand-in is built; anything else is refused.
+Reading the pickles executes none of the functions they name: they may contain dictionaries, lists, strings, numbers and
+byte arrays, which are read as placeholder objects; anything else is rejected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = 32
-PIXELS = 3 * SIZE * SIZE  # bytes of an image: its red, green and blue plane
+PIXELS = 3 * SIZE * SIZE  # bytes per image: its red, green and blue planes
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -38,7 +38,7 @@ MD5 = "c58f30108f718f92721af3b95e74349a"
 INFO = DatasetInfo(
     name="cifar10",
     description="60,000 photographs of 32x32 pixels in ten classes (downloaded, or from --data-dir)",
-    source="A. Krizhevsky: Learning Multiple Layers of Features from Tiny Images; the document cifar10",
+    source="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images; used by the cifar10 paper",
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
     num_classes=10,
     image_shape=(SIZE, SIZE, 3),
@@ -55,15 +55,15 @@ DOWNLOAD = Download(
         "archive.zip",
     ),
     editions=({"train": 50000, "test": 10000},),
-    how_to_get=f"download {URL} (or leave --data-dir out, and it is done) and give it, or the folder that it"
-    " unpacks to, with --data-dir; expected are data_batch_1 to data_batch_5 and test_batch, with or without .bin,"
+    how_to_get=f"download {URL} (omit --data-dir to do so automatically) and pass it or the unpacked folder with"
+    " --data-dir; expected are data_batch_1 to data_batch_5 and test_batch, with or without .bin,"
     " of 10000 images each, or train/<class> with 5000 and test/<class> with 1000",
-    beside=("labels.txt", "batches.meta", "batches.meta.txt", "readme.html"),
+    other_files=("labels.txt", "batches.meta", "batches.meta.txt", "readme.html"),
 )
 
 
 def build(options: Options) -> Dataset:
-    """The data in `options.data_dir`, or else the published archive, downloaded to the cache."""
+    """Load `options.data_dir`, or else download the published archive to the cache and load it."""
     from datasets.formats.examples import assemble, load_files
     from datasets.formats.open import open_source
     from datasets.named._fetch import fetch
@@ -72,7 +72,7 @@ def build(options: Options) -> Dataset:
         try:
             archive = fetch(URL, MD5, "cifar10/cifar-10-python.tar.gz", options.progress)
         except InputError as error:
-            raise InputError(f"{INFO.name}: {error}, or say with --data-dir where it is") from None
+            raise InputError(f"{INFO.name}: {error}, or pass its path with --data-dir") from None
         source: Source = open_source(archive, options.progress)
     else:
         source = DOWNLOAD.open(options)
@@ -98,7 +98,7 @@ def build(options: Options) -> Dataset:
 
 
 def _batch_of(path: str) -> str | None:
-    """The batch that a file is, if any."""
+    """Return the name of the batch in a file; None if it is not a batch."""
     name = os.path.basename(path).removesuffix(".bin")
     return name if any(name in names for names in BATCHES.values()) else None
 
@@ -108,7 +108,10 @@ def _digest(image: np.ndarray) -> str:
 
 
 def _layout_of_batches(source: Source) -> Layout:
-    """Both archives have the same images in the same order, and so the same ids: train/frog/0."""
+    """Read the batches of either archive.
+
+    Both archives have the same images in the same order, and therefore the same ids, such as train/frog/0.
+    """
     from datasets.formats.examples import Example, Layout, natural_key
     from datasets.images.decode import UndecodableError
 
@@ -117,7 +120,7 @@ def _layout_of_batches(source: Source) -> Layout:
         if name := _batch_of(file.path):
             if name in files:
                 raise InputError(
-                    f"cifar10: {source.root} holds {name} more than once: keep one of them"
+                    f"cifar10: {source.root} contains {name} more than once: keep one of them"
                 )
             files[name] = file
     lacking = [name for names in BATCHES.values() for name in names if name not in files]
@@ -126,43 +129,43 @@ def _layout_of_batches(source: Source) -> Layout:
             f"cifar10: {source.root} lacks {', '.join(lacking)}: {DOWNLOAD.how_to_get}"
         )
     examples = []
-    for part, names in BATCHES.items():
+    for split, names in BATCHES.items():
         count = 0
         for name in names:
             try:
                 content = source.read(files[name])
                 binary = files[name].path.endswith(".bin")
                 images, labels = (_binary if binary else _pickled)(content)
-            except (UndecodableError, _NoBatch) as error:
+            except (UndecodableError, _InvalidBatch) as error:
                 raise InputError(
-                    f"cifar10: {files[name].path} in {source.root} is no batch of CIFAR-10 ({error}):"
+                    f"cifar10: {files[name].path} in {source.root} is not a batch of CIFAR-10 ({error}):"
                     f" download {URL} again"
                 ) from None
             planes = images.reshape(-1, 3, SIZE, SIZE)
             for image, label in zip(planes.transpose(0, 2, 3, 1).copy(), labels, strict=True):
                 class_name = CLASSES[label]
-                examples.append(Example(f"{part}/{class_name}/{count}", image, class_name, part))
+                examples.append(Example(f"{split}/{class_name}/{count}", image, class_name, split))
                 count += 1
     examples.sort(key=lambda e: natural_key(e.id))
     return Layout(examples, CLASSES, ("train", "test"), [*source.notes])
 
 
-class _NoBatch(ValueError):
-    """Some bytes are not what they should be; the message says in which way."""
+class _InvalidBatch(ValueError):
+    """The content of a batch is invalid; the message is the reason."""
 
 
 def _binary(content: bytes) -> tuple[np.ndarray, list[int]]:
-    """A batch of the binary archive: for each image a byte of its class, then its bytes."""
+    """Read a batch of the binary archive: per image, one byte for the class, then the pixels."""
     import numpy as np
 
     if not content or len(content) % (1 + PIXELS):
-        raise _NoBatch(f"{len(content)} bytes, no multiple of {1 + PIXELS}")
+        raise _InvalidBatch(f"its {len(content)} bytes are not a multiple of {1 + PIXELS}")
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
-    return rows[:, 1:], _checked(rows[:, 0].tolist(), len(rows))
+    return rows[:, 1:], _check_labels(rows[:, 0].tolist(), len(rows))
 
 
 def _pickled(content: bytes) -> tuple[np.ndarray, list[int]]:
-    """A batch of the Python archive: a dictionary with `data`, bytes [N, 3072], and `labels`."""
+    """Read a batch of the Python archive: a dictionary with `data`, uint8 [N, 3072], and `labels`."""
     import numpy as np
 
     try:
@@ -170,36 +173,36 @@ def _pickled(content: bytes) -> tuple[np.ndarray, list[int]]:
         batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in found.items()}
         data, labels = batch["data"], batch["labels"]
         if not isinstance(data, _Array) or data.shape[1:] != (PIXELS,):
-            raise _NoBatch("its data are no array of images")
+            raise _InvalidBatch("its data are not an array of images")
         order: Any = "F" if data.fortran else "C"
         images = np.frombuffer(data.content, np.uint8).reshape(data.shape, order=order)
-    except _NoBatch:
+    except _InvalidBatch:
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        raise _NoBatch(" ".join(f"{type(error).__name__} {error}".split())) from error
-    return images, _checked(labels, len(images))
+        raise _InvalidBatch(" ".join(f"{type(error).__name__} {error}".split())) from error
+    return images, _check_labels(labels, len(images))
 
 
-def _checked(labels: Any, count: int) -> list[int]:
+def _check_labels(labels: Any, count: int) -> list[int]:
     known = range(len(CLASSES))
     if not isinstance(labels, list) or len(labels) != count:
-        raise _NoBatch("not one label for each image")
+        raise _InvalidBatch("it does not have one label per image")
     if not all(type(label) is int and label in known for label in labels):
-        raise _NoBatch(f"a label that is not 0 to {len(CLASSES) - 1}")
+        raise _InvalidBatch(f"it has a label that is not 0 to {len(CLASSES) - 1}")
     return labels
 
 
 class _Array:
-    """What stands in for an array while a pickle is read: what NumPy would have been told."""
+    """Placeholder for a pickled NumPy array. Stores the arguments that NumPy would receive."""
 
     def __setstate__(self, state: tuple[int, tuple[int, ...], Any, bool, bytes]) -> None:
         _, self.shape, dtype, self.fortran, self.content = state
         if not isinstance(dtype, _Type) or not isinstance(self.content, bytes):
-            raise _NoBatch("an array of something else than bytes")
+            raise _InvalidBatch("it has an array whose type is not bytes")
 
 
 class _Type:
-    """What stands in for the type of bytes, the only one."""
+    """Placeholder for the pickled data type uint8, the only supported one."""
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -211,19 +214,19 @@ def _make_array(*_: object) -> _Array:
 
 def _make_type(code: object, *_: object) -> _Type:
     if code not in ("u1", b"u1"):
-        raise _NoBatch(f"an array of the type {code!r}")
+        raise _InvalidBatch(f"it has an array of type {code!r}")
     return _Type()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """As Python 3 writes bytes for Python 2."""
+    """Decode bytes that Python 3 pickled for Python 2."""
     if encoding not in ("latin1", b"latin1"):
-        raise _NoBatch(f"text in {encoding!r}")
+        raise _InvalidBatch(f"it has text in the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Gives stand-ins for the few names that the batches use, and refuses all others."""
+    """Maps the few names that batches use to placeholders, and rejects all others."""
 
     KNOWN = {
         ("numpy.core.multiarray", "_reconstruct"): _make_array,
@@ -235,5 +238,5 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.KNOWN:
-            raise _NoBatch(f"it names {module}.{name}, which could run a program")
+            raise _InvalidBatch(f"it names {module}.{name}, which could execute code")
         return self.KNOWN[module, name]

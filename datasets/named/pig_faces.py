@@ -1,11 +1,11 @@
-"""Pig faces, by individual: the data of the document pig_faces, which were never published, or others like them.
+"""Pig faces by individual: the data of the pig_faces paper, which were never published, or similar data of the user.
 
-The document has 10 pigs, with 684 training, 77 validation and 254 test images. A folder of one's own has a folder for
-each individual, with or without published parts (see `datasets.formats.folder`); any number of them will do.
+The paper has 10 pigs with 684 training, 77 validation and 254 test images. The user's data have one folder per
+individual, with or without splits (see `datasets.formats.folder`), and any number of individuals.
 
-Frames of one visit show nearly the same picture: where they are on both sides of a split, the test says little about
-another day. `group` (see `datasets.load_dataset`) is a pattern whose first group finds the visit in a path, such as
-`(visit[0-9]+)` in pig3/visit12_0042.jpg, and keeps what has the same one on one side.
+Frames of one visit are nearly identical. If they are in several splits, test accuracy says little about images of
+another day. The option `group` (see `datasets.load_dataset`) is a pattern whose first group matches the visit in a
+path, such as `(visit[0-9]+)` for pig3/visit12_0042.jpg, and keeps each visit in one split.
 """
 
 from datasets.dataset import Dataset, DatasetInfo, Options
@@ -14,7 +14,7 @@ from datasets.named._download import Download
 INFO = DatasetInfo(
     name="pig_faces",
     description="photographs of pig faces by individual, your own (needs --data-dir)",
-    source="the user's own, in place of those of the document pig_faces",
+    source="the user's own, in place of the data of the pig_faces paper",
     num_classes=10,
     split_sizes={"train": 684, "validation": 77, "test": 254},
     needs_data_dir=True,
@@ -23,15 +23,15 @@ DOWNLOAD = Download(
     INFO,
     archives=("pig_faces.zip",),
     editions=({"train": 684, "validation": 77, "test": 254}, {"train": 684 + 77 + 254}),
-    how_to_get="the document's were never published, so give a folder, .zip or .tar of your own with --data-dir:"
-    " a folder of images for each individual, or train/, val/ and test/ with such folders (the document has 10"
-    " individuals with 684, 77 and 254 images); synthetic_pigs are drawings that need no files",
-    whose="of the document",
+    how_to_get="the data of the paper were never published, so pass your own folder, .zip or .tar with --data-dir,"
+    " with one folder of images per individual, or train/, val/ and test/ with such folders (the paper has 10"
+    " individuals with 684, 77 and 254 images); or use synthetic_pigs, drawings that need no files",
+    reference="of the paper",
 )
 
 
 def build(options: Options) -> Dataset:
-    """The data in `options.data_dir`: a folder or archive with a folder for each individual."""
+    """Load `options.data_dir`: a folder or archive with one folder per individual."""
     from datasets.formats.examples import load_files
 
     source = DOWNLOAD.open(options)

@@ -11,14 +11,14 @@ def test_counts_are_powers_of_two_and_all():
 
 
 def test_one_device_is_too_few():
-    with pytest.raises(InputError, match="give --simulate 4"):
+    with pytest.raises(InputError, match="use --simulate 4"):
         scaling.device_counts((), 1)
-    with pytest.raises(InputError, match="--counts has 8, and this machine shows 4 devices"):
+    with pytest.raises(InputError, match="--counts has 8, but JAX finds only 4 devices"):
         scaling.device_counts((2, 8), 4)
 
 
-class Side:
-    """A fake whose steps take 1 ms an image and device, and 2 ms more from two devices on."""
+class FakeWorker:
+    """Fake worker: a step takes 1 ms per image and device, and 2 ms more on two or more devices."""
 
     def __init__(self, devices):
         self.devices = devices
@@ -32,9 +32,9 @@ class Side:
         return steps * self.milliseconds / 1000
 
 
-def test_efficiency_is_the_share_of_a_perfect_speedup():
+def test_efficiency_is_relative_to_linear_speedup():
     arguments = scaling.Arguments(batch_size=8, rounds=3, seconds=0.1)
-    rows = scaling.measure(arguments, (1, 2, 4), Side)
+    rows = scaling.measure(arguments, (1, 2, 4), FakeWorker)
     found = {(row["scaling"], row["devices"]): row for row in rows}
     assert [found["weak", n]["batch_size"] for n in (1, 2, 4)] == [8, 16, 32]
     assert [found["strong", n]["batch_size"] for n in (1, 2, 4)] == [32, 32, 32]
@@ -44,25 +44,26 @@ def test_efficiency_is_the_share_of_a_perfect_speedup():
     assert len(found["weak", 4]["train_step_times"]) == 3
 
 
-def test_without_room_on_one_device_there_is_no_efficiency():
+def test_there_is_no_efficiency_if_one_device_runs_out_of_memory():
     arguments = scaling.Arguments(batch_size=40, rounds=1, seconds=0.1)
-    rows = scaling.scale(arguments, "strong", dict.fromkeys((1, 4), 160), Side)
+    rows = scaling.scale(arguments, "strong", dict.fromkeys((1, 4), 160), FakeWorker)
     assert rows[0]["error"] == "out of memory"
     assert rows[1]["efficiency"] is None and rows[1]["train_step_time"] == 42.0
 
 
 @pytest.mark.slow
 def test_simulated_devices_agree_and_are_not_timed(call, monkeypatch):
-    """This suite's four, with the command's own environment left alone."""
+    """Uses the suite's four devices and keeps its XLA_FLAGS."""
     monkeypatch.setenv("XLA_FLAGS", scaling.os.environ["XLA_FLAGS"])
     status, out, err = call(
         scaling, "--model", "deconv_alexnet_tiny", "--simulate", "4", "--counts", "2"
     )
     assert status == 0, err
-    assert out.count("agrees") == 2 and "nothing was timed" in out and "images/s" not in out
+    assert out.count("agrees") == 2 and "only losses were compared" in out
+    assert "images/s" not in out
 
 
-def test_losses_that_differ_fail_the_command(call, monkeypatch):
+def test_the_command_fails_if_losses_differ(call, monkeypatch):
     from benchmarks import zoo_worker
 
     class Zoo:
@@ -83,14 +84,14 @@ def test_losses_that_differ_fail_the_command(call, monkeypatch):
     ("words", "message"),
     [
         (["--model", "sam_alexnut"], "unknown model 'sam_alexnut'"),
-        (["--model", "vade"], "vade draws random latents"),
-        (["--simulate", "1"], "--simulate is 1: give at least 2"),
-        (["--rounds", "0"], "--batch-size and --rounds have to be at least 1"),
-        (["--counts", "0"], "--counts has to name numbers of at least 1"),
-        (["--out", "x.txt"], "--out x.txt does not end in .json"),
+        (["--model", "vade"], "vade samples latents"),
+        (["--simulate", "1"], "--simulate is 1: use at least 2"),
+        (["--rounds", "0"], "--batch-size and --rounds must be at least 1"),
+        (["--counts", "0"], "--counts must be at least 1"),
+        (["--out", "x.txt"], "--out x.txt: use a file that ends in .json"),
     ],
 )
-def test_bad_flags_are_one_line(call, words, message):
+def test_bad_flags_are_reported_in_one_line(call, words, message):
     status, out, err = call(scaling, *words)
     assert (status, out) == (2, "")
     assert message in err.splitlines()[-1]

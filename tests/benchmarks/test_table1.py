@@ -6,7 +6,7 @@ from benchmarks import table1
 from train.reproduce.papers import pig_faces
 
 
-def test_sizes_are_the_papers():
+def test_defaults_are_the_papers():
     default = table1.Arguments()
     assert (default.train_images, default.validation_images, default.test_images) == (684, 77, 254)
     rows = {(model, batch) for model in default.models for batch in default.batch_sizes}
@@ -14,8 +14,8 @@ def test_sizes_are_the_papers():
     assert rows == {(names[line[0]], line[1]) for line in pig_faces.TABLE_1}
 
 
-def test_comparisons_are_those_of_the_reported_times():
-    """Given the paper's own times, all its statements on times hold; turned around, none does."""
+def test_comparisons_match_the_reported_times():
+    """With the paper's times, all its comparisons of times hold; with negated times, none does."""
 
     def rows(sign):
         return [
@@ -30,7 +30,7 @@ def test_comparisons_are_those_of_the_reported_times():
 
 @pytest.mark.slow
 def test_a_test_and_an_epoch_are_timed(tmp_path, call):
-    """With a last batch of another size, on the suite's four devices."""
+    """With a smaller last batch, on the suite's four devices."""
     out = tmp_path / "table1.json"
     words = ["--models", "deconv_alexnet_tiny", "--batch-sizes", "8", "--train-images", "21"]
     words += ["--validation-images", "4", "--test-images", "10", "--rounds", "2", "--out", out]
@@ -45,21 +45,22 @@ def test_a_test_and_an_epoch_are_timed(tmp_path, call):
     assert out.with_suffix(".png").exists()
 
 
-def test_an_epoch_visits_every_image_once(monkeypatch):
+def test_an_epoch_uses_every_image_once(monkeypatch):
     arguments = table1.Arguments(
         models=("deconv_alexnet_tiny",), train_images=21, validation_images=4, test_images=10
     )
-    side = table1.Side("deconv_alexnet_tiny", 8, arguments, {})
+    case = table1.Case("deconv_alexnet_tiny", 8, arguments, {})
     seen = []
 
     def step(state, batch, clock):
         seen.append(batch["index"].ravel().tolist())
         return state, {}
 
-    monkeypatch.setattr(side, "train_step", step)
-    monkeypatch.setattr(side, "_score", lambda part: {})
-    side.epoch()
-    assert [len(part) for part in seen] == [8, 8, 4]  # of a tail of 5 what four devices can share
+    monkeypatch.setattr(case, "train_step", step)
+    monkeypatch.setattr(case, "_score", lambda split: {})
+    case.epoch()
+    # Of the 5 images of the last batch, 4 can be split over four devices.
+    assert [len(indices) for indices in seen] == [8, 8, 4]
     assert len(set(sum(seen, []))) == 20
 
 
@@ -67,13 +68,13 @@ def test_an_epoch_visits_every_image_once(monkeypatch):
     ("words", "message"),
     [
         (["--models", "sam_alexnut"], "unknown model 'sam_alexnut'"),
-        (["--models", "conv_autoencoder"], "conv_autoencoder gives no classes"),
-        (["--rounds", "0"], "--rounds is 0: give at least 1"),
-        (["--batch-sizes", "700"], "--batch-sizes has 700: give 1 to --train-images (684)"),
-        (["--out", "x.txt"], "--out x.txt does not end in .json"),
+        (["--models", "conv_autoencoder"], "conv_autoencoder is not a classifier"),
+        (["--rounds", "0"], "--rounds is 0: use at least 1"),
+        (["--batch-sizes", "700"], "--batch-sizes has 700: use 1 to --train-images (684)"),
+        (["--out", "x.txt"], "--out x.txt: use a file that ends in .json"),
     ],
 )
-def test_bad_flags_are_one_line(call, words, message):
+def test_bad_flags_are_reported_in_one_line(call, words, message):
     status, out, err = call(table1, *words)
     assert (status, out) == (2, "")
     assert message in err.splitlines()[-1]

@@ -9,23 +9,23 @@ import pytest
 
 import zoo
 from benchmarks import command, throughput
-from benchmarks.peers import PEERS
+from benchmarks.peers import BASELINES
 from benchmarks.workers import worker_command
 from benchmarks.zoo_worker import Zoo
 from train.recipe import InputError
 
 ROOT = Path(__file__).parents[2]
 PEAK = {"gflops_per_sec": 100.0, "gbytes_per_sec": 10.0}
-FAKE = worker_command("tests.benchmarks.fake_side")
+FAKE = worker_command("tests.benchmarks.fake_worker")
 
 
-def run(peers=(), ours="Fake", **options):
-    """A run over fake sides: names of peers by behaviour."""
+def run(baselines=(), reference="Fake", **options):
+    """Run the benchmark with fake workers; `baselines` and `reference` name their classes in fake_worker."""
     arguments = throughput.Arguments(
         models=("sam_alexnet_tiny",), batch_sizes=(8,), seconds=0.05, rounds=3, **options
     )
-    commands = {"zoo": [*FAKE, ours], **{peer: [*FAKE, peer] for peer in peers}}
-    object.__setattr__(arguments, "peers", tuple(peers))
+    commands = {"zoo": [*FAKE, reference], **{name: [*FAKE, name] for name in baselines}}
+    object.__setattr__(arguments, "peers", tuple(baselines))
     return throughput.run(arguments, commands)
 
 
@@ -44,24 +44,24 @@ def test_results_have_timms_names():
     assert len(train["train_step_times"]) == 3
 
 
-def test_rates_have_shares_of_the_measured_peak():
-    """2 GFLOP and 50 MB in 10 ms; the fake device does 100 GFLOP/s and 10 GB/s at best."""
+def test_rates_are_relative_to_the_measured_peak():
+    """2 GFLOP and 50 MB in 10 ms; the peak of the fake device is 100 GFLOP/s and 10 GB/s."""
     train, _ = run()["results"]
     assert (train["gflops_per_sec"], train["gflops_share_of_peak"]) == (200.0, 2.0)
     assert (train["gbytes_per_sec"], train["gbytes_share_of_peak"]) == (5.0, 0.5)
-    two_devices, _ = run(ours="Described")["results"]
+    two_devices, _ = run(reference="Described")["results"]
     assert two_devices["gflops_share_of_peak"] == 1.0
     assert two_devices["gbytes_share_of_peak"] == 0.25
 
 
-def test_what_is_not_counted_has_no_rate():
+def test_uncounted_operations_have_no_rate():
     timing = throughput.Timing("m", "torch", "train", 4, (64, 64), "float32", step_times=[3])
     row = timing.record(PEAK)
     assert row["gbytes_per_sec"] is None and row["gbytes_share_of_peak"] is None
     assert throughput.rate_cells(row, "gbytes") == ("", "")
 
 
-def test_speedup_is_over_the_peer():
+def test_speedup_is_over_the_baseline():
     rows = run(["Slower"])["results"]
     assert [row["implementation"] for row in rows] == ["zoo", "Slower"] * 2
     assert rows[1]["zoo_speedup"] == 3.0
@@ -69,53 +69,52 @@ def test_speedup_is_over_the_peer():
 
 
 @pytest.mark.parametrize(
-    ("peer", "message"),
+    ("baseline", "message"),
     [
-        ("AnotherNet", "is another net: 66,363 parameters, the zoo has 66,362"),
-        ("AnotherLoss", "is another net: its train loss is 4.001000, the zoo's 4.000000"),
+        ("DifferentNet", "is a different net: 66,363 parameters, the zoo's has 66,362"),
+        ("DifferentLoss", "is a different net: its train loss is 4.001000, the zoo's 4.000000"),
         (
             "NotInstalled",
             "torchvision is not installed: python -m pip install -e '.[bench]', or --torch-python",
         ),
-        ("NoTwin", "no twin of this model"),
+        ("NotAvailable", "model not available in this library"),
         ("Failing", "RuntimeError: no kernel for this"),
-        ("Hungry", "out of memory"),
-        ("Dying", "ended with status 3: a last word"),
+        ("OutOfMemory", "out of memory"),
+        ("Dying", "exited with status 3: last line"),
     ],
 )
-def test_a_peer_that_cannot_be_timed_is_recorded_as_such(peer, message):
-    """The zoo and the other peers are timed all the same."""
-    rows = run([peer, "Slower"], modes=("train",))["results"]
+def test_a_failing_baseline_is_recorded_with_its_error(baseline, message):
+    """The zoo and the other baselines are still timed."""
+    rows = run([baseline, "Slower"], modes=("train",))["results"]
     assert rows[0]["train_step_time"] == 10.0
     assert rows[1]["error"] == message
     assert "train_step_time" not in rows[1]
     assert rows[2]["zoo_speedup"] == 3.0
 
 
-def test_the_table_shows_a_reason_to_the_letter(capsys):
-    """Brackets are no markup."""
+def test_the_table_shows_errors_verbatim(capsys):
+    """Brackets are not interpreted as markup."""
     throughput.show(run(["NotInstalled"], modes=("train",)))
     assert "'.[bench]'" in capsys.readouterr().out
 
 
-def test_a_slow_build_is_recorded_as_such():
+def test_a_slow_build_is_recorded_with_its_error():
     rows = run(["Sleeping"], modes=("train",), limit=2.0)["results"]
     assert rows[1]["error"] == "took more than 2 s"
 
 
-def test_the_zoo_may_fail_too():
-    rows = run(["Slower"], ours="Hungry", modes=("train",))["results"]
+def test_baselines_are_timed_if_the_zoo_fails():
+    rows = run(["Slower"], reference="OutOfMemory", modes=("train",))["results"]
     assert rows[0]["error"] == "out of memory"
     assert rows[1]["train_step_time"] == 30.0
     assert rows[1]["zoo_speedup"] is None
 
 
-def test_rounds_take_turns(monkeypatch):
-    """Each round starts with another side, so that none always runs after the same neighbour; a turn starts with a
-    step that is not timed."""
+def test_implementations_take_turns(monkeypatch):
+    """Each round starts with the next implementation, and each turn with a step that is not timed."""
     order, counts = [], []
 
-    class Side:
+    class FakeWorker:
         def __init__(self, name):
             self.name = name
 
@@ -127,8 +126,8 @@ def test_rounds_take_turns(monkeypatch):
 
     names = ["zoo", "a", "b"]
     timings = {n: throughput.Timing("m", n, "train", 8, (64, 64), "float32") for n in names}
-    sides = {n: Side(n) for n in names}
-    throughput.take_turns(sides, dict.fromkeys(names, 5), timings, rounds=4)
+    workers = {n: FakeWorker(n) for n in names}
+    throughput.take_turns(workers, dict.fromkeys(names, 5), timings, rounds=4)
     assert counts == [1, 5] * 12
     assert (
         order[::2]
@@ -138,18 +137,17 @@ def test_rounds_take_turns(monkeypatch):
     assert timings["a"].step_times == pytest.approx([20.0] * 4)
 
 
-def test_step_time_is_the_median_and_its_spread_is_kept():
+def test_step_time_is_the_median_with_minimum_and_maximum():
     timing = throughput.Timing("m", "zoo", "train", 4, (64, 64), "float32", step_times=[3, 1, 9])
     record = timing.record(PEAK)
     assert record["train_step_time"] == statistics.median([3, 1, 9])
     assert (record["train_step_time_min"], record["train_step_time_max"]) == (1, 9)
 
 
-def test_files_hold_what_was_measured(tmp_path):
-    record = run(["Slower", "Hungry"])
+def test_files_contain_the_results(tmp_path):
+    record = run(["Slower", "OutOfMemory"])
     throughput.write(tmp_path / "times.json", record)
-    again = json.loads((tmp_path / "times.json").read_text())
-    assert again == record
+    assert json.loads((tmp_path / "times.json").read_text()) == record
     with open(tmp_path / "times.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
@@ -157,22 +155,26 @@ def test_files_hold_what_was_measured(tmp_path):
     assert rows[2]["error"] == "out of memory"
 
 
-def test_the_recorded_command_has_no_paths_of_this_machine():
+def test_the_recorded_command_omits_paths_of_this_machine():
     words = ["--models", "a", "--torch-python", "/x/python", "--peers", "torch", "--out=/y/z.json"]
     words += ["--figures", "/y"]
     shown = command.portable("benchmarks.throughput", words)
     assert shown == "python -m benchmarks.throughput --models a --peers torch"
 
 
-def test_the_table_names_what_failed(capsys):
-    throughput.show(run(["Slower", "Hungry"], modes=("train",)))
+def test_the_table_shows_speedups_and_errors(capsys):
+    throughput.show(run(["Slower", "OutOfMemory"], modes=("train",)))
     text = capsys.readouterr().out
     assert "3.00 x" in text
     assert "out of memory" in text
 
 
-def test_a_folder_gets_files_named_after_what_was_measured(tmp_path, call, monkeypatch):
-    commands = {"zoo": [*FAKE, "Described"], "torch": [*FAKE, "Peer"], "keras": [*FAKE, "Hungry"]}
+def test_files_in_a_folder_are_named_after_model_device_and_versions(tmp_path, call, monkeypatch):
+    commands = {
+        "zoo": [*FAKE, "Described"],
+        "torch": [*FAKE, "Torch"],
+        "keras": [*FAKE, "OutOfMemory"],
+    }
     monkeypatch.setattr(throughput, "worker_commands", lambda *_: commands)
     words = ["--models", "sam_alexnet_tiny", "--batch-sizes", "8", "16", "--rounds", "2"]
     words += ["--seconds", "0.05", "--peers", "torch", "keras", "--out", tmp_path]
@@ -191,56 +193,56 @@ def test_a_folder_gets_files_named_after_what_was_measured(tmp_path, call, monke
     assert name == "throughput_2_models_cpu_2_cores_bfloat16_jax_0.12.0.json"
 
 
-def test_figures_show_what_was_timed_and_only_that(tmp_path, monkeypatch):
+def test_figures_show_only_timed_models(tmp_path, monkeypatch):
     from train.report import figures
 
     drawn = []
     monkeypatch.setattr(
         figures, "throughput_curves", lambda panels, path, title: drawn.append((panels, path.name))
     )
-    record = run(["Slower", "Hungry"], ours="Described", modes=("train",))
+    record = run(["Slower", "OutOfMemory"], reference="Described", modes=("train",))
     record["results"].append({"model": "gone", "implementation": "zoo", "error": "out of memory"})
     throughput.draw(record, tmp_path, "times")
     [(panels, name)] = drawn
     assert name == "times_sam_alexnet_tiny.png"
-    assert list(panels["train"]) == ["zoo", "Slower", "Hungry"]
+    assert list(panels["train"]) == ["zoo", "Slower", "OutOfMemory"]
     assert panels["train"]["zoo"] == [pytest.approx((8, 800, 800, 800))]
-    assert panels["train"]["Hungry"] == []
+    assert panels["train"]["OutOfMemory"] == []
 
 
-def test_the_readmes_table_takes_failures_and_any_peer(tmp_path, monkeypatch):
+def test_the_speed_table_shows_errors_and_all_baselines(tmp_path, monkeypatch):
     from benchmarks import tables
 
-    record = run(["Slower", "Hungry"], ours="Described", modes=("train",))
+    record = run(["Slower", "OutOfMemory"], reference="Described", modes=("train",))
     record["environment"]["Slower"] = {"Slower": "1.2"}
     throughput.write(tmp_path / "throughput_x.json", record)
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "runs")
-    heading, _, *rows = tables.speed_table().splitlines()
-    assert "| images/s | Slower | Hungry | on |" in heading
+    heading, _, *rows = tables.speed_table(tables.ROOT).splitlines()
+    assert "| images/s | Slower | OutOfMemory | hardware, versions |" in heading
     [row] = [row for row in rows if "not measured" not in row]
-    assert "| 800 | **3.00**: 267 (Slower 1.2) | out of memory (Hungry) | NVIDIA H200" in row
+    assert "| 800 | **3.00**: 267 | out of memory | NVIDIA H200" in row and "Slower 1.2 |" in row
 
 
-def test_the_readmes_table_says_that_no_gpu_was_measured(tmp_path, monkeypatch):
+def test_the_speed_table_says_that_no_gpu_was_measured(tmp_path, monkeypatch):
     from benchmarks import tables
 
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "runs")
-    record = run(["Slower"], ours="Described", modes=("train",))
+    record = run(["Slower"], reference="Described", modes=("train",))
     for backend, rows in (("gpu", 1), ("cpu", 2)):
         record["environment"]["zoo"]["backend"] = backend
         throughput.write(tmp_path / "throughput_x.json", record)
-        lines = tables.speed_table().splitlines()[2:]
+        lines = tables.speed_table(tables.ROOT).splitlines()[2:]
         assert len(lines) == rows
     assert lines[-1] == "| all |  |  | not measured | not measured | a GPU |"
 
 
-def test_a_model_that_no_library_has_is_timed_alone():
+def test_a_model_without_baselines_is_timed_alone():
     arguments = throughput.Arguments(models=("vade_tiny",), modes=("train",), seconds=0.05)
     object.__setattr__(arguments, "peers", ("Slower",))
-    commands = {name: [*FAKE, side] for name, side in (("zoo", "Fake"), ("Slower", "Slower"))}
-    ours, peer = throughput.run(arguments, commands)["results"]
-    assert ours["train_step_time"] == 10.0 and ours["train_img_size"] == 16
-    assert peer["error"] == "no twin of this model"
+    commands = {"zoo": [*FAKE, "Fake"], "Slower": [*FAKE, "Slower"]}
+    reference, baseline = throughput.run(arguments, commands)["results"]
+    assert reference["train_step_time"] == 10.0 and reference["train_img_size"] == 16
+    assert baseline["error"] == "model not available in this library"
 
 
 @pytest.mark.parametrize(
@@ -251,37 +253,36 @@ def test_a_model_that_no_library_has_is_timed_alone():
         ({"batch_sizes": (16, 0)}, "--batch-sizes has 0"),
         ({"rounds": 0}, "--rounds is 0"),
         ({"seconds": 0.0}, "above 0"),
-        ({"torch_python": Path("/no/such/python")}, "/no/such/python is no interpreter"),
-        ({"out": Path("times.txt")}, "does not end in .json"),
-        ({"out": Path("/no/such/folder/a.json")}, "there is no folder /no/such/folder"),
+        ({"torch_python": Path("/no/such/python")}, "/no/such/python is not an executable"),
+        ({"out": Path("times.txt")}, "use a file that ends in .json or an existing folder"),
+        ({"out": Path("/no/such/folder/a.json")}, "the folder /no/such/folder does not exist"),
         (
             {"figures": Path("/no/such/folder")},
-            "--figures /no/such/folder: there is no such folder",
+            "--figures /no/such/folder is not an existing folder",
         ),
     ],
 )
-def test_bad_input_is_refused_before_any_work(options, message):
+def test_bad_flags_are_rejected_before_any_work(options, message):
     with pytest.raises((InputError, zoo.InputError), match=message):
         throughput.check(throughput.Arguments(**options))
 
 
-def test_peers_have_flags_and_workers():
+def test_baselines_have_flags_and_workers():
     flags = throughput.Arguments.__dataclass_fields__["peers"].type.__args__[0].__args__
-    assert set(flags) == set(PEERS)
-    for module, _ in PEERS.values():
+    assert set(flags) == set(BASELINES)
+    for module, _ in BASELINES.values():
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
 
 
-def test_only_torch_lives_elsewhere():
-    commands = throughput.worker_commands(list(PEERS), Path("/elsewhere/python"))
+def test_only_torch_uses_the_other_interpreter():
+    commands = throughput.worker_commands(list(BASELINES), Path("/elsewhere/python"))
     elsewhere = {name for name, words in commands.items() if words[0] == "/elsewhere/python"}
     assert elsewhere == {"torch", "torch-compile"}
 
 
 @pytest.mark.slow
 def test_the_zoo_is_timed_for_real(command_environment, tmp_path):
-    """The whole command on a tiny net. XLA leaves out multiplications with padding, which train.models
-    counts: they are a tenth here."""
+    """The full command on a tiny net. XLA omits multiplications with padding, a tenth here, unlike train.models."""
     out = tmp_path / "times.json"
     words = "--models alexnet_tiny --batch-sizes 4 --rounds 2 --seconds 0.1 --out"
     done = subprocess.run(
@@ -298,7 +299,7 @@ def test_the_zoo_is_timed_for_real(command_environment, tmp_path):
     assert train["parameters"] == 44_986
     assert test["gflops"] == pytest.approx(4 * 0.00398, rel=0.2)  # train.models: 3.98 MFLOPs
     assert 2 * test["gflops"] < train["gflops"] < 4 * test["gflops"]
-    # Not which is faster: on a busy machine a testing step may take longer.
+    # Times are not compared: on a busy machine a test step may take longer than a training step.
     assert train["train_step_time"] > 0 and test["infer_step_time"] > 0
     assert train["gbytes"] > test["gbytes"] > 0
     assert train["peak_memory_mb"] > 100
@@ -306,12 +307,12 @@ def test_the_zoo_is_timed_for_real(command_environment, tmp_path):
     assert "alexnet_tiny" in done.stdout
 
 
-def test_the_zoo_counts_what_a_net_demands_not_the_bodies_of_its_loops():
-    """A batch of 16 goes through this net's 3x3 convolutions in pieces. `train.models` prints 210.73 MFLOPs an image;
-    XLA leaves out what multiplies padding, up to 14 % of a small image, and counts activations."""
-    zoo_side = Zoo()
-    zoo_side.build("deconv_alexnet_2", 10, "test", "float32", [16, 28, 28, 3], 0)
-    demand = zoo_side.demand()
+def test_operations_in_loops_of_the_cpu_kernels_are_counted():
+    """The CPU kernels compute this net's 3x3 convolutions on 16 images in a loop. `train.models` reports 210.73 MFLOPs
+    per image; XLA omits multiplications with padding, up to 14% for a small image, and counts activations."""
+    worker = Zoo()
+    worker.build("deconv_alexnet_2", 10, "test", "float32", [16, 28, 28, 3], 0)
+    demand = worker.demand()
     assert demand["gflops"] == pytest.approx(16 * 0.21073, rel=0.15)
-    # Each convolution's image, read and written: 3 + 64 + 64 channels of 28x28, 64 + 128 + 256 of 14x14.
+    # Inputs and outputs of the convolutions: 3 + 64 + 64 channels of 28x28, 64 + 128 + 256 of 14x14.
     assert demand["gbytes"] > 16 * 4 * 2 * (28 * 28 * 128 + 14 * 14 * 384) / 1e9

@@ -1,4 +1,4 @@
-"""The torch twins compute what the zoo computes. Runs where torch is installed (the extra `bench`)."""
+"""The torch versions of the nets compute what the zoo computes. Needs torch (the extra `bench`)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_parameter_counts(model):
     assert torch_nets.count_parameters(net) == zoo.model_info(model).parameters
 
 
-# Each shape of a family: the small nets, which all have tiny variants, and document 3's, which are small.
+# Every architecture: the tiny variant of each family, and other variants with small nets.
 @pytest.mark.parametrize(
     "model",
     [
@@ -29,27 +29,27 @@ def test_parameter_counts(model):
 )
 def test_losses(model, tmp_path):
     path = str(tmp_path / "reference.npz")
-    ours = Zoo().reference(model, 10, batch_size=4, path=path)
-    theirs = torch_worker.Torch(compiled=False).compare(model, 10, path)
-    assert throughput.difference(ours, theirs) is None
+    reference = Zoo().reference(model, 10, batch_size=4, path=path)
+    baseline = torch_worker.Torch(compiled=False).compare(model, 10, path)
+    assert throughput.difference(reference, baseline) is None
 
 
 def test_an_epoch_is_trained(image_folder):
     from benchmarks.peers.torch_epoch import TorchEpoch
 
-    side = TorchEpoch(compiled=False)
-    built = side.build_epoch(
+    worker = TorchEpoch(compiled=False)
+    built = worker.build_epoch(
         str(image_folder), "deconv_alexnet_tiny", 16, "float32", [28, 28], 72, 3, num_workers=0
     )
-    assert built["images"] == 64  # the tail is left out
-    losses = [side.run_epoch()["loss"] for _ in range(5)]
+    assert built["images"] == 64  # the incomplete last batch is dropped
+    losses = [worker.run_epoch()["loss"] for _ in range(5)]
     assert losses[-1] < losses[0]
 
 
-def test_another_epsilon_is_noticed(tmp_path, monkeypatch):
-    """The check is fine enough for the small print of a net."""
+def test_a_different_epsilon_is_detected(tmp_path, monkeypatch):
+    """The check is sensitive to details of a net."""
     path = str(tmp_path / "reference.npz")
-    ours = Zoo().reference("sam_alexnet_tiny", 10, batch_size=4, path=path)
+    reference = Zoo().reference("sam_alexnet_tiny", 10, batch_size=4, path=path)
     monkeypatch.setattr(torch_nets, "KERAS_NORM_EPSILON", 1e-5)
-    theirs = torch_worker.Torch(compiled=False).compare("sam_alexnet_tiny", 10, path)
-    assert "is another net" in throughput.difference(ours, theirs)
+    baseline = torch_worker.Torch(compiled=False).compare("sam_alexnet_tiny", 10, path)
+    assert "is a different net" in throughput.difference(reference, baseline)

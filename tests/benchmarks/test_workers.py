@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.workers import Worker, WorkerError, explain, worker_command
 
-FAKE = "tests.benchmarks.fake_side"
+FAKE = "tests.benchmarks.fake_worker"
 BUILD = {
     "model": "m",
     "num_classes": 10,
@@ -15,26 +15,26 @@ BUILD = {
 }
 
 
-def start(behaviour, **options):
-    return Worker(worker_command(FAKE, behaviour), **options)
+def start(behavior, **options):
+    return Worker(worker_command(FAKE, behavior), **options)
 
 
-def test_calls_go_through_whatever_the_library_prints():
+def test_output_of_libraries_does_not_disturb_calls():
     with start("Fake") as worker:
         assert worker.call("describe") == {"fake": "1.0"}
         assert worker.call("run", steps=4) == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "message"),
+    ("behavior", "message"),
     [
         ("Failing", "RuntimeError: no kernel for this"),
-        ("Hungry", "out of memory"),
-        ("Dying", "ended with status 3: a last word"),
+        ("OutOfMemory", "out of memory"),
+        ("Dying", "exited with status 3: last line"),
     ],
 )
-def test_a_failure_is_one_line(behaviour, message):
-    with start(behaviour) as worker, pytest.raises(WorkerError) as error:
+def test_a_failure_is_reported_in_one_line(behavior, message):
+    with start(behavior) as worker, pytest.raises(WorkerError) as error:
         worker.call("build", **BUILD)
     assert str(error.value) == message
 
@@ -46,7 +46,7 @@ def test_a_failed_call_leaves_the_worker_alive():
         assert worker.call("describe") == {"fake": "1.0"}
 
 
-def test_a_call_that_takes_too_long_ends_the_worker():
+def test_a_call_that_takes_too_long_kills_the_worker():
     with start("Sleeping", timeout=2) as worker:
         began = time.monotonic()
         with pytest.raises(WorkerError, match=r"took more than 2 s"):
@@ -61,8 +61,8 @@ def test_a_missing_interpreter_is_named():
         Worker(["/no/such/python"])
 
 
-def test_a_worker_stands_still_between_calls():
-    """A thread that ticks every 10 ms must not go on while another worker is timed."""
+def test_a_worker_is_stopped_between_calls():
+    """A thread that ticks every 10 ms must not run while another worker is timed."""
     with start("Ticking") as worker:
         worker.call("run", steps=1)
         before = worker.call("read")
@@ -70,7 +70,7 @@ def test_a_worker_stands_still_between_calls():
         assert worker.call("read") - before < 20
 
 
-def test_out_of_memory_has_one_name_in_every_library():
+def test_out_of_memory_has_the_same_message_for_every_library():
     for text in (
         "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.",
         "CUDA out of memory. Tried to allocate 2.00 GiB.",

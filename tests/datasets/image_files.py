@@ -1,4 +1,4 @@
-"""Folders and archives of small images."""
+"""Write folders and archives of small images."""
 
 import io
 import tarfile
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def png(seed: int = 0, size: tuple[int, int] = (6, 5), format: str = "PNG", **options) -> bytes:
-    """A file of an image of noise; height and width."""
+    """Encode an image of noise; `size` is height and width."""
     noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, format, **options)
@@ -18,10 +18,10 @@ def png(seed: int = 0, size: tuple[int, int] = (6, 5), format: str = "PNG", **op
 
 
 def images(*folders: str, count: int = 10, first: int = 0) -> dict[str, bytes]:
-    """Paths and contents of `count` images in each folder, all different, seeds from `first` on."""
+    """Return the paths and contents of `count` different images per folder, with seeds from `first` on."""
     return {
-        f"{folder}/{i}.png": png(first + 1000 * place + i)
-        for place, folder in enumerate(folders)
+        f"{folder}/{i}.png": png(first + 1000 * number + i)
+        for number, folder in enumerate(folders)
         for i in range(count)
     }
 

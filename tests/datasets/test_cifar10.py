@@ -1,4 +1,4 @@
-"""CIFAR-10 from its published archives and from images; pickles run nothing; it is downloaded whole or not at all."""
+"""CIFAR-10 from its published archives and from images; safe unpickling; downloads."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ from datasets.manifest import edition_of
 from datasets.named import cifar10
 from datasets.named.cifar10 import CLASSES
 
-COUNT = 20  # images of a batch, two of each class
+COUNT = 20  # images per batch, two per class
 BATCHES = [*cifar10.BATCHES["train"], *cifar10.BATCHES["test"]]
 
 
@@ -28,13 +28,13 @@ def cache(own_cache):
 
 
 def batch(seed):
-    """Images as rows of three planes, and labels."""
+    """Return images as rows of three color planes, and labels."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (COUNT, 3072), np.uint8), [i % 10 for i in range(COUNT)]
 
 
-def as_python_2_wrote_it(data, labels):
-    """A batch, by the instructions that Python 2 used for the published ones."""
+def pickle_like_python_2(data, labels):
+    """Pickle a batch with the opcodes that Python 2 used for the published ones."""
 
     def text(content):
         return b"T" + struct.pack("<I", len(content)) + content
@@ -56,7 +56,7 @@ def as_python_2_wrote_it(data, labels):
     return b"\x80\x02}(" + b"".join(items) + b"u."
 
 
-def python_files(write=as_python_2_wrote_it):
+def python_files(write=pickle_like_python_2):
     files = {f"cifar-10-batches-py/{name}": write(*batch(i)) for i, name in enumerate(BATCHES)}
     return files | {
         "cifar-10-batches-py/batches.meta": b"not opened",
@@ -77,7 +77,7 @@ def sizes(data):
     return {name: len(split) for name, split in data.splits.items()}
 
 
-def refusal(**options):
+def error_message(**options):
     with pytest.raises(InputError) as error:
         load_dataset("cifar10", **options)
     assert "\n" not in str(error.value)
@@ -85,26 +85,27 @@ def refusal(**options):
     return str(error.value)
 
 
-def test_what_the_tests_write_is_what_numpy_reads():
+def test_numpy_can_read_the_pickles_of_these_tests():
     data, labels = batch(0)
-    found = pickle.loads(as_python_2_wrote_it(data, labels), encoding="bytes")
+    found = pickle.loads(pickle_like_python_2(data, labels), encoding="bytes")
     np.testing.assert_array_equal(found[b"data"], data)
     assert found[b"labels"] == labels
     assert len(found[b"filenames"]) == COUNT
 
 
 @pytest.mark.parametrize("kind", ["python", "binary"])
-@pytest.mark.parametrize("way", ["tar.gz", "folder with it", "folder", "inner folder", "zip"])
-def test_published_archives(tmp_path, kind, way):
+@pytest.mark.parametrize("form", ["tar.gz", "folder with it", "folder", "inner folder", "zip"])
+def test_published_archives(tmp_path, kind, form):
     files = python_files() if kind == "python" else binary_files()
-    if way in ("tar.gz", "folder with it"):
+    if form in ("tar.gz", "folder with it"):
         data_dir = write_tar(tmp_path / f"cifar-10-{kind}.tar.gz", files)
-        data_dir = tmp_path if way == "folder with it" else data_dir
-    elif way == "zip":
+        data_dir = tmp_path if form == "folder with it" else data_dir
+    elif form == "zip":
         data_dir = write_zip(tmp_path / "a.zip", files)
     else:
         data_dir = write_folder(tmp_path, files)
-        data_dir = data_dir / next(iter(files)).split("/")[0] if way == "inner folder" else data_dir
+        if form == "inner folder":
+            data_dir = data_dir / next(iter(files)).split("/")[0]
     data = load_dataset("cifar10", data_dir=data_dir)
     assert data.class_names == CLASSES
     assert sizes(data) == {"train": 90, "validation": 10, "test": 20}
@@ -112,29 +113,28 @@ def test_published_archives(tmp_path, kind, way):
         "100 training (with validation) and 20 test images, not the 50000 and 10000 of the published set"
     )
     assert data.info is cifar10.INFO
-    assert len(data.notes) == 1 + ("tar" in way or way == "folder with it")
-    split = data.splits["train"]
-    seen = {}
-    for part in data.splits.values():
-        seen |= dict(zip(part.ids, part, strict=True))
+    assert len(data.notes) == 1 + ("tar" in form or form == "folder with it")
+    loaded = {}
+    for split in data.splits.values():
+        loaded |= dict(zip(split.ids, split, strict=True))
     for i, name in enumerate(BATCHES):
         rows, labels = batch(i)
         for j, (row, label) in enumerate(zip(rows, labels, strict=True)):
-            part, number = ("test", j) if name == "test_batch" else ("train", i * COUNT + j)
-            image, found = seen[f"{part}/{CLASSES[label]}/{number}"]
-            assert found == label
+            split, number = ("test", j) if name == "test_batch" else ("train", i * COUNT + j)
+            image, loaded_label = loaded[f"{split}/{CLASSES[label]}/{number}"]
+            assert loaded_label == label
             np.testing.assert_array_equal(image, row.reshape(3, 32, 32).transpose(1, 2, 0))
-    assert split[0][0].dtype == np.uint8
+    assert data.splits["train"][0][0].dtype == np.uint8
 
 
-def test_both_archives_are_the_same_data(tmp_path):
+def test_both_archives_have_the_same_data(tmp_path):
     python = load_dataset("cifar10", data_dir=write_tar(tmp_path / "a.tar.gz", python_files()))
     binary = load_dataset("cifar10", data_dir=write_tar(tmp_path / "b.tar.gz", binary_files()))
     assert python.fingerprint == binary.fingerprint
     assert python.manifest()["splits"] == binary.manifest()["splits"]
 
 
-def test_a_folder_that_holds_several_archives(tmp_path):
+def test_folder_with_several_archives(tmp_path):
     write_tar(tmp_path / "cifar-10-python.tar.gz", python_files())
     write_tar(tmp_path / "cifar-10-binary.tar.gz", binary_files())
     write_zip(tmp_path / "photos.zip", images("cats", "dogs"))
@@ -143,7 +143,7 @@ def test_a_folder_that_holds_several_archives(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_batches_that_python_3_wrote(tmp_path, protocol):
+def test_batches_written_by_python_3(tmp_path, protocol):
     def write(data, labels):
         return pickle.dumps({"data": data, "labels": labels}, protocol)
 
@@ -173,13 +173,13 @@ class Evil:
     ],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_pickles_run_nothing(tmp_path, monkeypatch, evil, named, protocol):
+def test_pickles_execute_no_code(tmp_path, monkeypatch, evil, named, protocol):
     monkeypatch.chdir(tmp_path)
     files = python_files(lambda data, labels: pickle.dumps({"data": evil}, protocol))
-    message = refusal(data_dir=write_folder(tmp_path / "a", files))
+    message = error_message(data_dir=write_folder(tmp_path / "a", files))
     module, _, name = named.rpartition(".")
     renamed = {"builtins": "__builtin__"}.get(module, module) if protocol < 3 else module
-    assert f"it names {renamed}.{name}, which could run a program" in message
+    assert f"it names {renamed}.{name}, which could execute code" in message
     assert "cifar-10-batches-py/data_batch_1 in" in message
     assert not (tmp_path / "EVIL").exists()
 
@@ -194,44 +194,48 @@ def broken(**changes):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (python_files(lambda *_: b"no pickle"), "is no batch of CIFAR-10 (UnpicklingError"),
-        (python_files(lambda *_: b""), "is no batch of CIFAR-10 (EOFError"),
-        (python_files(lambda *_: pickle.dumps([1])), "is no batch of CIFAR-10 (AttributeError"),
-        (python_files(lambda *_: pickle.dumps({})), "is no batch of CIFAR-10 (KeyError 'data')"),
-        (broken(data=[1, 2]), "its data are no array of images"),
-        (broken(data=np.zeros((COUNT, 10), np.uint8)), "its data are no array of images"),
-        (broken(data=np.zeros((COUNT, 3072), np.float32)), "an array of the type 'f4'"),
-        (broken(data=np.array([None] * 3)), "an array of the type 'O8'"),
-        (broken(labels=[0] * 3), "not one label for each image"),
-        (broken(labels=[10] * COUNT), "a label that is not 0 to 9"),
-        (broken(labels=[-1] * COUNT), "a label that is not 0 to 9"),
-        (broken(labels=["cat"] * COUNT), "a label that is not 0 to 9"),
-        ({n: c[:-1] for n, c in binary_files().items()}, "61459 bytes, no multiple of 3073"),
+        (python_files(lambda *_: b"no pickle"), "is not a batch of CIFAR-10 (UnpicklingError"),
+        (python_files(lambda *_: b""), "is not a batch of CIFAR-10 (EOFError"),
+        (python_files(lambda *_: pickle.dumps([1])), "is not a batch of CIFAR-10 (AttributeError"),
+        (python_files(lambda *_: pickle.dumps({})), "is not a batch of CIFAR-10 (KeyError 'data')"),
+        (broken(data=[1, 2]), "its data are not an array of images"),
+        (broken(data=np.zeros((COUNT, 10), np.uint8)), "its data are not an array of images"),
+        (broken(data=np.zeros((COUNT, 3072), np.float32)), "it has an array of type 'f4'"),
+        (broken(data=np.array([None] * 3)), "it has an array of type 'O8'"),
+        (broken(labels=[0] * 3), "it does not have one label per image"),
+        (broken(labels=[10] * COUNT), "it has a label that is not 0 to 9"),
+        (broken(labels=[-1] * COUNT), "it has a label that is not 0 to 9"),
+        (broken(labels=["cat"] * COUNT), "it has a label that is not 0 to 9"),
+        (
+            {n: c[:-1] for n, c in binary_files().items()},
+            "its 61459 bytes are not a multiple of 3073",
+        ),
     ],
 )
 def test_damaged_batches(tmp_path, files, message):
-    said = refusal(data_dir=write_folder(tmp_path, files))
-    assert message in said
-    assert f"data_batch_1{'.bin' * ('3073' in message)} in {tmp_path} is no batch" in said
-    assert f"download {cifar10.URL} again" in said
+    error = error_message(data_dir=write_folder(tmp_path, files))
+    assert message in error
+    assert f"data_batch_1{'.bin' * ('3073' in message)} in {tmp_path} is not a batch" in error
+    assert f"download {cifar10.URL} again" in error
 
 
-def test_missing_and_doubled_batches(tmp_path):
+def test_missing_and_duplicate_batches(tmp_path):
     files = python_files()
-    several = {n: c for n, c in files.items() if not n.endswith(("batch_3", "test_batch"))}
-    message = refusal(data_dir=write_folder(tmp_path / "a", several))
+    incomplete = {n: c for n, c in files.items() if not n.endswith(("batch_3", "test_batch"))}
+    message = error_message(data_dir=write_folder(tmp_path / "a", incomplete))
     assert "lacks data_batch_3, test_batch: download https://www.cs.toronto.edu" in message
     both = files | binary_files()
-    assert "more than once: keep one" in refusal(data_dir=write_folder(tmp_path / "b", both))
+    assert "more than once: keep one" in error_message(data_dir=write_folder(tmp_path / "b", both))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_images_in_folders(tmp_path, suffix):
-    files = images(*(f"{part}/{name}" for part in ("train", "test") for name in CLASSES), count=10)
+    folders = [f"{split}/{name}" for split in ("train", "test") for name in CLASSES]
+    files = images(*folders, count=10)
     files = {name.replace("png", suffix): content for name, content in files.items()}
     loaded = [
-        load_dataset("cifar10", data_dir=place)
-        for place in (
+        load_dataset("cifar10", data_dir=path)
+        for path in (
             write_folder(tmp_path / "a", files),
             write_zip(tmp_path / "b.zip", files),
             write_tar(tmp_path / "cifar10.tar.xz", files, "w:xz"),
@@ -252,21 +256,23 @@ def test_images_in_folders(tmp_path, suffix):
 
 def test_images_of_other_classes(tmp_path):
     root = write_folder(tmp_path, images("train/cats", "train/dogs"))
-    assert "has the classes cats, dogs instead of airplane, automobile" in refusal(data_dir=root)
+    assert "has the classes cats, dogs instead of airplane, automobile" in error_message(
+        data_dir=root
+    )
 
 
-def test_nothing_in_the_folder(tmp_path):
-    message = refusal(data_dir=tmp_path)
-    for text in (f"there is nothing at {tmp_path}", cifar10.URL, "data_batch_1 to data_batch_5"):
+def test_empty_folder(tmp_path):
+    message = error_message(data_dir=tmp_path)
+    for text in (f"there are no files at {tmp_path}", cifar10.URL, "data_batch_1 to data_batch_5"):
         assert text in message
-    assert "leave --data-dir out" in message
+    assert "omit --data-dir" in message
 
 
 # Downloads
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Gives `content`; cuts the connection in the middle while `broken`."""
+    """Serves `content`. If `broken`, closes the connection halfway."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -302,11 +308,11 @@ def server(tmp_path, monkeypatch):
         thread.join()
 
 
-def test_it_is_downloaded_once(server, cache, tmp_path):
-    seen = []
-    data = load_dataset("cifar10", progress=lambda *report: seen.append(report[0]))
+def test_archive_is_downloaded_once(server, cache, tmp_path):
+    texts = []
+    data = load_dataset("cifar10", progress=lambda *report: texts.append(report[0]))
     assert sizes(data) == {"train": 90, "validation": 10, "test": 20}
-    assert "downloading cifar-10-python.tar.gz (MiB)" in seen
+    assert "downloading cifar-10-python.tar.gz (MiB)" in texts
     assert load_dataset("cifar10").fingerprint == data.fingerprint
     assert server.requests == 1
     assert [path.name for path in (cache / "cifar10").iterdir()] == ["cifar-10-python.tar.gz"]
@@ -316,12 +322,12 @@ def test_it_is_downloaded_once(server, cache, tmp_path):
 
 def test_nothing_is_downloaded_with_data_dir(server, tmp_path):
     (tmp_path / "empty").mkdir()
-    refusal(data_dir=tmp_path / "empty")
+    error_message(data_dir=tmp_path / "empty")
     assert server.requests == 0
 
 
 @pytest.mark.parametrize("problem", ["404", "cut", "other", "offline"])
-def test_downloads_that_fail(server, cache, monkeypatch, problem):
+def test_failed_downloads(server, cache, monkeypatch, problem):
     content = server.content
     server.broken = problem == "cut"
     if problem == "404":
@@ -330,11 +336,11 @@ def test_downloads_that_fail(server, cache, monkeypatch, problem):
         server.content = b"an error page"
     elif problem == "offline":
         monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    message = refusal()
+    message = error_message()
     path = cache / "cifar10" / "cifar-10-python.tar.gz"
-    for text in (cifar10.URL, f"put it at {path}, or say with --data-dir where it is"):
+    for text in (cifar10.URL, f"put it at {path}, or pass its path with --data-dir"):
         assert text in message
-    reasons = {"404": "(404 ", "other": f"(md5 {cifar10.MD5} expected)", "offline": "(Connection"}
+    reasons = {"404": "(404 ", "other": f"(expected md5 {cifar10.MD5})", "offline": "(Connection"}
     assert reasons.get(problem, "cannot download") in message
     assert not list((cache / "cifar10").glob("*"))
     server.content, server.broken = content, False
@@ -342,21 +348,20 @@ def test_downloads_that_fail(server, cache, monkeypatch, problem):
         load_dataset("cifar10")
 
 
-def test_a_file_put_into_the_cache_will_do(server, cache):
+def test_file_in_the_cache_is_not_downloaded(server, cache):
     path = cache / "cifar10" / "cifar-10-python.tar.gz"
     write_folder(path.parent, {path.name: server.content})
     load_dataset("cifar10")
     assert server.requests == 0
 
 
-def test_a_damaged_file_in_the_cache_is_replaced(server, cache):
+def test_damaged_file_in_the_cache_is_replaced(server, cache):
     path = cache / "cifar10" / "cifar-10-python.tar.gz"
     write_folder(path.parent, {path.name: server.content[:1000]})
     load_dataset("cifar10")
     assert path.read_bytes() == server.content
 
 
-def test_small_images_are_decoded_by_no_one(tmp_path, monkeypatch):
-    """An array needs no decoder."""
+def test_batches_need_no_image_decoder(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
     load_dataset("cifar10", data_dir=write_folder(tmp_path, binary_files()))

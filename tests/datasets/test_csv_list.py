@@ -1,4 +1,4 @@
-"""A .csv that lists images is a data set; each line that cannot be used is named."""
+"""A .csv that lists images as a data set, and errors that name the line."""
 
 import unicodedata
 from pathlib import Path
@@ -39,7 +39,7 @@ def sizes(data):
     return {name: len(split) for name, split in data.splits.items()}
 
 
-def refusal(path, **options):
+def error_message(path, **options):
     with pytest.raises(InputError) as error:
         load_dataset(path, **options)
     assert "\n" not in str(error.value)
@@ -50,7 +50,7 @@ def refusal(path, **options):
 def test_list_of_images(tmp_path, place):
     data_dir = None
     if place == "beside":
-        write_folder(tmp_path, FILES | {"not listed/1.png": b"not looked at"})
+        write_folder(tmp_path, FILES | {"not listed/1.png": b"not read"})
     elif place == "folder":
         data_dir = write_folder(tmp_path / "elsewhere", FILES)
     else:
@@ -67,7 +67,7 @@ def test_list_of_images(tmp_path, place):
     np.testing.assert_array_equal(data.splits["test"][0][0].shape, (6, 5, 3))
 
 
-def test_it_is_the_same_data_wherever_the_images_are(tmp_path):
+def test_data_do_not_depend_on_where_the_images_are(tmp_path):
     path = listing(tmp_path / "pets.csv")
     places = (
         write_folder(tmp_path / "x", FILES),
@@ -79,30 +79,30 @@ def test_it_is_the_same_data_wherever_the_images_are(tmp_path):
     assert len({str(data.manifest()["splits"]) for data in loaded}) == 1
 
 
-def test_columns_by_name_in_any_order_and_form(tmp_path):
-    """As Excel writes them, too: with a mark in front, and semicolons."""
+def test_columns_in_any_order_and_format(tmp_path):
+    """Including files written by Excel: with a byte-order mark, and semicolons."""
     write_folder(tmp_path, FILES)
     rows = [f"{LABELS[name]};note;{name};1" for name in FILES]
     path = write(tmp_path / "a.csv", *rows, "", head="Label;x;PATH ;y", encoding="utf-8-sig")
     assert labels(load_dataset(path)) == LABELS
 
 
-def test_the_order_of_the_lines_does_not_matter(tmp_path):
+def test_order_of_lines_does_not_matter(tmp_path):
     write_folder(tmp_path, FILES)
     rows = [f"{name},{label}" for name, label in LABELS.items()]
-    there, back = (load_dataset(write(tmp_path / "a.csv", *r)) for r in (rows, rows[::-1]))
-    assert there.splits["train"].ids == back.splits["train"].ids
+    data, other = (load_dataset(write(tmp_path / "a.csv", *r)) for r in (rows, rows[::-1]))
+    assert data.splits["train"].ids == other.splits["train"].ids
 
 
 def test_splits_are_kept(tmp_path):
     write_folder(tmp_path, FILES)
-    parts = ["training", "Val", "test", "train", "train"] * 4
-    rows = [f"{n},{LABELS[n]},{part}" for n, part in zip(FILES, parts, strict=True)]
+    splits = ["training", "Val", "test", "train", "train"] * 4
+    rows = [f"{n},{LABELS[n]},{split}" for n, split in zip(FILES, splits, strict=True)]
     data = load_dataset(write(tmp_path / "a.csv", *rows, head="path,label,split"))
     assert sizes(data) == {"train": 12, "validation": 4, "test": 4}
-    for part, text in (("validation", "Val"), ("test", "test")):
-        listed = {name for name, p in zip(FILES, parts, strict=True) if p == text}
-        assert set(data.splits[part].ids) == listed
+    for split, text in (("validation", "Val"), ("test", "test")):
+        listed = {name for name, s in zip(FILES, splits, strict=True) if s == text}
+        assert set(data.splits[split].ids) == listed
     assert data.provenance["published_parts"] == ["train", "validation", "test"]
     rows = [f"{n},{LABELS[n]},{'test' if '/3' in n else 'train'}" for n in FILES]
     data = load_dataset(write(tmp_path / "b.csv", *rows, head="path,label,split"))
@@ -110,30 +110,30 @@ def test_splits_are_kept(tmp_path):
     assert all("/3" in name for name in data.splits["test"].ids)
 
 
-def test_an_empty_column_of_splits_is_none(tmp_path):
+def test_empty_split_column_is_ignored(tmp_path):
     write_folder(tmp_path, FILES)
     rows = [f"{name},{LABELS[name]}," for name in FILES]
     data = load_dataset(write(tmp_path / "a.csv", *rows, head="path,label,split"))
     assert data.provenance["published_parts"] == []
 
 
-def test_groups_reach_the_examples(tmp_path, monkeypatch):
+def test_groups_are_passed_to_the_examples(tmp_path, monkeypatch):
     from datasets.formats import csv_list
 
-    seen = {}
+    groups = {}
     monkeypatch.setattr(
         csv_list,
         "load_files",
-        lambda source, layout, *_: seen.update({e.id: e.group for e in layout.examples}) or 1 / 0,
+        lambda source, layout, *_: groups.update({e.id: e.group for e in layout.examples}) or 1 / 0,
     )
     write_folder(tmp_path, FILES)
     rows = [f"{name},{LABELS[name]},visit{name[2]}" for name in FILES]
     with pytest.raises(ZeroDivisionError):
         load_csv(write(tmp_path / "a.csv", *rows, head="path,label,group"), Options())
-    assert seen == {name: f"visit{name[2]}" for name in FILES}
+    assert groups == {name: f"visit{name[2]}" for name in FILES}
 
 
-def test_accents_and_paths_of_windows(tmp_path):
+def test_accents_and_windows_paths(tmp_path):
     accented = {name.replace("a/", "café/"): content for name, content in FILES.items()}
     on_disk = {unicodedata.normalize("NFD", n): c for n, c in accented.items()}
     path = write(
@@ -167,86 +167,86 @@ ROWS = [f"{name},{label}" for name, label in LABELS.items()]
         (
             [*ROWS, "a/99.png,cats"],
             None,
-            "names an image that is not in {root}, 'a/99.png' in line 22:",
+            "lists 1 image missing from {root}, starting with 'a/99.png' in line 22:",
         ),
         (
             ["c/1.png,cats", *ROWS, "a/99.png,cats"],
             None,
-            "names 2 images that are not in {root}, the first 'c/1.png' in line 2: mend the list, or say",
+            "lists 2 images missing from {root}, starting with 'c/1.png' in line 2: correct the list, or",
         ),
-        ([*ROWS, ROWS[0]], None, "names 'a/0.png' twice, in lines 2 and 22: keep one of them"),
-        ([*ROWS, "./a//0.png,dogs"], None, "names 'a/0.png' twice, in lines 2 and 22"),
+        ([*ROWS, ROWS[0]], None, "lists 'a/0.png' twice, in lines 2 and 22: keep one of them"),
+        ([*ROWS, "./a//0.png,dogs"], None, "lists 'a/0.png' twice, in lines 2 and 22"),
         (
             ["../x.png,cats"],
             None,
-            "line 2 of {path} names '../x.png', which points outside of {root}",
+            "line 2 of {path} has the path '../x.png', which is outside {root}",
         ),
-        (["a/../../x.png,cats"], None, "points outside of {root}: give paths relative to the list"),
-        (["/etc/passwd,cats"], None, "line 2 of {path} names '/etc/passwd', which points outside"),
-        (["C:\\x.png,cats"], None, "names 'C:\\\\x.png', which points outside"),
-        ([*ROWS, "a/9.png,"], None, "line 22 of {path} has no label: mend it, or take it out"),
+        (["a/../../x.png,cats"], None, "is outside {root}: use paths relative to the list"),
+        (["/etc/passwd,cats"], None, "has the path '/etc/passwd', which is outside"),
+        (["C:\\x.png,cats"], None, "has the path 'C:\\\\x.png', which is outside"),
+        ([*ROWS, "a/9.png,"], None, "line 22 of {path} has no label: correct or remove it"),
         ([*ROWS, "a/9.png"], None, "line 22 of {path} has no label"),
         ([",cats"], None, "line 2 of {path} has no path"),
-        (["a/1.png,big, cats"], None, "line 2 of {path} has 3 cells for 2 columns: mend it"),
+        (["a/1.png,big, cats"], None, "line 2 of {path} has 3 cells for 2 columns: correct or"),
         (
             ROWS,
             "file,label",
-            "has no column path in its first line: begin it with path,label and, where wanted, split,group",
+            "has no column path in its first line: begin it with path,label and optionally split,group",
         ),
         (ROWS, "file,class", "has no column path and no column label in its first line"),
-        ([], None, "has no line below its first: list an image a line"),
+        ([], None, "has no lines after the header: list one image per line"),
         (
             ['a/1.png,"cats'],
             None,
-            "is no list that can be read (unexpected end of data): save it anew",
+            "is not a valid .csv (unexpected end of data): save it again",
         ),
         (ROWS[:10], None, "has only one class, cats: a classifier needs at least two"),
         (
             [*(f"{row},train" for row in ROWS[1:]), f"{ROWS[0]},dev"],
             "path,label,split",
-            "line 21 of {path} has the split 'dev': give train, validation or test",
+            "line 21 of {path} has the split 'dev': use train, validation or test",
         ),
         (
             [*(f"{row},train" for row in ROWS[1:]), f"{ROWS[0]},"],
             "path,label,split",
-            "line 21 of {path} has no split, and others have: fill it in, or leave all empty",
+            "line 21 of {path} has no split, but other lines have one: fill it in, or leave all empty",
         ),
         (
             [f"{row},test" for row in ROWS],
             "path,label,split",
-            "{path} has test images, but none to train on",
+            "{path} has test images, but no training images: add some",
         ),
         (
             [*(f"{row},train" for row in ROWS), "c/1.png,pigs,test"],
             "path,label,split",
-            "the test part of {path} has pigs, which the training part lacks: name the classes alike",
+            "the test split of {path} has pigs, missing from the training split: use the same class",
         ),
     ],
 )
-def test_lists_that_cannot_be_used(tmp_path, lines, head, message):
+def test_invalid_lists(tmp_path, lines, head, message):
     root = write_folder(
         tmp_path, FILES | ({"c/1.png": png()} if "c/1.png,pigs,test" in lines else {})
     )
     path = write(root / "a.csv", *lines, head=head or "path,label")
-    assert message.format(path=path, root=root) in refusal(path)
+    assert message.format(path=path, root=root) in error_message(path)
 
 
-def test_files_that_are_no_list(tmp_path):
-    assert "does not exist: give the path of a .csv" in refusal(tmp_path / "no.csv")
-    assert "no.csv does not exist" in refusal("no.csv")
+def test_files_that_are_not_lists(tmp_path):
+    assert "does not exist: use the path of a .csv" in error_message(tmp_path / "no.csv")
+    assert "no.csv does not exist" in error_message("no.csv")
     (tmp_path / "a.csv").write_bytes(b"path,label\n\xff\xfe\n")
-    assert "is not in UTF-8: save it as such" in refusal(tmp_path / "a.csv")
+    assert "is not encoded in UTF-8: save it in UTF-8" in error_message(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_bytes(b"")
-    assert "has no column path and no column label" in refusal(tmp_path / "a.csv")
+    assert "has no column path and no column label" in error_message(tmp_path / "a.csv")
 
 
-def test_images_that_are_nowhere(tmp_path):
+def test_missing_images(tmp_path):
     path = listing(tmp_path / "a.csv")
-    assert "nowhere does not exist" in refusal(path, data_dir=tmp_path / "nowhere")
-    assert "names 20 images that are not in" in refusal(path)
+    assert "nowhere does not exist" in error_message(path, data_dir=tmp_path / "nowhere")
+    assert "lists 20 images missing from" in error_message(path)
 
 
-def test_a_list_with_a_relative_path(tmp_path, monkeypatch):
+def test_list_with_a_relative_path(tmp_path, monkeypatch):
     write_folder(tmp_path, FILES)
     listing(tmp_path / "a.csv")
     monkeypatch.chdir(tmp_path)
@@ -254,5 +254,5 @@ def test_a_list_with_a_relative_path(tmp_path, monkeypatch):
     assert labels(load_dataset(Path("a.csv"))) == LABELS
 
 
-def test_a_folder_called_csv_is_a_folder(tmp_path):
+def test_folder_named_csv_is_a_folder(tmp_path):
     assert load_dataset(write_folder(tmp_path / "a.csv", FILES)).class_names == ("a", "b")

@@ -1,4 +1,4 @@
-"""The fast decoder: near Pillow, whatever the file, and never below what it is asked for."""
+"""The fast decoder is close to Pillow for all files, and never decodes below the required size."""
 
 import io
 
@@ -13,7 +13,7 @@ from datasets.images.resize import decode_resized
 
 
 def scene(height, width):
-    """Smooth waves with some grain, as photographs have."""
+    """Draw smooth waves with some grain, similar to a photograph."""
     y, x = np.mgrid[:height, :width] / 40
     waves = np.stack([np.sin(x + y), np.cos(x * 1.3), np.sin(y * 0.7)], -1)
     grain = np.random.default_rng(0).normal(0, 4, waves.shape)
@@ -26,53 +26,55 @@ def encoded(pixels, kind="JPEG", **options):
     return file.getvalue()
 
 
-def deviation(content, how):
-    exact = decode_resized(content, ResizeRule(*how))
-    quick = decode_resized(content, ResizeRule(*how), "fast")
-    assert quick.shape == exact.shape and quick.dtype == np.uint8
-    return np.abs(quick.astype(int) - exact).mean()
+def deviation(content, options):
+    exact = decode_resized(content, ResizeRule(*options))
+    approximate = decode_resized(content, ResizeRule(*options), "fast")
+    assert approximate.shape == exact.shape and approximate.dtype == np.uint8
+    return np.abs(approximate.astype(int) - exact).mean()
 
 
 @pytest.mark.parametrize("size", [(300, 300), (232, 310), (224, 224), (100, 120), (900, 1300)])
 @pytest.mark.parametrize(
-    "how", [("squash",), ("crop",), ("crop", "bilinear", 0.875), ("squash", "bicubic")]
+    "options", [("squash",), ("crop",), ("crop", "bilinear", 0.875), ("squash", "bicubic")]
 )
-def test_it_is_near_pillow(size, how):
-    assert deviation(encoded(scene(*size)), ((224, 224), *how)) < 3
+def test_result_is_close_to_pillow(size, options):
+    assert deviation(encoded(scene(*size)), ((224, 224), *options)) < 3
 
 
 def test_large_photographs_are_reduced_by_the_decoder(monkeypatch):
-    """But not below the part that is cut out."""
-    seen = []
+    """But not below the size that the crop requires."""
+    sizes = []
     resize = fast.resize
-    monkeypatch.setattr(fast, "resize", lambda p, g: seen.append(p.shape[:2]) or resize(p, g))
+    monkeypatch.setattr(
+        fast, "resize", lambda image, rule: sizes.append(image.shape[:2]) or resize(image, rule)
+    )
     content = encoded(scene(1200, 1600))
     for fraction in (1.0, 0.5):
         assert deviation(content, ((224, 224), "crop", "bilinear", fraction)) < 3
-    (small, large) = seen
+    (small, large) = sizes
     assert 224 <= small[0] < 600
     assert 448 <= large[0] <= 600
 
 
-@pytest.mark.parametrize("kind", ["turned", "grey", "cmyk", "png", "alpha", "palette"])
-def test_every_kind_of_file_comes_through(kind):
+@pytest.mark.parametrize("kind", ["rotated", "gray", "cmyk", "png", "alpha", "palette"])
+def test_all_kinds_of_files(kind):
     pixels = scene(300, 200)
     image = Image.fromarray(pixels)
     file = io.BytesIO()
-    if kind == "turned":
+    if kind == "rotated":
         exif = Image.Exif()
         exif[0x0112] = 6
         image.save(file, "JPEG", exif=exif)
-    elif kind in ("grey", "cmyk"):
-        image.convert({"grey": "L", "cmyk": "CMYK"}[kind]).save(file, "JPEG")
+    elif kind in ("gray", "cmyk"):
+        image.convert({"gray": "L", "cmyk": "CMYK"}[kind]).save(file, "JPEG")
     else:
         image.convert({"png": "RGB", "alpha": "RGBA", "palette": "P"}[kind]).save(file, "PNG")
     assert deviation(file.getvalue(), ((96, 64), "squash")) < 6  # a palette's edges are sharp
-    assert decode(file.getvalue()).shape == ((200, 300, 3) if kind == "turned" else (300, 200, 3))
+    assert decode(file.getvalue()).shape == ((200, 300, 3) if kind == "rotated" else (300, 200, 3))
 
 
 @pytest.mark.parametrize(("interpolation", "side"), [("nearest", 8), ("bilinear", 4)])
-def test_interpolation_is_the_one_asked_for(interpolation, side):
+def test_interpolation_of_the_rule_is_used(interpolation, side):
     checks = np.kron(np.indices((16, 16)).sum(0) % 2 * 255, np.ones((2, 2), int)).astype(np.uint8)
     image = np.repeat(checks[..., None], 3, axis=2)
     resized = fast.resize(image, ResizeRule((side, side), interpolation=interpolation))
@@ -81,7 +83,7 @@ def test_interpolation_is_the_one_asked_for(interpolation, side):
         np.testing.assert_allclose(resized, 127, atol=1)  # areas are averaged
 
 
-def test_without_its_libraries_it_is_refused_in_one_line(monkeypatch):
+def test_missing_libraries_raise_one_line_errors(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs cv2 and simplejpeg: .* -e '.\[fast\]'"):
         fast.check()
@@ -90,12 +92,12 @@ def test_without_its_libraries_it_is_refused_in_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"\xff\xd8 and no more"])
-def test_what_is_no_image_is_refused_as_ever(content):
+def test_files_that_are_not_images_are_rejected(content):
     with pytest.raises(InputError):
         decode_resized(content, ResizeRule((8, 8)), "fast")
 
 
-def test_a_damaged_end_is_what_pillow_says():
+def test_truncated_files_raise_the_same_error_as_pillow():
     content = encoded(scene(100, 100))[:-200]
     messages = []
     for decoder in ("exact", "fast"):

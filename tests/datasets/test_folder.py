@@ -1,4 +1,4 @@
-"""A folder or zip of images is a data set: layouts, splits, bad images, what cannot be used."""
+"""Folders and zips of images: layouts, splits, bad images and errors."""
 
 import json
 import os
@@ -30,11 +30,11 @@ def sizes(data):
     return {name: len(split) for name, split in data.splits.items()}
 
 
-def ids(data, *parts):
-    return {i for part in parts or data.splits for i in data.splits[part].ids}
+def ids(data, *splits):
+    return {i for split in splits or data.splits for i in data.splits[split].ids}
 
 
-def refusal(root, files, **options):
+def error_message(root, files, **options):
     path = write_folder(root / "photos", files) if isinstance(files, dict) else files
     with pytest.raises(InputError) as error:
         load_dataset(path, **options)
@@ -61,11 +61,11 @@ def test_unsplit_folder(tmp_path):
     assert not data.bad_images
 
 
-def test_published_parts_are_kept(tmp_path):
+def test_published_splits_are_kept(tmp_path):
     files = images("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=3)
     data = load(tmp_path, files)
-    for part, folder in (("train", "train"), ("validation", "val"), ("test", "test")):
-        assert ids(data, part) == {name for name in files if name.startswith(folder)}
+    for split, folder in (("train", "train"), ("validation", "val"), ("test", "test")):
+        assert ids(data, split) == {name for name in files if name.startswith(folder)}
     assert data.provenance["published_parts"] == ["train", "validation", "test"]
     assert data.provenance["split_fractions"] == {}
 
@@ -79,14 +79,14 @@ def test_published_parts_are_kept(tmp_path):
         ("Training Set", "val_set", "TEST"),
     ],
 )
-def test_usual_names_of_parts(tmp_path, train, validation, test):
-    folders = [f"{part}/{name}" for part in (train, validation, test) for name in "ab"]
+def test_common_names_of_split_folders(tmp_path, train, validation, test):
+    folders = [f"{split}/{name}" for split in (train, validation, test) for name in "ab"]
     data = load(tmp_path, images(*folders, count=2))
     assert sizes(data) == {"train": 4, "validation": 4, "test": 4}
     assert all(i.startswith(f"{validation}/") for i in data.splits["validation"].ids)
 
 
-def test_missing_parts_come_out_of_training(tmp_path):
+def test_missing_splits_are_drawn_from_training(tmp_path):
     data = load(tmp_path / "a", images("train/a", "train/b", "test/a", "test/b", count=10))
     assert sizes(data) == {"train": 18, "validation": 2, "test": 20}
     assert ids(data, "test") == {i for i in ids(data) if i.startswith("test/")}
@@ -97,8 +97,8 @@ def test_missing_parts_come_out_of_training(tmp_path):
     assert all(i.startswith("train/") for i in ids(data))
 
 
-def test_folder_of_the_same_name_inside_a_part(tmp_path):
-    """As Kaggle's cats and dogs come."""
+def test_split_folder_in_a_folder_of_the_same_name(tmp_path):
+    """The layout of Kaggle's cats and dogs."""
     data = load(tmp_path, KAGGLE | {"training_set/training_set/cats/_DS_Store": b"junk"})
     assert data.class_names == ("cats", "dogs")
     assert sizes(data) == {"train": 36, "validation": 4, "test": 8}
@@ -106,9 +106,9 @@ def test_folder_of_the_same_name_inside_a_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "files", [images("cats", "dogs", count=5), KAGGLE], ids=["plain", "parted"]
+    "files", [images("cats", "dogs", count=5), KAGGLE], ids=["unsplit", "split"]
 )
-def test_zip_equals_folder_and_wrappers_are_seen_through(tmp_path, files):
+def test_zip_equals_folder_and_wrapper_folders_are_ignored(tmp_path, files):
     wrapped = {f"download/pets-1.0/{name}": content for name, content in files.items()}
     data = [
         load(tmp_path / "plain", files),
@@ -124,7 +124,7 @@ def test_zip_equals_folder_and_wrappers_are_seen_through(tmp_path, files):
         np.testing.assert_array_equal(image[0], other)
 
 
-def test_fingerprint_names_content_classes_and_names(tmp_path):
+def test_fingerprint_depends_on_contents_classes_and_names(tmp_path):
     files = images("cats", "dogs", count=5)
     base = load(tmp_path / "a", files)
     assert load(tmp_path / "b", files, seed=7).fingerprint == base.fingerprint
@@ -134,8 +134,8 @@ def test_fingerprint_names_content_classes_and_names(tmp_path):
         "class": {k.replace("cats", "kittens"): v for k, v in files.items()},
         "more": files | {"dogs/9.png": png(98)},
     }
-    seen = {load(tmp_path / name, other).fingerprint for name, other in changed.items()}
-    assert len(seen | {base.fingerprint}) == 5
+    others = {load(tmp_path / name, other).fingerprint for name, other in changed.items()}
+    assert len(others | {base.fingerprint}) == 5
     assert len(base.fingerprint) == 64
 
 
@@ -152,7 +152,7 @@ def test_natural_key_sorts_numbers_of_any_length():
     assert sorted(shuffled, key=natural_key) == names
 
 
-def test_manifest_is_plain_data(tmp_path):
+def test_manifest_is_json_serializable(tmp_path):
     data = load(tmp_path / "pets", images("cats", "dogs"), seed=5)
     manifest = json.loads(json.dumps(data.manifest()))
     assert manifest["seed"] == 5
@@ -165,7 +165,7 @@ def test_manifest_is_plain_data(tmp_path):
         )
 
 
-def test_split_depends_on_seed_not_on_listing(tmp_path, monkeypatch):
+def test_split_depends_on_the_seed_but_not_on_the_order_of_files(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "pets", images("cats", "dogs", count=20))
     splits = [load_dataset(root, seed=seed).splits["test"].ids for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
@@ -191,12 +191,12 @@ def test_nested_folders_belong_to_their_class(tmp_path):
     assert len(ids(data)) == 15
 
 
-def test_class_called_train_is_a_class(tmp_path):
+def test_class_named_train_is_a_class(tmp_path):
     data = load(tmp_path, images("car", "plane", "train"))
     assert data.class_names == ("car", "plane", "train")
 
 
-def test_what_is_left_out_is_noted(tmp_path):
+def test_ignored_files_are_noted(tmp_path):
     extra = {
         "train/loose.png": png(1),
         "top.png": png(2),
@@ -208,49 +208,56 @@ def test_what_is_left_out_is_noted(tmp_path):
     data = load(tmp_path, images("train/a", "train/b", "test/a", count=5) | extra)
     assert not ids(data) & set(extra)
     assert data.notes == (
-        "ignored 3 files (.csv 2, .txt 1): no images by their names",
-        "ignored 1 image in single_prediction/, beside the published parts",
-        "ignored 1 image outside of the class folders",
-        "the test part has no images of b",
+        "ignored 3 files (.csv 2, .txt 1) without an image suffix",
+        "ignored 1 image in single_prediction/, outside the published splits",
+        "ignored 1 image outside the class folders",
+        "the test split has no images of b",
     )
 
 
-def test_unlabelled_test_images_are_left_out(tmp_path):
-    """Competitions publish such."""
+def test_unlabeled_test_images_are_left_out(tmp_path):
+    """As published by competitions."""
     files = images("train/a", "train/b") | {f"test/{i}.png": png(i) for i in range(5)}
     data = load(tmp_path, files)
     assert sizes(data) == {"train": 16, "validation": 2, "test": 2}
-    assert data.notes == ("ignored 5 images in test/, beside the published parts",)
+    assert data.notes == ("ignored 5 images in test/, outside the published splits",)
 
 
-def test_copies_across_parts_are_noted(tmp_path):
+def test_copies_across_splits_are_noted(tmp_path):
     files = images("train/a", "train/b", "val/a", "test/a", "test/b", count=5)
     files |= {"test/a/copy.png": files["train/a/0.png"], "test/b/0.png": files["val/a/1.png"]}
-    assert [n for n in load(tmp_path, files).notes if "copy" in n] == [
-        "1 of 11 test images have a copy among the train images, the first is test/a/copy.png (train/a/0.png)",
-        "1 of 11 test images have a copy among the validation images, the first is test/b/0.png (val/a/1.png)",
+    assert [n for n in load(tmp_path, files).notes if "copies" in n] == [
+        "1 of 11 test images are copies of train images, starting with test/a/copy.png (train/a/0.png)",
+        "1 of 11 test images are copies of validation images, starting with test/b/0.png (val/a/1.png)",
     ]
 
 
-def test_every_kind_of_image_works(tmp_path):
-    kinds = {"JPEG": "JPG", "PNG": "png", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
-    files = {f"{c}/{s}.{s}": png(1, (1, 1), format=k) for k, s in kinds.items() for c in "ab"}
+def test_all_image_formats(tmp_path):
+    formats = {
+        "JPEG": "JPG",
+        "PNG": "png",
+        "GIF": "gif",
+        "BMP": "bmp",
+        "TIFF": "tif",
+        "WEBP": "webp",
+    }
+    files = {f"{c}/{s}.{s}": png(1, (1, 1), format=f) for f, s in formats.items() for c in "ab"}
     data = load(tmp_path, files)
     assert len(ids(data)) == 12
     assert {image.shape for split in data.splits.values() for image, _ in split} == {(1, 1, 3)}
 
 
-# Bad images.
+# Bad images
 
 
-def spoiled(count, bad):
+def with_bad_images(count, bad):
     files = images("cats", "dogs", count=count)
     return files | {f"cats/{i}.png": b"not at all" for i in range(bad)}
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_bad_images_are_left_out_before_the_split(tmp_path, kind):
-    files = spoiled(40, 2) | {"dogs/cut.png": png(5)[:60]}
+    files = with_bad_images(40, 2) | {"dogs/cut.png": png(5)[:60]}
     path = (write_zip if kind == "zip" else write_folder)(tmp_path / f"pets.{kind}", files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -267,32 +274,34 @@ def test_bad_images_are_left_out_before_the_split(tmp_path, kind):
 
 
 def test_bad_images_as_errors(tmp_path):
-    message = refusal(tmp_path, spoiled(40, 2), on_bad_image="error")
+    message = error_message(tmp_path, with_bad_images(40, 2), on_bad_image="error")
     assert "2 of 80 images" in message
     assert (
-        "the first is cats/0.png (not an image in any known format): mend or remove them" in message
+        "starting with cats/0.png (not an image in any known format): repair or remove" in message
     )
 
 
 def test_too_many_bad_images(tmp_path):
-    assert len(load(tmp_path / "few", spoiled(40, 4)).bad_images) == 4  # five per cent
-    assert "5 of 80 images" in refusal(tmp_path, spoiled(40, 5))
-    assert "more than 5%" in refusal(tmp_path, spoiled(40, 5))
+    assert len(load(tmp_path / "few", with_bad_images(40, 4)).bad_images) == 4  # 5%
+    assert "5 of 80 images" in error_message(tmp_path, with_bad_images(40, 5))
+    assert "more than 5%" in error_message(tmp_path, with_bad_images(40, 5))
 
 
-def test_emptied_class(tmp_path):
+def test_class_with_only_bad_images(tmp_path):
     files = images("cats", "dogs", count=100) | {f"pigs/{i}.png": b"" for i in range(3)}
-    assert "leave none of class pigs, the first is pigs/0.png" in refusal(tmp_path, files)
+    message = error_message(tmp_path, files)
+    assert "starting with pigs/0.png (" in message
+    assert "and none of class pigs are left: replace them" in message
 
 
-def test_emptied_class_of_a_part(tmp_path):
+def test_class_with_only_bad_images_in_a_split(tmp_path):
     files = images("train/a", "train/b", "val/a", "val/b", count=20) | {"test/a/1.png": png()}
-    message = refusal(tmp_path, files | {"test/b/1.png": b""})
-    assert "leave none of class b of the test part" in message
+    message = error_message(tmp_path, files | {"test/b/1.png": b""})
+    assert "and none of class b in the test split are left: replace them" in message
 
 
-def test_what_was_decoded_is_not_decoded_again(tmp_path, monkeypatch):
-    root = write_folder(tmp_path / "pets", spoiled(40, 2))
+def test_unchanged_files_are_not_decoded_again(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "pets", with_bad_images(40, 2))
     decoded = []
 
     def counting(content, **options):
@@ -306,16 +315,16 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path, monkeypatch):
     assert len(decoded) == 80
     assert (again.bad_images, again.fingerprint) == (first.bad_images, first.fingerprint)
     (root / "cats/0.png").write_bytes(png(77, (9, 9)))
-    mended = load_dataset(root)
+    repaired = load_dataset(root)
     assert len(decoded) == 81
-    assert len(mended.bad_images) == 1
-    assert mended.fingerprint != first.fingerprint
+    assert len(repaired.bad_images) == 1
+    assert repaired.fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 0, "images": {}}']
 )
-def test_damaged_cache_is_not_believed(tmp_path, own_cache, content):
+def test_damaged_cache_is_ignored(tmp_path, own_cache, content):
     root = write_folder(tmp_path / "pets", images("cats", "dogs"))
     first = load_dataset(root)
     (cache,) = (own_cache / "images").iterdir()
@@ -324,12 +333,12 @@ def test_damaged_cache_is_not_believed(tmp_path, own_cache, content):
     assert len(json.loads(cache.read_bytes())["images"]) == 20
 
 
-def test_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
+def test_unwritable_cache_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_ZOO_CACHE", "/dev/null/cache")
     assert len(ids(load(tmp_path, images("cats", "dogs")))) == 20
 
 
-def test_interrupted_check_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_interrupted_check_is_resumed(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "pets", images("cats", "dogs", count=20))
     monkeypatch.setattr(verify, "CHUNK", 5)
     monkeypatch.setattr(verify, "PROGRESS_SECONDS", 0)
@@ -340,22 +349,20 @@ def test_interrupted_check_goes_on_where_it_was(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         load_dataset(root, progress=interrupt)
-    seen = []
-    load_dataset(root, progress=lambda *report: seen.append(report))
-    assert seen == [("checking images", done, 40) for done in range(13, 41)]
+    reports = []
+    load_dataset(root, progress=lambda *report: reports.append(report))
+    assert reports == [("checking images", done, 40) for done in range(13, 41)]
 
 
-def test_vanished_image_is_named(tmp_path):
+def test_deleted_image_is_named(tmp_path):
     data = load(tmp_path, images("cats", "dogs"))
     name = data.splits["train"].ids[3]
     (tmp_path / name).unlink()
-    with pytest.raises(
-        InputError, match=f"{name} cannot be read any more .No such file.*restore it"
-    ):
+    with pytest.raises(InputError, match=f"{name} can no longer be read .No such file.*restore it"):
         data.splits["train"][3]
 
 
-def test_images_stay_on_the_disk(tmp_path):
+def test_images_are_read_from_disk_every_time(tmp_path):
     data = load(tmp_path, images("cats", "dogs"))
     split = data.splits["train"]
     assert split[0][0] is not split[0][0]
@@ -364,109 +371,110 @@ def test_images_stay_on_the_disk(tmp_path):
     np.testing.assert_array_equal(split[-1][0], split[len(split) - 1][0])
 
 
-def test_pipeline_gets_large_photographs_reduced(tmp_path, monkeypatch):
+def test_large_photographs_are_decoded_at_a_reduced_size(tmp_path, monkeypatch):
     files = {f"{c}/{i}.jpg": png(i, (160, 320), "JPEG") for c in "ab" for i in range(5)}
     split = load(tmp_path, files).splits["train"]
     assert split[0][0].shape == (160, 320, 3)
-    seen = []
+    sizes = []
     monkeypatch.setattr(
-        "datasets.images.resize._resample", lambda image, *size_rule: seen.append(size_rule[:2])
+        "datasets.images.resize._resample", lambda image, *size_rule: sizes.append(size_rule[:2])
     )
     for side in (20, 81):
         split.resized(0, ResizeRule((side, side)))
-    assert seen == [(40, 80), (160, 320)]
+    assert sizes == [(40, 80), (160, 320)]
 
 
-# What cannot be used.
+# Errors
 
 
 def test_empty(tmp_path):
-    assert "photos is empty: give a folder, .zip or .tar that has a folder" in refusal(tmp_path, {})
-    assert "is empty" in refusal(tmp_path, write_zip(tmp_path / "a.zip", {}))
+    message = error_message(tmp_path, {})
+    assert "photos is empty: use a folder, .zip or .tar with one folder of images per" in message
+    assert "is empty" in error_message(tmp_path, write_zip(tmp_path / "a.zip", {}))
 
 
-def test_nothing_but_other_files(tmp_path):
-    message = refusal(tmp_path, {"cats/1.heic": b"", "dogs/2.heic": b"", "x": b""})
-    assert "holds no images, only 3 files (.heic 2, no suffix 1)" in message
+def test_only_other_files(tmp_path):
+    message = error_message(tmp_path, {"cats/1.heic": b"", "dogs/2.heic": b"", "x": b""})
+    assert "contains no images, only 3 files (.heic 2, no suffix 1)" in message
 
 
 def test_no_class_folders(tmp_path):
     files = {f"{i}.png": png(i) for i in range(3)}
-    assert "has 3 images, but no folder for each class: sort them" in refusal(tmp_path, files)
+    assert "has 3 images, but no class folders: sort them" in error_message(tmp_path, files)
 
 
-def test_no_class_folders_in_the_parts(tmp_path):
-    """Not two classes called train and test1."""
-    files = {f"{part}/{i}.png": png(i) for part in ("train", "test1") for i in range(3)}
-    message = refusal(tmp_path, files)
+def test_no_class_folders_in_the_splits(tmp_path):
+    """Not two classes named train and test1."""
+    files = {f"{split}/{i}.png": png(i) for split in ("train", "test1") for i in range(3)}
+    message = error_message(tmp_path, files)
     assert "test1/, train/ in " in message
-    assert "have images, but no folder for each class: sort them into train/<class>/" in message
+    assert "have images, but no class folders: sort them into train/<class>/" in message
 
 
 def test_one_class(tmp_path):
-    assert "has only one class, cats: a classifier needs" in refusal(tmp_path, images("cats"))
+    assert "has only one class, cats: a classifier needs" in error_message(tmp_path, images("cats"))
     one = images("train/cats", "test/cats")
-    assert "has only one class, cats" in refusal(tmp_path / "parted", one)
+    assert "has only one class, cats" in error_message(tmp_path / "split", one)
 
 
 def test_class_with_one_image(tmp_path):
     files = images("cats", "dogs") | {"pig/1.png": png(1)}
-    message = refusal(tmp_path, files)
-    assert "class pig has one image, which cannot be split into train and validation" in message
-    assert "add images, or take the class out" in message
+    message = error_message(tmp_path, files)
+    assert "class pig has only one image, which cannot be split into train, validation" in message
+    assert "add images, or remove the class" in message
 
 
-def test_class_with_one_image_where_nothing_is_split(tmp_path):
+def test_class_with_one_image_in_published_splits(tmp_path):
     files = images("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=1)
     assert sizes(load(tmp_path, files)) == {"train": 2, "validation": 2, "test": 2}
 
 
-def test_what_cannot_be_split_is_said_before_the_check(tmp_path, monkeypatch):
+def test_split_errors_are_reported_before_the_check(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "decode", lambda *_, **__: pytest.fail("decoded first"))
-    refusal(tmp_path, images("cats", "dogs") | {"pig/1.png": png(1)})
+    error_message(tmp_path, images("cats", "dogs") | {"pig/1.png": png(1)})
 
 
-def test_parts_without_training(tmp_path):
-    message = refusal(tmp_path, images("test/a", "test/b", "val/a", "val/b"))
+def test_splits_without_training(tmp_path):
+    message = error_message(tmp_path, images("test/a", "test/b", "val/a", "val/b"))
     assert "has test/, val/, but no train/ folder" in message
 
 
-def test_two_folders_for_a_part(tmp_path):
-    message = refusal(tmp_path, images("train/a", "train/b", "val/a", "validation/a"))
-    assert "has val/, validation/, which both mean the validation part: keep one" in message
+def test_two_folders_for_a_split(tmp_path):
+    message = error_message(tmp_path, images("train/a", "train/b", "val/a", "validation/a"))
+    assert "has val/, validation/, which are both the validation split: keep one" in message
 
 
-def test_classes_beside_a_part(tmp_path):
-    message = refusal(tmp_path, images("train/a", "train/b", "cats", "dogs"))
-    assert "has train/ like a published part, and cats/, dogs/ like classes" in message
+def test_classes_next_to_a_split(tmp_path):
+    message = error_message(tmp_path, images("train/a", "train/b", "cats", "dogs"))
+    assert "has train/, which looks like a published split, next to cats/, dogs/" in message
 
 
-def test_class_that_training_lacks(tmp_path):
-    message = refusal(tmp_path, images("train/a", "train/b", "test/a", "test/B"))
-    assert "the test part of" in message
-    assert "has B, which the training part lacks: name the classes alike" in message
+def test_class_missing_from_training(tmp_path):
+    message = error_message(tmp_path, images("train/a", "train/b", "test/a", "test/B"))
+    assert "the test split of" in message
+    assert "has B, missing from the training split: use the same class names" in message
 
 
-def test_path_twice(tmp_path):
+def test_duplicate_path(tmp_path):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile's own, about the second one
+        warnings.simplefilter("ignore")  # zipfile warns about the duplicate
         path = write_zip(tmp_path / "a.zip", images("cats", "dogs"))
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("cats/1.png", png(3))
-    assert "holds cats/1.png twice: remove or rename" in refusal(tmp_path, path)
+    assert "contains cats/1.png twice: remove or rename" in error_message(tmp_path, path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_bad_images_at_scale(tmp_path, kind):
-    """One in a hundred of ten thousand."""
+    """One percent of ten thousand images."""
     good, bad = png(1, (2, 2)), png(2, (2, 2))[:40]
     files = {f"{'abcd'[i % 4]}/{i}.png": good for i in range(10_000)}
-    spoiled = [f"{'abcd'[i % 4]}/{i}.png" for i in range(0, 10_000, 100)]
-    files |= dict.fromkeys(spoiled, bad)
+    names = [f"{'abcd'[i % 4]}/{i}.png" for i in range(0, 10_000, 100)]
+    files |= dict.fromkeys(names, bad)
     path = (write_zip if kind == "zip" else write_folder)(tmp_path / f"a.{kind}", files)
     data = load_dataset(path)
-    assert {b.id for b in data.bad_images} == set(spoiled)
+    assert {b.id for b in data.bad_images} == set(names)
     assert all(b.reason for b in data.bad_images)
     assert sum(map(len, data.splits.values())) == 9_900
-    message = refusal(tmp_path, path, on_bad_image="error")
-    assert f"100 of 10000 images of {path} cannot be decoded, the first is a/0.png (" in message
+    message = error_message(tmp_path, path, on_bad_image="error")
+    assert f"100 of 10000 images of {path} cannot be decoded, starting with a/0.png (" in message

@@ -1,4 +1,4 @@
-"""Data sets by name: what there is, what it needs, and digits as cats_dogs give them."""
+"""Data sets by name: listing, metadata, options and other packages; digits and cats_dogs."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ BUILTIN = [
 ]
 
 
-def test_listing_and_info_load_nothing_heavy():
+def test_listing_and_info_do_not_import_heavy_packages():
     code = """
 import sys, datasets
 for name in datasets.list_datasets():
@@ -46,7 +46,7 @@ def test_info_is_complete(name):
         assert urllib.parse.urlparse(info.homepage).scheme == "https"
 
 
-def test_info_says_whose_the_files_are():
+def test_info_tells_which_data_sets_need_or_accept_files():
     needs = {name for name in BUILTIN if dataset_info(name).needs_data_dir}
     assert needs == {"afhq", "afhq7", "animals10", "cats_dogs", "pig_faces"}
     takes = {name for name in BUILTIN if dataset_info(name).takes_data_dir}
@@ -64,10 +64,10 @@ def test_patterns():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", r"unknown data set 'digit': did you mean digits\? \(or give the path"),
+        ("digit", r"unknown data set 'digit': did you mean digits\? \(or use the path"),
         ("cat_dog", "did you mean cats_dogs"),
-        ("xyzzy", "unknown data set 'xyzzy': known are afhq, afhq7, animals10, cats_dogs"),
-        ("./digits", "digits does not exist: give the path"),
+        ("xyzzy", "unknown data set 'xyzzy': choose from afhq, afhq7, animals10, cats_dogs"),
+        ("./digits", "digits does not exist: use the path"),
         ("some/where", "some/where does not exist"),
         ("photos.zip", "photos.zip does not exist"),
         ("~/no such folder", "no such folder does not exist"),
@@ -135,14 +135,14 @@ def test_data_sets_of_other_packages(other_package):
     assert (data.name, data.seed) == ("blanks", 3)
 
 
-def test_own_data_sets_win_over_those_of_other_packages(other_package):
+def test_builtin_data_sets_take_precedence_over_other_packages(other_package):
     assert len(load_dataset("digits").class_names) == 10
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", "'nothing' of another package is 'not the ones .*, without INFO"),
+        ("nothing", "'nothing' from another package is 'not the ones .*, which lacks INFO"),
         (
             "lost",
             "'lost' is declared by another package as their_data:lost, which cannot be imported",
@@ -150,7 +150,7 @@ def test_own_data_sets_win_over_those_of_other_packages(other_package):
         ("blank", "did you mean blanks"),
     ],
 )
-def test_data_sets_of_other_packages_that_are_none(other_package, name, message):
+def test_invalid_data_sets_of_other_packages(other_package, name, message):
     for use in (dataset_info, load_dataset):
         with pytest.raises(InputError, match=message):
             use(name)
@@ -159,15 +159,15 @@ def test_data_sets_of_other_packages_that_are_none(other_package, name, message)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "seed is -1: give 0 or more"),
-        ({"validation_fraction": 0}, "validation_fraction is 0: give a share between 0 and 1"),
+        ({"seed": -1}, "seed is -1: use 0 or more"),
+        ({"validation_fraction": 0}, "validation_fraction is 0: use a fraction between 0 and 1"),
         ({"test_fraction": 1.0}, "test_fraction is 1.0"),
         ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
-        ({"image_size": 0}, "image_size is 0: give at least 1 pixel"),
-        ({"on_bad_image": "warn"}, "on_bad_image is warn: give skip or error"),
+        ({"image_size": 0}, "image_size is 0: use at least 1 pixel"),
+        ({"on_bad_image": "warn"}, "on_bad_image is warn: use skip or error"),
     ],
 )
-def test_options_that_cannot_be(options, message):
+def test_invalid_options(options, message):
     with pytest.raises(InputError, match=message):
         load_dataset("digits", **options)
 
@@ -183,16 +183,16 @@ def digits():
 def test_digits_are_those_of_scikit_learn(digits):
     from sklearn.datasets import load_digits
 
-    theirs = load_digits()
+    original = load_digits()
     assert sum(map(len, digits.splits.values())) == 1797
     for split in digits.splits.values():
         for name, (image, label) in zip(split.ids, split, strict=True):
-            place = int(name.split("/")[1])
-            assert label == theirs.target[place]
-            assert name == f"{label}/{place:04d}"
+            index = int(name.split("/")[1])
+            assert label == original.target[index]
+            assert name == f"{label}/{index:04d}"
             assert image.shape == (8, 8, 3)
             assert image.dtype == np.uint8
-            scan = np.dstack([theirs.images[place]] * 3)  # 0 to 16
+            scan = np.dstack([original.images[index]] * 3)  # 0 to 16
             np.testing.assert_allclose(image / 255 * 16, scan, atol=0.04)
 
 
@@ -246,7 +246,7 @@ def test_cats_dogs(tmp_path, own_cache, place):
 
 
 @pytest.mark.parametrize("data_dir", [None, "nowhere", "empty", "zip"])
-def test_cats_dogs_that_are_not_there(tmp_path, own_cache, data_dir):
+def test_missing_files_of_cats_dogs(tmp_path, own_cache, data_dir):
     (tmp_path / "empty").mkdir()
     write_zip(tmp_path / "zip", images("pigs", "cows"))
     with pytest.raises(InputError) as error:
@@ -254,19 +254,19 @@ def test_cats_dogs_that_are_not_there(tmp_path, own_cache, data_dir):
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith("cats_dogs")
-    for part in (
+    for text in (
         "https://www.kaggle.com/datasets/tongpython/cat-and-dog",
         "--data-dir",
         "training_set/training_set/{cats,dogs} with 4000 and 4005",
         "test_set/test_set/{cats,dogs} with 1011 and 1012",
     ):
-        assert part in message
+        assert text in message
 
 
-def test_sizes_of_cats_dogs_follow_from_the_published_ones():
-    from datasets.splits import part_sizes
+def test_split_sizes_of_cats_dogs_follow_from_the_published_ones():
+    from datasets.splits import split_counts
 
-    validation = sum(part_sizes(n, {"validation": 0.1})["validation"] for n in (4000, 4005))
+    validation = sum(split_counts(n, {"validation": 0.1})["validation"] for n in (4000, 4005))
     assert dataset_info("cats_dogs").split_sizes == {
         "train": 8005 - validation,
         "validation": validation,

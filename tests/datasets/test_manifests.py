@@ -1,4 +1,4 @@
-"""Groups, folds and files of splits, as data sets come with them."""
+"""Groups, folds and split files."""
 
 import json
 import re
@@ -15,28 +15,28 @@ from datasets.manifest import edition_of, read_manifest
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 VISITS = {
-    f"{pig}/visit{visit}_{frame}.png": png(1000 * place + 10 * visit + frame)
-    for place, pig in enumerate(("pig1", "pig2", "pig10"))
+    f"{pig}/visit{visit}_{frame}.png": png(1000 * number + 10 * visit + frame)
+    for number, pig in enumerate(("pig1", "pig2", "pig10"))
     for visit in range(12)
     for frame in range(1 + visit % 3)
 }
-PARTED = images("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=10)
+PUBLISHED = images("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=10)
 
 
 def sizes(data):
     return {name: len(split) for name, split in data.splits.items()}
 
 
-def parts_of(data, pattern):
-    """The parts in which each group is."""
+def splits_by_group(data, pattern):
+    """Return the names of the splits that contain each group."""
     found = {}
-    for part, split in data.splits.items():
+    for split_name, split in data.splits.items():
         for name in split.ids:
-            found.setdefault(re.search(pattern, name).group(1), set()).add(part)
+            found.setdefault(re.search(pattern, name).group(1), set()).add(split_name)
     return found
 
 
-def refusal(path, **options):
+def error_message(path, **options):
     with pytest.raises(InputError) as error:
         load_dataset(path, **options)
     assert "\n" not in str(error.value)
@@ -51,44 +51,40 @@ def test_groups_stay_together(tmp_path, pattern):
     root = write_folder(tmp_path / "pigs", VISITS)
     data = load_dataset(root, group=pattern)
     assert sum(sizes(data).values()) == len(VISITS)
-    told = r"^(.+)_" if "^" in pattern else r"(visit\d+)"
-    assert all(len(parts) == 1 for parts in parts_of(data, told).values())
+    group = r"^(.+)_" if "^" in pattern else r"(visit\d+)"
+    assert all(len(splits) == 1 for splits in splits_by_group(data, group).values())
     assert data.class_names == ("pig1", "pig2", "pig10")
     for split in data.splits.values():
         assert set(split.labels.tolist()) == {0, 1, 2}
         assert list(split.ids) == sorted(split.ids, key=natural_key)
     assert not data.notes
-    alone = load_dataset(root)
-    assert any(len(parts) > 1 for parts in parts_of(alone, r"(.+)_").values())
-    assert alone.fingerprint == data.fingerprint
+    ungrouped = load_dataset(root)
+    assert any(len(splits) > 1 for splits in splits_by_group(ungrouped, r"(.+)_").values())
+    assert ungrouped.fingerprint == data.fingerprint
     assert data.provenance["group"] == pattern
     groups = data.manifest()["groups"]
-    assert groups == {name: re.search(told, name).group(1) for name in VISITS}
-    assert "groups" in alone.manifest() and not alone.manifest()["groups"]
+    assert groups == {name: re.search(group, name).group(1) for name in VISITS}
+    assert ungrouped.manifest()["groups"] == {}
 
 
-def test_groups_keep_to_published_parts(tmp_path):
+def test_groups_do_not_change_published_splits(tmp_path):
     files = images("train/a", "train/b", "test/a", "test/b", count=12)
     data = load_dataset(write_folder(tmp_path, files), group=r"/(\d)\d*\.png")
     assert all(name.startswith("test/") for name in data.splits["test"].ids)
-    pool = {k: {p for p in v if p != "test"} for k, v in parts_of(data, r"/(\d)\d*\.png").items()}
-    assert all(len(parts) == 1 for parts in pool.values())
-    assert sum(n.endswith("test part, the first is 0") for n in data.notes) == 1
+    drawn = [splits - {"test"} for splits in splits_by_group(data, r"/(\d)\d*\.png").values()]
+    assert all(len(splits) == 1 for splits in drawn)
+    assert sum(n.endswith("test split, starting with 0") for n in data.notes) == 1
     (of_train,) = [n for n in data.notes if "both the train and" in n]
     assert re.match(
-        r"\d groups have images in both the train and the test part, the first is", of_train
+        r"\d groups have images in both the train and the test split, starting with", of_train
     )
 
 
-def in_memory(groups, options, parts=None):
+def in_memory(groups, options):
     rng = np.random.default_rng(0)
-    examples = [
-        Example(f"{i}", i, "ab"[i % 2], parts[i] if parts else None, group)
-        for i, group in enumerate(groups)
-    ]
-    published = tuple(p for p in ("train", "validation", "test") if parts and p in parts)
+    examples = [Example(f"{i}", i, "ab"[i % 2], None, group) for i, group in enumerate(groups)]
     return assemble(
-        Layout(examples, ("a", "b"), published, []),
+        Layout(examples, ("a", "b"), (), []),
         DatasetInfo("arrays", "", ""),
         options,
         digests={e.id: f"{e.content:064x}" for e in examples},
@@ -96,7 +92,7 @@ def in_memory(groups, options, parts=None):
     )
 
 
-def test_groups_that_come_with_the_data_win():
+def test_groups_of_the_data_take_precedence():
     groups = [f"g{i // 4}" if i < 40 else "" for i in range(60)]
     data = in_memory(groups, Options(group=r"^\d"))
     found = data.manifest()["groups"]
@@ -104,39 +100,40 @@ def test_groups_that_come_with_the_data_win():
     assert {found[str(i)] for i in range(40, 60)} == {"4", "5"}
     without = in_memory(groups, Options())
     assert without.manifest()["groups"] == {str(i): groups[i] for i in range(40)}
-    sides = {}
-    for part, split in without.splits.items():
+    split_of = {}
+    for name, split in without.splits.items():
         for group in set(split.groups) - {""}:
-            assert sides.setdefault(group, part) == part
+            assert split_of.setdefault(group, name) == name
 
 
-def test_patterns_that_find_nothing_are_refused(tmp_path):
+def test_group_patterns_must_match_every_id(tmp_path):
     root = write_folder(tmp_path, VISITS | {"pig2/portrait.png": png(7)})
     for pattern in (r"visit(\d+)", r"visit\d+", r"(visit\d+)?", "x*"):
-        message = refusal(root, group=pattern)
+        message = error_message(root, group=pattern)
         first = "pig1/visit0_0.png" if pattern == "x*" else "pig2/portrait.png"
         if pattern == r"(visit\d+)?":
             first = "pig1/visit0_0.png"
-        assert f"the group pattern {pattern!r} finds nothing in {first}: give one" in message
-    assert "group '(' is not a valid regular expression: missing )" in refusal(root, group="(")
-
-
-def test_groups_that_are_whole_classes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.formats.examples.verify", lambda *_: pytest.fail("decoded first"))
-    message = refusal(write_folder(tmp_path, VISITS), group="^[^/]+")
-    assert (
-        "class pig1 has one group, pig1, which cannot be split into train and validation" in message
+        assert f"the group pattern {pattern!r} finds no group in {first}: use a" in message
+    assert "group '(' is not a valid regular expression: missing )" in error_message(
+        root, group="("
     )
+
+
+def test_groups_that_are_whole_classes_are_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.formats.examples.verify", lambda *_: pytest.fail("decoded first"))
+    message = error_message(write_folder(tmp_path, VISITS), group="^[^/]+")
+    assert "class pig1 (like 2 more classes) has only one group, pig1, which cannot be" in message
+    assert "split into train, validation and test: add groups, or remove the class" in message
 
 
 def test_groups_of_one_image_are_noted(tmp_path):
     data = load_dataset(write_folder(tmp_path, VISITS), group=".+")
-    assert data.notes == ("each group has one image: they keep nothing together",)
+    assert data.notes == ("each group has only one image, so that grouping has no effect",)
 
 
-def test_class_that_a_part_lacks_is_noted(tmp_path):
+def test_class_missing_from_a_split_is_noted(tmp_path):
     data = load_dataset(write_folder(tmp_path, images("a", "b") | images("c", count=2, first=9000)))
-    assert data.notes == ("the validation part has no images of c: too few to go round",)
+    assert data.notes == ("the validation split has no images of c: there are too few",)
 
 
 # Folds
@@ -155,27 +152,27 @@ def test_folds_test_every_image_once(tmp_path, group):
         assert not data.notes
         assert data.provenance["folds"] == 3
         if group:
-            assert all(len(parts) == 1 for parts in parts_of(data, group).values())
+            assert all(len(splits) == 1 for splits in splits_by_group(data, group).values())
     assert folds[1].provenance["fold"] == 1
     assert load_dataset(root, folds=3, seed=1).splits["test"].ids != folds[0].splits["test"].ids
 
 
-def test_published_test_part_is_kept_by_folds(tmp_path):
-    root = write_folder(tmp_path, PARTED)
+def test_folds_keep_the_published_test_split(tmp_path):
+    root = write_folder(tmp_path, PUBLISHED)
     folds = [load_dataset(root, folds=4, fold=fold) for fold in range(4)]
     for data in folds:
         assert sizes(data) == {"train": 30, "validation": 10, "test": 20}
         assert all(name.startswith("test/") for name in data.splits["test"].ids)
     validated = [name for data in folds for name in data.splits["validation"].ids]
-    assert sorted(validated) == sorted(name for name in PARTED if not name.startswith("test/"))
+    assert sorted(validated) == sorted(name for name in PUBLISHED if not name.startswith("test/"))
     assert folds[2].notes == (
-        "the published test part is kept: fold 2 (of 0 to 3) is the validation part",
-        "the published validation part is pooled with the training part into folds",
+        "the published test split is kept; fold 2 (of 0 to 3) is the validation split",
+        "the published training and validation splits are merged into folds",
     )
 
 
-def test_published_validation_part_joins_the_folds(tmp_path):
-    files = {name: content for name, content in PARTED.items() if not name.startswith("test/")}
+def test_published_validation_images_join_the_folds(tmp_path):
+    files = {name: content for name, content in PUBLISHED.items() if not name.startswith("test/")}
     data = load_dataset(write_folder(tmp_path, files), folds=2, fold=1, validation_fraction=0.2)
     assert sizes(data) == {"train": 16, "validation": 4, "test": 20}
     assert len(data.notes) == 1
@@ -184,28 +181,26 @@ def test_published_validation_part_joins_the_folds(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"folds": 1}, "folds is 1: give 2 or more, or 0 for none"),
+        ({"folds": 1}, "folds is 1: use 2 or more, or 0 for none"),
         ({"folds": -3}, "folds is -3"),
-        ({"fold": 1}, "fold is 1: give folds, too"),
-        ({"folds": 3, "fold": 3}, "fold is 3: give 0 to 2"),
-        ({"folds": 3, "fold": -1}, "fold is -1: give 0 to 2"),
-        ({"folds": 3, "splits_file": "x"}, "splits_file leaves nothing to make folds of"),
-        ({"folds": 1000}, "images cannot make 1000 folds: give at most"),
-        ({"folds": 30, "group": "^(.+)_"}, "class pig1 .*|36 groups cannot make|leave none for"),
+        ({"fold": 1}, "fold is 1: use folds as well"),
+        ({"folds": 3, "fold": 3}, "fold is 3: use 0 to 2"),
+        ({"folds": 3, "fold": -1}, "fold is -1: use 0 to 2"),
+        ({"folds": 3, "splits_file": "x"}, "splits_file and folds are mutually exclusive"),
+        ({"folds": 1000}, "images cannot be split into 1000 folds: use at most"),
+        ({"folds": 37, "group": "^(.+)_"}, "36 groups cannot be split into 37 folds"),
     ],
 )
-def test_folds_that_cannot_be(tmp_path, options, message):
-    if options.get("folds") == 30:
-        options = options | {"folds": 37}
-    assert re.search(message, refusal(write_folder(tmp_path, VISITS), **options))
+def test_invalid_folds(tmp_path, options, message):
+    assert re.search(message, error_message(write_folder(tmp_path, VISITS), **options))
 
 
-# Files of splits
+# Split files
 
 
 @pytest.fixture
 def written(tmp_path):
-    """A folder of visits, and its splits as a run writes them."""
+    """A folder of visits, its splits file as a run writes it, and the data set."""
     root = write_folder(tmp_path / "pigs", VISITS)
     data = load_dataset(root, seed=3, group=r"^(.+)_")
     path = tmp_path / "run" / "splits.json"
@@ -214,18 +209,17 @@ def written(tmp_path):
     return root, path, data
 
 
-def edited(path, edit):
-    """The file after a change of its content."""
+def edit_json(path, edit):
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
 
 
-def same(ours, theirs):
-    assert ours.class_names == theirs.class_names
-    for name, split in theirs.splits.items():
-        assert ours.splits[name].ids == split.ids
-        assert ours.splits[name].labels.tolist() == split.labels.tolist()
+def assert_same_splits(actual, expected):
+    assert actual.class_names == expected.class_names
+    for name, split in expected.splits.items():
+        assert actual.splits[name].ids == split.ids
+        assert actual.splits[name].labels.tolist() == split.labels.tolist()
 
 
 def test_manifest_is_read_back(written, tmp_path):
@@ -234,17 +228,17 @@ def test_manifest_is_read_back(written, tmp_path):
     for source in (root, archive):
         for file in (path, path.parent, str(path)):
             again = load_dataset(source, splits_file=file)
-            same(again, data)
+            assert_same_splits(again, data)
             assert again.fingerprint == data.fingerprint
             assert not again.notes
-            ours, theirs = again.manifest(), data.manifest()
-            fields = ("format", "splits", "sha256", "groups", "class_names")
-            assert {k: ours[k] for k in fields} == {k: theirs[k] for k in fields}
+            actual, expected = again.manifest(), data.manifest()
+            for field in ("format", "splits", "sha256", "groups", "class_names"):
+                assert actual[field] == expected[field]
     assert again.provenance["splits_file"] == str(path)
     assert again.provenance["split_fractions"] == {}
 
 
-def test_manifest_holds_hash_and_group_of_each_image(written):
+def test_manifest_has_hash_and_group_of_each_image(written):
     import hashlib
 
     manifest = json.loads(written[1].read_text())
@@ -254,17 +248,17 @@ def test_manifest_holds_hash_and_group_of_each_image(written):
     assert manifest["class_names"] == ["pig1", "pig2", "pig10"]
 
 
-def test_order_of_classes_and_images_is_the_files(written):
+def test_order_of_classes_and_images_is_that_of_the_file(written):
     root, path, data = written
 
-    def turn(content):
+    def reverse(content):
         content["class_names"].reverse()
         content["splits"] = {
-            part: {name: 2 - label for name, label in reversed(labels.items())}
-            for part, labels in content["splits"].items()
+            split: {name: 2 - label for name, label in reversed(labels.items())}
+            for split, labels in content["splits"].items()
         }
 
-    edited(path, turn)
+    edit_json(path, reverse)
     again = load_dataset(root, splits_file=path)
     assert again.class_names == ("pig10", "pig2", "pig1")
     assert again.splits["test"].ids == data.splits["test"].ids[::-1]
@@ -279,26 +273,26 @@ def test_order_of_classes_and_images_is_the_files(written):
 
 def test_old_files_without_hashes_are_read(written):
     root, path, data = written
-    edited(path, lambda content: [content.pop(k) for k in ("format", "sha256", "groups")])
-    same(load_dataset(root, splits_file=path), data)
-    (root / "pig1/visit0_0.png").write_bytes(png(77))  # who could tell
-    same(load_dataset(root, splits_file=path), data)
-    edited(path, lambda content: [content.pop(k) for k in set(content) - {"splits"}])
-    same(load_dataset(root, splits_file=path), data)
+    edit_json(path, lambda content: [content.pop(k) for k in ("format", "sha256", "groups")])
+    assert_same_splits(load_dataset(root, splits_file=path), data)
+    (root / "pig1/visit0_0.png").write_bytes(png(77))  # cannot be detected
+    assert_same_splits(load_dataset(root, splits_file=path), data)
+    edit_json(path, lambda content: [content.pop(k) for k in set(content) - {"splits"}])
+    assert_same_splits(load_dataset(root, splits_file=path), data)
 
 
-def test_images_that_a_file_does_not_name_are_left_out(written, monkeypatch):
+def test_images_missing_from_the_file_are_left_out(written, monkeypatch):
     root, path, data = written
     write_folder(root, {"pig1/new.png": png(1), "pig2/bad.png": b"", "pig3/new.png": png(2)})
     again = load_dataset(root, splits_file=path, on_bad_image="error")
-    same(again, data)
+    assert_same_splits(again, data)
     assert again.fingerprint == data.fingerprint
     assert again.notes == (f"left out 3 images that {path} does not name",)
     assert not again.bad_images
 
 
-def test_parts_of_a_file_win_over_published_ones(tmp_path):
-    root = write_folder(tmp_path / "data", PARTED)
+def test_split_file_overrides_published_splits(tmp_path):
+    root = write_folder(tmp_path / "data", PUBLISHED)
     manifest = load_dataset(root).manifest()
     moved = next(iter(manifest["splits"]["test"]))
     manifest["splits"]["train"][moved] = manifest["splits"]["test"].pop(moved)
@@ -308,7 +302,7 @@ def test_parts_of_a_file_win_over_published_ones(tmp_path):
     assert sizes(data) == {"train": 21, "validation": 20, "test": 19}
 
 
-def test_groups_across_the_parts_of_a_file_are_noted(written):
+def test_groups_across_the_splits_of_a_file_are_noted(written):
     root, path, _ = written
     data = load_dataset(root, seed=3)
     path.write_text(json.dumps(data.manifest()))
@@ -319,31 +313,31 @@ def test_groups_across_the_parts_of_a_file_are_noted(written):
     assert not load_dataset(root, splits_file=path).notes
 
 
-def test_other_kinds_of_data_take_files_of_splits(tmp_path):
+def test_split_files_for_digits_and_arrays(tmp_path):
     digits = load_dataset("digits", seed=4)
     path = tmp_path / "splits.json"
     path.write_text(json.dumps(digits.manifest()))
-    same(load_dataset("digits", seed=0, splits_file=path), digits)
+    assert_same_splits(load_dataset("digits", seed=0, splits_file=path), digits)
     arrays = in_memory([""] * 40, Options(seed=1))
     path.write_text(json.dumps(arrays.manifest()))
-    same(in_memory([""] * 40, Options(splits_file=path)), arrays)
+    assert_same_splits(in_memory([""] * 40, Options(splits_file=path)), arrays)
 
 
-def test_lost_images_are_named(written):
+def test_missing_images_are_named(written):
     root, path, _ = written
-    lost = [*json.loads(path.read_text())["splits"]["train"]][:2]
-    for name in lost:
+    missing = [*json.loads(path.read_text())["splits"]["train"]][:2]
+    for name in missing:
         (root / name).unlink()
-    message = refusal(root, splits_file=path)
-    assert f"names 2 images that the data lack, the first is {lost[0]}: restore them" in message
+    message = error_message(root, splits_file=path)
+    assert f"names 2 images missing from the data, starting with {missing[0]}: restore" in message
 
 
-def test_spoilt_images_are_named(written):
+def test_damaged_images_are_named(written):
     root, path, data = written
     name = data.splits["test"].ids[0]
-    (root / name).write_bytes(b"spoilt")
-    message = refusal(root, splits_file=path)
-    assert f"the first is {name} (cannot be decoded: not an image in any known format)" in message
+    (root / name).write_bytes(b"damaged")
+    message = error_message(root, splits_file=path)
+    assert f"starting with {name} (cannot be decoded: not an image in any known format)" in message
 
 
 def test_changed_images_are_named(written):
@@ -351,97 +345,100 @@ def test_changed_images_are_named(written):
     for name in data.splits["test"].ids[:2]:
         (root / name).write_bytes(png(4711))
     first = data.splits["test"].ids[0]
-    message = refusal(root, splits_file=path)
-    assert f"2 images changed since {path} was written, the first is {first}: restore" in message
+    message = error_message(root, splits_file=path)
+    assert f"2 images changed since {path} was written, starting with {first}: restore" in message
 
 
-def drop(field):
+def remove(field):
     return lambda content: content.pop(field)
 
 
-def put(**fields):
+def replace(**fields):
     return lambda content: content.update(fields)
 
 
-def first_label(label):
+def set_label(label):
     return lambda content: content["splits"]["train"].update({"pig1/visit0_0.png": label})
 
 
-def both(content):
+def repeat_in_test(content):
     content["splits"]["test"] |= dict([next(iter(content["splits"]["train"].items()))])
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (drop("splits"), "no JSON object with the field splits: give the splits.json of a run"),
-        (put(format=3), "has format 3, and this version reads up to 2"),
-        (put(format="2"), "has format '2'"),
-        (put(splits=[]), "its splits are not train, validation, test"),
+        (remove("splits"), "it is not a JSON object with the field splits: use the splits.json"),
+        (replace(format=3), "has format 3, but this version reads formats up to 2"),
+        (replace(format="2"), "has format '2'"),
+        (replace(splits=[]), "its splits are not train, validation, test"),
         (lambda c: c["splits"].pop("test"), "its splits are not train, validation, test"),
-        (lambda c: c["splits"].update(test={}), "its test part is empty"),
-        (lambda c: c["splits"].update(test=["a"]), "its splits.test is no object"),
-        (first_label("pig1"), "its splits.train says 'pig1' of pig1/visit0_0.png"),
-        (first_label(True), "its splits.train says True of"),
-        (first_label(7), "pig1/visit0_0.png has label 7, which no class has"),
-        (first_label(-1), "pig1/visit0_0.png has label -1"),
-        (both, "is in the train and the test part"),
-        (put(class_names="pigs"), "its class_names are no list of two names or more"),
-        (put(class_names=["pig1"]), "its class_names are no list of two names or more"),
-        (put(class_names=["a", "a", "b"]), "a name is twice in its class_names"),
-        (put(sha256=[]), "its sha256 is no object"),
-        (put(groups={"x": 1}), "its groups says 1 of x"),
+        (lambda c: c["splits"].update(test={}), "its test split is empty"),
+        (lambda c: c["splits"].update(test=["a"]), "its splits.test is not an object"),
+        (set_label("pig1"), "its splits.train has 'pig1' for pig1/visit0_0.png"),
+        (set_label(True), "its splits.train has True for"),
+        (set_label(7), "pig1/visit0_0.png has label 7, which is not a class"),
+        (set_label(-1), "pig1/visit0_0.png has label -1"),
+        (repeat_in_test, "is in both train and test"),
+        (replace(class_names="pigs"), "its class_names are not a list of at least two names"),
+        (replace(class_names=["pig1"]), "its class_names are not a list of at least two names"),
+        (replace(class_names=["a", "a", "b"]), "its class_names contain a name twice"),
+        (replace(sha256=[]), "its sha256 is not an object"),
+        (replace(groups={"x": 1}), "its groups has 1 for x"),
         (
-            put(class_names=["pig1", "pig10", "pig2"]),
-            "has pig2/.* in class pig10, the data have it in pig2: give",
+            replace(class_names=["pig1", "pig10", "pig2"]),
+            "has pig2/.* in class pig10, but the data have it in pig2: use matching data and",
         ),
-        (put(class_names=["pig1", "pig2", "pig10", "pig3"]), "no training images of class pig3"),
-        (first_label(1), "has pig1/visit0_0.png in class pig2, the data have it in pig1"),
+        (
+            replace(class_names=["pig1", "pig2", "pig10", "pig3"]),
+            "no training images of class pig3",
+        ),
+        (set_label(1), "has pig1/visit0_0.png in class pig2, but the data have it in pig1"),
     ],
 )
-def test_files_that_cannot_be_used(written, edit, message):
+def test_invalid_split_files(written, edit, message):
     root, path, _ = written
 
-    # Whatever the seed, this one is in training.
-    def into_training(content):
-        labels = {k: v for part in content["splits"].values() for k, v in part.items()}
-        for part in content["splits"].values():
-            part.pop("pig1/visit0_0.png", None)
+    def move_to_training(content):
+        labels = {k: v for split in content["splits"].values() for k, v in split.items()}
+        for split in content["splits"].values():
+            split.pop("pig1/visit0_0.png", None)
         content["splits"]["train"]["pig1/visit0_0.png"] = labels["pig1/visit0_0.png"]
 
-    edited(path, into_training)
-    edited(path, edit)
-    found = refusal(root, splits_file=path)
+    edit_json(path, move_to_training)
+    edit_json(path, edit)
+    found = error_message(root, splits_file=path)
     assert re.search(message, found)
     assert str(path) in found
 
 
-def test_label_beyond_the_datas_classes(written):
+def test_label_beyond_the_classes_of_the_data(written):
     root, path, _ = written
-    edited(path, drop("class_names"))
-    edited(path, lambda content: content["splits"]["test"].update({"pig1/visit1_0.png": 9}))
-    edited(
+    edit_json(path, remove("class_names"))
+    edit_json(path, lambda content: content["splits"]["test"].update({"pig1/visit1_0.png": 9}))
+    edit_json(
         path,
         lambda content: [
             content["splits"][p].pop("pig1/visit1_0.png", 0) for p in ("train", "validation")
         ],
     )
-    assert "has pig1/visit1_0.png in class number 9, the data have it in pig1" in refusal(
+    assert "has pig1/visit1_0.png in class number 9, but the data have it in pig1" in error_message(
         root, splits_file=path
     )
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"splits"'])
-def test_files_that_are_no_manifest(tmp_path, content):
+def test_files_that_are_not_manifests(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"x.json cannot be used as a file of splits, no JSON"):
+    message = r"x.json cannot be used as a split file, it is not (valid JSON|a JSON object)"
+    with pytest.raises(InputError, match=message):
         read_manifest(tmp_path / "x.json")
 
 
-def test_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"there is no file of splits at .*/none.json: give the"):
+def test_missing_split_file(tmp_path):
+    with pytest.raises(InputError, match=r"there is no split file at .*/none.json: use the"):
         read_manifest(tmp_path / "none.json")
-    with pytest.raises(InputError, match=r"there is no file of splits at .*/splits.json"):
+    with pytest.raises(InputError, match=r"there is no split file at .*/splits.json"):
         read_manifest(tmp_path)
 
 
@@ -450,7 +447,7 @@ def test_file_that_is_not_there(tmp_path):
     [
         ({"edition": "lossy copy"}, "lossy copy"),
         ({"edition": "", "notes": ["a lossy copy"], "dataset": "cifar10"}, ""),
-        # Of version 0.1, without the field.
+        # As written by version 0.1, without the field.
         (
             {"dataset": "cifar10", "notes": ["JPEG files, a lossy copy of the published"]},
             "lossy copy",

@@ -1,6 +1,7 @@
-"""Arrays in a .npz are a data set; what cannot be images, labels or trusted is said."""
+"""A .npz of arrays as a data set, and errors for invalid or unsafe arrays."""
 
 import os
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -31,8 +32,8 @@ def sizes(data):
     return {name: len(split) for name, split in data.splits.items()}
 
 
-def everything(data):
-    """Image and class of every example by its id."""
+def examples_by_id(data):
+    """Return image and class of every example by id."""
     return {
         name: (image, data.class_names[label])
         for split in data.splits.values()
@@ -40,7 +41,7 @@ def everything(data):
     }
 
 
-def refusal(path):
+def error_message(path):
     with pytest.raises(InputError) as error:
         load_dataset(path)
     assert "\n" not in str(error.value)
@@ -56,7 +57,7 @@ def test_unsplit(tmp_path, keys, write):
     data = load_dataset(tmp_path / "a.npz")
     assert (data.name, data.class_names) == ("a", ("0", "1", "2"))
     assert sizes(data) == {"train": 24, "validation": 3, "test": 3}
-    found = everything(data)
+    found = examples_by_id(data)
     assert set(found) == {str(i) for i in range(N)}
     for i in range(N):
         np.testing.assert_array_equal(found[str(i)][0], pixels[i])
@@ -65,7 +66,7 @@ def test_unsplit(tmp_path, keys, write):
     assert not data.notes
 
 
-def test_as_keras_has_mnist(tmp_path):
+def test_layout_of_keras_mnist(tmp_path):
     arrays = {"x_train": images(N, 4, 5), "y_train": labels().astype(np.uint8)}
     arrays |= {"x_test": images(6, 4, 5, seed=1), "y_test": labels(6)}
     data = load_dataset(save(tmp_path / "mnist.npz", **arrays))
@@ -77,11 +78,11 @@ def test_as_keras_has_mnist(tmp_path):
     assert data.provenance["published_parts"] == ["train", "test"]
 
 
-def test_as_medmnist_has_it(tmp_path):
+def test_layout_of_medmnist(tmp_path):
     arrays = {}
-    for seed, (part, count) in enumerate({"train": N, "val": 6, "test": 9}.items()):
-        arrays[f"{part}_images"] = images(count, 4, 4, 1, seed=seed)
-        arrays[f"{part}_labels"] = labels(count)[:, None]
+    for seed, (split, count) in enumerate({"train": N, "val": 6, "test": 9}.items()):
+        arrays[f"{split}_images"] = images(count, 4, 4, 1, seed=seed)
+        arrays[f"{split}_labels"] = labels(count)[:, None]
     data = load_dataset(save(tmp_path / "medmnist.npz", **arrays))
     assert sizes(data) == {"train": N, "validation": 6, "test": 9}
     assert data.splits["validation"].labels.tolist() == [0, 1, 2, 0, 1, 2]
@@ -104,11 +105,11 @@ def test_floats(tmp_path, top, dtype):
     if top == 255:
         values[3, 0, 0], pixels[3, 0, 0] = np.inf, 255
     data = load_dataset(save(tmp_path / "a.npz", x=values, y=labels()))
-    for name, (image, _) in everything(data).items():
+    for name, (image, _) in examples_by_id(data).items():
         np.testing.assert_array_equal(image[..., :1], pixels[int(name)])
 
 
-def test_floats_are_converted_piece_by_piece(tmp_path, monkeypatch):
+def test_floats_are_converted_in_chunks(tmp_path, monkeypatch):
     pixels = images()
     path = save(tmp_path / "a.npz", x=pixels / 255, y=labels())
     whole = load_dataset(path)
@@ -119,22 +120,22 @@ def test_floats_are_converted_piece_by_piece(tmp_path, monkeypatch):
     )
 
 
-def test_other_whole_numbers_and_bits(tmp_path):
+def test_other_integers_and_booleans(tmp_path):
     pixels = images()
     whole = load_dataset(save(tmp_path / "a.npz", x=pixels, y=labels()))
     other = load_dataset(save(tmp_path / "b.npz", x=pixels.astype(np.int64), y=labels() * 1.0))
     assert other.fingerprint == whole.fingerprint
     bits = load_dataset(save(tmp_path / "c.npz", x=pixels > 127, y=labels()))
-    assert everything(bits)["7"][0].tolist() == (255 * (pixels[7] > 127)).tolist()
+    assert examples_by_id(bits)["7"][0].tolist() == (255 * (pixels[7] > 127)).tolist()
 
 
-def test_class_names_and_texts(tmp_path):
+def test_class_names_and_string_labels(tmp_path):
     names = np.array(["pig", "cat", "7", "unused"])
     arrays = {"x": images(), "y": labels(), "class_names": names}
     data = load_dataset(save(tmp_path / "a.npz", **arrays))
     assert data.class_names == ("pig", "cat", "7")
-    assert [name for _, name in everything(data).values()].count("pig") == N // 3
-    assert everything(data)["2"][1] == "7"
+    assert [name for _, name in examples_by_id(data).values()].count("pig") == N // 3
+    assert examples_by_id(data)["2"][1] == "7"
     texts = {"x": images(), "y": names[labels()]}
     assert load_dataset(save(tmp_path / "b.npz", **texts)).class_names == ("7", "cat", "pig")
     texts["class_names"] = names
@@ -156,13 +157,13 @@ def test_other_arrays_are_noted(tmp_path):
     assert data.notes == ("ignored the arrays weights, z",)
 
 
-def test_copies_across_parts_are_noted(tmp_path):
+def test_copies_across_splits_are_noted(tmp_path):
     arrays = {"x_train": images(), "y_train": labels(), "x_test": images()[:5], "y_test": labels(5)}
     notes = load_dataset(save(tmp_path / "a.npz", **arrays)).notes
-    assert [n for n in notes if n.startswith("5 of 5 test images") or "of 5 test" in n]
+    assert [n for n in notes if n.startswith("5 of 5 test images are copies")]
 
 
-def test_nothing_is_executed(tmp_path, monkeypatch):
+def test_pickled_objects_are_not_executed(tmp_path, monkeypatch):
     class Evil:
         def __reduce__(self):
             return os.system, ("touch EVIL",)
@@ -170,8 +171,8 @@ def test_nothing_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for key in ("x", "y", "class_names"):
         arrays = {"x": images(), "y": labels(), key: np.array([Evil()] * N, object)}
-        message = refusal(save(tmp_path / "a.npz", **arrays))
-        assert f"has Python objects in {key}, which could run a program" in message
+        message = error_message(save(tmp_path / "a.npz", **arrays))
+        assert f"has Python objects in {key}, which could execute code" in message
     assert not (tmp_path / "EVIL").exists()
 
 
@@ -181,70 +182,73 @@ X, Y = images(), labels()
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": X, "b": Y}, "has the arrays a, b, none for images or labels: name them x and y, or"),
-        ({}, "has nothing, none for images or labels"),
+        (
+            {"a": X, "b": Y},
+            "has no images and labels among its arrays a, b: name the arrays x and y",
+        ),
+        ({}, "has no images and labels: name the arrays x and y"),
         ({"x": X}, "has x, but no labels for it: name the arrays x and y, or x_train"),
         ({"y_train": Y}, "has y_train, but no images for it"),
         ({"x": X, "images": X, "y": Y}, "has x and images, which mean the same: keep one"),
-        ({"x_test": X, "y_test": Y}, "has none to train on (x_test, y_test): name the arrays"),
+        ({"x_test": X, "y_test": Y}, "has no training arrays (x_test, y_test): name the arrays"),
         (
             {"x": X, "y": Y, "x_test": X, "y_test": Y},
-            "has arrays of parts and others beside them (x, y, x_test, y_test)",
+            "has both split and unsplit arrays (x, y, x_test, y_test)",
         ),
-        ({"x": X[:5], "y": Y}, "has 5 images in x, but 30 labels in y: each image needs one"),
+        ({"x": X[:5], "y": Y}, "has 5 images in x, but 30 labels in y: use one label per image"),
         (
             {"x": X.reshape(N, -1), "y": Y},
-            "has x of shape [30, 60]: give [N, H, W], [N, H, W, 1] or",
+            "has x of shape [30, 60]: use [N, H, W], [N, H, W, 1] or",
         ),
-        ({"x": X.transpose(0, 3, 1, 2), "y": Y}, "of shape [30, 3, 4, 5], channels first: give"),
-        ({"x": images(N, 4, 5, 4), "y": Y}, "has x of shape [30, 4, 5, 4]: give"),
+        ({"x": X.transpose(0, 3, 1, 2), "y": Y}, "of shape [30, 3, 4, 5], channels first: use"),
+        ({"x": images(N, 4, 5, 4), "y": Y}, "has x of shape [30, 4, 5, 4]: use"),
         ({"x": X[:0], "y": Y[:0]}, "has x of shape [0, 4, 5, 3]"),
-        ({"x": X.astype(np.complex64), "y": Y}, "has x of type complex64: give uint8, or floats"),
-        ({"x": X.astype(np.int16) + 1, "y": Y}, "has x of type int16 from 1 to 256: give 0 to 255"),
+        ({"x": X.astype(np.complex64), "y": Y}, "has x of type complex64: use uint8, or floats"),
+        ({"x": X.astype(np.int16) + 1, "y": Y}, "has x of type int16 from 1 to 256: use 0 to 255"),
         (
             {"x": X, "y": np.eye(3)[Y]},
-            "has y of shape [30, 3]: give one label an image, not one column",
+            "has y of shape [30, 3]: use one label per image, not one column",
         ),
-        ({"x": X, "y": Y + 0.5}, "has y of type float64: give whole numbers, or texts"),
+        ({"x": X, "y": Y + 0.5}, "has y of type float64: use integers or strings"),
         ({"x": X, "y": Y * 0}, "has only one class, 0: a classifier needs at least two"),
         (
             {"x": X, "y": Y, "class_names": np.array(["a", "b"])},
-            "has the label 2 in y, which none of its 2",
+            "has the label 2 in y, which is not among its 2",
         ),
         ({"x": X, "y": Y - 1, "class_names": np.array(["a", "b", "c"])}, "has the label -1 in y"),
         (
             {"x": X, "y": Y, "class_names": np.array(["a", "b", "a"])},
-            "class_names that are not texts, all",
+            "has invalid class_names: use unique, non-empty strings",
         ),
-        ({"x": X, "y": Y, "class_names": Y[:3]}, "class_names that are not texts, all different"),
+        ({"x": X, "y": Y, "class_names": Y[:3]}, "has invalid class_names"),
         (
             {"x_train": X, "y_train": Y, "x_test": X, "y_test": Y + 1},
-            "has 3, which the training part lacks",
+            "has 3, missing from the training split",
         ),
     ],
 )
-def test_arrays_that_cannot_be_used(tmp_path, arrays, message):
-    assert message in refusal(save(tmp_path / "a.npz", **arrays))
+def test_invalid_arrays(tmp_path, arrays, message):
+    assert message in error_message(save(tmp_path / "a.npz", **arrays))
 
 
-def test_files_that_are_no_npz(tmp_path):
+def test_files_that_are_not_npz(tmp_path):
     path = tmp_path / "a.npz"
-    assert "does not exist: give the path of a .npz" in refusal(path)
+    assert "does not exist: use the path of a .npz" in error_message(path)
     path.write_bytes(b"not a zip")
-    assert "is a damaged or incomplete .npz" in refusal(path)
+    assert "is a damaged or incomplete .npz" in error_message(path)
     content = save(path, x=X, y=Y).read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert "is a damaged or incomplete .npz" in refusal(path)
+    assert "is a damaged or incomplete .npz" in error_message(path)
     place = content.index(X.tobytes()[:50])
     path.write_bytes(content[:place] + bytes(50) + content[place + 50 :])
-    assert "Bad CRC-32" in refusal(path)
+    assert "Bad CRC-32" in error_message(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"not an array")
         archive.writestr("y.npy", b"not an array")
-    assert "is a damaged or incomplete .npz (" in refusal(path)
+    assert "is a damaged or incomplete .npz (" in error_message(path)
 
 
-def test_an_array_that_says_it_is_larger_takes_no_memory(tmp_path):
+def test_wrong_size_in_a_header_allocates_no_memory(tmp_path):
     path = save(tmp_path / "a.npz", x=X, y=Y)
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -254,13 +258,13 @@ def test_an_array_that_says_it_is_larger_takes_no_memory(tmp_path):
         for name, content in files.items():
             archive.writestr(name, content)
     tracemalloc.start()
-    assert "(x says that it is larger than it is)" in refusal(path)
+    assert "(x is smaller than its header says)" in error_message(path)
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
 
-def test_bombs(tmp_path, monkeypatch):
+def test_decompression_bombs(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((N, 300, 300), np.uint8), y=Y)
     load_dataset(tmp_path / "a.npz")
     monkeypatch.setattr(sources, "FREE_BYTES", 100_000)
-    assert "would unpack to 3 MiB from" in refusal(tmp_path / "a.npz")
+    assert re.search("would unpack from .* to 3 MiB", error_message(tmp_path / "a.npz"))

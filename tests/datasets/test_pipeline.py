@@ -1,4 +1,4 @@
-"""Order, batches, resume, sharding."""
+"""Order, batches, resuming and sharding."""
 
 import threading
 
@@ -22,7 +22,7 @@ from datasets.pipeline import (
 
 
 def numbered(total, size=(4, 6)):
-    """A split whose image i is filled with i."""
+    """Create a split whose image i is filled with the value i."""
     return Split(
         [f"{i}.png" for i in range(total)],
         [i % 3 for i in range(total)],
@@ -35,8 +35,8 @@ def samples_of(total=23, side=8):
 
 
 def batches_of(total=23, **options):
-    given = {"batch_size": 5, "seed": 1, "num_epochs": 2}
-    return TrainBatches(samples_of(total), **given | options)
+    defaults = {"batch_size": 5, "seed": 1, "num_epochs": 2}
+    return TrainBatches(samples_of(total), **defaults | options)
 
 
 @given(st.integers(1, 200), st.integers(0, 2**32 - 1), st.integers(0, 10_000))
@@ -50,21 +50,21 @@ def test_order_is_a_permutation_that_depends_on_seed_and_epoch(total, seed, epoc
 
 
 def test_order_is_the_same_on_every_platform_and_version():
-    """Resuming with another version of NumPy relies on it."""
+    """Resuming with another version of NumPy depends on it."""
     assert epoch_order(10, seed=3, epoch=2).tolist() == PINNED
 
 
 PINNED = [2, 8, 9, 3, 6, 4, 1, 7, 5, 0]
 
 
-def test_repeated_visits_are_of_every_example_and_never_the_same():
+def test_repeats_have_unique_sample_numbers():
     order = epoch_order(7, seed=1, epoch=2, repeats=6)
     assert sorted(order) == list(range(42))
     np.testing.assert_array_equal(np.bincount(order % 7), np.full(7, 6))
     assert np.any(order != epoch_order(7, seed=1, epoch=3, repeats=6))
 
 
-UNEVEN = np.array([0] * 40 + [1] * 7 + [3] * 3)  # and none of class 2
+UNBALANCED = np.array([0] * 40 + [1] * 7 + [3] * 3)  # and none of class 2
 
 
 @given(
@@ -80,29 +80,26 @@ def test_balanced_order_has_all_classes_equally_often(labels, repeats, epoch):
     examples = order % len(labels)
     counts = np.bincount(labels[examples], minlength=6)[np.unique(labels)]
     assert counts.max() - counts.min() <= 1
-    for name in np.unique(labels):  # within a class, too: each example as often as any other
-        visits = np.bincount(examples, minlength=len(labels))[labels == name]
-        assert visits.max() - visits.min() <= 1
+    for label in np.unique(labels):  # within a class, all examples occur equally often
+        occurrences = np.bincount(examples, minlength=len(labels))[labels == label]
+        assert occurrences.max() - occurrences.min() <= 1
     again = balanced_order(labels, seed=3, epoch=epoch, repeats=repeats)
     np.testing.assert_array_equal(order, again)
 
 
 def test_balanced_order_is_shuffled_and_depends_on_seed_and_epoch():
-    order = balanced_order(UNEVEN, seed=0, epoch=0)
-    assert np.any(order != balanced_order(UNEVEN, seed=0, epoch=1))
-    assert np.any(order != balanced_order(UNEVEN, seed=1, epoch=0))
-    halves = UNEVEN[order % 50][:24], UNEVEN[order % 50][24:]
+    order = balanced_order(UNBALANCED, seed=0, epoch=0)
+    assert np.any(order != balanced_order(UNBALANCED, seed=0, epoch=1))
+    assert np.any(order != balanced_order(UNBALANCED, seed=1, epoch=0))
+    halves = UNBALANCED[order % 50][:24], UNBALANCED[order % 50][24:]
     assert all(set(half.tolist()) == {0, 1, 3} for half in halves)
-    # The largest class takes turns: over some epochs all of its examples are seen, and about equally often.
-    visits = sum(
-        np.bincount(balanced_order(UNEVEN, seed=0, epoch=e) % 50, minlength=50) for e in range(60)
-    )
-    assert visits[:40].min() > 12 and visits[:40].max() < 40  # 25 expected
-    # What does not come out even goes to every class in turn: 50 is 3 x 16 + 2.
-    extra = {
-        tuple(np.bincount(UNEVEN[balanced_order(UNEVEN, seed=0, epoch=e) % 50])) for e in range(30)
-    }
-    assert extra == {(17, 17, 0, 16), (17, 16, 0, 17), (16, 17, 0, 17)}
+    # An epoch has a subset of the largest class; over many epochs, its examples occur about equally often.
+    orders = [balanced_order(UNBALANCED, seed=0, epoch=epoch) % 50 for epoch in range(60)]
+    occurrences = np.bincount(np.concatenate(orders), minlength=50)
+    assert occurrences[:40].min() > 12 and occurrences[:40].max() < 40  # 25 expected
+    # The remainder goes to random classes: 50 is 3 x 16 + 2.
+    counts = {tuple(np.bincount(UNBALANCED[order])) for order in orders[:30]}
+    assert counts == {(17, 17, 0, 16), (17, 16, 0, 17), (16, 17, 0, 17)}
 
 
 def test_balanced_order_is_the_same_on_every_platform_and_version():
@@ -110,26 +107,26 @@ def test_balanced_order_is_the_same_on_every_platform_and_version():
     assert order.tolist() == PINNED_BALANCED
 
 
-PINNED_BALANCED = [13, 12, 6, 1, 5, 0, 2]  # of class 0 three examples, of class 1 both twice
+PINNED_BALANCED = [13, 12, 6, 1, 5, 0, 2]  # three examples of class 0, both of class 1 twice
 
 
 @pytest.mark.parametrize(
-    ("keep_tail", "multiple_of", "sizes"),
-    [(False, 1, [8, 8]), (True, 1, [8, 8, 7]), (True, 4, [8, 8, 4]), (True, 8, [8, 8])],
+    ("drop_last", "multiple_of", "sizes"),
+    [(True, 1, [8, 8]), (False, 1, [8, 8, 7]), (False, 4, [8, 8, 4]), (False, 8, [8, 8])],
 )
-def test_epochs_are_cut_into_batches(keep_tail, multiple_of, sizes):
-    batches = batches_of(batch_size=8, keep_tail=keep_tail, multiple_of=multiple_of)
+def test_batch_sizes(drop_last, multiple_of, sizes):
+    batches = batches_of(batch_size=8, drop_last=drop_last, multiple_of=multiple_of)
     loaded = list(batches.iterate())
     assert [len(b["label"]) for b in loaded] == sizes * 2
     assert batches.steps_per_epoch == len(sizes)
     assert batches.batch_sizes == tuple(dict.fromkeys(sizes))
-    assert len(sizes) == steps_per_epoch(23, 8, keep_tail=keep_tail, multiple_of=multiple_of)
+    assert len(sizes) == steps_per_epoch(23, 8, drop_last=drop_last, multiple_of=multiple_of)
     for epoch in (loaded[: len(sizes)], loaded[len(sizes) :]):
         seen = np.concatenate([b["index"] for b in epoch])
         assert len(set(seen.tolist())) == len(seen) == sum(sizes)
 
 
-def test_batches_hold_images_labels_and_places():
+def test_batches_have_images_labels_and_sample_numbers():
     for batch in batches_of().iterate():
         assert {k: (v.dtype, v.shape) for k, v in batch.items()} == {
             "image": (np.uint8, (5, 8, 8, 3)),
@@ -143,38 +140,38 @@ def test_batches_hold_images_labels_and_places():
 @pytest.mark.parametrize(
     "options", [{"repeats": 3}, {"balanced": True}, {"repeats": 2, "balanced": True}]
 )
-def test_visits_bring_the_image_and_label_of_their_example(options):
-    batches = batches_of(keep_tail=True, **options)
+def test_sample_numbers_match_images_and_labels(options):
+    batches = batches_of(drop_last=False, **options)
     repeats = options.get("repeats", 1)
-    assert batches.steps_per_epoch == steps_per_epoch(23 * repeats, 5, keep_tail=True)
-    epochs = list(batches.iterate())
-    assert len(epochs) == 2 * batches.steps_per_epoch
-    for batch in epochs:
+    assert batches.steps_per_epoch == steps_per_epoch(23 * repeats, 5, drop_last=False)
+    loaded = list(batches.iterate())
+    assert len(loaded) == 2 * batches.steps_per_epoch
+    for batch in loaded:
         np.testing.assert_array_equal(batch["image"][:, 3, 3, 1], batch["index"] % 23)
         np.testing.assert_array_equal(batch["label"], batch["index"] % 23 % 3)
     for number in range(2):
-        part = epochs[number * batches.steps_per_epoch :][: batches.steps_per_epoch]
-        seen = np.concatenate([b["index"] for b in part])
+        epoch = loaded[number * batches.steps_per_epoch :][: batches.steps_per_epoch]
+        seen = np.concatenate([b["index"] for b in epoch])
         np.testing.assert_array_equal(seen, batches.order(number))
         assert len(set(seen.tolist())) == 23 * repeats
 
 
-def same(ours, theirs):
-    ours, theirs = list(ours), list(theirs)
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
+def assert_same_batches(first, second):
+    first, second = list(first), list(second)
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
 @pytest.mark.parametrize("options", [{}, {"repeats": 2, "balanced": True}])
-def test_any_step_can_be_the_first(start, options):
-    batches = batches_of(keep_tail=True, **options)
-    same(batches.iterate(start), list(batches.iterate())[start:])
+def test_iteration_can_start_at_any_step(start, options):
+    batches = batches_of(drop_last=False, **options)
+    assert_same_batches(batches.iterate(start), list(batches.iterate())[start:])
 
 
-def test_state_of_the_iterator_is_the_number_of_the_next_step():
+def test_iterator_state_is_the_next_step():
     batches = batches_of()
     iterator = batches.iterate()
     next(iterator), next(iterator)
@@ -183,25 +180,25 @@ def test_state_of_the_iterator_is_the_number_of_the_next_step():
     rest = list(iterator)
     again = batches.iterate()
     again.set_state(state)
-    same(again, rest)
+    assert_same_batches(again, rest)
 
 
-def test_number_of_threads_does_not_matter():
-    same(batches_of(num_threads=1).iterate(), batches_of(num_threads=4).iterate())
+def test_batches_do_not_depend_on_the_number_of_threads():
+    assert_same_batches(batches_of(num_threads=1).iterate(), batches_of(num_threads=4).iterate())
 
 
 def test_shards_share_each_batch():
-    whole = list(batches_of(batch_size=6).iterate())
-    parts = [list(batches_of(batch_size=6, shard=(i, 2)).iterate()) for i in range(2)]
-    for batch, *shares in zip(whole, *parts, strict=True):
-        indices = [set(s["index"].tolist()) for s in shares]
+    batches = list(batches_of(batch_size=6).iterate())
+    shards = [list(batches_of(batch_size=6, shard=(i, 2)).iterate()) for i in range(2)]
+    for batch, *shares in zip(batches, *shards, strict=True):
+        indices = [set(share["index"].tolist()) for share in shares]
         assert not indices[0] & indices[1]
         assert indices[0] | indices[1] == set(batch["index"].tolist())
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shards_of_an_epoch_are_disjoint_and_complete(count):
-    options = {"batch_size": 6, "num_epochs": 1, "keep_tail": True}
+    options = {"batch_size": 6, "num_epochs": 1, "drop_last": False}
     shards = [batches_of(total=24 + count, shard=(i, count), **options) for i in range(count)]
     seen = [
         np.concatenate([b["index"] for b in s.iterate()]) if s.num_steps else [] for s in shards
@@ -214,25 +211,25 @@ def test_shards_of_an_epoch_are_disjoint_and_complete(count):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "a batch of 0 cannot be shared by 1 devices"),
-        ({"batch_size": 24}, "a batch of 24 is more than the 23 training images"),
-        ({"batch_size": 6, "multiple_of": 4}, "a batch of 6 cannot be shared by 4 devices"),
-        ({"batch_size": 5, "shard": (0, 2)}, "a batch of 5 cannot be shared by 2 devices"),
+        ({"batch_size": 0}, "a batch of 0 cannot be split across 1 devices"),
+        ({"batch_size": 24}, "a batch of 24 exceeds the 23 training images"),
+        ({"batch_size": 6, "multiple_of": 4}, "a batch of 6 cannot be split across 4 devices"),
+        ({"batch_size": 5, "shard": (0, 2)}, "a batch of 5 cannot be split across 2 devices"),
     ],
 )
-def test_batch_size_that_cannot_be(options, message):
+def test_invalid_batch_sizes(options, message):
     with pytest.raises(InputError, match=message):
         batches_of(**options)
 
 
-def test_small_data_train_on_their_tail():
-    batches = batches_of(batch_size=30, keep_tail=True)
+def test_split_smaller_than_a_batch_is_one_batch():
+    batches = batches_of(batch_size=30, drop_last=False)
     assert [len(b["label"]) for b in batches.iterate()] == [23, 23]
     assert batches.batch_sizes == (23,)
 
 
-def test_threads_are_not_limited_by_the_buffer():
-    """Six batches load at the same time: none gets past the barrier alone."""
+def test_buffer_does_not_limit_the_threads():
+    """Six batches load at the same time; otherwise, the barrier would time out."""
     barrier = threading.Barrier(6, timeout=10)
 
     def load(index):
@@ -251,7 +248,7 @@ def test_threads_are_not_limited_by_the_buffer():
 
 
 @pytest.mark.parametrize("total", [1, 5, 23])
-def test_evaluation_sees_every_example_once_in_order(total):
+def test_eval_batches_have_every_sample_once_in_order(total):
     loaded = list(eval_batches(samples_of(total), batch_size=5))
     assert all(b["image"].shape == (5, 8, 8, 3) for b in loaded)
     seen = np.concatenate([b["index"][b["mask"]] for b in loaded])
@@ -260,24 +257,23 @@ def test_evaluation_sees_every_example_once_in_order(total):
     np.testing.assert_array_equal(loaded[0]["image"][0], np.zeros((8, 8, 3)))
 
 
-def test_arrays_hold_the_whole_split():
+def test_load_arrays_loads_the_whole_split():
     images, labels = load_arrays(samples_of(70))
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(70))
     np.testing.assert_array_equal(labels, np.arange(70) % 3)
 
 
-def test_resize_rule_reaches_every_image():
-    """Of training batches, of evaluation's and of whole arrays: all as `resize` has it."""
+def test_resize_rule_applies_to_all_ways_of_loading():
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (4, 12, 20, 3), np.uint8)
-    split = Split([str(i) for i in range(4)], [0] * 4, lambda i: pictures[i])
+    images = rng.integers(0, 256, (4, 12, 20, 3), np.uint8)
+    split = Split([str(i) for i in range(4)], [0] * 4, lambda i: images[i])
     rule, whole = ResizeRule((8, 8), "crop", "bicubic", 0.75), ResizeRule((8, 8), "crop", "bicubic")
     samples = ImageSamples(split, rule)
-    expected = np.stack([resize(p, rule) for p in pictures])
-    assert not np.array_equal(expected, np.stack([resize(p, whole) for p in pictures]))
+    expected = np.stack([resize(image, rule) for image in images])
+    assert not np.array_equal(expected, np.stack([resize(image, whole) for image in images]))
 
-    images, _ = load_arrays(samples)
-    np.testing.assert_array_equal(images, expected)
+    loaded, _ = load_arrays(samples)
+    np.testing.assert_array_equal(loaded, expected)
     (batch,) = eval_batches(samples, batch_size=4)
     np.testing.assert_array_equal(batch["image"], expected)
     batches = TrainBatches(samples, batch_size=4, seed=0, num_epochs=1)
@@ -285,14 +281,14 @@ def test_resize_rule_reaches_every_image():
     np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
 
 
-def test_file_that_vanishes_is_named():
+def test_deleted_file_is_named():
     def load(index):
         if index == 3:
             raise FileNotFoundError("no such file")
         return np.zeros((4, 4, 3), np.uint8)
 
     split = Split([f"cats/{i}.jpg" for i in range(6)], [0] * 6, load)
-    with pytest.raises(InputError, match=r"cats/3.jpg cannot be read any more .*no such file"):
+    with pytest.raises(InputError, match=r"cats/3.jpg can no longer be read .*no such file"):
         load_arrays(ImageSamples(split, ResizeRule((8, 8))))
     batches = TrainBatches(
         ImageSamples(split, ResizeRule((8, 8))), batch_size=6, seed=0, num_epochs=1
@@ -301,8 +297,8 @@ def test_file_that_vanishes_is_named():
         list(batches.iterate())
 
 
-def test_image_samples_are_equal_when_split_rule_and_decoder_are():
-    """By which the engine finds what is on the device already."""
+def test_image_samples_are_equal_if_split_rule_and_decoder_are():
+    """The engine uses them as keys of the samples cached on the device."""
     split, rule = numbered(3), ResizeRule((8, 8))
     samples = ImageSamples(split, rule)
     assert samples == ImageSamples(split, ResizeRule((8, 8)))
@@ -314,7 +310,7 @@ def test_image_samples_are_equal_when_split_rule_and_decoder_are():
         ImageSamples(split, rule, "quick")
 
 
-def test_vectors_are_samples_themselves():
+def test_vector_splits_implement_samples():
     values = np.random.default_rng(0).normal(size=(23, 4)).astype(np.float32)
     vectors = VectorSplit(numbered(23), values)
     assert (len(vectors), vectors.shape, vectors.dtype) == (23, (4,), np.float32)
@@ -330,5 +326,5 @@ def test_vectors_are_samples_themselves():
         assert batch["image"].dtype == np.float32
         np.testing.assert_array_equal(batch["image"], values[batch["index"]])
         np.testing.assert_array_equal(batch["index"], images["index"])
-    with pytest.raises(ValueError, match="22 vectors for 23 examples"):
+    with pytest.raises(ValueError, match="22 vectors for 23 samples"):
         VectorSplit(numbered(23), values[:-1])

@@ -1,4 +1,4 @@
-"""Compiled resizing: Pillow's bytes, whatever the sizes, the part and the interpolation."""
+"""Compiled resizing equals Pillow's byte for byte, for all sizes, crops and interpolations."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def noise(height, width, seed=0):
 
 
 @given(st.tuples(sides, sides), st.tuples(sides, sides), st.sampled_from(["bilinear", "bicubic"]))
-def test_whole_images_have_the_bytes_of_pillow(size, new_size, interpolation):
+def test_whole_images_equal_pillow(size, new_size, interpolation):
     image, box = noise(*size), (0, 0, *size)
     expected = by_pillow(image, new_size, interpolation, box)
     np.testing.assert_array_equal(resampling.resize(image, new_size, interpolation, box), expected)
@@ -39,8 +39,8 @@ def test_whole_images_have_the_bytes_of_pillow(size, new_size, interpolation):
     st.sampled_from(["bilinear", "bicubic"]),
     st.tuples(*[st.floats(0, 1)] * 4),
 )
-def test_parts_of_images_have_the_bytes_of_pillow(size, new_size, interpolation, edges):
-    """Edges between pixels, as centred crops have them."""
+def test_crops_equal_pillow(size, new_size, interpolation, edges):
+    """Including edges between pixels, as of centered crops."""
     top, bottom = sorted(size[0] * edge for edge in edges[:2])
     left, right = sorted(size[1] * edge for edge in edges[2:])
     assume(bottom - top > 0.01 and right - left > 0.01)
@@ -53,24 +53,22 @@ def test_parts_of_images_have_the_bytes_of_pillow(size, new_size, interpolation,
     ("size", "new_size"),
     [
         ((300, 300), (224, 224)),  # along rows first
-        (
-            (300, 200),
-            (96, 160),
-        ),  # along columns first: the height shrinks by more than twice as much
+        # along columns first: the height shrinks by more than twice as much
+        ((300, 200), (96, 160)),
         ((90, 224), (224, 224)),  # only one side changes
         ((224, 90), (224, 224)),
-        ((2000, 30), (3, 3)),  # hundreds of pixels a pixel
+        ((2000, 30), (3, 3)),  # hundreds of input pixels per output pixel
     ],
 )
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_directions_are_taken_in_the_order_of_pillow(size, new_size, interpolation):
+def test_order_of_directions_equals_pillow(size, new_size, interpolation):
     image, box = noise(*size), (0, 0, *size)
     expected = by_pillow(image, new_size, interpolation, box)
     np.testing.assert_array_equal(resampling.resize(image, new_size, interpolation, box), expected)
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_overshoot_of_the_cubic_is_cut_off(value):
+def test_overshoot_of_the_cubic_kernel_is_clipped(value):
     image = np.full((40, 40, 3), value, np.uint8)
     image[::7] = 255 - value
     expected = by_pillow(image, (90, 90), "bicubic", (0, 0, 40, 40))
@@ -79,7 +77,7 @@ def test_overshoot_of_the_cubic_is_cut_off(value):
     assert {0, 255} <= set(np.unique(resized))
 
 
-def test_arrays_of_any_layout_are_resized():
+def test_arrays_of_any_memory_layout():
     image = noise(60, 80)
     image.setflags(write=False)
     for view in (image, image[::-1], image[:, ::2], image.swapaxes(0, 1), image[..., ::-1]):
@@ -90,9 +88,9 @@ def test_arrays_of_any_layout_are_resized():
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
-@pytest.mark.parametrize("how", ["squash", "crop"])
-def test_with_and_without_the_extra_images_are_the_same(monkeypatch, interpolation, how):
-    rule = ResizeRule((50, 70), how, interpolation, crop_fraction=0.9)
+@pytest.mark.parametrize("mode", ["squash", "crop"])
+def test_images_are_the_same_with_and_without_the_extra(monkeypatch, interpolation, mode):
+    rule = ResizeRule((50, 70), mode, interpolation, crop_fraction=0.9)
     image = noise(123, 187)
     with_extra = resize(image, rule)
     assert resampling.available()
@@ -100,18 +98,18 @@ def test_with_and_without_the_extra_images_are_the_same(monkeypatch, interpolati
     np.testing.assert_array_equal(resize(image, rule), with_extra)
 
 
-def test_large_files_and_the_rest_are_the_same(monkeypatch, tmp_path):
-    """Those above `MOST_PIXELS` are left to Pillow."""
+def test_large_files_are_resized_to_the_same_bytes_by_pillow(monkeypatch, tmp_path):
+    """Above `MAX_PIXELS`, Pillow resizes."""
     path = tmp_path / "image.png"
     Image.fromarray(noise(200, 100)).save(path)
     rule = ResizeRule((64, 64))
     small = decode_resized(path.read_bytes(), rule)
-    monkeypatch.setattr(resampling, "MOST_PIXELS", 19_999)
+    monkeypatch.setattr(resampling, "MAX_PIXELS", 19_999)
     monkeypatch.setattr(resampling, "resize", None)
     np.testing.assert_array_equal(decode_resized(path.read_bytes(), rule), small)
 
 
-def test_another_pillow_or_none_of_the_libraries_means_pillow(monkeypatch):
+def test_not_available_with_a_different_pillow_or_without_the_libraries(monkeypatch):
     available = resampling._available.__wrapped__
     assert available()
     weights = resampling._weights
@@ -120,12 +118,12 @@ def test_another_pillow_or_none_of_the_libraries_means_pillow(monkeypatch):
     monkeypatch.undo()
     for name in ("numba", "cv2"):
         with monkeypatch.context() as context:
-            context.setitem(sys.modules, name, None)  # importing it fails
+            context.setitem(sys.modules, name, None)  # makes its import fail
             assert not available()
 
 
-def test_many_threads_may_be_the_first_to_resize(command_environment):
-    """In a process of its own: only the first use imports and compiles."""
+def test_first_use_is_thread_safe(command_environment):
+    """In a separate process, since only the first use imports and compiles."""
     code = """
 import threading
 import numpy as np

@@ -1,4 +1,4 @@
-"""The drawn pigs: what is promised of them, what a seed fixes, and their cache."""
+"""Drawn pigs: shape of the data, dependence on the seed, and cache."""
 
 import hashlib
 import itertools
@@ -20,7 +20,7 @@ def pigs():
     return load_dataset("synthetic_pigs")
 
 
-def test_shape_of_the_documents_data(pigs):
+def test_data_have_the_shape_of_the_papers_data(pigs):
     assert {name: len(split) for name, split in pigs.splits.items()} == SIZES
     assert len(pigs.class_names) == len(PIGS) == 10
     for split in pigs.splits.values():
@@ -30,14 +30,14 @@ def test_shape_of_the_documents_data(pigs):
         assert (image.shape, image.dtype) == ((256, 256, 3), np.uint8)
 
 
-def test_synthetic_is_said_wherever_the_data_is_named(pigs):
+def test_data_are_marked_as_synthetic(pigs):
     assert pigs.info.synthetic
     assert "synthetic" in pigs.name and "synthetic" in pigs.info.description
     assert pigs.provenance["kind"] == "synthetic"
 
 
-def test_no_picture_is_drawn_twice(pigs):
-    """Not within a part and not across: nothing of the test set was trained on."""
+def test_all_images_are_different(pigs):
+    """Within and across splits, so that no test image is a training image."""
     digests = [
         hashlib.sha256(split[i][0]).digest()
         for split in pigs.splits.values()
@@ -46,22 +46,22 @@ def test_no_picture_is_drawn_twice(pigs):
     assert len(set(digests)) == sum(SIZES.values())
 
 
-def test_picture_is_a_function_of_seed_part_and_position(pigs):
-    for part, index in (("train", 3), ("test", 253)):
-        again = synthetic_pigs.draw(part, index)
-        np.testing.assert_array_equal(again, pigs.splits[part][index][0])
-    pictures = [
+def test_image_is_a_function_of_seed_split_and_index(pigs):
+    for split, index in (("train", 3), ("test", 253)):
+        again = synthetic_pigs.draw(split, index)
+        np.testing.assert_array_equal(again, pigs.splits[split][index][0])
+    images = [
         synthetic_pigs.draw("train", 0),
         synthetic_pigs.draw("train", 10),  # the same pig
         synthetic_pigs.draw("test", 0),
         synthetic_pigs.draw("train", 0, seed=1),
     ]
-    for one, other in itertools.combinations(pictures, 2):
+    for one, other in itertools.combinations(images, 2):
         assert np.mean(one != other) > 0.5
 
 
 def test_draws_are_the_raw_stream_of_pcg64():
-    """The first numbers of a key, so that a change of NumPy cannot change pictures without notice."""
+    """Pins the first draws of a key, to detect changes of NumPy that would change the images."""
     draws = Draws(1, 0, 0, 0)
     raw = np.random.PCG64(np.random.SeedSequence((1, 0, 0, 0))).random_raw(3)
     expected = [(int(number) >> 11) / 2**53 for number in raw]
@@ -74,7 +74,7 @@ def test_draws_are_the_raw_stream_of_pcg64():
 
 @pytest.mark.slow
 def test_linear_classifier_stays_under_60_percent(pigs):
-    """The strengths that do best; benchmarks.linear_baseline tries more sizes and all strengths."""
+    """With the best regularization strengths; benchmarks.linear_baseline tries more sizes and strengths."""
     from benchmarks.linear_baseline import fit_all
 
     trials = list(fit_all(pigs, (8, 16), (1e-2, 1e-1)))
@@ -84,10 +84,10 @@ def test_linear_classifier_stays_under_60_percent(pigs):
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """The whole data set in a second: a solid colour for a picture, in a cache of its own."""
+    """A small data set of solid colors, with an empty cache. Returns the list of drawn images."""
 
-    def draw(part, index, *, seed=0):
-        return np.full((256, 256, 3), (index, len(part), seed), np.uint8)
+    def draw(split, index, *, seed=0):
+        return np.full((256, 256, 3), (index, len(split), seed), np.uint8)
 
     drawn = []
     monkeypatch.setattr(synthetic_pigs, "draw", lambda *a, **k: drawn.append(a) or draw(*a, **k))
@@ -124,12 +124,12 @@ def test_damaged_cache_is_drawn_again(quick, tmp_path, damage):
     assert len(quick) == 22
 
 
-def test_cache_that_cannot_be_written_is_done_without(quick, tmp_path):
+def test_unwritable_cache_is_ignored(quick, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(synthetic_pigs.build(Options()).splits["train"]) == 6
 
 
-def test_other_generators_caches_are_not_read(quick, monkeypatch):
+def test_caches_of_other_generators_are_not_read(quick, monkeypatch):
     synthetic_pigs.build(Options())
     monkeypatch.setattr(synthetic_pigs, "GENERATOR", synthetic_pigs.GENERATOR + 1)
     synthetic_pigs.build(Options())

@@ -1,4 +1,4 @@
-"""A tar is unpacked once, whole or not at all, by the rules for a zip; then it is read like one."""
+"""Tars are unpacked once, atomically and with the limits of zips, and then read like zips."""
 
 import gzip
 import io
@@ -20,11 +20,11 @@ FILES = images("cats", "dogs", count=3)
 
 @pytest.fixture(autouse=True)
 def archives(own_cache):
-    """Where the copies are."""
+    """The folder of unpacked copies."""
     return own_cache / "archives"
 
 
-def refusal(path):
+def error_message(path):
     with pytest.raises(InputError) as error:
         open_source(path)
     assert "\n" not in str(error.value)
@@ -49,13 +49,13 @@ def contents(path):
         ("download", "w"),
     ],
 )
-def test_every_compression(tmp_path, name, mode):
+def test_all_compressions(tmp_path, name, mode):
     path = write_tar(tmp_path / name, FILES | {"cats/.DS_Store": b"", "./dogs//x.txt": b"x"}, mode)
     assert contents(path) == FILES | {"dogs/x.txt": b"x"}
     assert open_source(path).kind == "tar"
 
 
-def test_it_is_the_same_data_set_as_the_folder_and_the_zip(tmp_path):
+def test_tar_equals_folder_and_zip(tmp_path):
     files = images("photos/train/cats", "photos/train/dogs", "photos/test/cats", count=10)
     data = load_dataset(write_tar(tmp_path / "pets.tar.gz", files))
     assert data.name == "pets"
@@ -63,33 +63,33 @@ def test_it_is_the_same_data_set_as_the_folder_and_the_zip(tmp_path):
         assert load_dataset(other).fingerprint == data.fingerprint
         assert load_dataset(other).manifest()["splits"] == data.manifest()["splits"]
     assert data.provenance["kind"] == "tar"
-    assert "where it was unpacked once" in data.notes[0]
+    assert "is read from its unpacked copy" in data.notes[0]
     assert data.provenance["path"] == str(tmp_path / "pets.tar.gz")
 
 
-def test_it_is_unpacked_once_and_says_so(tmp_path, archives, monkeypatch):
+def test_tar_is_unpacked_once_with_a_note(tmp_path, archives, monkeypatch):
     path = write_tar(tmp_path / "a.tar.gz", FILES)
-    said = []
-    source = open_source(path, lambda *report: said.append(report))
-    assert said[0] == ("unpacking a.tar.gz (MiB)", 0, 0)
+    reports = []
+    source = open_source(path, lambda *report: reports.append(report))
+    assert reports[0] == ("unpacking a.tar.gz (MiB)", 0, 0)
     (copy,) = archives.iterdir()
-    assert source.notes[0].startswith(f"a.tar.gz is read from {copy} (")
+    assert source.notes[0].startswith(f"a.tar.gz is read from its unpacked copy {copy} (")
     monkeypatch.setattr(unpacking, "_unpack", lambda *_: pytest.fail("unpacked again"))
     assert contents(path) == FILES
-    assert "where it was unpacked once" in open_source(path).notes[0]
+    assert "is read from its unpacked copy" in open_source(path).notes[0]
 
 
-def test_a_changed_tar_is_unpacked_again(tmp_path, archives):
+def test_changed_tar_is_unpacked_again(tmp_path, archives):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
     before = open_source(path)
-    beside = before.read(before.files[0])
+    content = before.read(before.files[0])
     status = path.stat()
     changed = FILES | {"cats/0.png": FILES["cats/1.png"]}
     write_tar(path, changed, "w")
     assert path.stat().st_size == status.st_size
     assert contents(path) == changed
     assert len(list(archives.iterdir())) == 1
-    assert before.read(before.files[0]) == beside
+    assert before.read(before.files[0]) == content
     stamps = {f.path: f.stamp for f in before.files}
     assert all(stamps[f.path] != f.stamp for f in open_source(path).files)
     (tmp_path / "b").mkdir()
@@ -101,7 +101,7 @@ def test_a_changed_tar_is_unpacked_again(tmp_path, archives):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_nothing_half_is_left(tmp_path, archives, monkeypatch, failure):
+def test_failure_leaves_no_incomplete_copy(tmp_path, archives, monkeypatch, failure):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
     copy_member = unpacking._copy_member
 
@@ -115,8 +115,8 @@ def test_nothing_half_is_left(tmp_path, archives, monkeypatch, failure):
         open_source(path)
     if error.type is InputError:
         assert str(error.value) == (
-            f"{path} cannot be unpacked to {archives} (No space left on device): make room there, set"
-            " JAX_ZOO_CACHE to another folder, or unpack it yourself and give the folder"
+            f"{path} cannot be unpacked to {archives} (No space left on device): free space there, set"
+            " JAX_ZOO_CACHE to another folder, or unpack it yourself and use the folder"
         )
     assert list(archives.iterdir()) == []
     monkeypatch.undo()
@@ -124,20 +124,20 @@ def test_nothing_half_is_left(tmp_path, archives, monkeypatch, failure):
     assert contents(path) == FILES
 
 
-def test_what_a_killed_process_left_is_cleared_away_later(tmp_path, archives):
+def test_abandoned_files_of_killed_processes_are_removed(tmp_path, archives):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
     open_source(path)
     (copy,) = archives.iterdir()
     copy.unlink()
-    left, running = (copy.with_name(f"{copy.name}.{n}.part") for n in ("left", "running"))
-    left.write_bytes(b"")
-    running.write_bytes(b"")
-    os.utime(left, (0, 0))
+    abandoned, recent = (copy.with_name(f"{copy.name}.{n}.part") for n in ("abandoned", "recent"))
+    abandoned.write_bytes(b"")
+    recent.write_bytes(b"")
+    os.utime(abandoned, (0, 0))
     assert contents(path) == FILES
-    assert set(archives.iterdir()) == {copy, running}
+    assert set(archives.iterdir()) == {copy, recent}
 
 
-def test_a_damaged_copy_is_made_anew(tmp_path, archives):
+def test_damaged_copy_is_replaced(tmp_path, archives):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
     open_source(path)
     (copy,) = archives.iterdir()
@@ -148,9 +148,9 @@ def test_a_damaged_copy_is_made_anew(tmp_path, archives):
 @pytest.mark.parametrize(
     "name", ["../evil.png", "cats/../../evil.png", "/etc/evil.png", "C:\\e.png"]
 )
-def test_names_that_point_outside(tmp_path, archives, name):
-    message = refusal(write_tar(tmp_path / "a.tar.gz", FILES | {name: png()}))
-    assert f"has a member named {name!r}, which points outside the archive" in message
+def test_paths_outside_the_archive(tmp_path, archives, name):
+    message = error_message(write_tar(tmp_path / "a.tar.gz", FILES | {name: png()}))
+    assert f"has a member named {name!r}, which is outside the archive" in message
     assert list(archives.iterdir()) == []
 
 
@@ -166,7 +166,7 @@ def test_links_and_devices_are_not_followed(tmp_path, kind):
     assert contents(tmp_path / "a.tar") == {"cats/passwords.png": member.linkname.encode()}
 
 
-def test_a_link_is_a_bad_image(tmp_path):
+def test_link_is_a_bad_image(tmp_path):
     files = images("cats", "dogs", count=15)
     with tarfile.open(write_tar(tmp_path / "a.tar", files, "w"), "a") as archive:
         member = tarfile.TarInfo("cats/linked.png")
@@ -176,68 +176,68 @@ def test_a_link_is_a_bad_image(tmp_path):
     assert bad.id == "cats/linked.png"
 
 
-def test_a_name_twice(tmp_path):
+def test_duplicate_name(tmp_path):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
     with tarfile.open(path, "a") as archive:
         archive.addfile(tarfile.TarInfo("./cats/1.png"))
-    assert "holds cats/1.png twice: remove or rename one of them" in refusal(path)
+    assert "contains cats/1.png twice: remove or rename one of them" in error_message(path)
 
 
-def test_bounds(tmp_path, archives, monkeypatch):
+def test_limits(tmp_path, archives, monkeypatch):
     path = write_tar(tmp_path / "a.tar.gz", {"a.bmp": bytes(500_000)})
     monkeypatch.setattr(unpacking, "_copy_member", lambda *_: pytest.fail("written first"))
     for name, value, message in (
-        ("FREE_BYTES", 100_000, "would unpack to 488 KiB from"),
-        ("MAX_TOTAL_BYTES", 400_000, "would unpack to 488 KiB"),
-        ("MAX_MEMBER_BYTES", 400_000, "'a.bmp' to 488 KiB, more than 391 KiB: take it out"),
+        ("FREE_BYTES", 100_000, "to 488 KiB, too much for an archive of photographs"),
+        ("MAX_TOTAL_BYTES", 400_000, "to 488 KiB, too much for an archive of photographs"),
+        ("MAX_MEMBER_BYTES", 400_000, "'a.bmp' to 488 KiB, more than 391 KiB: remove it"),
         ("MAX_MEMBERS", 0, "has 1 members, more than 0"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sources, name, value)
-            assert message in refusal(path)
+            assert message in error_message(path)
     assert list(archives.iterdir()) == []
 
 
-def test_a_bomb_behind_the_end_of_the_archive(tmp_path, monkeypatch):
+def test_decompression_bomb_after_the_end_of_the_archive(tmp_path, monkeypatch):
     content = gzip.decompress(write_tar(tmp_path / "a.tar.gz", FILES).read_bytes())
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(content + bytes(500_000)))
     assert contents(tmp_path / "a.tar.gz") == FILES
     monkeypatch.setattr(sources, "FREE_BYTES", 100_000)
     monkeypatch.setattr(sources, "MAX_RATIO", 10)
     os.utime(tmp_path / "a.tar.gz", (1, 1))
-    assert "would unpack to" in refusal(tmp_path / "a.tar.gz")
+    assert "too much for an archive of photographs" in error_message(tmp_path / "a.tar.gz")
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_a_header_that_asks_for_memory(tmp_path, kind):
+def test_header_that_needs_too_much_memory(tmp_path, kind):
     header = tarfile.TarInfo("x")
     header.type, header.size = kind, 50_000_000
     block = header.tobuf(tarfile.USTAR_FORMAT)
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(block + bytes(50_001_920)))
     tracemalloc.start()
-    assert "damaged or incomplete tar (a header of 48 MiB)" in refusal(path)
+    assert "damaged or incomplete tar (it has a header of 48 MiB)" in error_message(path)
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 @pytest.mark.parametrize("cut", [0.2, 0.9, 0.999])
-def test_cut_off(tmp_path, archives, mode, cut):
+def test_truncated_tar(tmp_path, archives, mode, cut):
     path = write_tar(tmp_path / "a.tar", FILES, mode)
     content = path.read_bytes()
-    if mode == "w":  # without its padding
+    if mode == "w":  # without the padding
         content = content.rstrip(b"\0")
     path.write_bytes(content[: int(cut * len(content))])
-    assert "is a damaged or incomplete tar" in refusal(path)
+    assert "is a damaged or incomplete tar" in error_message(path)
     assert list(archives.iterdir()) == []
 
 
-def test_cut_off_between_two_members(tmp_path):
+def test_tar_truncated_between_two_members(tmp_path):
     with tarfile.open(write_tar(tmp_path / "a.tar", FILES, "w")) as archive:
         place = archive.getmembers()[-1].offset
     (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:place])
-    assert "incomplete tar (its end is missing)" in refusal(tmp_path / "a.tar")
+    assert "incomplete tar (the end mark is missing)" in error_message(tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("place", [200, -5])
@@ -246,10 +246,10 @@ def test_flipped_bits(tmp_path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 0xFF
     path.write_bytes(content)
-    assert "is a damaged or incomplete tar" in refusal(path)
+    assert "is a damaged or incomplete tar" in error_message(path)
 
 
-def test_no_tar_at_all(tmp_path):
+def test_files_that_are_not_tars(tmp_path):
     for name, content in (
         ("a.tar", b"not a tar"),
         ("b.tar.gz", b""),
@@ -257,14 +257,14 @@ def test_no_tar_at_all(tmp_path):
         ("d.tar", bytes(100)),
     ):
         (tmp_path / name).write_bytes(content)
-        assert "is a damaged or incomplete tar" in refusal(tmp_path / name)
+        assert "is a damaged or incomplete tar" in error_message(tmp_path / name)
 
 
-def test_a_zip_called_tar_is_a_zip(tmp_path):
+def test_zip_named_tar_is_a_zip(tmp_path):
     assert open_source(write_zip(tmp_path / "a.tar", FILES)).kind == "zip"
 
 
-def test_a_damaged_copy_of_one_image_is_a_bad_image(tmp_path, archives):
+def test_damaged_member_of_a_copy_is_a_bad_image(tmp_path, archives):
     path = write_tar(tmp_path / "a.tar", FILES, "w")
     open_source(path)
     (copy,) = archives.iterdir()

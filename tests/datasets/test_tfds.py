@@ -1,4 +1,4 @@
-"""TFDS directories: those that others prepared, and any data set of ours prepared and read back."""
+"""TFDS directories: written by `prepare` and read back, or written by other TFDS builders."""
 
 import dataclasses
 import io
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 PETS = images("cats", "dogs", count=12)
 
 
-def refusal(*arguments, **options):
+def error_message(*arguments, **options):
     with pytest.raises(InputError) as error:
         load_dataset(*arguments, **options)
     assert "\n" not in str(error.value)
@@ -36,17 +36,17 @@ def refusal(*arguments, **options):
 
 
 def assert_same(first, second):
-    """Parts, ids, labels, classes, and pixels."""
+    """Compare splits, ids, labels, classes and pixels."""
     assert first.class_names == second.class_names
-    for part, split in first.splits.items():
-        other = second.splits[part]
+    for name, split in first.splits.items():
+        other = second.splits[name]
         assert split.ids == other.ids
         np.testing.assert_array_equal(split.labels, other.labels)
         for (image, _), (again, _) in zip(split, other, strict=True):
             np.testing.assert_array_equal(image, again)
 
 
-# What we prepare.
+# Directories written by `prepare`
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def pets(tmp_path):
     return load_dataset(write_folder(tmp_path / "My Pets", PETS), seed=3)
 
 
-@pytest.mark.parametrize("place", ["folder", "zip", "parts"])
-def test_prepared_data_are_the_data(tmp_path, place):
-    if place == "parts":
+@pytest.mark.parametrize("place", ["folder", "zip", "splits"])
+def test_prepared_data_equal_the_original(tmp_path, place):
+    if place == "splits":
         path = write_folder(tmp_path / "x", images("train/a", "train/b", "val/b", "val/a", count=8))
     elif place == "zip":
         path = write_zip(tmp_path / "x.zip", PETS)
@@ -74,16 +74,16 @@ def test_prepared_data_are_the_data(tmp_path, place):
         data.info,
         data.notes,
     )
-    for part, split in data.splits.items():
+    for name, split in data.splits.items():
         for i in range(len(split)):
-            assert again.splits[part].content(i) == split.content(i)
+            assert again.splits[name].content(i) == split.content(i)
     json.dumps(again.manifest())
     assert again.provenance["kind"] == "tfds"
     assert again.provenance["prepared_from"]["path"] == str(path)
     assert again.provenance["prepared_from"]["fingerprint"] == data.fingerprint
 
 
-def test_names_that_find_a_prepared_data_set(tmp_path, pets, monkeypatch):
+def test_names_of_a_prepared_data_set(tmp_path, pets, monkeypatch):
     directory = prepare(pets, tmp_path / "out")
     assert directory.parent.name == "my_pets"
     names = [directory, str(directory.parent), f"tfds:{directory}", f"tfds:{directory.parent}"]
@@ -95,7 +95,7 @@ def test_names_that_find_a_prepared_data_set(tmp_path, pets, monkeypatch):
     assert {data.fingerprint for data in found} == {pets.fingerprint}
 
 
-def test_the_newest_version_counts(tmp_path, pets):
+def test_newest_version_is_read(tmp_path, pets):
     newest = prepare(pets, tmp_path / "out").rename(tmp_path / "out" / "my_pets" / "10.0.0")
     for version in ("2.0.0", "9.9.9"):
         (newest.parent / version).mkdir()
@@ -106,13 +106,13 @@ def test_the_newest_version_counts(tmp_path, pets):
     assert reader.prepared_directory(newest.parent) == newest
 
 
-def test_anyone_with_tfds_can_read_it(tmp_path, pets):
-    """By its names, without our code: parts, features, supervised keys."""
+def test_tfds_can_read_prepared_data(tmp_path, pets):
+    """Splits, features and supervised keys, without code of this project."""
     builder = tfds.builder_from_directory(prepare(pets, tmp_path / "out"))
     assert builder.info.supervised_keys == ("image", "label")
     assert builder.info.features["label"].names == ["cats", "dogs"]
     assert {n: s.num_examples for n, s in builder.info.splits.items()} == {
-        part: len(split) for part, split in pets.splits.items()
+        name: len(split) for name, split in pets.splits.items()
     }
     source = tfds.data_source("my_pets", split="test", data_dir=tmp_path / "out")
     for i, example in enumerate(source):
@@ -122,14 +122,14 @@ def test_anyone_with_tfds_can_read_it(tmp_path, pets):
 
 
 def test_images_of_all_modes(tmp_path):
-    """Those that TFDS's own decoder gives with four channels, or as palette indices."""
+    """Including those that TFDS's decoder returns with four channels, or as palette indices."""
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
-    grey = Image.fromarray(noise[..., 0])
+    gray = Image.fromarray(noise[..., 0])
     made = {
         "rgba.png": Image.fromarray(noise),
-        "cmyk.jpg": Image.merge("CMYK", [grey] * 4),
+        "cmyk.jpg": Image.merge("CMYK", [gray] * 4),
         "palette.png": Image.fromarray(noise[..., :3]).quantize(16),
-        "grey.png": grey,
+        "gray.png": gray,
         "palette.gif": Image.fromarray(noise[..., :3]).quantize(64),
         "deep.png": Image.fromarray(noise[..., 0].astype(np.uint16) * 257),
     }
@@ -145,7 +145,7 @@ def test_images_of_all_modes(tmp_path):
     assert shapes == {(20, 30, 3), (6, 5, 3)}
 
 
-def test_images_without_files_become_png(tmp_path):
+def test_images_without_files_are_stored_as_png(tmp_path):
     data = load_dataset("digits", seed=2)
     assert data.splits["train"].content(0) is None
     again = load_dataset(prepare(data, tmp_path))
@@ -160,12 +160,12 @@ def test_synthetic_data_stay_synthetic(tmp_path, pets):
     assert load_dataset(prepare(data, tmp_path / "out")).info.synthetic
 
 
-# Resizing.
+# Resizing
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Noise in several sizes: upright, wide, and smaller than 16 pixels."""
+    """Noise in several sizes: portrait, landscape, and below 16 pixels."""
     sizes = [(40, 30), (30, 60), (12, 20)]
     files = {f"{name}/{i}.png": png(i, sizes[i % 3]) for name in ("a", "b") for i in range(9)}
     return load_dataset(write_folder(tmp_path / "photos", files))
@@ -176,35 +176,35 @@ def test_shorter_side(tmp_path, photos):
     again = load_dataset(directory)
     assert directory.parent.name == "photos_16"
     assert again.fingerprint != photos.fingerprint
-    for part, split in photos.splits.items():
-        assert again.splits[part].ids == split.ids
+    for name, split in photos.splits.items():
+        assert again.splits[name].ids == split.ids
         for i, (image, _) in enumerate(split):
-            smaller, content = again.splits[part][i][0], again.splits[part].content(i)
-            wanted = {(40, 30): (21, 16), (30, 60): (16, 32), (12, 20): (12, 20)}
-            assert smaller.shape[:2] == wanted[image.shape[:2]]
+            smaller, content = again.splits[name][i][0], again.splits[name].content(i)
+            expected = {(40, 30): (21, 16), (30, 60): (16, 32), (12, 20): (12, 20)}
+            assert smaller.shape[:2] == expected[image.shape[:2]]
             if min(image.shape[:2]) < 16:
                 assert content == split.content(i)
             else:
                 assert content.startswith(b"\xff\xd8")
                 exact = resize(image, ResizeRule(smaller.shape[:2])).astype(int)
-                assert np.abs(exact - smaller).mean() < 20  # noise is the worst that JPEG can meet
+                assert np.abs(exact - smaller).mean() < 20  # noise is the worst case for JPEG
 
 
-def test_squares_without_loss_are_what_training_sees(tmp_path, photos):
+def test_squashed_png_images_equal_those_of_training(tmp_path, photos):
     again = load_dataset(
         prepare(photos, tmp_path / "out", image_size=16, resize="squash", format="png")
     )
     assert again.info.image_shape == (16, 16, 3)
-    for part, split in photos.splits.items():
+    for name, split in photos.splits.items():
         for i in range(len(split)):
-            seen = split.resized(i, ResizeRule((16, 16)))
-            np.testing.assert_array_equal(again.splits[part][i][0], seen)
+            resized = split.resized(i, ResizeRule((16, 16)))
+            np.testing.assert_array_equal(again.splits[name][i][0], resized)
 
 
-# What is there already, what is left over, what changes.
+# Existing and incomplete directories, and changes during preparation
 
 
-def test_the_same_is_left_alone_and_others_are_refused(tmp_path, pets, photos):
+def test_same_data_are_kept_and_other_data_rejected(tmp_path, pets, photos):
     directory = prepare(pets, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert prepare(pets, tmp_path / "out") == directory
@@ -214,27 +214,27 @@ def test_the_same_is_left_alone_and_others_are_refused(tmp_path, pets, photos):
         (photos, {"name": "my_pets"}),
         (pets, {"name": "my_pets", "image_size": 4}),
     ):
-        with pytest.raises(InputError, match="holds other images, parts or sizes of .* --out"):
+        with pytest.raises(InputError, match="contains other images, splits or sizes of .* --out"):
             prepare(data, tmp_path / "out", **options)
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
     assert prepare(other_split, tmp_path / "out", name="Other Split").parent.name == "other_split"
     (tmp_path / "out" / "photos" / "1.0.0").mkdir(parents=True)
-    with pytest.raises(InputError, match="exists, and is not of this command's making"):
+    with pytest.raises(InputError, match="exists, but was not written by this command"):
         prepare(photos, tmp_path / "out")
 
 
-def test_a_failure_leaves_nothing(tmp_path, pets, monkeypatch):
+def test_failure_leaves_no_incomplete_data(tmp_path, pets, monkeypatch):
     def stop(text, done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         prepare(pets, tmp_path / "out", progress=stop)
     assert os.listdir(tmp_path / "out" / "my_pets") == [".lock"]
-    assert "is not prepared" in refusal("tfds:my_pets", data_dir=tmp_path / "out")
+    assert "is not prepared" in error_message("tfds:my_pets", data_dir=tmp_path / "out")
     assert load_dataset(prepare(pets, tmp_path / "out")).fingerprint == pets.fingerprint
 
 
-def test_a_killed_process_leaves_nothing_that_counts(tmp_path, pets):
+def test_incomplete_data_of_a_killed_process_are_ignored(tmp_path, pets):
     code = """
 import sys, time
 from datasets import load_dataset
@@ -253,16 +253,16 @@ prepare(load_dataset(sys.argv[1], seed=3), sys.argv[2], progress=wait)
             prepare(pets, out)
         process.send_signal(signal.SIGKILL)
     assert any(name.startswith("incomplete") for name in os.listdir(out / "my_pets"))
-    assert "is not prepared" in refusal("tfds:my_pets", data_dir=out)
+    assert "is not prepared" in error_message("tfds:my_pets", data_dir=out)
     assert load_dataset(prepare(pets, out)).fingerprint == pets.fingerprint
     assert sorted(os.listdir(out / "my_pets")) == [".lock", "1.0.0"]
 
 
-def test_images_that_change_meanwhile(tmp_path, pets):
+def test_images_that_change_during_preparation(tmp_path, pets):
     (tmp_path / "My Pets" / "cats" / "3.png").write_bytes(png(77))
     with pytest.raises(InputError, match="changed while they were prepared: run again"):
         prepare(pets, tmp_path / "out")
-    assert "is not prepared" in refusal("tfds:my_pets", data_dir=tmp_path / "out")
+    assert "is not prepared" in error_message("tfds:my_pets", data_dir=tmp_path / "out")
 
 
 def test_bad_images_are_left_out_and_named(tmp_path):
@@ -281,7 +281,7 @@ def test_bad_images_are_left_out_and_named(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("a", "a "), ("a", "b\nc")])
-def test_class_names_that_tfds_cannot_keep(tmp_path, names):
+def test_class_names_that_tfds_would_change(tmp_path, names):
     data = load_dataset(write_folder(tmp_path / "x", images(*names, count=4)))
     with pytest.raises(InputError, match="rename it"):
         prepare(data, tmp_path / "out")
@@ -295,33 +295,33 @@ def test_names_for_tfds(text, name):
     assert reader.NAME.fullmatch(name)
 
 
-def test_large_sets_have_several_shards_in_order(tmp_path, pets, monkeypatch):
+def test_large_data_sets_have_several_shards_in_order(tmp_path, pets, monkeypatch):
     monkeypatch.setattr("datasets.formats.prepare.SHARD_EXAMPLES", 7)
     monkeypatch.setattr("datasets.formats.prepare.AHEAD", 3)
-    seen = []
-    directory = prepare(pets, tmp_path / "out", progress=lambda *given: seen.append(given))
+    reports = []
+    directory = prepare(pets, tmp_path / "out", progress=lambda *report: reports.append(report))
     assert len(list(directory.glob("*train.array_record*"))) == 3
     assert_same(pets, load_dataset(directory))
-    assert seen[-1] == ("writing images", 24, 24)
+    assert reports[-1] == ("writing images", 24, 24)
 
 
-def test_nothing_is_shuffled_through_memory_or_tensorflow(tmp_path, pets, monkeypatch):
-    """TFDS's usual builder sorts records in memory, and from a gigabyte on in files of TensorFlow's."""
+def test_records_are_not_shuffled_in_memory_or_by_tensorflow(tmp_path, pets, monkeypatch):
+    """TFDS's usual builder sorts records in memory, and above one gigabyte in files written by TensorFlow."""
     monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1)
     assert_same(pets, load_dataset(prepare(pets, tmp_path / "out")))
 
 
-# What others prepare.
+# Directories written by other builders
 
 
 class Birds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """As a user writes it: other feature names, more features, TFDS's shuffling, no validation part."""
+    """A user's builder: other feature names, more features, TFDS's shuffling, no validation split."""
 
     VERSION = tfds.core.Version("2.1.0")
     SPLITS = {"train": 20, "test": 6, "extra": 3}
     NAMES = ["wren", "crow"]
     IDS = True
-    UNLABELLED: tuple[str, ...] = ()
+    UNLABELED: tuple[str, ...] = ()
 
     def _features(self):
         features = {
@@ -342,12 +342,12 @@ class Birds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split) for split in self.SPLITS}
 
     def _generate_examples(self, split):
-        place = list(self.SPLITS).index(split)
+        number = list(self.SPLITS).index(split)
         for i in range(self.SPLITS[split]):
             example = {
-                "photo": io.BytesIO(png(1000 * place + i)),
+                "photo": io.BytesIO(png(1000 * number + i)),
                 "mask": io.BytesIO(png(5)),
-                "species": -1 if split in self.UNLABELLED else i % 2,
+                "species": -1 if split in self.UNLABELED else i % 2,
                 "weight": 1.5,
                 "boxes": [tfds.features.BBox(0.0, 0.0, 1.0, 1.0)] * i,
                 "image/filename": f"bird_{i}.png",
@@ -357,7 +357,8 @@ class Birds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @pytest.fixture
 def built(tmp_path):
-    """Prepare `Birds` with other class attributes: gives (data directory, its directory)."""
+    """A function that prepares `Birds` with changed class attributes, and returns the TFDS data directory and its own
+    directory."""
 
     def build(**changes):
         kind = type("Birds", (Birds,), changes, skip_registration=True)
@@ -368,25 +369,25 @@ def built(tmp_path):
     return build
 
 
-def test_a_data_set_of_others(built):
+def test_data_set_of_another_builder(built):
     root, directory = built()
     data = load_dataset("tfds:birds", data_dir=root, seed=1)
     assert data.name == "birds"
     assert data.class_names == ("wren", "crow")
-    assert {part: len(split) for part, split in data.splits.items()} == {
+    assert {name: len(split) for name, split in data.splits.items()} == {
         "train": 18,
         "validation": 2,
         "test": 6,
     }
     assert data.provenance["published_parts"] == ["train", "test"]
-    assert data.notes == ("ignored the part extra of 3 images",)
+    assert data.notes == ("ignored the split extra of 3 images",)
     assert set(data.splits["test"].ids) == {f"test/bird_{i}.png" for i in range(6)}
     for split in data.splits.values():
         for id, (image, label) in zip(split.ids, split, strict=True):
-            place = ["train", "test"].index(id.split("/")[0])
-            number = int(id.split("_")[1].split(".")[0])
-            np.testing.assert_array_equal(image, decode(png(1000 * place + number)))
-            assert label == number % 2
+            number = ["train", "test"].index(id.split("/")[0])
+            i = int(id.split("_")[1].split(".")[0])
+            np.testing.assert_array_equal(image, decode(png(1000 * number + i)))
+            assert label == i % 2
     again = load_dataset(directory, seed=1)
     assert again.manifest() == data.manifest()
     assert again.splits["train"].content(0).startswith(b"\x89PNG")
@@ -396,36 +397,36 @@ def test_labels_are_read_once(built, monkeypatch):
     _, directory = built()
     first = load_dataset(directory)
     read = []
-    monkeypatch.setattr(reader.Records, "_label_and_id", lambda *at: read.append(at))
+    monkeypatch.setattr(reader.Records, "_label_and_id", lambda *args: read.append(args))
     assert load_dataset(directory).manifest() == first.manifest()
     assert not read
     shard = next(directory.glob("*-train.*"))
     os.utime(shard, ns=(1, 1))
-    with pytest.raises(TypeError):  # what the stand-in gives is no label
+    with pytest.raises(TypeError):  # the replacement returns None
         load_dataset(directory)
     assert read
 
 
-def test_ids_by_position_where_there_are_none(built):
+def test_missing_ids_are_replaced_by_indices(built):
     _, directory = built(IDS=False)
     data = load_dataset(directory)
     assert data.splits["test"].ids == tuple(f"test/{i}" for i in range(6))
 
 
-def test_ids_that_repeat_are_not_ids():
+def test_duplicate_ids_are_replaced_by_indices():
     assert reader._ids("train", ["a", "b", "a"]) == ["train/0", "train/1", "train/2"]
     assert reader._ids("train", ["a", "b", ""]) == ["train/0", "train/1", "train/2"]
 
 
 def test_examples_without_a_label(built):
-    _, directory = built(UNLABELLED=("test",))
+    _, directory = built(UNLABELED=("test",))
     data = load_dataset(directory)
     assert "ignored 6 of 6 test images, which have no label" in data.notes
     assert data.provenance["published_parts"] == ["train"]
     assert {i.split("/")[0] for split in data.splits.values() for i in split.ids} == {"train"}
 
 
-def test_numbers_as_labels(built):
+def test_integer_labels(built):
     def features(self):
         return {"photo": tfds.features.Image(), "label": np.int64}
 
@@ -440,9 +441,9 @@ def test_numbers_as_labels(built):
     assert sum(map(len, data.splits.values())) == 12
 
 
-def test_parts_without_training(built):
+def test_splits_without_training(built):
     _, directory = built(SPLITS={"test": 4, "validation": 4})
-    assert "but none called train to train on" in refusal(directory)
+    assert "but no split named train: prepare one" in error_message(directory)
 
 
 @pytest.mark.parametrize("lacks", ["photo", "species"])
@@ -451,12 +452,12 @@ def test_data_that_are_not_classification(built, lacks):
     _, directory = built(
         _features=lambda self: {k: v for k, v in original(self).items() if k != lacks}
     )
-    message = refusal(directory)
-    assert "birds/2.1.0 is no data set of one image and one class label" in message
+    message = error_message(directory)
+    assert "birds/2.1.0 does not have one image and one class label per example" in message
     assert "weight (Tensor)" in message
 
 
-def test_a_bad_image_of_others_is_left_out(built):
+def test_bad_image_of_another_builder_is_left_out(built):
     original = Birds._generate_examples
 
     def examples(self, split):
@@ -466,10 +467,10 @@ def test_a_bad_image_of_others_is_left_out(built):
     _, directory = built(_generate_examples=examples, SPLITS={"train": 60, "test": 3})
     data = load_dataset(directory)
     assert [bad.id for bad in data.bad_images] == ["train/bird_3.png"]
-    assert "cannot be decoded" in refusal(directory, on_bad_image="error")
+    assert "cannot be decoded" in error_message(directory, on_bad_image="error")
 
 
-# What cannot be read.
+# Errors
 
 
 def test_data_prepared_for_tensorflow(tmp_path, pets):
@@ -479,7 +480,7 @@ def test_data_prepared_for_tensorflow(tmp_path, pets):
     assert '"fileFormat": "array_record"' in text
     for other in ('"fileFormat": "tfrecord"', '"downloadSize": "0"'):
         path.write_text(text.replace('"fileFormat": "array_record"', other))
-        message = refusal(directory)
+        message = error_message(directory)
         assert f"{directory} is prepared as tfrecord, not as array_record" in message
         assert f"`tfds convert_format --dataset_version_dir={directory} --out_file" in message
     both = '"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]'
@@ -490,21 +491,21 @@ def test_data_prepared_for_tensorflow(tmp_path, pets):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tfds:mnist", "`tfds build mnist --data_dir={root} --file_format=array_record` prep"),
+        ("tfds:mnist", "`tfds build mnist --data_dir={root} --file_format=array_record`, or"),
         ("tfds:my_pet", "did you mean tfds:my_pets"),
-        ("tfds:my_pets:3.0.0", "there is 1.0.0, say tfds:my_pets:1.0.0"),
+        ("tfds:my_pets:3.0.0", "which has 1.0.0: use tfds:my_pets:1.0.0"),
         ("tfds:cats_dogs", "`python -m train.data prepare cats_dogs --out {root}`"),
-        ("tfds:", "is no name of a TFDS data set: say tfds:NAME"),
-        ("tfds:../x", "../x is no prepared TFDS data set"),
-        ("tfds:a b", "is no name of a TFDS data set"),
-        ("tfds:/no/where", "/no/where is no prepared TFDS data set"),
+        ("tfds:", "is not a valid name of a TFDS data set: use tfds:NAME"),
+        ("tfds:../x", "../x is not a prepared TFDS data set"),
+        ("tfds:a b", "is not a valid name of a TFDS data set"),
+        ("tfds:/no/where", "/no/where is not a prepared TFDS data set"),
     ],
 )
-def test_what_is_not_prepared(tmp_path, pets, name, message):
+def test_data_sets_that_are_not_prepared(tmp_path, pets, name, message):
     root = tmp_path / "out"
     prepare(pets, root)
-    assert message.format(root=root) in refusal(name, data_dir=root)
-    assert name.removeprefix("tfds:") in refusal(name, data_dir=root)
+    assert message.format(root=root) in error_message(name, data_dir=root)
+    assert name.removeprefix("tfds:") in error_message(name, data_dir=root)
 
 
 def test_configs(tmp_path, pets):
@@ -515,8 +516,8 @@ def test_configs(tmp_path, pets):
     found = [load_dataset(name, data_dir=tmp_path / "out") for name in names]
     assert {data.provenance["path"] for data in found} == {str(small)}
     shutil.copytree(directory, tmp_path / "out" / "sized" / "large" / "1.0.0")
-    message = refusal("tfds:sized", data_dir=tmp_path / "out")
-    assert "prepared in 2 configs: say tfds:sized/large or tfds:sized/small" in message
+    message = error_message("tfds:sized", data_dir=tmp_path / "out")
+    assert "prepared in 2 configs: use tfds:sized/large or tfds:sized/small" in message
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed", "features", "info", "other"])
@@ -525,30 +526,30 @@ def test_damaged_directories(tmp_path, pets, damage):
     shard = next(directory.glob("*-train.*"))
     if damage == "missing":
         shard.unlink()
-        wanted = f"{shard} cannot be read (No such file"
+        expected = f"{shard} cannot be read (No such file"
     elif damage == "cut":
         shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-        wanted = "cannot be decoded"
+        expected = "cannot be decoded"
     elif damage == "changed":
         content = bytearray(shard.read_bytes())
         at = content.find(pets.splits["train"].content(5)[60:120])
         content[at : at + 30] = bytes(30)
         shard.write_bytes(content)
-        wanted = str(directory)
+        expected = str(directory)
     elif damage == "features":
         (directory / "features.json").write_text("{")
-        wanted = f"{directory} cannot be opened by tensorflow-datasets"
+        expected = f"{directory} cannot be opened by tensorflow-datasets"
     elif damage == "info":
         (directory / "dataset_info.json").write_text("[]")
-        wanted = "dataset_info.json cannot be read"
+        expected = "dataset_info.json cannot be read"
     else:
         metadata = directory / "metadata.json"
         metadata.write_text(metadata.read_text().replace('"format": 1', '"format": 99'))
-        wanted = "prepared by another version of this program"
-    assert wanted in refusal(directory)
+        expected = "prepared by a different version of this package"
+    assert expected in error_message(directory)
 
 
-def test_threads_read_the_same(tmp_path, pets):
+def test_reading_is_thread_safe(tmp_path, pets):
     split = load_dataset(prepare(pets, tmp_path / "out")).splits["train"]
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda i: split[i % len(split)][0], range(400)))
@@ -556,8 +557,8 @@ def test_threads_read_the_same(tmp_path, pets):
         np.testing.assert_array_equal(image, pets.splits["train"][i % len(split)][0])
 
 
-def test_no_tensorflow_and_no_noise(tmp_path, pets):
-    """Preparing and reading, in a process whose imports show."""
+def test_preparing_and_reading_import_no_tensorflow_and_print_nothing(tmp_path, pets):
+    """In a separate process, to check its imports."""
     code = """
 import sys
 from datasets import load_dataset

@@ -1,9 +1,9 @@
-"""Our nets beside torchvision's: the same weights, the same images.
+"""Compare the zoo's nets to torchvision's, with the same weights and images.
 
     python tests/torchvision_parity/torch_compare.py --out benchmarks/results/parity_torch.json
 
-compares every case and records the errors. torch lives in a Python of its own: JAX_ZOO_TORCH_PYTHON, or this
-one if torch can be imported here.
+compares all cases and records the errors. torch may be installed for another Python interpreter, which
+JAX_ZOO_TORCH_PYTHON names; the default is this one, if it has torch.
 """
 
 import argparse
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "zoo")]
 
-# Odd sizes find errors of padding. A step sums over few numbers in float64: small images do.
+# Odd sizes reveal padding errors. Steps are compared in float64, for which small images are sufficient.
 CASES: dict[str, dict[str, Any]] = {
     "alexnet": {"model": "alexnet_torchvision", "size": [64, 93], "batch": 4},
     "alexnet at 224": {"model": "alexnet_torchvision", "size": [224, 224], "batch": 2},
@@ -47,14 +47,14 @@ VGG_BLOCKS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
 
 
 def torch_python() -> str | None:
-    """The interpreter that has torch, or None."""
+    """Path of a Python interpreter that has torch, or None."""
     given = os.environ.get("JAX_ZOO_TORCH_PYTHON")
     if given:
         return given
     return sys.executable if importlib.util.find_spec("torch") else None
 
 
-# Names: a module of torchvision to a path of ours.
+# These functions map names of torchvision's modules to paths of the zoo.
 
 
 def vgg_modules(blocks: tuple[int, ...]) -> dict[str, str]:
@@ -63,8 +63,8 @@ def vgg_modules(blocks: tuple[int, ...]) -> dict[str, str]:
     for block, count in enumerate(blocks, start=1):
         for conv in range(1, count + 1):
             modules[f"features.{index}"] = f"block{block}/conv{conv}/conv"
-            index += 2  # and a ReLU
-        index += 1  # a pool
+            index += 2  # convolution and ReLU
+        index += 1  # pool
     return modules
 
 
@@ -80,20 +80,20 @@ def resnet_path(module: str) -> str:
 def mobilenet_path(module: str) -> str:
     if module == "classifier.1":
         return "head"
-    if outer := re.fullmatch(r"features\.(\d+)\.([01])", module):  # the stem and the last
+    if outer := re.fullmatch(r"features\.(\d+)\.([01])", module):  # stem and last convolution
         return f"features/{outer[1]}/{('conv', 'norm')[int(outer[2])]}"
     index, inner = re.fullmatch(r"features\.(\d+)\.conv\.(.+)", module).groups()
     entries = ["0.0", "0.1", "1", "2"] if index == "1" else ["0.0", "0.1", "1.0", "1.1", "2", "3"]
-    parts = ["depthwise", "project"] if index == "1" else ["expand", "depthwise", "project"]
-    place = entries.index(inner)
-    return f"features/{index}/{parts[place // 2]}/{('conv', 'norm')[place % 2]}"
+    convs = ["depthwise", "project"] if index == "1" else ["expand", "depthwise", "project"]
+    entry = entries.index(inner)
+    return f"features/{index}/{convs[entry // 2]}/{('conv', 'norm')[entry % 2]}"
 
 
 LEAVES = {"running_mean": "mean", "running_var": "var", "bias": "bias"}
 
 
-def our_arrays(case: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Torch's arrays, named "module.leaf", under our names and in our layout."""
+def from_torch(case: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert torch's arrays, named "module.leaf", to the names and layout of the zoo."""
     model = case["model"]
     if model in VGG_BLOCKS:
         path_of = vgg_modules(VGG_BLOCKS[model]).__getitem__
@@ -110,8 +110,11 @@ def our_arrays(case: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, 
 
 
 def compare(case: Mapping[str, Any], python: str) -> dict[str, Any]:
-    """Errors of one case: of the logits, absolute and in float32; of a step, relative, in float64 and in float32.
-    What is in float32 is computed twice: by the net as Flax makes it, and by the fast forms for a CPU."""
+    """Compute the errors of one case.
+
+    These are the absolute error of the logits in float32, and relative errors of a training step in float64 and in
+    float32. In float32, both are computed with Flax's layers ("plain") and with the fast CPU kernels ("cpu").
+    """
     import jax
     import numpy as np
     import parity
@@ -136,31 +139,33 @@ def compare(case: Mapping[str, Any], python: str) -> dict[str, Any]:
             reference = {name: file[name] for name in file.files}
         model, variables, _ = zoo.load_pretrained(case["model"], saved, **options)
 
-    def part(prefix: str) -> dict[str, Any]:
-        chosen = {k.removeprefix(prefix): v for k, v in reference.items() if k.startswith(prefix)}
-        return our_arrays(case, chosen)
+    def arrays(prefix: str) -> dict[str, Any]:
+        found = {k.removeprefix(prefix): v for k, v in reference.items() if k.startswith(prefix)}
+        return from_torch(case, found)
 
     images, labels = reference["images"], reference["labels"]
-    theirs = None
+    torch_step = None
     if case.get("step"):
-        theirs = parity.Step(float(reference["loss"]), part("gradients/"), part("statistics/"))
+        loss = float(reference["loss"])
+        torch_step = parity.Step(loss, arrays("gradients/"), arrays("statistics/"))
     errors: dict[str, Any] = {"logits_max": float(np.max(np.abs(reference["logits"])))}
-    if theirs is not None:
+    if torch_step is not None:
         step_model = model.clone(dtype="float64", dropout_rate=0.0)
         with jax.enable_x64(True):
-            wide = jax.tree.map(lambda leaf: leaf.astype("float64"), variables)
-            ours = parity.zoo_step(step_model, wide, images.astype("float64"), labels)
-        errors["step"] = parity.step_errors(ours, theirs)
-    for name, forms in (("plain", ()), ("cpu", cpu.FORMS)):
-        with cpu.kernels(forms):
+            variables64 = jax.tree.map(lambda leaf: leaf.astype("float64"), variables)
+            zoo_step = parity.zoo_step(step_model, variables64, images.astype("float64"), labels)
+        errors["step"] = parity.step_errors(zoo_step, torch_step)
+    for name, kernels in (("plain", ()), ("cpu", cpu.KERNELS)):
+        with cpu.kernels(kernels):
             logits = parity.zoo_logits(model, variables, images)
-            found = {"logits_max_error": float(np.max(np.abs(logits - reference["logits"])))}
-            if theirs is not None:
-                ours = parity.zoo_step(model.clone(dropout_rate=0.0), variables, images, labels)
-                errors_of = parity.step_errors(ours, theirs)
-                found |= {key: errors_of[key] for key in ("loss", "statistics")}
-                found["gradients"] = parity.gradient_error(ours, theirs)
-            errors[name] = found
+            float32 = {"logits_max_error": float(np.max(np.abs(logits - reference["logits"])))}
+            if torch_step is not None:
+                step_model = model.clone(dropout_rate=0.0)
+                zoo_step = parity.zoo_step(step_model, variables, images, labels)
+                step_errors = parity.step_errors(zoo_step, torch_step)
+                float32 |= {key: step_errors[key] for key in ("loss", "statistics")}
+                float32["gradients"] = parity.gradient_error(zoo_step, torch_step)
+            errors[name] = float32
     errors["versions"] = [str(v) for v in reference["versions"]]
     return errors
 
@@ -176,7 +181,7 @@ def main() -> None:
     arguments = parser.parse_args()
     python = torch_python()
     if python is None:
-        sys.exit("error: no torch here: set JAX_ZOO_TORCH_PYTHON to a Python that has it")
+        sys.exit("error: torch is not installed: set JAX_ZOO_TORCH_PYTHON to a Python that has it")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
     cases = {}
@@ -191,11 +196,10 @@ def main() -> None:
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     )
     record = {
-        "what": "ours against torchvision's nets in torch, from random weights that torch saved and"
-        " zoo.load_pretrained read. step: one training step in float64, largest error of any array relative to its"
-        " largest number. plain (the net as Flax makes it) and cpu (the fast forms for a CPU), in float32: logits in"
-        " evaluation mode, absolute errors; the same training step, of its gradients the length of the difference over"
-        " the length of torch's",
+        "what": "the zoo's nets against torchvision's in torch, with random weights saved by torch and loaded by"
+        " zoo.load_pretrained. step: one training step in float64, largest error of any array relative to its largest"
+        " absolute value. plain (Flax's layers) and cpu (the fast CPU kernels), in float32: absolute error of the"
+        " logits in evaluation mode; the same training step, with the relative L2 error of all gradients",
         "command": "python tests/torchvision_parity/torch_compare.py"
         " --out benchmarks/results/parity_torch.json",
         "commit": git.stdout.strip(),

@@ -1,16 +1,17 @@
-"""torchvision's nets, and what they compute from random weights.
+"""Reference outputs of torchvision's nets for random weights.
 
     python torch_reference.py '{"model": "resnet50", "size": [64, 64], "batch": 2, "step": true}' out.npz out.pth
 
-Runs in the Python that has torch, which need not be ours. Where torchvision is installed the nets are its own; else
-they are built here from plain torch, in the structure of its `alexnet`, `vgg`, `resnet` and `mobilenet_v2`, so that
-every name and shape of the state_dict is the same. The weights go to a .pth, by `torch.save`; the .npz holds, all as
-float arrays:
+Runs in a Python interpreter that has torch and need not have JAX. Uses torchvision's nets if torchvision is installed.
+Otherwise builds them in torch, with the structure of torchvision's `alexnet`, `vgg`, `resnet` and `mobilenet_v2`, so
+that names and shapes in the state dict are the same. The weights are saved to the .pth file by `torch.save`. The .npz
+file contains:
 
-    images, labels      [B, H, W, 3] and [B]
+    images, labels      float32 [B, H, W, 3] and int32 [B]
     logits              in evaluation mode, float32
-    loss, gradients/<name>, statistics/<name>     if "step": one training step in float64, dropout off;
-                        statistics are the running ones after it
+    versions            of torch and torchvision
+    loss, gradients/<name>, statistics/<name>     if "step": one training step in float64 without dropout;
+                        statistics are the running statistics after it
 """
 
 import json
@@ -203,14 +204,14 @@ class MobileNetV2(nn.Module):
 
 
 def build(case):
-    """The net, without dropout, and torchvision's version if it is its own."""
+    """Build the net without dropout. Also returns torchvision's version, or why torchvision is not used."""
     name, classes = case["model"], 10
     try:
         from benchmarks.peers.any_torchvision import torchvision
     except ImportError:
-        return build_here(name, case, classes), "not installed"
-    if "hidden" in case:  # a narrow top, which torchvision's VGG does not offer
-        return build_here(name, case, classes), "not used"
+        return build_in_torch(name, case, classes), "not installed"
+    if "hidden" in case:  # a narrow top, which torchvision's VGG does not support
+        return build_in_torch(name, case, classes), "not used"
     options = {"width_mult": case["width"]} if "width" in case else {}
     net = getattr(torchvision.models, name.removesuffix("_torchvision"))
     model = net(num_classes=classes, **options)
@@ -220,7 +221,7 @@ def build(case):
     return model, torchvision.__version__
 
 
-def build_here(name, case, classes):
+def build_in_torch(name, case, classes):
     if name == "alexnet_torchvision":
         return AlexNet(classes)
     if name in VGG:
@@ -230,8 +231,8 @@ def build_here(name, case, classes):
     return MobileNetV2(case.get("width", 1.0), classes)
 
 
-def randomise(model, rng):
-    """Weights that keep activations moderate through any depth; statistics far from their defaults."""
+def randomize(model, rng):
+    """Set weights that keep activations moderate at any depth, and statistics far from their initial values."""
     state = {}
     for name, tensor in model.state_dict().items():
         shape, leaf = tuple(tensor.shape), name.rpartition(".")[2]
@@ -246,8 +247,8 @@ def randomise(model, rng):
         else:
             values = rng.normal(size=shape) * 0.1
         state[name] = torch.from_numpy(values.astype(np.float32))
-    missing = model.load_state_dict(state, strict=False)
-    assert not missing.unexpected_keys
+    result = model.load_state_dict(state, strict=False)
+    assert not result.unexpected_keys
 
 
 def main():
@@ -256,7 +257,7 @@ def main():
     torch.set_num_threads(2)
     model, torchvision_version = build(case)
     arrays = {"versions": np.array([torch.__version__, torchvision_version])}
-    randomise(model, rng)
+    randomize(model, rng)
     torch.save(model.state_dict(), weights)
     images = rng.normal(size=(case["batch"], *case["size"], 3)).astype(np.float32)
     labels = rng.integers(0, 10, case["batch"])

@@ -1,4 +1,4 @@
-"""Checkpoints come back exactly, or say what is wrong with them."""
+"""Checkpoints restore exactly, or report what is wrong with them."""
 
 import asyncio
 import dataclasses
@@ -27,18 +27,18 @@ def state_of(seed):
     return state.replace(step=jnp.int32(seed))
 
 
-def loop_of(number):
-    """A place in training whose numbers have no short decimal form, or none at all."""
-    loop = LoopState(state_of(number), epoch=7, step=number, train_seconds=0.1 + 0.2)
+def loop_of(step):
+    """A loop state with floats that have no short decimal form, or no finite one."""
+    loop = LoopState(state_of(step), epoch=7, step=step, train_seconds=0.1 + 0.2)
     loop.plateau.update(1 / 3, recipe.Plateau(patience=1))
     loop.best.update(-1 / 7, 5)
     return loop
 
 
-def save(directory, numbers):
+def save(directory, steps):
     checkpoints = Checkpoints(directory)
-    for number in numbers:
-        checkpoints.save(loop_of(number))
+    for step in steps:
+        checkpoints.save(loop_of(step))
     checkpoints.close()
 
 
@@ -51,12 +51,12 @@ def restore(directory):
         checkpoints.close()
 
 
-def assert_is(restored, number):
-    expected = state_of(number)
+def assert_is(restored, step):
+    expected = state_of(step)
     jax.tree.map(np.testing.assert_array_equal, restored.train, expected)
     assert jax.tree.structure(restored.train) == jax.tree.structure(expected)
     assert dataclasses.replace(restored, train=None) == dataclasses.replace(
-        loop_of(number), train=None
+        loop_of(step), train=None
     )
 
 
@@ -64,7 +64,7 @@ def largest_file(directory):
     return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def test_the_latest_two_are_kept_and_the_newest_comes_back(tmp_path):
+def test_latest_two_are_kept_and_newest_is_restored(tmp_path):
     save(tmp_path, [1, 2, 3])
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["2", "3"]
     restored, warnings = restore(tmp_path)
@@ -72,11 +72,21 @@ def test_the_latest_two_are_kept_and_the_newest_comes_back(tmp_path):
     assert warnings == []
 
 
-def test_nothing_saved_is_none(tmp_path):
+def test_restore_without_checkpoints_returns_none(tmp_path):
     assert restore(tmp_path) == (None, [])
 
 
-def test_state_on_several_devices_comes_back_on_one(tmp_path):
+def test_latest_step(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step() is None
+    for step in (9, 10):
+        checkpoints.save(loop_of(step))
+    checkpoints.wait()
+    assert checkpoints.latest_step() == 10
+    checkpoints.close()
+
+
+def test_state_of_several_devices_is_restored_on_one(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     on_all = Devices(jax.local_devices()).replicate(state_of(5))
     checkpoints.save(dataclasses.replace(loop_of(5), train=on_all))
@@ -85,7 +95,7 @@ def test_state_on_several_devices_comes_back_on_one(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "metadata", "empty folder"])
-def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path, damage):
+def test_damaged_checkpoint_is_reported_and_older_one_restored(tmp_path, damage):
     save(tmp_path, [1, 2])
     newest = tmp_path / "2"
     if damage == "flipped bit":
@@ -105,24 +115,24 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path, damage):
     else:
         (tmp_path / "3").mkdir()
     restored, warnings = restore(tmp_path)
-    number = 2 if damage == "empty folder" else 1
-    assert_is(restored, number)
+    step = 2 if damage == "empty folder" else 1
+    assert_is(restored, step)
     assert len(warnings) == 1
-    assert f"checkpoint {tmp_path / str(number + 1)} is damaged" in warnings[0]
-    # Nothing is thrown away, and the number is free for the run that goes on.
-    assert (tmp_path / f"damaged-{number + 1}").is_dir()
-    save(tmp_path, [number + 1])
-    assert_is(restore(tmp_path)[0], number + 1)
+    assert f"checkpoint {tmp_path / str(step + 1)} is damaged" in warnings[0]
+    # Nothing is deleted, and a resumed run can save this step again.
+    assert (tmp_path / f"damaged-{step + 1}").is_dir()
+    save(tmp_path, [step + 1])
+    assert_is(restore(tmp_path)[0], step + 1)
 
 
-def test_the_stage_of_the_checkpoint_decides_what_is_looked_for(tmp_path):
-    asked, checkpoints = [], Checkpoints(tmp_path)
+def test_restored_structure_is_that_of_the_saved_stage(tmp_path):
+    stages, checkpoints = [], Checkpoints(tmp_path)
     checkpoints.save(dataclasses.replace(loop_of(4), stage=2))
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path)
-    restored = checkpoints.restore(lambda stage: asked.append(stage) or state_of(0), pytest.fail)
+    restored = checkpoints.restore(lambda stage: stages.append(stage) or state_of(0), pytest.fail)
     checkpoints.close()
-    assert asked == [2] == [restored.stage]
+    assert stages == [2] == [restored.stage]
 
 
 def test_seconds_since_the_last_save(tmp_path):
@@ -133,7 +143,7 @@ def test_seconds_since_the_last_save(tmp_path):
     checkpoints.close()
 
 
-def test_all_damaged_is_bad_input(tmp_path):
+def test_all_checkpoints_damaged_raises_input_error(tmp_path):
     save(tmp_path, [1, 2])
     for step in ("1", "2"):
         largest_file(tmp_path / step).write_bytes(b"")
@@ -141,7 +151,7 @@ def test_all_damaged_is_bad_input(tmp_path):
         restore(tmp_path)
 
 
-def test_digest_sees_values_names_types_and_shapes():
+def test_digest_depends_on_values_names_dtypes_and_shapes():
     tree = {"a": np.arange(6, dtype=np.float32), "b": np.int32(1)}
     others = [
         {"a": np.arange(6, dtype=np.float32), "b": np.int32(2)},
@@ -153,19 +163,19 @@ def test_digest_sees_values_names_types_and_shapes():
     assert digest(tree) == digest({k: jnp.asarray(v) for k, v in tree.items()})
 
 
-def test_calls_that_orbax_leaves_behind_are_passed_over_and_no_others(monkeypatch):
-    """Calls into an event loop that is closed: told by where they are raised, not by their words."""
+def test_only_calls_into_a_closed_event_loop_are_ignored(monkeypatch):
+    """Recognized by where the error is raised, not by its message."""
     from train.engine import checkpoints
 
-    heard = []
-    monkeypatch.setattr(checkpoints, "_previous_hook", heard.append)
+    reports = []
+    monkeypatch.setattr(checkpoints, "_previous_hook", reports.append)
     loop = asyncio.new_event_loop()
     loop.close()
 
-    def same_words():
+    def same_message():
         raise RuntimeError("Event loop is closed")
 
-    for call in (lambda: loop.call_soon(print), same_words, lambda: 1 / 0):
+    for call in (lambda: loop.call_soon(print), same_message, lambda: 1 / 0):
         try:
             call()
         except Exception as error:
@@ -173,7 +183,7 @@ def test_calls_that_orbax_leaves_behind_are_passed_over_and_no_others(monkeypatc
                 types.SimpleNamespace(exc_value=error, exc_traceback=error.__traceback__)
             )
     sys.unraisablehook(types.SimpleNamespace(exc_value=KeyError("bare"), exc_traceback=None))
-    assert [str(report.exc_value) for report in heard] == [
+    assert [str(report.exc_value) for report in reports] == [
         "Event loop is closed",
         "division by zero",
         "'bare'",

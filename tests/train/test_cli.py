@@ -1,4 +1,4 @@
-"""Exit statuses, one-line errors, start-up."""
+"""Exit statuses, one-line errors, startup."""
 
 import errno
 import io
@@ -15,7 +15,7 @@ from train.recipe import InputError
 
 
 def outcome(monkeypatch, capsys, error, *arguments):
-    """Exit status and stderr of a command that raises `error`."""
+    """Return exit status and stderr of a command that raises `error`."""
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
 
     def command(argv):
@@ -30,7 +30,7 @@ def outcome(monkeypatch, capsys, error, *arguments):
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
-        (InputError("no folder here: give another"), 2, "error: no folder here: give another\n"),
+        (InputError("no folder here: use another"), 2, "error: no folder here: use another\n"),
         (cli.RunError("diverged at step 7"), 1, "error: diverged at step 7\n"),
         (cli.Interrupted("interrupted at step 7, saved"), 130, "interrupted at step 7, saved\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
@@ -58,9 +58,9 @@ def test_every_failure_is_one_line_with_a_status(monkeypatch, capsys, error, sta
     assert stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("room", ["zoo", "datasets", "train.recipe"])
-def test_input_errors_of_every_room_exit_2(monkeypatch, capsys, room):
-    module = __import__(room, fromlist=["InputError"])
+@pytest.mark.parametrize("package", ["zoo", "datasets", "train.recipe"])
+def test_input_errors_of_every_package_exit_with_2(monkeypatch, capsys, package):
+    module = __import__(package, fromlist=["InputError"])
     assert outcome(monkeypatch, capsys, module.InputError("bad\nthing"))[0] == 2
 
 
@@ -70,12 +70,15 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
     assert "Traceback" in stderr
 
 
-def test_success_is_0(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["command"])
-    cli.main(lambda argv: None)
+def test_success_passes_the_arguments_and_does_not_exit(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--debug", "a"])
+    calls = []
+    cli.main(calls.append)  # SystemExit would fail the test
+    assert calls == [["a"]]
+    assert capsys.readouterr() == ("", "")
 
 
-def test_environment_leaves_what_the_user_set(monkeypatch):
+def test_environment_keeps_values_set_by_the_user(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_foo=1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/mine")
     cli.prepare_environment()
@@ -103,7 +106,7 @@ def command(argv):
     if "clears" in argv:  # as a wrapper of the interpreter might
         os.environ.pop("GLIBC_TUNABLES", None)
     cli.prepare_environment(large_arrays="small" not in argv)
-    print("goes on", os.environ.get("GLIBC_TUNABLES"), cli.TUNABLES)
+    print("tunables", os.environ.get("GLIBC_TUNABLES"), cli.TUNABLES)
     print(argv, sys.stdin.read(), sys.flags.utf8_mode)
     sys.stdout.flush()
     os._exit(7)
@@ -117,7 +120,7 @@ HUGE = "glibc.malloc.hugetlb=1"
 
 @pytest.fixture
 def started(tmp_path, command_environment):
-    """Run the script above as `python WORDS`: how often it began, what it was started with, the rest it prints."""
+    """Run the script above as `python WORDS`. Returns its number of starts, its tunables and the rest of its output."""
 
     def run(words, policy=POLICY, **variables):
         (tmp_path / "script.py").write_text(SCRIPT)
@@ -138,14 +141,14 @@ def started(tmp_path, command_environment):
         )
         assert done.returncode == 7, done.stderr
         *began, values, rest = done.stdout.splitlines()
-        assert began == [began[0]] * len(began)  # in the same process
-        return len(began), values.removeprefix("goes on "), rest
+        assert began == [began[0]] * len(began)  # the same process ID
+        return len(began), values.removeprefix("tunables "), rest
 
     return run
 
 
 needs_glibc = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="what starts anew is a process of glibc"
+    platform.libc_ver()[0] != "glibc", reason="huge pages are a setting of glibc"
 )
 
 
@@ -158,15 +161,15 @@ needs_glibc = pytest.mark.skipif(
         (["-X", "utf8=1", "-W", "error", "-u", "-m", "script"], "[] typed 1"),
     ],
 )
-def test_a_command_starts_anew_once_for_huge_pages(started, words, rest):
+def test_a_command_restarts_once_for_huge_pages(started, words, rest):
     assert started(words) == (2, f"{HUGE} {HUGE}", rest)
 
 
 @needs_glibc
-def test_starting_anew_keeps_other_tunables_and_never_loops(started):
+def test_restarting_keeps_other_tunables_and_never_loops(started):
     both = f"glibc.malloc.check=0:{HUGE}"
-    found = started(["script.py"], GLIBC_TUNABLES="glibc.malloc.check=0")
-    assert found[:2] == (2, f"{both} {both}")
+    starts, tunables, _ = started(["script.py"], GLIBC_TUNABLES="glibc.malloc.check=0")
+    assert (starts, tunables) == (2, f"{both} {both}")
     assert started(["script.py", "clears"])[:2] == (2, f"{HUGE} {HUGE}")
     assert started(["script.py"], GPU="1", JAX_PLATFORMS="cpu")[0] == 2
 
@@ -175,36 +178,36 @@ def test_starting_anew_keeps_other_tunables_and_never_loops(started):
 @pytest.mark.parametrize(
     ("words", "options", "values"),
     [
-        (["script.py"], {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, None),  # the user's wish
+        (["script.py"], {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, None),  # set by the user
         (["script.py"], {"policy": "[always] madvise never\n"}, "None "),
         (["script.py"], {"policy": None}, "None "),
         (["script.py"], {"GPU": "1"}, "None "),
         (["script.py", "small"], {}, "None "),
-        # Started for something else, too: only the processes that it starts have them.
+        # The interpreter was not started for the command alone: only child processes get huge pages.
         (["-c", "import script; script.cli.main(script.command)"], {}, f"{HUGE} "),
         (["-c", "import runpy; runpy.run_module('script', run_name='__main__')"], {}, f"{HUGE} "),
         (["-m", "trace", "--count", "-C", "counts", "script.py"], {}, f"{HUGE} "),
     ],
 )
-def test_what_does_not_start_anew(started, words, options, values):
-    starts, found, _ = started(words, **options)
+def test_commands_that_do_not_restart(started, words, options, values):
+    starts, tunables, _ = started(words, **options)
     assert starts == 1
-    assert found == (values or "glibc.malloc.hugetlb=0 glibc.malloc.hugetlb=0")
+    assert tunables == (values or "glibc.malloc.hugetlb=0 glibc.malloc.hugetlb=0")
 
 
-def test_unused_nvidia_hardware_is_named(monkeypatch, capsys):
+def test_an_unused_nvidia_gpu_is_reported(monkeypatch, capsys):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(cli, "has_nvidia_hardware", lambda: True)
     cli.report_devices()
-    assert "NVIDIA GPU here that JAX does not use: install with" in capsys.readouterr().err
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # asked for: nothing to warn of
+    assert "an NVIDIA GPU, but JAX does not use it: install with" in capsys.readouterr().err
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the user chose the CPU: no warning
     cli.report_devices()
     stderr = capsys.readouterr().err
     assert "NVIDIA" not in stderr
     assert " on cpu: 4 x cpu" in stderr
 
 
-def test_first_stop_request_waits_and_the_second_does_not(monkeypatch):
+def test_first_signal_requests_a_stop_and_the_second_interrupts(monkeypatch):
     import signal
 
     before = signal.getsignal(signal.SIGINT)
@@ -212,14 +215,14 @@ def test_first_stop_request_waits_and_the_second_does_not(monkeypatch):
         assert not stop.requested
         signal.raise_signal(signal.SIGINT)
         assert stop.requested
-        signal.raise_signal(signal.SIGINT)  # the same Ctrl-C, passed on by a parent
-        monkeypatch.setattr(cli.StopRequest, "SAME_WISH_SECONDS", 0.0)
+        signal.raise_signal(signal.SIGINT)  # the same Ctrl-C, delivered again by a parent process
+        monkeypatch.setattr(cli.StopRequest, "SAME_SIGNAL_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch):
+def test_progress_without_a_terminal_prints_a_line_every_30_seconds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = io.StringIO()
@@ -249,8 +252,8 @@ def test_durations(seconds, text):
     [["--help"], ["--list-models"], ["--list-datasets"], ["--list-recipes"]],
     ids=lambda a: a[0],
 )
-def test_answers_without_loading_jax(arguments, command_environment):
-    """What makes these commands answer in under a second."""
+def test_help_and_lists_do_not_import_jax(arguments, command_environment):
+    """So that they take less than a second."""
     code = (
         "import sys; from train import cli, run\n"
         "try: cli.main(run.main)\n"

@@ -1,4 +1,4 @@
-"""The command that prepares data."""
+"""`python -m train.data prepare`."""
 
 import dataclasses
 import shlex
@@ -23,7 +23,7 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def test_prepare_says_what_is_there_and_how_to_train_on_it(image_folder, tmp_path, call):
+def test_prepare_summarizes_the_data_and_prints_a_training_command(image_folder, tmp_path, call):
     status, stdout, stderr = call(data, "prepare", image_folder, "--out", tmp_path / "my data")
     assert (status, stderr) == (0, "")
     first, command = stdout.splitlines()
@@ -38,7 +38,7 @@ def test_prepare_says_what_is_there_and_how_to_train_on_it(image_folder, tmp_pat
     assert again == (0, stdout, "")
 
 
-def test_flags_reach_the_data(image_folder, tmp_path, call):
+def test_flags_change_the_written_data(image_folder, tmp_path, call):
     flags = "--image-size 16 --resize squash --format png --split-seed 5 --name small --test-fraction 0.2"
     status, stdout, _ = call(data, "prepare", image_folder, "--out", tmp_path, *flags.split())
     assert status == 0
@@ -49,19 +49,19 @@ def test_flags_reach_the_data(image_folder, tmp_path, call):
     assert written.splits["train"].content(0).startswith(b"\x89PNG")
 
 
-def test_default_place_is_that_of_tfds(image_folder, tmp_path, call, monkeypatch):
+def test_default_directory_is_that_of_tfds(image_folder, tmp_path, call, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert call(data, "prepare", image_folder)[0] == 0
     assert load_dataset("tfds:pens").class_names == ("blue", "green", "red")
 
 
-def test_bad_images_are_named(image_folder, tmp_path, call):
+def test_bad_images_are_listed(image_folder, tmp_path, call):
     folder = shutil.copytree(image_folder, tmp_path / "pens")
     (folder / "red" / "broken.png").write_bytes(b"\x89PNG")
     status, _, stderr = call(data, "prepare", folder, "--out", tmp_path / "out")
     assert status == 0
     listed = tmp_path / "out" / "pens" / "1.0.0" / "bad_images.txt"
-    assert f"warning: 1 files cannot be decoded and are left out: {listed}" in stderr
+    assert f"warning: skipped 1 file that cannot be decoded: {listed}" in stderr
     assert listed.read_text().startswith("red/broken.png\t")
     status, _, stderr = call(
         data, "prepare", folder, "--out", tmp_path / "o2", "--on-bad-image", "error"
@@ -77,7 +77,7 @@ def test_bad_images_are_named(image_folder, tmp_path, call):
         (["digits", "--out", "{file}"], "cannot be written"),
     ],
 )
-def test_what_cannot_be_is_one_line(arguments, message, tmp_path, call):
+def test_bad_input_is_one_line(arguments, message, tmp_path, call):
     (tmp_path / "file").write_text("")
     words = [word.format(file=tmp_path / "file") for word in arguments]
     status, stdout, stderr = call(data, "prepare", *words)
@@ -85,16 +85,16 @@ def test_what_cannot_be_is_one_line(arguments, message, tmp_path, call):
     assert message in stderr
 
 
-def test_synthetic_images_are_called_so(tmp_path, call, image_folder, monkeypatch):
+def test_synthetic_images_are_reported_as_synthetic(tmp_path, call, image_folder, monkeypatch):
     real = load_dataset(image_folder)
-    drawn = dataclasses.replace(real, info=dataclasses.replace(real.info, synthetic=True))
+    synthetic = dataclasses.replace(real, info=dataclasses.replace(real.info, synthetic=True))
     monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, **o: drawn if name == "x" else load_dataset(name)
+        datasets, "load_dataset", lambda name, **o: synthetic if name == "x" else load_dataset(name)
     )
     assert ": SYNTHETIC images, 3 classes" in call(data, "prepare", "x", "--out", tmp_path)[1]
 
 
-def test_training_sees_the_same_batches(image_folder, tmp_path, call):
+def test_training_batches_are_those_of_the_original_data(image_folder, tmp_path, call):
     assert call(data, "prepare", image_folder, "--out", tmp_path)[0] == 0
     settings = {"batch_size": 8, "seed": 1, "num_epochs": 1}
     rule = ResizeRule((32, 32))
@@ -109,7 +109,7 @@ def test_training_sees_the_same_batches(image_folder, tmp_path, call):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["prepare", "--help"]])
-def test_help_loads_nothing_heavy(arguments, command_environment):
+def test_help_imports_no_large_packages(arguments, command_environment):
     code = (
         "import sys; from train import cli, data\n"
         "try: cli.main(data.main)\n"

@@ -1,4 +1,4 @@
-"""t-SNE: neighbours stay neighbours, equal input gives equal output, and any number of points."""
+"""t-SNE: neighborhoods are preserved, results are deterministic, and any number of points works."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ LABELS = np.repeat([0, 1, 2], 20)
 FEATURES = (20 * np.eye(3, 10)[LABELS] + RNG.normal(size=(60, 10))).astype(np.float32)
 
 
-def test_neighbours_stay_neighbours():
+def test_neighbors_remain_neighbors():
     points, chosen = tsne(FEATURES, perplexity=10)
     assert points.shape == (60, 3) and points.dtype == np.float32
     np.testing.assert_array_equal(chosen, np.arange(60))
@@ -19,14 +19,14 @@ def test_neighbours_stay_neighbours():
     np.testing.assert_array_equal(LABELS[distances.argmin(axis=1)], LABELS)
 
 
-def test_limit_draws_by_the_seed():
+def test_limit_subsamples_by_the_seed():
     points, chosen = tsne(FEATURES, dims=2, seed=3, limit=20)
-    again, same = tsne(FEATURES, dims=2, seed=3, limit=20)
-    np.testing.assert_array_equal(points, again)
-    np.testing.assert_array_equal(chosen, same)
+    same_points, same_chosen = tsne(FEATURES, dims=2, seed=3, limit=20)
+    np.testing.assert_array_equal(points, same_points)
+    np.testing.assert_array_equal(chosen, same_chosen)
     assert points.shape == (20, 2)
     assert np.all(np.diff(chosen) > 0) and chosen.max() < 60
-    # The embedding is that of the chosen: their own embedding is the same.
+    # The embedding equals that of the chosen samples alone.
     np.testing.assert_array_equal(tsne(FEATURES[chosen], dims=2, seed=3)[0], points)
     _, other = tsne(FEATURES, dims=2, seed=4, limit=20)
     assert chosen.tolist() != other.tolist()
@@ -39,10 +39,10 @@ def test_few_points_and_few_features(shape):
     assert np.isfinite(points).all()
 
 
-def test_points_that_are_all_alike():
+def test_identical_points():
     assert np.isfinite(tsne(np.ones((12, 4)))[0]).all()
 
 
-def test_one_point_is_refused():
-    with pytest.raises(InputError, match="at least 2 examples, and there are 1"):
+def test_one_point_raises_input_error():
+    with pytest.raises(InputError, match="at least 2 samples, but there are 1"):
         tsne(np.ones((1, 4)))

@@ -1,4 +1,4 @@
-"""What the documents' experiments need besides one stage of classification, through the one loop."""
+"""Whole runs of the papers' experiments: several stages, vectors, autoencoders, clustering, probes, features."""
 
 import csv
 import dataclasses
@@ -23,23 +23,24 @@ from train.recipe import (
     with_values,
 )
 from train.record.directory import RunDir
-from train.results import TIMES
+from train.results import TIMING_FIELDS
 
+CACHED = "features: computed the frozen layers' output once per image"  # logged for cached features
 FAST = Optimizer(learning_rate=1e-2)
 VADE = Recipe(
     name="vade",
     model="vade_tiny",
     dataset="digits",
     features=Pixels(),
-    feature_scaling="standardise",
+    feature_scaling="standardize",
     batch_size=64,
     stages=(
         Stage(name="pretraining", objective="autoencoder", epochs=8, optimizer=FAST),
         Stage(name="clusters", objective="vade", start="mixture", epochs=3, optimizer=FAST),
     ),
 )
-CODES = Recipe(
-    name="codes",
+AUTOENCODER = Recipe(
+    name="autoencoder",
     model="conv_autoencoder_tiny",
     dataset="digits",
     batch_size=32,
@@ -76,28 +77,37 @@ def vade_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def codes_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("codes") / "run"
-    run.run(CODES, workdir)
+def autoencoder_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("autoencoder") / "run"
+    run.run(AUTOENCODER, workdir)
     return workdir
 
 
 @pytest.mark.parametrize(
     ("stage", "epochs", "message"),
     [
-        (0, 20, r"trained 8 epochs of stage 0 \(pretraining\) and gone on.*become 20"),
-        (0, 5, "trained 8 epochs of stage 0.*cannot become 5"),
-        (1, 2, r"trained 3 epochs of stage 1 \(clusters\): they cannot become 2"),
+        (
+            0,
+            20,
+            r"trained 8 epochs of stage 0 \(pretraining\) and started the next.*the number of epochs to 20",
+        ),
+        (0, 5, "trained 8 epochs of stage 0.*cannot change the number of epochs to 5"),
+        (
+            1,
+            2,
+            r"trained 3 epochs of stage 1 \(clusters\): cannot change the number of epochs to 2",
+        ),
     ],
 )
-def test_a_run_cannot_claim_other_epochs_than_it_has_trained(vade_run, stage, epochs, message):
-    claimed = with_values(VADE, {f"stages.{stage}.epochs": epochs})
+def test_epochs_of_trained_stages_cannot_change(vade_run, stage, epochs, message):
+    changed = with_values(VADE, {f"stages.{stage}.epochs": epochs})
     with pytest.raises(InputError, match=message):
-        RunDir(vade_run).check(claimed, "auto")
-    RunDir(vade_run).check(with_values(VADE, {"stages.1.epochs": 4}), "auto")  # a longer end
+        RunDir(vade_run).check(changed, "auto")
+    # The last stage may be extended.
+    RunDir(vade_run).check(with_values(VADE, {"stages.1.epochs": 4}), "auto")
 
 
-def test_vade_trains_in_two_stages_and_is_scored_by_its_clusters(vade_run):
+def test_vade_trains_in_two_stages_and_is_scored_by_clusters(vade_run):
     results = read(vade_run / "test.json")
     assert results["scored_by"] == "vade"
     assert results["accuracy"] > 0.3  # chance is 0.1
@@ -109,16 +119,16 @@ def test_vade_trains_in_two_stages_and_is_scored_by_its_clusters(vade_run):
     assert all(0 < float(r["train_accuracy"]) < 1 for r in table[8:])
 
 
-def test_vectors_are_fed_alike_from_the_host_and_from_the_device(tmp_path):
+def test_streamed_and_cached_vectors_give_equal_losses(tmp_path):
     short = dataclasses.replace(VADE, images_per_class=20)
-    for feed in ("stepwise", "resident"):
+    for feed in ("streamed", "cached"):
         run.run(dataclasses.replace(short, feed=feed), tmp_path / feed)
-    losses = [[float(r["val_loss"]) for r in rows(tmp_path / w)] for w in ("stepwise", "resident")]
+    losses = [[float(r["val_loss"]) for r in rows(tmp_path / w)] for w in ("streamed", "cached")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def test_a_collapse_of_the_clusters_is_said(tmp_path, capsys):
-    # Pixels in [0, 1] have so small an error that the divergences decide alone.
+def test_warning_for_collapsed_clusters(tmp_path, capsys):
+    # The reconstruction error of pixels in [0, 1] is so small that the KL divergences dominate.
     stages = tuple(
         dataclasses.replace(s, optimizer=Optimizer(learning_rate=5e-3)) for s in VADE.stages
     )
@@ -129,7 +139,7 @@ def test_a_collapse_of_the_clusters_is_said(tmp_path, capsys):
     assert capsys.readouterr().err.count("warning: epoch 11: clusters have collapsed") == 1
 
 
-def test_the_best_epoch_is_one_of_the_last_stage_and_has_the_lowest_loss(vade_run):
+def test_best_epoch_has_the_lowest_loss_of_the_last_stage(vade_run):
     info = read(vade_run / "best" / "model.json")
     assert (info["objective"], info["monitor"]) == ("vade", "loss")
     losses = {int(r["epoch"]): float(r["val_loss"]) for r in rows(vade_run)[8:]}
@@ -137,83 +147,84 @@ def test_the_best_epoch_is_one_of_the_last_stage_and_has_the_lowest_loss(vade_ru
     assert info["val_loss"] == pytest.approx(min(losses.values()))
 
 
-def test_what_a_run_of_vectors_leaves_is_complete(vade_run, call):
+def test_outputs_of_a_run_on_vectors_are_complete(vade_run, call):
     names = {p.name for p in (vade_run / "figures").iterdir()}
     assert names == {"curves.png", "confusion_matrix.png", "tsne.png"}
     assert "t-SNE" in (vade_run / "report.html").read_text(encoding="utf-8")
     status, stdout, _ = call(evaluate, vade_run)
-    ours, recorded = json.loads(stdout), read(vade_run / "test.json")
+    evaluated, recorded = json.loads(stdout), read(vade_run / "test.json")
     assert status == 0
-    assert {k: v for k, v in ours.items() if k not in TIMES} == {
-        k: v for k, v in recorded.items() if k not in TIMES
+    assert {k: v for k, v in evaluated.items() if k not in TIMING_FIELDS} == {
+        k: v for k, v in recorded.items() if k not in TIMING_FIELDS
     }
 
 
-def test_a_run_cut_off_in_its_second_stage_goes_on_as_if_it_had_not_been(
-    vade_run, tmp_path, monkeypatch
-):
-    class Cut(Exception):
+def test_run_killed_in_its_second_stage_resumes_exactly(vade_run, tmp_path, monkeypatch):
+    class Killed(Exception):
         pass
 
-    def cut(plan, loop, checkpoints, log, stop):
+    def save_and_kill(plan, loop, checkpoints, log, stop):
         log.flush()
         checkpoints.save(loop)
         if loop.epoch == 9:
             checkpoints.wait()
-            raise Cut
+            raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(fit, "_save_after_epoch", cut)
-        with pytest.raises(Cut):
+        patched.setattr(fit, "_save_after_epoch", save_and_kill)
+        with pytest.raises(Killed):
             run.run(VADE, tmp_path / "run")
     run.run(VADE, tmp_path / "run")
-    keep = ("epoch", "step", "stage", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    ours, theirs = ([[r[k] for k in keep] for r in rows(w)] for w in (tmp_path / "run", vade_run))
-    assert ours == theirs
+    columns = ("epoch", "step", "stage", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    resumed, whole = (
+        [[r[k] for k in columns] for r in rows(w)] for w in (tmp_path / "run", vade_run)
+    )
+    assert resumed == whole
     digests = [
         read(w / "best" / "model.json")["weights_sha256"] for w in (tmp_path / "run", vade_run)
     ]
     assert digests[0] == digests[1]
 
 
-def test_the_bottleneck_goes_in_between_two_stages_and_an_svm_judges_the_codes(codes_run):
-    results = read(codes_run / "test.json")
+def test_bottleneck_is_inserted_between_stages_and_latents_are_scored_by_svm(autoencoder_run):
+    results = read(autoencoder_run / "test.json")
     assert results["scored_by"] == "svm"
     assert results["accuracy"] > 0.5
     assert results["train_accuracy"] > results["accuracy"] - 0.1
     assert 0 < results["validation_accuracy"] <= 1
-    with np.load(codes_run / "predictions.npz") as saved:
-        assert saved["features"].shape == (179, 16)  # the code's 16 numbers, not the map's
-    info = read(codes_run / "best" / "model.json")
-    assert info["epoch"] == 2  # the first stage's net is another
+    with np.load(autoencoder_run / "predictions.npz") as saved:
+        assert saved["features"].shape == (179, 16)  # the latent, not the feature map
+    info = read(autoencoder_run / "best" / "model.json")
+    assert info["epoch"] == 2  # the model of the first stage is a different one
     assert "bottleneck" not in info["options"]
 
 
-def test_a_run_cut_off_before_the_bottleneck_goes_on_with_it(codes_run, tmp_path, monkeypatch):
-    class Cut(Exception):
+def test_run_killed_before_the_bottleneck_resumes_exactly(autoencoder_run, tmp_path, monkeypatch):
+    class Killed(Exception):
         pass
 
-    def cut(plan, loop, checkpoints, log, stop):
+    def save_and_kill(plan, loop, checkpoints, log, stop):
         log.flush()
         checkpoints.save(loop)
         checkpoints.wait()
-        raise Cut
+        raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(fit, "_save_after_epoch", cut)
-        with pytest.raises(Cut):
-            run.run(CODES, tmp_path / "run")
+        patched.setattr(fit, "_save_after_epoch", save_and_kill)
+        with pytest.raises(Killed):
+            run.run(AUTOENCODER, tmp_path / "run")
     assert read(tmp_path / "run" / "best" / "model.json")["options"]["bottleneck"] is None
-    run.run(CODES, tmp_path / "run")
+    run.run(AUTOENCODER, tmp_path / "run")
     digests = [
-        read(w / "best" / "model.json")["weights_sha256"] for w in (tmp_path / "run", codes_run)
+        read(w / "best" / "model.json")["weights_sha256"]
+        for w in (tmp_path / "run", autoencoder_run)
     ]
     assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("method", ["kmeans", "gmm", "svm"])
-def test_probes_of_the_data_themselves_need_no_training(method, tmp_path):
-    probe = Probe(method=method, layer="input", standardise=method == "svm")
+def test_probes_of_the_input_need_no_training(method, tmp_path):
+    probe = Probe(method=method, layer="input", standardize=method == "svm")
     recipe = Recipe(model="vade_tiny", dataset="digits", features=Pixels(), stages=(), probe=probe)
     results = run.run(recipe, tmp_path / "run")
     assert results["scored_by"] == method
@@ -221,94 +232,95 @@ def test_probes_of_the_data_themselves_need_no_training(method, tmp_path):
     assert results["epochs_run"] == results["best_epoch"] == 0
 
 
-def test_features_of_a_trained_net_are_computed_once(
-    small_run, image_folder, tmp_path, monkeypatch
-):
+def test_features_of_a_trained_run_are_cached(small_run, image_folder, tmp_path, monkeypatch):
     recipe = Recipe(
         model="vade_tiny",
         dataset=str(image_folder),
         features=RunFeatures(str(small_run)),
-        feature_scaling="standardise",
+        feature_scaling="standardize",
         stages=(),
         probe=Probe(method="kmeans", layer="input"),
     )
     calls = []
-    original = features.run_outputs
-    monkeypatch.setattr(features, "run_outputs", lambda *a: calls.append(1) or original(*a))
+    original = features.collect_outputs
+    monkeypatch.setattr(features, "collect_outputs", lambda *a: calls.append(1) or original(*a))
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path / "cache"))
     first = run.run(recipe, tmp_path / "one")
     second = run.run(recipe, tmp_path / "two")
-    assert len(calls) == 3  # the splits
-    assert first["accuracy"] == second["accuracy"] > 0.8  # the net knows these classes
-    # Damaged, the file is made anew.
+    assert len(calls) == 3  # once per split
+    assert first["accuracy"] == second["accuracy"] > 0.8  # the run was trained on these classes
+    # A damaged cache file is rewritten.
     (cached,) = (tmp_path / "cache" / "features").glob("*.npz")
     cached.write_bytes(cached.read_bytes()[:100])
     assert run.run(recipe, tmp_path / "three")["accuracy"] == first["accuracy"]
     assert len(calls) == 6
 
 
-def test_vectors_of_grey_pictures_have_a_number_a_pixel_and_of_colours_three(image_folder):
+def test_pixel_vectors_have_one_dimension_per_gray_pixel_and_three_per_color_pixel(image_folder):
     from datasets import load_dataset
 
-    grey = vectors.pixels(load_dataset("digits"), None)
-    assert grey["train"].shape == (1439, 64)
-    assert (grey["train"].min(), grey["train"].max()) == (0, 1)
-    colours = load_dataset(image_folder, image_size=8)
-    assert vectors.pixels(colours, (8, 8))["test"].shape == (9, 3 * 64)
-    with pytest.raises(InputError, match="give an --image-size"):
-        vectors.pixels(colours, None)
+    gray = vectors.pixels(load_dataset("digits"), None)
+    assert gray["train"].shape == (1439, 64)
+    assert (gray["train"].min(), gray["train"].max()) == (0, 1)
+    colors = load_dataset(image_folder, image_size=8)
+    assert vectors.pixels(colors, (8, 8))["test"].shape == (9, 3 * 64)
+    with pytest.raises(InputError, match="use an --image-size"):
+        vectors.pixels(colors, None)
 
 
-def test_scales_are_the_training_parts():
+def test_scaling_uses_statistics_of_the_training_split():
     rng = np.random.default_rng(0)
-    parts = {
+    splits = {
         "train": rng.normal([1, 5], [2, 0.5], (500, 2)).astype(np.float32),
         "test": np.array([[1, 5], [3, 5.5]], np.float32),
     }
-    found = vectors.scaled(parts, "standardise")
-    np.testing.assert_allclose(found["train"].mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(found["train"].std(axis=0), 1, rtol=1e-5)
-    np.testing.assert_allclose(found["test"][1] - found["test"][0], [1, 1], rtol=0.1)
-    np.testing.assert_allclose(vectors.scaled(parts, "unit")["train"].std(), 1, rtol=1e-5)
+    scaled = vectors.scale(splits, "standardize")
+    np.testing.assert_allclose(scaled["train"].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled["train"].std(axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(scaled["test"][1] - scaled["test"][0], [1, 1], rtol=0.1)
+    np.testing.assert_allclose(vectors.scale(splits, "unit")["train"].std(), 1, rtol=1e-5)
     constant = {"train": np.full((3, 2), 7, np.float32)}
-    np.testing.assert_array_equal(vectors.scaled(constant, "standardise")["train"], 0)
-    assert vectors.scaled(parts, "none")["train"] is parts["train"]
+    np.testing.assert_array_equal(vectors.scale(constant, "standardize")["train"], 0)
+    assert vectors.scale(splits, "none")["train"] is splits["train"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--model vade_tiny", "vade_tiny takes vectors: give --features"),
+        ("--model vade_tiny", "vade_tiny takes vectors: use --features"),
         ("--model sam_alexnet_tiny --features pixels", "sam_alexnet_tiny takes images"),
         (
             "--model vade_tiny --features pixels --stages.0.objective gmvae",
-            "objective is gmvae, which cannot train vade_tiny: give autoencoder or vade",
+            "objective gmvae cannot train vade_tiny: use autoencoder or vade",
         ),
         (
             "--model gmvae_tiny --features pixels --stages.0.objective gmvae --stages.0.start mixture",
-            "start mixture is for vade",
+            "start mixture requires vade",
         ),
-        ("--model sam_alexnet_tiny --stages.0.start bottleneck", "is for conv_autoencoder"),
-        ("--noisy-images 1.5", "--noisy-images is 1.5: give a share"),
-        ("--images-per-class 0", "--images-per-class is 0: give at least 1"),
+        ("--model sam_alexnet_tiny --stages.0.start bottleneck", "requires conv_autoencoder"),
+        ("--noisy-images 1.5", "--noisy-images is 1.5: use a fraction"),
+        ("--images-per-class 0", "--images-per-class is 0: use at least 1"),
         ("--probe.method svm --probe.layer conv9", "--probe.layer: no layer 'conv9' in this model"),
-        ("--probe.c -1", "--probe.c is -1.0: give a number above 0"),
-        ("--model vade_tiny --features nowhere --stages.0.objective vade", "nothing at"),
+        ("--probe.c -1", "--probe.c is -1.0: use a number above 0"),
+        (
+            "--model vade_tiny --features nowhere --stages.0.objective vade",
+            "nowhere does not exist: use a run directory",
+        ),
         (
             "--model vade_tiny --features resnet50=nowhere --stages.0.objective vade",
             "nowhere",
         ),
         (
-            "--model sam_alexnet_tiny --stages.0.model-options colour=1",
-            "has no option 'colour'",
+            "--model sam_alexnet_tiny --stages.0.model-options color=1",
+            "has no option 'color'",
         ),
         (
             "--model vade_tiny --features pixels --stages.0.objective vade --stages.0.balance class_weights",
-            "has class weights, but vade reads no labels: give --stages.0.balance sampling or none",
+            "has class weights, but vade does not use labels: use --stages.0.balance sampling or none",
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused_in_a_line(words, message, tmp_path, call):
+def test_invalid_recipes_are_rejected(words, message, tmp_path, call):
     given = [*words.split(), "--from-recipe", "default", "--workdir", tmp_path / "run"]
     given += ["--dataset", "digits"]
     status, _, stderr = call(run, *given)
@@ -317,15 +329,13 @@ def test_what_cannot_be_trained_is_refused_in_a_line(words, message, tmp_path, c
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_model_of_vectors_predicts_no_images(vade_run, image_folder, call):
+def test_predict_rejects_a_model_of_vectors(vade_run, image_folder, call):
     status, stdout, stderr = call(predict, vade_run, image_folder)
     assert (status, stdout) == (2, "")
-    assert "takes vectors: give a classifier" in stderr
+    assert "takes vectors: use a run of an image classifier" in stderr
 
 
-def test_a_frozen_phase_on_cached_features_gives_the_numbers_of_one_without(
-    image_folder, tmp_path, monkeypatch, capsys
-):
+def test_cached_features_do_not_change_results(image_folder, tmp_path, monkeypatch, capsys):
     recipe = Recipe(
         model="mobilenet_v2_tiny",
         dataset=str(image_folder),
@@ -335,27 +345,27 @@ def test_a_frozen_phase_on_cached_features_gives_the_numbers_of_one_without(
             Stage("top", freeze=("features.:3",), epochs=1, optimizer=FAST),
         ),
     )
-    run.run(recipe, tmp_path / "cached")
-    run.run(dataclasses.replace(recipe, feed="resident"), tmp_path / "resident")
-    assert capsys.readouterr().err.count("what is frozen was computed once") == 2
-    monkeypatch.setattr(stage_module, "_cut", lambda *a: None)
-    run.run(recipe, tmp_path / "uncached")
-    assert "computed once" not in capsys.readouterr().err
-    numbers = [
+    for feed in ("streamed", "cached"):
+        run.run(dataclasses.replace(recipe, feed=feed), tmp_path / feed)
+    assert capsys.readouterr().err.count(CACHED) == 2
+    monkeypatch.setattr(stage_module, "_find_cut", lambda *a: None)
+    run.run(recipe, tmp_path / "without features")
+    assert CACHED not in capsys.readouterr().err
+    results = [
         [
             float(r[k])
             for r in rows(tmp_path / w)
             for k in ("train_loss", "val_loss", "val_accuracy")
         ]
-        for w in ("uncached", "cached", "resident")
+        for w in ("without features", "streamed", "cached")
     ]
-    for found in numbers[1:]:
-        np.testing.assert_allclose(found[:6], numbers[0][:6], rtol=1e-5)
-        # The second stage is another program's for all; what they began with differs in the last bits.
-        np.testing.assert_allclose(found[6:], numbers[0][6:], rtol=1e-3)
+    for with_features in results[1:]:
+        np.testing.assert_allclose(with_features[:6], results[0][:6], rtol=1e-5)
+        # All runs train the second stage on images, but start it from parameters that differ in the last bits.
+        np.testing.assert_allclose(with_features[6:], results[0][6:], rtol=1e-3)
 
 
-def test_a_frozen_phase_with_augmentation_is_not_cached(image_folder, tmp_path, capsys):
+def test_features_are_not_cached_with_augmentation(image_folder, tmp_path, capsys):
     stage = Stage(
         freeze=("backbone",), epochs=1, optimizer=FAST, augment=Augmentation(rotation=5.0)
     )
@@ -363,12 +373,10 @@ def test_a_frozen_phase_with_augmentation_is_not_cached(image_folder, tmp_path, 
         model="mobilenet_v2_tiny", dataset=str(image_folder), batch_size=16, stages=(stage,)
     )
     run.run(recipe, tmp_path / "run")
-    assert "computed once" not in capsys.readouterr().err
+    assert CACHED not in capsys.readouterr().err
 
 
-def test_a_run_that_its_probe_answered_for_predicts_nothing_by_itself(
-    codes_run, image_folder, call
-):
-    status, _, stderr = call(predict, codes_run, image_folder)
+def test_predict_rejects_a_run_scored_by_a_probe(autoencoder_run, image_folder, call):
+    status, _, stderr = call(predict, autoencoder_run, image_folder)
     assert status == 2
     assert "scored by its probe (svm)" in stderr

@@ -1,4 +1,4 @@
-"""A head trained on features computed once gets the numbers of one trained behind its frozen backbone."""
+"""Features: where a model is cut, training a head on features, and the feature cache."""
 
 import functools
 
@@ -13,7 +13,7 @@ from datasets import Split
 from datasets.dataset import VectorSplit
 from train import recipe
 from train.engine import features, freezing, steps
-from train.engine.evaluation import array_batches, run_outputs
+from train.engine.evaluation import array_batches, collect_outputs
 from train.engine.inputs import ImageInputs, VectorInputs
 from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
@@ -22,18 +22,18 @@ from zoo.common.resize import ResizeRule
 
 CLASSES, BATCH, STEPS = 4, 8, 5
 SHAPES = {"resnet_tiny": (64, 64, 3), "sam_alexnet_tiny": (64, 64, 3)}  # the others: 32 x 32
-CLOCK = steps.Clock(np.uint32(3), np.int32(0))
+CONTEXT = steps.RngContext(np.uint32(3), np.int32(0))
 
 
 @functools.cache
 def model_and_variables(name, **options):
-    """A net whose moving statistics are those of its images: with others, deep ReLUs let nothing through."""
+    """A model whose moving statistics match its images. With others, the outputs of deep ReLU layers are all zero."""
     model = zoo.create_model(name, CLASSES, **options)
     variables = jax.device_get(steps.init_variables(model, shape_of(name), seed=0))
     if hasattr(model, "norm_momentum"):
-        at_once = model.clone(norm_momentum=0.0, dropout_rate=0.0)
+        without_momentum = model.clone(norm_momentum=0.0, dropout_rate=0.0)
         images = data(name)[0] / np.float32(255)
-        apply = functools.partial(at_once.apply, train=True, mutable=["batch_stats"])
+        apply = functools.partial(without_momentum.apply, train=True, mutable=["batch_stats"])
         variables |= jax.device_get(jax.jit(apply)(variables, images)[1])
     return model, variables
 
@@ -43,16 +43,16 @@ def shape_of(name):
 
 
 def find(name, patterns=("backbone",), **options):
-    """The cut, found without any numbers."""
+    """Find the cut of a model from shapes alone."""
     model = zoo.create_model(name, CLASSES, **options)
     variables = jax.eval_shape(lambda: steps.init_variables(model, shape_of(name), seed=0))
     frozen = freezing.frozen_paths(variables["params"], patterns)
-    return features.cut(model, variables, shape_of(name), frozen)
+    return features.find_cut(model, variables, shape_of(name), frozen)
 
 
 @functools.cache
 def data(name):
-    """Images and labels of 20 examples, and those that each step takes."""
+    """20 images, their labels, and the indices of each step."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (20, *shape_of(name)), np.uint8)
     order = [rng.permutation(len(images))[:BATCH].astype(np.int32) for _ in range(STEPS)]
@@ -64,7 +64,7 @@ def images_of(name):
 
 
 def make_step(name, devices, optimizer, cut=None, **options):
-    """The objective, and the step that trains the head: on images, or on the features of a cut."""
+    """Training and evaluation steps of the head, on images or on the features of a cut."""
     model, variables = model_and_variables(name, **options)
     model = model.clone(axis_name=steps.AXIS) if hasattr(model, "axis_name") else model
     inputs = images_of(name)
@@ -95,7 +95,7 @@ def batch_of(inputs, labels, chosen):
 
 @functools.cache
 def train(name, num_devices, cut=None, **options):
-    """Metrics of each step, the last state, logits of all examples with it, and the step's program."""
+    """Metrics of each step, the final state, its logits for all images, and the compiled step."""
     model, variables = model_and_variables(name, **options)
     devices = Devices(jax.local_devices()[:num_devices])
     images, labels, order = data(name)
@@ -104,7 +104,7 @@ def train(name, num_devices, cut=None, **options):
         inputs = features.extract(
             features.cut_step(model, cut, images_of(name)),
             variables,
-            {"all": images_of(name).evaluation(split_of(images, labels))},
+            {"all": images_of(name).eval_samples(split_of(images, labels))},
             devices,
             batch_size=BATCH,
         )["all"]
@@ -115,12 +115,12 @@ def train(name, num_devices, cut=None, **options):
     state = devices.replicate(steps.init_state(variables, optimizer, frozen))
     step, eval_step = make_step(name, devices, optimizer, cut, **options)
     batches = [devices.split(batch_of(inputs, labels, chosen)) for chosen in order]
-    program = step.lower(state, batches[0], CLOCK).compile()
+    program = step.lower(state, batches[0], CONTEXT).compile()
     log = []
     for batch in batches:
-        state, metrics = step(state, batch, CLOCK)
+        state, metrics = step(state, batch, CONTEXT)
         log.append(jax.device_get(metrics))
-    logits = run_outputs(eval_step, state.variables(), array_batches(inputs, BATCH))["logits"]
+    logits = collect_outputs(eval_step, state.variables(), array_batches(inputs, BATCH))["logits"]
     return log, jax.device_get(state), logits, program
 
 
@@ -135,46 +135,48 @@ def train(name, num_devices, cut=None, **options):
         ("vgg_tiny", {"dropout_rate": 0.0}),
     ],
 )
-def test_training_on_features_gives_the_same_numbers(name, options, num_devices):
-    """Losses, norms, the head and what is evaluated; and the program has lost its convolutions."""
+def test_training_on_features_equals_training_on_images(name, options, num_devices):
+    """In metrics, head and logits; and the program on features has no convolutions."""
     cut = find(name, **options)
     log, state, logits, program = train(name, num_devices, **options)
-    ours, our_state, our_logits, our_program = train(name, num_devices, cut, **options)
+    feature_log, feature_state, feature_logits, feature_program = train(
+        name, num_devices, cut, **options
+    )
 
-    for metrics, our_metrics in zip(log, ours, strict=True):
-        assert metrics.keys() == our_metrics.keys()
+    for metrics, feature_metrics in zip(log, feature_log, strict=True):
+        assert metrics.keys() == feature_metrics.keys()
         for key, value in metrics.items():
-            np.testing.assert_allclose(our_metrics[key], value, rtol=1e-5, err_msg=key)
+            np.testing.assert_allclose(feature_metrics[key], value, rtol=1e-5, err_msg=key)
     losses = [metrics["loss"] for metrics in log]
-    assert max(losses) > 1.01 * min(losses)  # they differ from step to step by far more
+    assert max(losses) > 1.01 * min(losses)  # steps differ by far more than the tolerance
     # atol: for entries near zero, sums of terms that nearly cancel.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-    jax.tree.map(close, our_state.params["head"], state.params["head"])
-    close(our_logits, logits)
+    jax.tree.map(close, feature_state.params["head"], state.params["head"])
+    close(feature_logits, logits)
 
     _, variables = model_and_variables(name, **options)
-    jax.tree.map(np.testing.assert_array_equal, our_state.batch_stats, variables["batch_stats"])
-    before, after = dict(variables["params"]), dict(our_state.params)
+    jax.tree.map(np.testing.assert_array_equal, feature_state.batch_stats, variables["batch_stats"])
+    before, after = dict(variables["params"]), dict(feature_state.params)
     assert not np.array_equal(before.pop("head")["kernel"], after.pop("head")["kernel"])
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
     assert "convolution" in program.as_text()
-    assert "convolution" not in our_program.as_text()
-    assert flops(our_program) < 0.05 * flops(program)
+    assert "convolution" not in feature_program.as_text()
+    assert flops(feature_program) < 0.05 * flops(program)
 
 
 def flops(program):
     return program.cost_analysis()["flops"]
 
 
-def test_masks_matter():
-    """Losses with dropout and without differ by far more than the two ways to train above."""
-    first = {}
+def test_dropout_changes_the_loss():
+    """Losses with and without dropout differ by far more than the tolerance of the test above."""
+    losses = {}
     for rate in (0.0, 0.5):
         cut = find("resnet_tiny", dropout_rate=rate)
         log, *_ = train("resnet_tiny", 1, cut, dropout_rate=rate)
-        first[rate] = log[0]["loss"]
-    assert abs(first[0.5] - first[0.0]) > 0.01 * first[0.0]
+        losses[rate] = log[0]["loss"]
+    assert abs(losses[0.5] - losses[0.0]) > 0.01 * losses[0.0]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_masks_matter():
         ("mobilenet_v2_tiny", {}, ("Dropout_0",)),
         ("mobilenet_v2_tiny", {"dtype": jnp.bfloat16}, ("Dropout_0",)),
         ("mobilenet_v2_tiny", {"axis_name": steps.AXIS}, ("Dropout_0",)),
-        ("mobilenet_v2_tiny", {"dialect": "keras", "dropout_rate": 0.0}, ("head",)),
+        ("mobilenet_v2_tiny", {"variant": "keras", "dropout_rate": 0.0}, ("head",)),
         ("resnet_tiny", {}, ("head",)),
         ("vgg_tiny", {"dropout_rate": 0.0}, ("head",)),
         ("sam_alexnet_tiny", {"dropout_rate": 0.0}, ("head",)),
@@ -192,9 +194,9 @@ def test_masks_matter():
         ("sam_alexnet_tiny", {}, None),
     ],
 )
-def test_where_a_model_is_cut(name, options, expected):
-    found = find(name, **options)
-    assert (found and found.path) == expected
+def test_path_of_the_cut(name, options, expected):
+    cut = find(name, **options)
+    assert (cut and cut.path) == expected
 
 
 @pytest.mark.parametrize(
@@ -207,51 +209,51 @@ def test_where_a_model_is_cut(name, options, expected):
         ([], False),
     ],
 )
-def test_only_a_frozen_backbone_is_cut(patterns, is_cut):
-    """Of a net without batch-norm, where nothing but the frozen parameters decides."""
+def test_only_models_with_a_frozen_backbone_are_cut(patterns, is_cut):
+    """A model without batch norm, for which only the frozen parameters matter."""
     assert (find("vgg_tiny", patterns, dropout_rate=0.0) is not None) == is_cut
 
 
 class Net(nn.Module):
-    """A convolution, its mean, perhaps something that forbids a cut, and a head."""
+    """A convolution, its mean and a head; `obstacle` adds something that prevents a cut."""
 
-    middle: str = ""
+    obstacle: str = ""
 
     @nn.compact
     def __call__(self, x, *, train=False):
         x = nn.Conv(6, (3, 3), name="conv")(x)
-        if self.middle == "norm without parameters":
+        if self.obstacle == "norm without parameters":
             x = nn.BatchNorm(not train, use_scale=False, use_bias=False, name="norm")(x)
         features = jnp.mean(x, (1, 2))
-        if self.middle == "norm without statistics" and train:
+        if self.obstacle == "norm without statistics" and train:
             features = features - jnp.mean(features, 0, keepdims=True)
-        if self.middle == "another scale in training" and train:
+        if self.obstacle == "another scale in training" and train:
             features = 2 * features
-        if self.middle == "noise" and train:
+        if self.obstacle == "noise" and train:
             features += jax.random.normal(self.make_rng("dropout"), features.shape)
-        if self.middle == "counter":
+        if self.obstacle == "counter":
             seen = self.variable("batch_stats", "seen", jnp.zeros, ())
             features = features + seen.value
             if train:
                 seen.value += 1
         head = nn.Dense(CLASSES, name="head")
-        if self.middle == "head in front":
+        if self.obstacle == "head before the cut":
             features += jnp.mean(head(features))
         dropout = nn.Dropout(0.5, deterministic=not train)
         x = dropout(features)
-        if self.middle == "dropout twice":
+        if self.obstacle == "dropout twice":
             x += dropout(jnp.square(features))
-        if self.middle == "frozen layer":
+        if self.obstacle == "frozen layer":
             x = nn.Dense(6, name="fc")(x)
-        if self.middle == "head twice":
+        if self.obstacle == "head twice":
             return head(x) + head(features)
-        if self.middle == "way around":
+        if self.obstacle == "skip connection around the head":
             return head(x) + features[:, :CLASSES]
         return head(x)
 
 
 @pytest.mark.parametrize(
-    "middle",
+    "obstacle",
     [
         "",
         "norm without parameters",
@@ -261,42 +263,41 @@ class Net(nn.Module):
         "counter",
         "dropout twice",
         "frozen layer",
-        "head in front",
+        "head before the cut",
         "head twice",
-        "way around",
+        "skip connection around the head",
     ],
 )
-def test_what_forbids_a_cut(middle):
-    model = Net(middle)
+def test_obstacles_to_a_cut(obstacle):
+    model = Net(obstacle)
     variables = steps.init_variables(model, (8, 8, 3), seed=0)
     frozen = freezing.frozen_paths(variables["params"], ["backbone"])
-    found = features.cut(model, variables, (8, 8, 3), frozen)
-    assert found == (None if middle else features.Cut(("Dropout_0",), (8, 8, 3), (6,)))
+    cut = features.find_cut(model, variables, (8, 8, 3), frozen)
+    assert cut == (None if obstacle else features.Cut(("Dropout_0",), (8, 8, 3), (6,)))
 
 
-# The value numbers by which training and evaluation are compared.
+# Value numbering, which compares the programs of training and evaluation.
 
 
-def numbers_of(fun, *arguments, programs=None):
-    programs = {} if programs is None else programs
-    return features._value_numbers(jax.make_jaxpr(fun)(*arguments), programs)
+def value_numbers(fun, *arguments, numbers):
+    return features._value_numbers(jax.make_jaxpr(fun)(*arguments), numbers)
 
 
-def are_alike(one, other, *arguments):
-    programs = {}
-    first, second = (numbers_of(fun, *arguments, programs=programs) for fun in (one, other))
+def are_equal(one, other, *arguments):
+    numbers = {}
+    first, second = (value_numbers(fun, *arguments, numbers=numbers) for fun in (one, other))
     return first == second
 
 
 X, Y = np.linspace(-1, 1, 4, dtype=np.float32), np.arange(4, dtype=np.float32)
 
 
-def one_of_many(x, y):
+def reference(x, y):
     return jnp.tanh(x) @ y + jnp.sum(x)
 
 
 def with_dead_code(x, y):
-    jnp.exp(x) * jnp.cumsum(y)  # nobody uses it
+    jnp.exp(x) * jnp.cumsum(y)
     tangent = jnp.tanh(x)
     jnp.sin(tangent)
     return tangent @ y + jnp.sum(x)
@@ -307,19 +308,19 @@ def in_another_order(x, y):
     return jnp.tanh(x) @ y + total
 
 
-@pytest.mark.parametrize("other", [one_of_many, with_dead_code, in_another_order])
-def test_programs_that_compute_the_same_have_the_same_numbers(other):
-    assert are_alike(one_of_many, other, X, Y)
-    # Also inside of a program that is called: jit, and a rule of differentiation, which is made anew each time.
-    assert are_alike(*(jax.jit(lambda x, y, f=f: f(x, y)) for f in (one_of_many, other)), X, Y)
-    assert are_alike(jax.nn.relu, lambda x: jax.nn.relu(x), X)
+@pytest.mark.parametrize("other", [reference, with_dead_code, in_another_order])
+def test_equal_programs_have_equal_numbers(other):
+    assert are_equal(reference, other, X, Y)
+    # Also inside subprograms: under jit, and with a differentiation rule, a new object in each trace.
+    assert are_equal(*(jax.jit(lambda x, y, f=f: f(x, y)) for f in (reference, other)), X, Y)
+    assert are_equal(jax.nn.relu, lambda x: jax.nn.relu(x), X)
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (lambda x, y: 2.0 * x, lambda x, y: 3.0 * x),
-        (lambda x, y: x * X, lambda x, y: x * Y),  # constants that are arrays
+        (lambda x, y: x * X, lambda x, y: x * Y),  # array constants
         (lambda x, y: x * np.float32(1), lambda x, y: x * np.ones(4, np.float32)),
         (lambda x, y: jax.lax.cumsum(x), lambda x, y: jax.lax.cumsum(x, reverse=True)),
         (lambda x, y: jnp.sum(x), lambda x, y: jnp.max(x)),
@@ -340,16 +341,16 @@ def test_programs_that_compute_the_same_have_the_same_numbers(other):
         (lambda x, y: jax.nn.relu(x), lambda x, y: jax.nn.relu6(x)),
     ],
 )
-def test_programs_that_differ_have_other_numbers(one, other):
-    assert not are_alike(one, other, X, Y)
-    assert are_alike(one, one, X, Y) and are_alike(other, other, X, Y)
+def test_different_programs_have_different_numbers(one, other):
+    assert not are_equal(one, other, X, Y)
+    assert are_equal(one, one, X, Y) and are_equal(other, other, X, Y)
 
 
-# `extract`, and its cache.
+# `extract` and its cache.
 
 
-def extracted(counts, *, key=None, scale=1.0, parts=("train", "test"), progress=None):
-    """Features of a step that counts the batches that it was asked for."""
+def extract(counts, *, key=None, scale=1.0, splits=("train", "test"), progress=None):
+    """Extract features and append the number of samples of each load to `counts`."""
 
     class CountingSamples(VectorSplit):
         def load(self, indices):
@@ -358,11 +359,11 @@ def extracted(counts, *, key=None, scale=1.0, parts=("train", "test"), progress=
 
     rng = np.random.default_rng(0)
     samples = {}
-    for part in parts:
+    for name in splits:
         values = rng.normal(size=(5, 3)).astype(np.float32)
         split = Split(list("abcde"), [0] * 5, lambda i: None)
-        samples[part] = CountingSamples(split, values)
-    found = features.extract(
+        samples[name] = CountingSamples(split, values)
+    extracted = features.extract(
         lambda variables, batch: {"features": variables * batch["image"]},
         np.float32(scale),
         samples,
@@ -371,57 +372,58 @@ def extracted(counts, *, key=None, scale=1.0, parts=("train", "test"), progress=
         key=key,
         progress=progress,
     )
-    assert found.keys() == samples.keys()
-    for part, values in found.items():
-        np.testing.assert_allclose(values, scale * samples[part].values, rtol=1e-6)
-    return found
+    assert extracted.keys() == samples.keys()
+    for name, values in extracted.items():
+        np.testing.assert_allclose(values, scale * samples[name].values, rtol=1e-6)
+    return extracted
 
 
-def test_every_sample_is_computed_once_and_said(monkeypatch, tmp_path):
+def test_every_sample_is_computed_once_and_progress_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path))
-    counts, told = [], []
-    extracted(counts, progress=lambda *report: told.append(report))
+    counts, reports = [], []
+    extract(counts, progress=lambda *report: reports.append(report))
     assert sum(counts) == 10
-    assert told == [
-        (f"features of {part} images", done, 5) for part in ("train", "test") for done in (4, 5)
+    assert reports == [
+        (f"features of {split} images", done, 5) for split in ("train", "test") for done in (4, 5)
     ]
-    assert list(tmp_path.iterdir()) == []  # without a key nothing is kept
+    assert list(tmp_path.iterdir()) == []  # no cache without a key
 
 
-def test_with_a_key_features_are_computed_once(monkeypatch, tmp_path):
+def test_features_with_a_key_are_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path))
     counts = []
-    first = extracted(counts, key={"weights": "a", "layer": None})
+    first = extract(counts, key={"weights": "a", "layer": None})
     assert sum(counts) == 10
-    again = extracted(counts, key={"layer": None, "weights": "a"})  # the order says nothing
+    second = extract(counts, key={"layer": None, "weights": "a"})  # order does not matter
     assert sum(counts) == 10
-    for part, values in first.items():
-        assert values.dtype == again[part].dtype == np.float32
-        np.testing.assert_array_equal(values, again[part])
-    extracted(counts, key={"weights": "b", "layer": None}, scale=2.0)
+    for split, values in first.items():
+        assert values.dtype == second[split].dtype == np.float32
+        np.testing.assert_array_equal(values, second[split])
+    extract(counts, key={"weights": "b", "layer": None}, scale=2.0)
     assert sum(counts) == 20
-    extracted(counts, key={"weights": "a", "layer": None}, parts=("train", "validation"))
-    assert sum(counts) == 30  # a part is missing
+    extract(counts, key={"weights": "a", "layer": None}, splits=("train", "validation"))
+    assert sum(counts) == 30  # validation is not in the cache file
 
 
-@pytest.mark.parametrize("damage", ["cut short", "empty", "a flipped byte", "another file"])
-def test_a_torn_cache_file_is_computed_anew_and_mended(monkeypatch, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped bit", "different content"])
+def test_damaged_cache_file_is_recomputed_and_replaced(monkeypatch, tmp_path, damage):
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path))
     counts, key = [], {"weights": "a"}
-    extracted(counts, key=key)
+    extract(counts, key=key)
     (file,) = (tmp_path / "features").iterdir()
     content = file.read_bytes()
-    place = content.index(b"NUMPY") + 140  # among the numbers
+    offset = content.index(b"NUMPY") + 140  # inside the array data
+    flipped = bytes([content[offset] ^ 1])
     file.write_bytes(
         {
-            "cut short": content[: len(content) // 2],
+            "truncated": content[: len(content) // 2],
             "empty": b"",
-            "a flipped byte": content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :],
-            "another file": b"{}",
+            "flipped bit": content[:offset] + flipped + content[offset + 1 :],
+            "different content": b"{}",
         }[damage]
     )
-    extracted(counts, key=key)
+    extract(counts, key=key)
     assert sum(counts) == 20
-    extracted(counts, key=key)
+    extract(counts, key=key)
     assert sum(counts) == 20
     assert [path.name for path in (tmp_path / "features").iterdir()] == [file.name]

@@ -1,4 +1,4 @@
-"""Two ways to feed one step: the same examples, keys and losses from both."""
+"""Streamed and cached feeding: both give the same samples, keys and losses."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from datasets import Split
 from datasets.pipeline import ImageSamples, TrainBatches
 from train import recipe, run
 from train.engine import feeding, steps
-from train.engine.feeding import Resident, Stepwise
+from train.engine.feeding import Cached, Streamed
 from train.engine.inputs import ImageInputs
 from train.engine.objectives import classification
 from train.engine.optimizers import build_optimizer
@@ -25,7 +25,7 @@ from train.setup import _feed
 from zoo.common.resize import ResizeRule
 
 SIZE = (8, 8)
-COUNT, BATCH = 40, 12  # three full batches and a tail of four
+COUNT, BATCH = 40, 12  # three full batches and a last one of four
 AUGMENTATION = recipe.Augmentation(rotation=5.0, shift_x=0.1, flip=True)
 INPUTS = ImageInputs(zoo.Preprocessing(ResizeRule(SIZE)))
 
@@ -37,7 +37,10 @@ def images_and_labels():
 
 
 class SmoothNet(nn.Module):
-    """All kinds of layers. No ReLU: sooner or later rounding decides a sign, and correct programs part."""
+    """Convolution, batch norm, dropout and a dense layer.
+
+    No ReLU: rounding eventually flips the sign of one of its inputs, and correct programs then diverge.
+    """
 
     @nn.compact
     def __call__(self, x, *, train=False):
@@ -48,12 +51,12 @@ class SmoothNet(nn.Module):
 
 
 class Setup:
-    """A net, a step and its data on some devices."""
+    """A model, its training step and its data on several devices."""
 
-    def __init__(self, num_devices, *, keep_tail=True, num_epochs=5):
+    def __init__(self, num_devices, *, drop_last=False, num_epochs=5):
         self.devices = Devices(jax.local_devices()[:num_devices])
         model = SmoothNet()
-        # On the host: a step uses up what lies on the devices.
+        # On the host, because a step donates its state.
         self.variables = jax.device_get(steps.init_variables(model, (*SIZE, 3), seed=0))
         self.optimizer = build_optimizer(recipe.Optimizer("sgd", 1e-2, momentum=0.9))
         self.step = steps.make_train_step(
@@ -66,101 +69,104 @@ class Setup:
             batch_size=BATCH,
             seed=3,
             num_epochs=num_epochs,
-            keep_tail=keep_tail,
+            drop_last=drop_last,
             multiple_of=num_devices,
         )
 
     def state(self):
         return self.devices.replicate(steps.init_state(self.variables, self.optimizer))
 
-    def stepwise(self):
-        return Stepwise(self.batches, self.devices, self.step)
+    def streamed(self):
+        return Streamed(self.batches, self.devices, self.step)
 
-    def resident(self):
+    def cached(self):
         arrays = self.devices.replicate(images_and_labels())
-        return Resident(self.batches, self.devices, self.step, *arrays)
+        return Cached(self.batches, self.devices, self.step, *arrays)
 
     def train(self, feed, state=None, first_step=0, last_step=None):
-        """(loss, examples) of every step, and the last state."""
+        """(loss, batch size) of every step, and the final state."""
         state = self.state() if state is None else state
-        done, seen = first_step, []
+        done, log = first_step, []
         last_step = last_step or self.batches.num_steps
         while done < last_step:
             epoch = done // self.batches.steps_per_epoch
-            clock = steps.Clock(np.uint32(7), np.int32(epoch))
-            for chunk in feed.epoch(state, done, clock):
+            context = steps.RngContext(np.uint32(7), np.int32(epoch))
+            for chunk in feed.epoch(state, done, context):
                 state = chunk.state
                 losses = np.atleast_1d(jax.device_get(chunk.metrics)["loss"])
                 assert len(losses) == len(chunk.sizes)
-                seen += zip(losses.tolist(), chunk.sizes, strict=True)
+                log += zip(losses.tolist(), chunk.sizes, strict=True)
                 done += len(chunk.sizes)
                 if done >= last_step:
                     break
-        return seen, state
+        return log, state
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 4])
-def test_both_ways_give_the_same_losses(num_devices):
-    """Twenty steps, tails, augmentation and dropout included."""
+def test_streamed_and_cached_give_the_same_losses(num_devices):
+    """Twenty steps, including smaller last batches, augmentation and dropout."""
     setup = Setup(num_devices)
-    stepwise, state = setup.train(setup.stepwise())
-    resident, other = setup.train(setup.resident())
-    assert [size for _, size in stepwise] == 5 * [12, 12, 12, 4]
-    assert [size for _, size in resident] == [size for _, size in stepwise]
-    np.testing.assert_allclose([x for x, _ in resident], [x for x, _ in stepwise], atol=1e-5)
-    assert int(other.step) == int(state.step) == 20
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other, state)
+    streamed, streamed_state = setup.train(setup.streamed())
+    cached, cached_state = setup.train(setup.cached())
+    assert [size for _, size in streamed] == 5 * [12, 12, 12, 4]
+    assert [size for _, size in cached] == [size for _, size in streamed]
+    np.testing.assert_allclose([x for x, _ in cached], [x for x, _ in streamed], atol=1e-5)
+    assert int(cached_state.step) == int(streamed_state.step) == 20
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), cached_state, streamed_state
+    )
 
 
-def test_pieces_of_an_epoch_equal_the_whole(monkeypatch):
-    """However the program is cut, and wherever it starts: so a resumed epoch is the same, too."""
+def test_chunks_of_an_epoch_equal_the_whole(monkeypatch):
+    """For any chunk size and any first step, so that a resumed epoch is the same."""
     setup = Setup(1, num_epochs=2)
-    whole, state = setup.train(setup.resident())
+    whole, state = setup.train(setup.cached())
     monkeypatch.setattr(feeding, "FIRST_CHUNK", 1)
     monkeypatch.setattr(feeding, "CHUNK_SECONDS", 0.0)
-    cut, other = setup.train(setup.resident())
-    assert cut == whole
-    begun, half = setup.train(setup.resident(), last_step=5)
-    ended, resumed = setup.train(setup.resident(), half, first_step=5)
-    assert begun + ended == whole
-    for end in (other, resumed):
+    chunked, chunked_state = setup.train(setup.cached())
+    assert chunked == whole
+    first, interrupted = setup.train(setup.cached(), last_step=5)
+    second, resumed_state = setup.train(setup.cached(), interrupted, first_step=5)
+    assert first + second == whole
+    for end in (chunked_state, resumed_state):
         jax.tree.map(np.testing.assert_array_equal, end, state)
 
 
 def test_an_epoch_is_one_program_call():
-    setup = Setup(1, keep_tail=False, num_epochs=1)
-    chunks = list(setup.resident().epoch(setup.state(), 0, steps.Clock(np.uint32(0), np.int32(0))))
+    setup = Setup(1, drop_last=True, num_epochs=1)
+    context = steps.RngContext(np.uint32(0), np.int32(0))
+    chunks = list(setup.cached().epoch(setup.state(), 0, context))
     assert [chunk.sizes for chunk in chunks] == [[12, 12, 12]]
 
 
 @pytest.mark.parametrize(
     ("feed", "free", "chosen"),
     [
-        ("auto", None, "stepwise"),  # a CPU
-        ("auto", 1000, "resident"),
-        ("auto", 300, "stepwise"),  # it would leave too little for activations
-        ("resident", None, "resident"),
-        ("resident", 150, "resident"),
-        ("stepwise", 1000, "stepwise"),
+        ("auto", None, "streamed"),  # CPU
+        ("auto", 1000, "cached"),
+        ("auto", 300, "streamed"),  # cached data would leave too little memory for activations
+        ("cached", None, "cached"),
+        ("cached", 150, "cached"),
+        ("streamed", 1000, "streamed"),
     ],
 )
-def test_choice_by_backend_and_size(feed, free, chosen):
+def test_feed_depends_on_backend_and_size(feed, free, chosen):
     assert _feed(Recipe(feed=feed), 150, free) == chosen
 
 
-def test_resident_data_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match=r"--feed resident: the images take 2.0 GB .* 1.0 GB free"):
-        _feed(Recipe(feed="resident"), 2_000_000_000, 1_000_000_000)
+def test_cached_data_that_do_not_fit_are_rejected():
+    with pytest.raises(InputError, match=r"--feed cached: the images take 2.0 GB .* 1.0 GB free"):
+        _feed(Recipe(feed="cached"), 2_000_000_000, 1_000_000_000)
 
 
 def test_free_memory_is_that_of_the_fullest_device():
     @dataclasses.dataclass
     class Device:
-        counts: dict | None
+        stats: dict | None
 
         def memory_stats(self):
-            return self.counts
+            return self.stats
 
     devices = object.__new__(Devices)
     devices.devices = [Device({"bytes_limit": 10, "bytes_in_use": use}) for use in (3, 7, 1)]
@@ -170,18 +176,18 @@ def test_free_memory_is_that_of_the_fullest_device():
 
 
 @pytest.mark.slow
-def test_a_run_can_change_its_feeding_when_it_is_resumed(image_folder, tmp_path, call):
-    """Both write the same logs."""
+def test_resumed_run_can_change_its_feed(image_folder, tmp_path, call):
+    """Streamed and cached runs write the same logs."""
     logs = []
-    for feeds in (("stepwise", "stepwise"), ("resident", "stepwise"), ("stepwise", "resident")):
+    for feeds in (("streamed", "streamed"), ("cached", "streamed"), ("streamed", "cached")):
         workdir = tmp_path / "-".join(feeds)
         words = f"--model deconv_alexnet_tiny --dataset {image_folder} --workdir {workdir}"
-        words += " --batch-size 24 --lr 0.0001 --stages.0.optimizer.name sgd --keep-tail"
+        words += " --batch-size 24 --lr 0.0001 --stages.0.optimizer.name sgd --no-drop-last"
         for epochs, feed in enumerate(feeds, 1):
             more = f" --epochs {epochs} --feed {feed}"
             status, out, err = call(run, *(words + more).split())
             assert status == 0, err
-            assert ("feeding: resident" in err) == (feed == "resident")
+            assert ("input pipeline: cached" in err) == (feed == "cached")
         logs.append(
             [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         )

@@ -1,4 +1,4 @@
-"""What `fit` tells, in which order, and that it says nothing else; and that it goes on exactly where it stopped."""
+"""Events of `fit` and their order, exact resumption, and what happens when training fails."""
 
 import collections
 import dataclasses
@@ -20,12 +20,12 @@ from train.record.log import RunLog, Writers
 from train.setup import resolve
 from zoo import registry
 
-STEPS = 4  # an epoch: 30 images, of which 8, 8, 8 and 4
+STEPS = 4  # per epoch: 30 images in batches of 8, 8, 8 and 4
 TIMES = ("seconds", "images_per_second", "data_wait_share")
 
 
 class SmallNet(nn.Module):
-    """All that a state holds: parameters, statistics, dropout. No ReLU, so that rounding decides nothing."""
+    """Parameters, batch statistics and dropout. No ReLU, whose inputs can change sign by rounding."""
 
     num_classes: int
 
@@ -49,7 +49,7 @@ def small_net():
 
 SGD = Optimizer("sgd", 0.05, momentum=0.9)
 FIRST = Stage("first", epochs=2, optimizer=SGD, augment=Augmentation(flip=True, shift_x=0.2))
-# The rate falls at each epoch that is not better by far: state of a rule that has to be kept.
+# The learning rate drops after every epoch that is not better by 10, so the state of the rule must be saved.
 SECOND = Stage("second", epochs=2, optimizer=SGD, plateau=Plateau(1, 0.5, min_delta=10.0), ema=0.5)
 
 
@@ -60,7 +60,7 @@ def experiment_of(*stages, **fields):
             dataset="digits",
             images_per_class=3,
             batch_size=8,
-            keep_tail=True,
+            drop_last=False,
             stages=stages,
             **fields,
         )
@@ -73,24 +73,24 @@ def experiment(small_net):
 
 
 class Recorder(RunLog):
-    """Every event, in order, as (name, what was told)."""
+    """Records every event as (name, argument), in order."""
 
     def __init__(self):
         self.events = []
 
     def of(self, name):
-        return [told for event, told in self.events if event == name]
+        return [argument for event, argument in self.events if event == name]
 
-    def letters(self, without="fnw"):
-        """The events' first letters; a new best is b, a stage's end d, the run's end z."""
-        named = {"new_best": "b", "stage_ended": "d", "run_ended": "z", "checkpoint": "c"}
-        letters = "".join(named.get(event, event[0]) for event, _ in self.events)
+    def letters(self, without="fnp"):
+        """First letters of the events, except b: new_best, c: checkpoint, d: stage_ended, z: run_ended."""
+        special = {"new_best": "b", "stage_ended": "d", "run_ended": "z", "checkpoint": "c"}
+        letters = "".join(special.get(event, event[0]) for event, _ in self.events)
         return re.sub(f"[{without}]", "", letters) if without else letters
 
 
 def _record(name):
-    def method(self, *told):
-        self.events.append((name, told[0] if len(told) == 1 else told))
+    def method(self, *arguments):
+        self.events.append((name, arguments[0] if len(arguments) == 1 else arguments))
 
     return method
 
@@ -101,16 +101,16 @@ for _name in EVENTS:
 
 
 def run(experiment, directory, *writers, stop=lambda: False, **options):
-    """What was told, and how it ended: the state, or the exception."""
+    """Return the recorder, and the final state or the exception that ended the run."""
     recorder = Recorder()
     checkpoints = Checkpoints(directory / "checkpoints")
     save = checkpoints.save
 
-    def told_save(loop):
+    def recorded_save(loop):
         recorder.events.append(("checkpoint", loop.step))
         save(loop)
 
-    checkpoints.save = told_save
+    checkpoints.save = recorded_save
     log = Writers(recorder, *writers)
     try:
         return recorder, fit(experiment, checkpoints, log, stop=stop, **options)
@@ -119,9 +119,9 @@ def run(experiment, directory, *writers, stop=lambda: False, **options):
 
 
 def after(count):
-    """A request to stop that comes after so many questions."""
-    asked = iter(range(count))
-    return lambda: next(asked, None) is None
+    """A stop function that returns True after it has been called `count` times."""
+    calls = iter(range(count))
+    return lambda: next(calls, None) is None
 
 
 def without_times(record):
@@ -130,34 +130,34 @@ def without_times(record):
 
 @pytest.fixture(scope="module")
 def whole(experiment, tmp_path_factory):
-    """A run that nothing disturbs."""
+    """An uninterrupted run."""
     return run(experiment, tmp_path_factory.mktemp("whole"))
 
 
-def test_a_recorder_hears_everything():
+def test_recorder_records_all_events():
     assert set(EVENTS) == {
         *("run_started", "step", "new_best", "epoch", "stage_ended", "run_ended"),
-        *("flush", "note", "working"),
+        *("flush", "note", "progress"),
     }
 
 
-def test_events_come_in_order(whole):
+def test_order_of_events(whole):
     recorder, end = whole
-    assert re.fullmatch(r"r((s{4}b?e){2}d){2}z", recorder.letters("fnwc"))
-    # A checkpoint never holds what the logs do not: they are flushed before it.
-    assert re.fullmatch(r"r((s{4}b?e(fc)?)*(s{4}b?efc)d){2}z", recorder.letters("nw"))
+    assert re.fullmatch(r"r((s{4}b?e){2}d){2}z", recorder.letters("fnpc"))
+    # Logs are flushed before each checkpoint, so they are never behind it.
+    assert re.fullmatch(r"r((s{4}b?e(fc)?)*(s{4}b?efc)d){2}z", recorder.letters("np"))
     assert recorder.of("stage_ended") == ["first", "second"]
     assert recorder.of("checkpoint")[-1] == end.step == 4 * STEPS
     assert dataclasses.asdict(recorder.of("run_started")[0]) == {"step": 0, "epoch": 0}
 
 
-def test_what_is_told_of_steps_and_epochs(whole):
+def test_step_and_epoch_records(whole):
     recorder, end = whole
     steps, epochs = recorder.of("step"), recorder.of("epoch")
     assert [s.step for s in steps] == list(range(1, 17))
     assert [s.epoch for s in steps] == np.repeat([1, 2, 3, 4], STEPS).tolist()
     assert [s.stage for s in steps] == 8 * ["first"] + 8 * ["second"]
-    assert [s.place for s in steps] == 4 * [1, 2, 3, 4]
+    assert [s.epoch_step for s in steps] == 4 * [1, 2, 3, 4]
     assert [s.steps_left for s in steps] == 2 * [7, 6, 5, 4, 3, 2, 1, 0]
     assert {s.steps_per_epoch for s in steps} == {STEPS}
     assert [(e.epoch, e.step) for e in epochs] == [(1, 4), (2, 8), (3, 12), (4, 16)]
@@ -168,38 +168,40 @@ def test_what_is_told_of_steps_and_epochs(whole):
         assert epoch.train_loss == pytest.approx((losses * sizes).sum() / sizes.sum(), rel=1e-12)
         assert epoch.learning_rate == steps[4 * number + 3].values["learning_rate"]
     assert [e.learning_rate for e in epochs] == pytest.approx([0.05, 0.05, 0.05, 0.05])
-    # The first value is better than infinity; the second is not by 10.
+    # The first value is an improvement over infinity, the second is not an improvement by 10.
     assert (end.epoch, end.plateau.scale) == (4, 0.5)
 
 
-def test_the_best_is_told_before_its_epoch_with_what_it_scored(whole):
+def test_new_best_comes_before_its_epoch_record_with_the_same_scores(whole):
     recorder, end = whole
-    best = {told.facts["epoch"]: told for told in recorder.of("new_best")}
+    best = {event.facts["epoch"]: event for event in recorder.of("new_best")}
     epochs = recorder.of("epoch")
     assert [e.epoch for e in epochs if e.is_best] == list(best)
     scores = [e.val_accuracy for e in epochs]
     assert list(best) == [
         n for n, s in enumerate(scores, 1) if s > max(scores[: n - 1], default=-1)
     ]
-    for number, told in best.items():
+    for number, event in best.items():
         epoch = epochs[number - 1]
-        assert told.facts["step"] == epoch.step and told.facts["monitor"] == "accuracy"
-        assert told.facts["val_accuracy"] == epoch.val_accuracy
-        assert told.facts["val_loss"] == epoch.val_loss
-        assert told.stage == (FIRST, SECOND)[number > 2]
-        kernel = told.variables["params"]["conv"]["kernel"]
-        assert isinstance(kernel, np.ndarray)  # on the host: a writer may take its time
+        assert event.facts["step"] == epoch.step and event.facts["monitor"] == "accuracy"
+        assert event.facts["val_accuracy"] == epoch.val_accuracy
+        assert event.facts["val_loss"] == epoch.val_loss
+        assert event.stage == (FIRST, SECOND)[number > 2]
+        kernel = event.variables["params"]["conv"]["kernel"]
+        assert isinstance(kernel, np.ndarray)  # on the host: a writer may be slow
     assert (end.best.epoch, end.best.score) == (max(best), max(scores))
 
 
-def test_the_engine_prints_nothing(experiment, tmp_path, capsys):
+def test_engine_does_not_print(experiment, tmp_path, capsys):
     recorder, _ = run(experiment, tmp_path, stop=after(6))
     run(experiment, tmp_path)
     assert capsys.readouterr() == ("", "")
-    assert any("compiled in" in note for note in recorder.of("note"))  # it would have had to say
+    assert any(
+        "compiled in" in note for note in recorder.of("note")
+    )  # there was something to print
 
 
-def test_a_writer_hears_the_numbers_that_are_in_the_files(experiment, tmp_path):
+def test_files_hold_the_recorded_values(experiment, tmp_path):
     directory = RunDir(tmp_path)
     recorder, _ = run(experiment, tmp_path, FileWriter(directory))
     lines = [json.loads(line) for line in directory.metrics.read_text().splitlines()]
@@ -209,44 +211,42 @@ def test_a_writer_hears_the_numbers_that_are_in_the_files(experiment, tmp_path):
     ]
     rows = directory.read_summary()
     assert [tuple(row) for row in rows] == len(rows) * [SUMMARY_COLUMNS]
-    told = [dataclasses.asdict(epoch) for epoch in recorder.of("epoch")]
-    assert rows == [{name: epoch[name] for name in SUMMARY_COLUMNS} for epoch in told]
+    epochs = [dataclasses.asdict(epoch) for epoch in recorder.of("epoch")]
+    assert rows == [{name: epoch[name] for name in SUMMARY_COLUMNS} for epoch in epochs]
 
 
-@pytest.mark.parametrize("questions", [0, 2, 3, 4, 5, 9, 11, 13])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(experiment, whole, tmp_path, questions):
-    """To the last digit, wherever it stopped: in an epoch, at its end, at a stage's end; the files, too."""
+@pytest.mark.parametrize("calls", [0, 2, 3, 4, 5, 9, 11, 13])
+def test_stopped_run_resumes_exactly(experiment, whole, tmp_path, calls):
+    """Bit for bit, including the files, wherever it stopped: within an epoch, at its end, at the end of a stage."""
     files = FileWriter(RunDir(tmp_path))
-    first, end = run(experiment, tmp_path, files, stop=after(questions))
+    first, end = run(experiment, tmp_path, files, stop=after(calls))
     assert isinstance(end, Interrupted)
     done = first.of("step")[-1].step
     assert str(end) == f"interrupted at step {done}" and done < 4 * STEPS
-    assert first.letters("nw").endswith("fcz")  # saved, then told that it is over
+    assert first.letters("np").endswith("fcz")  # saved before the end of the run
     assert first.of("checkpoint")[-1] == done
     second, end = run(experiment, tmp_path, FileWriter(RunDir(tmp_path)))
-    undisturbed, state = whole
+    uninterrupted, state = whole
     assert second.of("run_started")[0].step == done
-    assert re.fullmatch(r"r(s*b?e)?((s{4}b?e)*d){1,2}z", second.letters("fnwc"))
+    assert re.fullmatch(r"r(s*b?e)?((s{4}b?e)*d){1,2}z", second.letters("fnpc"))
     steps = first.of("step") + second.of("step")
-    assert steps == undisturbed.of("step")
+    assert steps == uninterrupted.of("step")
     epochs = first.of("epoch") + second.of("epoch")
-    assert [*map(without_times, epochs)] == [*map(without_times, undisturbed.of("epoch"))]
+    assert [*map(without_times, epochs)] == [*map(without_times, uninterrupted.of("epoch"))]
     assert (end.step, end.best, end.plateau) == (state.step, state.best, state.plateau)
     lines = RunDir(tmp_path).metrics.read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [s.values["loss"] for s in steps]
     assert len(RunDir(tmp_path).read_summary()) == 4
 
 
-def test_a_run_that_is_over_tells_no_steps(experiment, tmp_path, whole):
+def test_finished_run_trains_no_more_steps(experiment, tmp_path, whole):
     run(experiment, tmp_path)
     recorder, end = run(experiment, tmp_path)
-    assert recorder.letters("nw") == "rdz"
+    assert recorder.letters("np") == "rdz"
     assert (end.step, end.best) == (whole[1].step, whole[1].best)
 
 
-def test_a_best_that_is_later_than_the_checkpoint_is_told_again_and_beaten_only(
-    experiment, tmp_path
-):
+def test_best_newer_than_the_checkpoint_is_replaced_only_by_better_weights(experiment, tmp_path):
     run(experiment, tmp_path, stop=after(STEPS + 1))
     saved = SavedBest(step=2 * STEPS, epoch=2, score=0.99)
     recorder, end = run(experiment, tmp_path, saved_best=saved)
@@ -257,42 +257,41 @@ def test_a_best_that_is_later_than_the_checkpoint_is_told_again_and_beaten_only(
     assert end.best.score != 0.99
 
 
-def test_the_end_is_told_when_training_diverges(tmp_path):
-    wild = dataclasses.replace(FIRST, optimizer=Optimizer("sgd", 1e30))
+def test_run_ended_is_sent_when_training_diverges(tmp_path):
+    diverging = dataclasses.replace(FIRST, optimizer=Optimizer("sgd", 1e30))
     files = FileWriter(RunDir(tmp_path))
-    recorder, end = run(experiment_of(wild), tmp_path, files)
+    recorder, end = run(experiment_of(diverging), tmp_path, files)
     assert isinstance(end, Diverged)
-    assert re.fullmatch(r"rs{1,7}(b?es+)?fz", recorder.letters("nwc"))
+    assert re.fullmatch(r"rs{1,7}(b?es+)?fz", recorder.letters("npc"))
     last = recorder.of("step")[-1]
     assert end.step == last.step and not np.isfinite(last.values["loss"])
-    # The step at which it happened is in the file, with null for what JSON has no word for.
+    # The diverged step is in the file, with null for NaN and inf.
     lines = [json.loads(line) for line in RunDir(tmp_path).metrics.read_text().splitlines()]
     assert lines[-1]["step"] == last.step and lines[-1]["loss"] is None
 
 
-def test_the_end_is_told_when_a_writer_fails(experiment, tmp_path):
-    class Full(RunLog):
+def test_run_ended_is_sent_when_a_writer_fails(experiment, tmp_path):
+    class FailingWriter(RunLog):
         def epoch(self, record):
             raise OSError("no space left")
 
     recorder, checkpoints = Recorder(), Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(OSError, match="no space left"):
-        fit(experiment, checkpoints, Writers(recorder, Full()))
-    assert re.fullmatch(r"rs{4}b?ez", recorder.letters("nwc"))
+        fit(experiment, checkpoints, Writers(recorder, FailingWriter()))
+    assert re.fullmatch(r"rs{4}b?ez", recorder.letters("npc"))
 
 
-def test_an_early_stop_ends_the_stage_and_not_the_run(tmp_path):
-    soon = dataclasses.replace(FIRST, epochs=5, early_stop=EarlyStop(1, min_delta=10.0))
-    recorder, end = run(experiment_of(soon, SECOND), tmp_path)
+def test_early_stopping_ends_the_stage_but_not_the_run(tmp_path):
+    stopping = dataclasses.replace(FIRST, epochs=5, early_stop=EarlyStop(1, min_delta=10.0))
+    recorder, end = run(experiment_of(stopping, SECOND), tmp_path)
     counts = collections.Counter(e.stage for e in recorder.of("epoch"))
     assert counts == {"first": 2, "second": 2}
     assert recorder.of("stage_ended") == ["first", "second"]
-    assert "early stop: the validation loss has not fallen for 1 epochs" in recorder.of("note")
+    assert "early stop: no improvement of the validation loss for 1 epoch" in recorder.of("note")
     assert (end.step, end.stage, end.stopped) == (16, 1, False)
 
 
-def test_a_net_that_is_not_trained_is_told_as_it_is(tmp_path):
-    """Where a recipe has no stages."""
+def test_recipe_without_stages_reports_the_initial_variables(tmp_path):
     experiment = experiment_of(probe=Probe("svm"))
     recorder, end = run(experiment, tmp_path)
     assert recorder.letters() == "rbz"

@@ -1,4 +1,4 @@
-"""What is frozen stays as it is: gradients, batch-norm statistics, and how parts are named."""
+"""Freezing: parameters and batch-norm statistics that must not change, and the patterns that select them."""
 
 import functools
 
@@ -32,7 +32,7 @@ def flat(tree):
 def model_and_variables():
     model = zoo.create_model("mobilenet_v2_tiny", 4, norm_momentum=0.9, dropout_rate=0.0)
     variables = steps.init_variables(model, SHAPE, seed=0)
-    # Not zeros and ones, which survive any arithmetic.
+    # Random, because zeros and ones would hide errors.
     rng = np.random.default_rng(0)
     variables["batch_stats"] = jax.tree.map(
         lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables["batch_stats"]
@@ -69,7 +69,7 @@ def train(patterns, num_devices=1, num_steps=10):
     )
     log = []
     for number in range(num_steps):
-        state, metrics = step(state, devices.split(batch(number)), steps.Clock(0, 0))
+        state, metrics = step(state, devices.split(batch(number)), steps.RngContext(0, 0))
         log.append(jax.device_get(metrics))
     after = {"params": state.params, "batch_stats": state.batch_stats}
     return flat(variables), flat(jax.device_get(after)), log
@@ -85,8 +85,8 @@ def train(patterns, num_devices=1, num_steps=10):
         (["features.2.depthwise.norm"], lambda name: "/features/2/depthwise/norm/" in name),
     ],
 )
-def test_ten_steps_leave_frozen_numbers_bit_identical(patterns, is_frozen, num_devices):
-    """Statistics included; and all else moves."""
+def test_ten_steps_leave_exactly_the_frozen_arrays_unchanged(patterns, is_frozen, num_devices):
+    """Bit for bit, including batch statistics. All other arrays change."""
     before, after, _ = train(patterns, num_devices)
     frozen = [name for name in before if is_frozen(name)]
     assert frozen and len(frozen) < len(before)
@@ -95,7 +95,7 @@ def test_ten_steps_leave_frozen_numbers_bit_identical(patterns, is_frozen, num_d
         assert same == (name in frozen), name
 
 
-def test_norm_with_one_free_parameter_goes_on():
+def test_batch_norm_with_one_trainable_parameter_updates_its_statistics():
     before, after, _ = train(["features.0.norm.scale"], num_steps=1)
     assert np.array_equal(
         before["params/features/0/norm/scale"], after["params/features/0/norm/scale"]
@@ -105,19 +105,19 @@ def test_norm_with_one_free_parameter_goes_on():
     )
 
 
-def test_frozen_norm_computes_as_in_evaluation():
-    """With the backbone frozen the first loss is that of the untrained net in evaluation mode."""
+def test_frozen_batch_norm_runs_in_inference_mode():
+    """With a frozen backbone, the first loss is that of the untrained model in evaluation mode."""
     model, variables = model_and_variables()
     _, _, log = train(["backbone"], num_steps=1)
     data = batch(0)
     logits = model.apply(variables, data["image"] / np.float32(255), train=False)
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, data["label"]).mean()
     assert log[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
-    _, _, free = train(["features.0.conv"], num_steps=1)
-    assert abs(free[0]["loss"] - expected) > 1e-3
+    _, _, trainable = train(["features.0.conv"], num_steps=1)
+    assert abs(trainable[0]["loss"] - expected) > 1e-3
 
 
-def test_optimizer_remembers_nothing_of_what_is_frozen():
+def test_optimizer_has_no_state_for_frozen_parameters():
     _, variables = model_and_variables()
     frozen = freezing.frozen_paths(variables["params"], ["backbone"])
     state = steps.init_state(variables, build_optimizer(recipe.Optimizer("adam")), frozen)
@@ -126,8 +126,8 @@ def test_optimizer_remembers_nothing_of_what_is_frozen():
     assert sum(moments) == 2 * head
 
 
-class Own(nn.Module):
-    """A user's net, with `use_running_average` told by call rather than by field."""
+class UserModel(nn.Module):
+    """A user's model that passes `use_running_average` in the call instead of the field."""
 
     num_classes: int = 4
 
@@ -137,11 +137,11 @@ class Own(nn.Module):
         return nn.Dense(self.num_classes, name="head")(jnp.mean(x, (1, 2)))
 
 
-def test_other_ways_to_call_a_norm():
-    model = Own()
+def test_frozen_batch_norm_with_use_running_average_in_the_call():
+    model = UserModel()
     x = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)) + 5
     variables = model.init(jax.random.key(1), x)
-    with freezing.standing_still({("norm",)}):
+    with freezing.batch_norm_in_inference_mode({("norm",)}):
         logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(logits, model.apply(variables, x))
     np.testing.assert_array_equal(updated["batch_stats"]["norm"]["mean"], 0)
@@ -170,26 +170,26 @@ NAMES = {
     ],
 )
 def test_patterns(pattern, expected):
-    found = sorted("/".join(path) for path in freezing.frozen_paths(NAMES, [pattern]))
-    assert found == expected
+    paths = sorted("/".join(path) for path in freezing.frozen_paths(NAMES, [pattern]))
+    assert paths == expected
     assert len(freezing.frozen_paths(NAMES, ["backbone"])) == 5
 
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("conv2", "nothing to freeze is named 'conv2' in this model: did you mean conv1"),
-        ("features.20:", "nothing to freeze is named 'features.20:' in this model: did you mean"),
-        ("backbon", "named 'backbon' in this model: did you mean backbone"),
+        ("conv2", "no parameter of this model matches 'conv2': did you mean conv1"),
+        ("features.20:", "no parameter of this model matches 'features.20:': did you mean"),
+        ("backbon", "no parameter of this model matches 'backbon': did you mean backbone"),
         (
             "features.:16",
-            "'features.:16' goes up to 16, and what it counts in this model ends at 15",
+            "the range in 'features.:16' ends at 16, beyond the last layer of this model: use at most 15",
         ),
-        ("zzz", "named 'zzz' in this model: it has conv1, features, head, or backbone"),
-        ("", "nothing to freeze is named '' in this model: it has"),
+        ("zzz", "no parameter of this model matches 'zzz': use conv1, features, head or backbone"),
+        ("", "no parameter of this model matches '': use conv1"),
     ],
 )
-def test_pattern_that_names_nothing(pattern, message):
+def test_patterns_without_a_match_raise_input_error(pattern, message):
     with pytest.raises(InputError) as caught:
         freezing.frozen_paths(NAMES, [pattern])
     assert message in str(caught.value)
@@ -198,11 +198,14 @@ def test_pattern_that_names_nothing(pattern, message):
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (["bakbone"], "stage 0 (train): nothing to freeze is named 'bakbone'"),
-        (["backbone", "head"], "stage 0 (train) freezes all of mobilenet_v2_tiny: leave something"),
+        (["bakbone"], "stage 0 (train): no parameter of this model matches 'bakbone'"),
+        (
+            ["backbone", "head"],
+            "stage 0 (train) freezes all parameters of mobilenet_v2_tiny: leave some",
+        ),
     ],
 )
-def test_wrong_patterns_end_before_work_starts(tmp_path, call, patterns, message):
+def test_invalid_patterns_are_rejected_before_training(tmp_path, call, patterns, message):
     status, _, stderr = call(
         run,
         *("--model", "mobilenet_v2_tiny", "--dataset", "digits", "--workdir", tmp_path / "run"),
@@ -214,37 +217,39 @@ def test_wrong_patterns_end_before_work_starts(tmp_path, call, patterns, message
 
 
 @pytest.mark.slow
-def test_next_stage_goes_on_with_the_weights_of_the_last(tmp_path, call, monkeypatch, image_folder):
-    """A second stage that trains the head alone ends with the backbone of the first."""
+def test_stage_starts_with_the_weights_of_the_previous_stage(
+    tmp_path, call, monkeypatch, image_folder
+):
+    """A second stage that trains only the head ends with the backbone of the first."""
     first = Stage("all", epochs=1, optimizer=Optimizer("sgd", 1e-2))
     second = Stage("head", epochs=2, optimizer=Optimizer("sgd", 1e-2), freeze=("backbone",))
     common = {"model": "mobilenet_v2_tiny", "batch_size": 4, "dataset": str(image_folder)}
-    found = {}
+    params = {}
     for name, stages in (("one", (first,)), ("two", (first, second))):
-        made = Recipe(name=name, stages=stages, **common)
-        monkeypatch.setitem(recipes.RECIPES, name, made)
+        run_recipe = Recipe(name=name, stages=stages, **common)
+        monkeypatch.setitem(recipes.RECIPES, name, run_recipe)
         workdir = tmp_path / name
         status, _, stderr = call(run, "--from-recipe", name, "--workdir", workdir)
         assert status == 0, stderr
-        found[name] = flat(last_state(workdir, made).params)
-    for name, array in found["one"].items():
-        same = np.array_equal(array, found["two"][name])
+        params[name] = flat(last_state(workdir, run_recipe).params)
+    for name, array in params["one"].items():
+        same = np.array_equal(array, params["two"][name])
         assert same == (not name.startswith("head")), name
 
 
-def last_state(workdir, made):
+def last_state(workdir, run_recipe):
     from train.engine.checkpoints import Checkpoints
 
-    model = zoo.create_model(made.model, 3)
+    model = zoo.create_model(run_recipe.model, 3)
     variables = steps.init_variables(model, SHAPE, 0)
 
     def like(index):
-        stage = made.stages[index]
+        stage = run_recipe.stages[index]
         frozen = freezing.frozen_paths(variables["params"], stage.freeze)
         return steps.init_state(variables, build_optimizer(stage.optimizer), frozen)
 
     checkpoints = Checkpoints(workdir / "checkpoints")
     restored = checkpoints.restore(like, pytest.fail)
     checkpoints.close()
-    assert restored.stage == len(made.stages) - 1
+    assert restored.stage == len(run_recipe.stages) - 1
     return restored.train

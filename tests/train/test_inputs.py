@@ -1,4 +1,4 @@
-"""What a model is given: random windows in training, the middle in evaluation, both at one scale; and vectors."""
+"""Model inputs: random windows in training and the central one in evaluation, at the same scale; and vectors."""
 
 import dataclasses
 import json
@@ -13,7 +13,13 @@ from datasets.dataset import VectorSplit
 from datasets.images.resize import resize
 from datasets.pipeline import ImageSamples, TrainBatches, balanced_order, epoch_order
 from train import run
-from train.engine.inputs import ImageInputs, VectorInputs, image_inputs, normalize, training_rule
+from train.engine.inputs import (
+    ImageInputs,
+    VectorInputs,
+    image_inputs,
+    normalize,
+    train_resize_rule,
+)
 from train.recipe import Augmentation, InputError, ModelOptions, Optimizer, Recipe, Stage
 from train.setup import resolve
 from zoo.common.resize import ResizeRule
@@ -24,7 +30,7 @@ def stage(size):
 
 
 def inputs_of(rule, sizes=()):
-    """Inputs for weights of a resize rule, with stages that load images of these sizes."""
+    """Inputs with a resize rule, and stages that load images of these sizes."""
     return image_inputs(zoo.Preprocessing(rule), tuple(stage(size) for size in sizes))
 
 
@@ -33,15 +39,15 @@ def split_of(image):
 
 
 def loaded(image, inputs, augmentation):
-    return inputs.training(split_of(image), augmentation).arrays()[0]
+    return inputs.train_samples(split_of(image), augmentation).arrays()[0]
 
 
 def evaluated(image, inputs):
-    return inputs.evaluation(split_of(image)).arrays()[0]
+    return inputs.eval_samples(split_of(image)).arrays()[0]
 
 
-def test_document_3_is_read_pixel_by_pixel():
-    """CIFAR's 32x32 as they are; training takes windows of 28x28, evaluation the one in the middle."""
+def test_cifar_images_are_not_rescaled():
+    """Training loads CIFAR's 32x32 pixels for windows of 28x28; evaluation takes the central window."""
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     inputs = inputs_of(ResizeRule((28, 28)), [32])
     assert inputs.preprocessing.rule.crop_fraction == 28 / 32
@@ -49,69 +55,71 @@ def test_document_3_is_read_pixel_by_pixel():
     np.testing.assert_array_equal(evaluated(image, inputs), image[2:-2, 2:-2])
 
 
-def test_without_resize_nothing_changes():
-    given = zoo.Preprocessing(ResizeRule((28, 28), "crop", crop_fraction=0.875))
-    assert image_inputs(given, (Stage(), Stage())) == ImageInputs(given)
-    assert training_rule(given.rule, Augmentation()) == given.rule
+def test_without_resize_the_rule_is_unchanged():
+    preprocessing = zoo.Preprocessing(ResizeRule((28, 28), "crop", crop_fraction=0.875))
+    assert image_inputs(preprocessing, (Stage(), Stage())) == ImageInputs(preprocessing)
+    assert train_resize_rule(preprocessing.rule, Augmentation()) == preprocessing.rule
 
 
 @pytest.mark.parametrize("mode", ["squash", "crop"])
 @pytest.mark.parametrize("fraction", [1.0, 224 / 256, 0.95])
 @pytest.mark.parametrize("sizes", [(256,), (232,), (256, 240), (240, None)])
-def test_things_are_as_large_in_training_as_in_evaluation(mode, fraction, sizes):
-    """A smooth ramp: neighbours differ by as much in both, and the middle of both is the same."""
+def test_training_and_evaluation_have_the_same_scale(mode, fraction, sizes):
+    """A linear ramp is the same in evaluation and in the central window of a training image."""
     ramp = np.linspace(0, 255, 640).round().astype(np.uint8)
     image = np.broadcast_to(ramp[None, :, None], (480, 640, 3))
     inputs = inputs_of(ResizeRule((224, 224), mode, crop_fraction=fraction), sizes)
     assert inputs.preprocessing.rule.crop_fraction <= fraction
-    middle = evaluated(image, inputs)[112, :, 0].astype(float)
+    expected = evaluated(image, inputs)[112, :, 0].astype(float)
     for size in sizes:
         pixels = loaded(image, inputs, stage(size).augment)
         size = size or 224
         assert pixels.shape == (size, size, 3)
         margin = (size - 224) // 2
         window = pixels[size // 2, margin : margin + 224, 0].astype(float)
-        assert np.abs(window - middle).max() <= 1
+        assert np.abs(window - expected).max() <= 1
 
 
-def test_images_that_are_smaller_than_the_model_are_refused():
+def test_images_smaller_than_the_model_are_rejected():
     with pytest.raises(InputError, match=r"--stages.1.augment.resize is 24, less than .* 28x28"):
         inputs_of(ResizeRule((28, 28)), [32, 24])
 
 
-def test_the_decoder_is_that_of_training_images_alone():
+def test_decoder_applies_to_training_images_only():
     inputs = dataclasses.replace(inputs_of(ResizeRule((28, 28))), decoder="fast")
     split = split_of(np.zeros((40, 40, 3), np.uint8))
-    assert inputs.training(split, Augmentation()).decoder == "fast"
-    assert inputs.evaluation(split) == ImageSamples(split, ResizeRule((28, 28)), "exact")
+    assert inputs.train_samples(split, Augmentation()).decoder == "fast"
+    assert inputs.eval_samples(split) == ImageSamples(split, ResizeRule((28, 28)), "exact")
 
 
-def test_what_the_model_sees_of_unchanged_images_is_the_same_in_training_and_evaluation():
+def test_preprocessing_without_augmentation_is_the_same_in_training_and_evaluation():
     rule = ResizeRule((4, 4))
     inputs = ImageInputs(zoo.Preprocessing(rule, scale=0.5, mean=(1, 2, 3), std=(2, 4, 8)))
     image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
-    samples = inputs.evaluation(split_of(image))
+    samples = inputs.eval_samples(split_of(image))
     np.testing.assert_array_equal(samples.arrays()[0], resize(image, rule))
     batch, index = samples.arrays(), np.zeros(1, np.int32)
-    seen = inputs.for_training(batch, index, jax.random.key(0), Augmentation())
-    np.testing.assert_array_equal(seen, inputs.for_evaluation(batch))
-    np.testing.assert_array_equal(seen, normalize(batch, inputs.preprocessing))
-    assert inputs.shape == seen.shape[1:] == (4, 4, 3)
+    preprocessed = inputs.preprocess_train(batch, index, jax.random.key(0), Augmentation())
+    np.testing.assert_array_equal(preprocessed, inputs.preprocess_eval(batch))
+    np.testing.assert_array_equal(preprocessed, normalize(batch, inputs.preprocessing))
+    assert inputs.shape == preprocessed.shape[1:] == (4, 4, 3)
 
 
-def test_vectors_go_in_as_they_are():
+def test_vectors_are_unchanged():
     values = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     split = VectorSplit(Split(list("abcde"), [0] * 5, lambda i: None), values)
     inputs = VectorInputs((7,))
-    assert inputs.evaluation(split) is split and inputs.training(split, Augmentation()) is split
+    assert (
+        inputs.eval_samples(split) is split and inputs.train_samples(split, Augmentation()) is split
+    )
     index, key = np.arange(5, dtype=np.int32), jax.random.key(0)
-    assert inputs.for_training(values, index, key, Augmentation()) is values
-    np.testing.assert_array_equal(inputs.for_evaluation(values), values)
+    assert inputs.preprocess_train(values, index, key, Augmentation()) is values
+    np.testing.assert_array_equal(inputs.preprocess_eval(values), values)
     assert inputs.to_json() is None
 
 
-def test_normalize_is_the_documented_arithmetic():
-    given = zoo.Preprocessing(
+def test_normalize_applies_channel_order_scale_mean_and_std():
+    preprocessing = zoo.Preprocessing(
         ResizeRule((2, 2)),
         channel_order="bgr",
         scale=0.5,
@@ -120,12 +128,12 @@ def test_normalize_is_the_documented_arithmetic():
     )
     image = np.array([10.0, 20.0, 30.0], np.float32).reshape(1, 1, 1, 3)
     expected = [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 8]
-    np.testing.assert_allclose(normalize(image, given).ravel(), expected)
+    np.testing.assert_allclose(normalize(image, preprocessing).ravel(), expected)
 
 
 @pytest.mark.slow
-def test_a_run_with_windows_repeats_and_balance(image_folder, tmp_path, monkeypatch):
-    """Of 90 images 72 are for training: at 16 a batch 4 steps an epoch, with two visits 9."""
+def test_run_with_windows_repeats_and_class_balance(image_folder, tmp_path, monkeypatch):
+    """72 of 90 images are for training: 4 steps per epoch with batches of 16, and 9 with two crops per image."""
     from train.engine import stage as stages
     from train.engine import steps
 
@@ -172,7 +180,7 @@ def test_a_run_with_windows_repeats_and_balance(image_folder, tmp_path, monkeypa
     np.testing.assert_allclose(weights[1], [1, 1, 1])
 
 
-def test_data_of_any_size_come_as_large_as_they_are_used():
+def test_data_are_loaded_at_the_largest_size_of_any_stage():
     windows = dataclasses.replace(stage(48), name="windows")
     recipe = Recipe(
         model="vgg_tiny", dataset="digits", image_size=32, stages=(stage(None), windows)
@@ -181,7 +189,7 @@ def test_data_of_any_size_come_as_large_as_they_are_used():
     assert image.shape == (48, 48, 3)
 
 
-def test_resize_below_the_model_meets_one_line(call, image_folder, tmp_path):
+def test_resize_below_the_model_size_is_rejected(call, image_folder, tmp_path):
     text = f"--model sam_alexnet_tiny --dataset {image_folder} --workdir {tmp_path / 'run'}"
     status, _, stderr = call(run, *text.split(), "--stages.0.augment.resize", "32")
     assert status == 2

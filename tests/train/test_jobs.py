@@ -1,4 +1,4 @@
-"""Lists of jobs: their order, what is reused, what failures leave, and how recipes start from other jobs."""
+"""Lists of jobs: order, reuse, failures, and recipes that start from other jobs."""
 
 import json
 
@@ -14,23 +14,23 @@ RECIPE = Recipe(name="tiny", model="sam_alexnet_tiny", dataset="digits", batch_s
 
 
 def after(name, recipe=RECIPE):
-    """A recipe that starts from a job's weights."""
+    """Return a recipe that starts from the weights of a job."""
     return with_values(recipe, {"pretrained": JobWeights(name)})
 
 
-class Trainer:
-    """In place of training: leaves a run directory, and fails where it is told to."""
+class FakeTrainer:
+    """Writes a run directory instead of training, or raises the error set for a job."""
 
     def __init__(self, root):
         self.root = root
-        self.asked = []
+        self.calls = []
         self.recipes = {}
         self.errors = {}
         self.starts = True
 
     def __call__(self, recipe, workdir, resume, *, figures):
         name = workdir.relative_to(self.root).as_posix()
-        self.asked.append(name)
+        self.calls.append(name)
         self.recipes[name] = recipe
         assert resume == "auto"
         print("a line that must not reach stdout")
@@ -46,16 +46,16 @@ class Trainer:
 
 @pytest.fixture
 def trainer(tmp_path):
-    return Trainer(tmp_path / "list")
+    return FakeTrainer(tmp_path / "list")
 
 
 @pytest.fixture
 def run(trainer):
-    """`run(*jobs)` gives the outcomes as text by name, and `run.said` the progress."""
+    """`run(*jobs)` returns the outcomes as text by name; `run.output` has the printed lines."""
 
-    def call(*items, **changes):
-        call.said = []
-        outcomes = run_jobs(items, trainer.root, train=trainer, say=call.said.append, **changes)
+    def call(*items, **options):
+        call.output = []
+        outcomes = run_jobs(items, trainer.root, train=trainer, say=call.output.append, **options)
         call.outcomes = outcomes
         return {name: str(outcome) for name, outcome in outcomes.items()}
 
@@ -64,17 +64,17 @@ def run(trainer):
 
 def test_jobs_run_once_and_are_reused(run, trainer, capsys):
     assert run(Job("a", RECIPE), Job("b/seed1", RECIPE)) == {"a": "done", "b/seed1": "done"}
-    assert run.said == [
+    assert run.output == [
         *("job 1 of 2: a", "job 1 of 2: a: done"),
         *("job 2 of 2: b/seed1", "job 2 of 2: b/seed1: done"),
     ]
     assert capsys.readouterr().out == ""
-    assert run(Job("a", RECIPE), Job("c", RECIPE)) == {"a": "is there already", "c": "done"}
+    assert run(Job("a", RECIPE), Job("c", RECIPE)) == {"a": "already done", "c": "done"}
     assert (run.outcomes["a"].state, run.outcomes["a"].reused) == ("reused", True)
-    assert trainer.asked == ["a", "b/seed1", "c"]
+    assert trainer.calls == ["a", "b/seed1", "c"]
 
 
-def test_jobs_follow_those_that_they_start_from(run, trainer):
+def test_jobs_run_after_their_dependencies(run, trainer):
     chain = with_values(RECIPE, {"features": RunFeatures(JobWeights("second"))})
     run(
         Job("third", chain),
@@ -82,33 +82,33 @@ def test_jobs_follow_those_that_they_start_from(run, trainer):
         Job("second", after("first")),
         Job("first", RECIPE),
     )
-    assert trainer.asked == ["first", "second", "third", "other"]
+    assert trainer.calls == ["first", "second", "third", "other"]
     root = trainer.root
     assert trainer.recipes["second"].pretrained == str(root / "first" / "best")
     assert trainer.recipes["third"].features == RunFeatures(str(root / "second" / "best"))
 
 
-def test_a_job_may_start_from_one_of_an_earlier_list(run, trainer):
+def test_a_job_can_start_from_a_job_of_an_earlier_list(run, trainer):
     run(Job("first", RECIPE))
     assert run(Job("second", after("first"))) == {"second": "done"}
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("a",), ("a", "b", "c")])
-def test_a_circle_is_an_error(run, trainer, names):
-    circle = [Job(name, after(names[i - 1])) for i, name in enumerate(names)]
-    with pytest.raises(InputError, match="start from each other"):
-        run(Job("alone", RECIPE), *circle)
-    assert not trainer.asked
+def test_cyclic_dependencies_are_an_error(run, trainer, names):
+    cycle = [Job(name, after(names[i - 1])) for i, name in enumerate(names)]
+    with pytest.raises(InputError, match="cyclic dependency: .* start from each other"):
+        run(Job("alone", RECIPE), *cycle)
+    assert not trainer.calls
 
 
-def test_two_jobs_of_one_name_are_an_error(run):
+def test_duplicate_names_are_an_error(run):
     with pytest.raises(InputError, match="two jobs are called a"):
         run(Job("a", RECIPE), Job("a", after("b")))
 
 
-def test_failures_are_results_and_the_list_goes_on(run, trainer):
+def test_a_failure_is_an_outcome_and_later_jobs_still_run(run, trainer):
     trainer.errors = {
-        "diverges": Diverged(12, "loss nan"),
+        "diverges": Diverged(12, "loss", "There is no checkpoint yet"),
         "space": OSError(28, "No space left on device"),
         "bug": ZeroDivisionError("division\nby zero"),
     }
@@ -123,16 +123,16 @@ def test_failures_are_results_and_the_list_goes_on(run, trainer):
     written = json.loads((trainer.root / "diverges" / "outcome.json").read_text())
     assert written == {"state": "diverged", "text": "diverged at step 12"}
 
-    # Divergence stays a result; failures are tried again, and what is written about them goes.
-    trainer.errors, trainer.asked = {}, []
+    # Divergence is final. Failures are retried, and their outcome.json is removed.
+    trainer.errors, trainer.calls = {}, []
     result = run(*items)
-    assert result["diverges"] == "is there already: diverged at step 12"
+    assert result["diverges"] == "already done: diverged at step 12"
     assert run.outcomes["diverges"] == Outcome("diverged", "diverged at step 12", reused=True)
-    assert trainer.asked == ["space", "bug", "after"]
+    assert trainer.calls == ["space", "bug", "after"]
     assert not (trainer.root / "space" / "outcome.json").exists()
 
 
-def test_bad_input_before_a_run_starts_is_not_run(run, trainer):
+def test_bad_input_before_the_start_of_a_run_is_not_a_failure(run, trainer):
     trainer.errors = {"a": InputError("no network"), "b": InputError("no\nspace")}
     trainer.starts = False
     assert run(Job("a", RECIPE))["a"] == "not run: no network"
@@ -140,7 +140,7 @@ def test_bad_input_before_a_run_starts_is_not_run(run, trainer):
     assert run(Job("b", RECIPE))["b"] == "failed: no space"
 
 
-def test_what_a_job_lacks_its_group_lacks(run, trainer):
+def test_a_job_that_cannot_run_skips_its_group(run, trainer):
     items = [Job("a/0", RECIPE, group="a", missing="no data"), Job("a/1", RECIPE, group="a")]
     assert run(*items, Job("b", RECIPE, missing="no data"), Job("c", RECIPE)) == {
         "a/0": "not run: no data",
@@ -148,10 +148,10 @@ def test_what_a_job_lacks_its_group_lacks(run, trainer):
         "b": "not run: no data",
         "c": "done",
     }
-    assert trainer.asked == ["c"] and not any("a/1" in line for line in run.said)
+    assert trainer.calls == ["c"] and not any("a/1" in line for line in run.output)
 
 
-def test_other_settings_are_refused_and_left_alone(run, trainer):
+def test_a_run_with_other_settings_is_rejected_and_unchanged(run, trainer):
     trainer.errors = {"a": OSError("stopped")}
     run(Job("a", RECIPE))
     trainer.errors = {}
@@ -159,27 +159,27 @@ def test_other_settings_are_refused_and_left_alone(run, trainer):
     folder = trainer.root / "a"
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert run(Job("a", changed))["a"] == (
-        f"failed: {folder} holds a run of other settings (batch_size: 64, not 32; stages.0.epochs: 30, not 1):"
+        f"failed: {folder} contains a run with different settings (batch_size: 64, not 32; stages.0.epochs: 30, not 1):"
         " remove that folder, or start in another one"
     )
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_places_of_data_and_results_may_move(run, trainer):
+def test_data_and_results_can_move(run, trainer):
     run(Job("first", RECIPE), Job("second", after("first")))
     trainer.root = trainer.root.rename(trainer.root.with_name("moved"))
-    moved = with_values(RECIPE, {"data_dir": "/elsewhere", "name": "other", "feed": "stepwise"})
+    moved = with_values(RECIPE, {"data_dir": "/elsewhere", "name": "other", "feed": "streamed"})
     again = run(Job("first", moved), Job("second", after("first", moved)))
-    assert again == {"first": "is there already", "second": "is there already"}
-    # Another job's weights are another run.
+    assert again == {"first": "already done", "second": "already done"}
+    # The weights of another job are another setting.
     assert "pretrained" in run(Job("second", after("third")), Job("third", RECIPE))["second"]
 
 
-def test_weights_that_are_gone_start_no_job(run, trainer):
+def test_a_job_whose_initial_weights_were_deleted_does_not_run(run, trainer):
     run(Job("first", RECIPE))
     (trainer.root / "first" / "best").rmdir()
     text = run(Job("second", after("first")))["second"]
-    assert text.startswith("not run: it starts from first, whose weights are gone: remove")
+    assert text.startswith("not run: it starts from first, whose weights were deleted: remove")
 
 
 def test_a_damaged_run_is_a_failure(run, trainer):
@@ -189,26 +189,30 @@ def test_a_damaged_run_is_a_failure(run, trainer):
 
 
 @pytest.mark.parametrize("error", [Interrupted("saved"), KeyboardInterrupt()])
-def test_an_interruption_says_where_and_goes_on(run, trainer, error):
+def test_an_interruption_names_the_job_and_the_list_can_be_resumed(run, trainer, error):
     seen = []
     trainer.errors = {"b": error}
     items = [Job("a", RECIPE), Job("b", RECIPE, title="the second")]
-    with pytest.raises(Interrupted, match="stopped in the second; what is done is saved in") as at:
+    with pytest.raises(
+        Interrupted, match="stopped during the second; finished work is saved in"
+    ) as at:
         run(*items, after=lambda job, outcome: seen.append((job.name, outcome.state)))
-    assert str(trainer.root) in str(at.value) and "the same command goes on" in str(at.value)
+    assert str(trainer.root) in str(at.value) and "run the same command again to resume" in str(
+        at.value
+    )
     assert seen == [("a", "done")]
     trainer.errors = {}
-    assert run(*items) == {"a": "is there already", "b": "done"}
+    assert run(*items) == {"a": "already done", "b": "done"}
 
 
-def test_only_what_is_wanted_is_kept(run, trainer):
+def test_figures_and_checkpoints_are_optional(run, trainer):
     run(Job("a", RECIPE, figures=False, keep_checkpoints=False), Job("b", RECIPE))
     a, b = (RunDir(trainer.root / name) for name in "ab")
     assert (a.checkpoints.exists(), b.checkpoints.exists()) == (False, True)
     assert [json.loads(r.test.read_text())["figures"] for r in (a, b)] == [False, True]
 
 
-def test_a_path_is_that_of_a_jobs_weights():
+def test_is_best_of_compares_whole_path_components():
     assert jobs.is_best_of("/data/list/a/seed0/best", "a/seed0")
     assert not jobs.is_best_of("/data/list/a/seed1/best", "a/seed0")
     assert not jobs.is_best_of("/data/list/xa/seed0/best", "a/seed0")

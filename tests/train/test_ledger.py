@@ -1,4 +1,4 @@
-"""Verdicts, comparisons and tables, from cases computed by hand."""
+"""Verdicts, comparisons and tables, checked against hand-computed cases."""
 
 import dataclasses
 import json
@@ -7,11 +7,11 @@ import math
 import pytest
 
 from train.recipe import Recipe
-from train.reproduce import data, ledger, verdicts, words
-from train.reproduce.claims import Comparison, Grid, Paper, Row
+from train.reproduce import data, formatting, ledger, verdicts
 from train.reproduce.data import describe_data
 from train.reproduce.ledger import GridResult
 from train.reproduce.markdown import markdown
+from train.reproduce.schema import Comparison, Grid, Paper, Row
 from train.reproduce.verdicts import RowResult, Run
 
 RECIPE = Recipe(model="sam_alexnet_tiny", dataset="digits")
@@ -19,7 +19,7 @@ DATA = {"name": "digits", "fingerprint": "f", "synthetic": False, "images": {"te
 
 
 def runs(*accuracies, column="accuracy", **changes):
-    """Finished runs on the paper's data, one per seed."""
+    """Return finished runs on the paper's data, one per accuracy."""
     on_papers_data = changes.pop("on_papers_data", True)
     data = DATA | {"is_documents": on_papers_data, "why": "" if on_papers_data else "subset"}
     return [
@@ -56,7 +56,7 @@ def verdict(item, found):
         ([], "not measured"),
     ],
 )
-def test_a_score_may_lack_a_point_or_two_standard_deviations(values, expected):
+def test_a_score_may_fall_short_by_one_point_or_two_standard_deviations(values, expected):
     assert verdicts.column_verdict("accuracy", 0.90, values) == expected
 
 
@@ -64,7 +64,7 @@ def test_a_score_may_lack_a_point_or_two_standard_deviations(values, expected):
     ("value", "expected"),
     [(0.355, "reproduced"), (0.34, "not reproduced"), (0.93, "not reproduced")],
 )
-def test_a_failure_is_reproduced_when_as_bad(value, expected):
+def test_a_failure_is_reproduced_by_an_equally_bad_result(value, expected):
     assert verdicts.column_verdict("accuracy", 0.3507, [value], failure=True) == expected
 
 
@@ -80,7 +80,7 @@ def test_a_failure_is_reproduced_when_as_bad(value, expected):
         ("accuracy", None, 0.5, "shown"),
     ],
 )
-def test_sizes_are_judged_within_their_rounding_and_times_and_losses_not(
+def test_parameter_counts_are_judged_up_to_rounding_times_and_losses_are_not_judged(
     column, reported, value, expected
 ):
     assert verdicts.column_verdict(column, reported, [value]) == expected
@@ -98,7 +98,7 @@ def test_rows_on_the_papers_data():
     assert verdict(row(), RowResult(runs(0.95))) == ("reproduced", "reproduced")
     assert verdict(row(), RowResult(runs(0.5))) == (
         "not reproduced",
-        "not reproduced: accuracy 50.00%, printed 90.00%",
+        "not reproduced: accuracy 50.00%, reported 90.00%",
     )
 
 
@@ -114,7 +114,7 @@ def test_a_proxy_never_reproduces():
     assert [c["verdict"] for c in result["rows"][0]["columns"]] == ["shown"]
 
 
-def test_shortened_rows_say_so_and_full_ones_win():
+def test_shortened_runs_are_marked_and_full_runs_preferred():
     assert verdict(row(), RowResult(runs(0.99, short=True))) == ("shortened", "shortened")
     assert verdict(row(), RowResult(runs(0.99, short=True, on_papers_data=False)))[1] == (
         "stand-in and shortened"
@@ -138,7 +138,7 @@ def test_divergence_is_a_result():
         "diverged",
         "not reproduced: diverged at step 7",
     )
-    # The paper's diverges, too, where it reports a number that is not finite.
+    # A reported value that is not finite means that the paper's run diverged, too.
     failing = row(reported={"loss": math.nan, "accuracy": 0.35}, failure=True)
     assert verdict(failing, RowResult([diverged()])) == (
         "reproduced",
@@ -155,7 +155,7 @@ def test_divergence_is_a_result():
     )
 
 
-def test_rows_without_runs_say_what_they_need():
+def test_rows_without_runs_state_their_requirements():
     assert verdict(row(), RowResult(needs="needs cats")) == ("not run", "not run: needs cats")
     assert verdict(row(), RowResult(needs="needs cats", problem="no net"))[1] == "not run: no net"
     failed = RowResult([Run(0, "failed", text="no space")])
@@ -166,11 +166,11 @@ def test_rows_without_runs_say_what_they_need():
 
 
 def test_parameters_are_judged_without_a_run():
-    sizes = {"parameters": 584202, "total_parameters": 585610}
+    counts = {"parameters": 584202, "total_parameters": 585610}
     only = row(reported={"total_parameters": 586000})
-    assert verdict(only, RowResult(sizes=sizes)) == ("reproduced", "reproduced")
+    assert verdict(only, RowResult(parameters=counts)) == ("reproduced", "reproduced")
     more = row(reported={"total_parameters": 586000, "accuracy": 0.9})
-    assert verdict(more, RowResult(sizes=sizes)) == (
+    assert verdict(more, RowResult(parameters=counts)) == (
         "not run",
         "not run; total parameters reproduced",
     )
@@ -193,7 +193,7 @@ def test_comparisons_are_paired_by_seed():
     assert (result["verdict"], result["n"], result["paired"]) == ("holds", 2, True)
     assert result["difference"] == pytest.approx(0.03)
     assert result["sd"] == pytest.approx(0.02 / math.sqrt(2))
-    assert words.describe_comparison(result) == "holds, +3.00 ± 1.41 points over 2 seeds"
+    assert formatting.describe_comparison(result) == "holds, +3.00 ± 1.41 points over 2 seeds"
 
 
 def test_comparisons_without_common_seeds():
@@ -212,7 +212,7 @@ def test_times_are_compared_too():
     result = comparison(
         runs(900.0, column="test_time_ms"), runs(400.0, column="test_time_ms"), "test_time_ms"
     )
-    assert words.describe_comparison(result) == "holds, +500 ms"
+    assert formatting.describe_comparison(result) == "holds, +500 ms"
 
 
 @pytest.mark.parametrize(
@@ -224,12 +224,12 @@ def test_times_are_compared_too():
         (runs(0.1, column="f1"), "no accuracy in b"),
     ],
 )
-def test_what_cannot_be_compared_is_not_measured(lower, note):
+def test_rows_that_cannot_be_compared_are_not_measured(lower, note):
     result = comparison(runs(0.9), lower)
     assert (result["verdict"], result["note"]) == ("not measured", note)
 
 
-def test_comparisons_say_what_they_leave_out():
+def test_comparisons_name_the_runs_they_exclude():
     result = comparison([*runs(0.9), diverged(1)], runs(0.8, 0.8))
     note = "without 1 of 2 runs of a, which diverged"
     assert (result["verdict"], result["n"], result["note"]) == ("holds", 1, note)
@@ -239,7 +239,7 @@ def test_a_training_accuracy_reproduces_nothing():
     assert verdicts.column_verdict("train_accuracy", 0.9, [0.99]) == "shown"
 
 
-def test_smoke_runs_are_no_evidence():
+def test_smoke_runs_are_not_judged():
     paper = Paper("d", "D", (row("a"), row("b")), (Comparison("accuracy", "a", "b", "a wins"),))
     found = {"a": RowResult(runs(0.95)), "b": RowResult(runs(0.5))}
     result = ledger.build(paper, found, smoke=True)
@@ -253,14 +253,14 @@ def test_smoke_runs_are_no_evidence():
 
 def manifest(train=80, validation=10, test=10, name="digits", **changes):
     sizes = {"train": train, "validation": validation, "test": test}
-    splits = {part: {f"{part}/x/{i}": 0 for i in range(n)} for part, n in sizes.items()}
+    splits = {split: {f"{split}/x/{i}": 0 for i in range(n)} for split, n in sizes.items()}
     return {"dataset": name, "fingerprint": "f", "splits": splits, "notes": []} | changes
 
 
 PUBLISHED = {"train": 70, "validation": 20, "test": 10}
 
 
-def test_published_counts_are_the_papers_data():
+def test_data_with_the_published_split_sizes_are_the_papers():
     found = describe_data(manifest(), "digits", PUBLISHED)
     assert (found["is_documents"], found["why"]) == (True, "")
 
@@ -289,15 +289,15 @@ def test_other_editions_are_a_proxy(monkeypatch, edition, why):
     assert not found["is_documents"] and why in found["why"]
 
 
-def test_fewer_training_images_by_the_recipe_are_no_subset():
+def test_a_recipe_that_limits_training_images_still_uses_the_papers_data():
     found = describe_data(manifest(20), "digits", PUBLISHED, fewer_on_purpose=True)
     assert found["is_documents"]
 
 
-# Grids and texts.
+# Grids and Markdown.
 
 
-def point(index, rate, validation=None, **changes):
+def trial(index, rate, validation=None, **changes):
     state = {"state": "done" if validation else "diverged", "text": ""}
     values = {"validation_accuracy": validation, "accuracy": validation, "data": DATA}
     return {"index": index, "point": {"lr": rate}, **state, **values, "short": False} | changes
@@ -306,28 +306,29 @@ def point(index, rate, validation=None, **changes):
 GRID = Grid("g", "Table 2", RECIPE, {"lr": (1.0, 0.1, 0.01)}, {"lr": 0.1})
 
 
-def test_points_are_sorted_and_the_papers_best_is_ranked():
-    points = [point(0, 1.0, text="diverged at step 2"), point(1, 0.1, 0.5), point(2, 0.01, 0.7)]
-    points = [p | {"data": DATA | {"is_documents": True}} for p in points]
-    result = ledger.build(Paper("doc", "D", (), grids=(GRID,)), {}, {"g": GridResult(points)})[
+def test_trials_are_sorted_and_the_papers_best_is_ranked():
+    trials = [trial(0, 1.0, text="diverged at step 2"), trial(1, 0.1, 0.5), trial(2, 0.01, 0.7)]
+    trials = [t | {"data": DATA | {"is_documents": True}} for t in trials]
+    result = ledger.build(Paper("doc", "D", (), grids=(GRID,)), {}, {"g": GridResult(trials)})[
         "grids"
     ][0]
-    assert [p["index"] for p in result["points"]] == [2, 1, 0]
+    assert [t["index"] for t in result["points"]] == [2, 1, 0]
     assert (result["documents_best_rank"], result["diverged"]) == (2, 1)
-    assert words.describe_grid(result) == (
-        "3 of 3 points run, 1 diverged; best lr 0.01: validation 70.00%, test 70.00%;"
-        " the paper's best (lr 0.1) is number 2 here"
+    assert formatting.describe_grid(result) == (
+        "3 of 3 trials run, 1 diverged; best lr 0.01: validation 70.00%, test 70.00%;"
+        " the paper's best (lr 0.1) ranks 2 here"
     )
 
 
-def test_points_on_other_data_have_no_common_best():
-    there = [point(0, 1.0, 0.9), point(1, 0.1, 0.8), point(2, 0.01, 0.5)]
-    there[2]["data"] = DATA | {"is_documents": True, "fingerprint": "theirs"}
-    result = ledger.build(Paper("doc", "D", (), grids=(GRID,)), {}, {"g": GridResult(there)})[
+def test_trials_on_other_data_are_not_ranked():
+    trials = [trial(0, 1.0, 0.9), trial(1, 0.1, 0.8), trial(2, 0.01, 0.5)]
+    trials[2]["data"] = DATA | {"is_documents": True, "fingerprint": "the paper's"}
+    result = ledger.build(Paper("doc", "D", (), grids=(GRID,)), {}, {"g": GridResult(trials)})[
         "grids"
     ][0]
-    assert ([p["index"] for p in result["points"]], result["best"]["index"]) == ([2], 2)
-    assert words.describe_grid(result).startswith("1 of 3 points run, 2 on other data left out")
+    assert ([t["index"] for t in result["points"]], result["best"]["index"]) == ([2], 2)
+    text = formatting.describe_grid(result)
+    assert text.startswith("1 of 3 trials run, 2 on other data excluded")
 
 
 def test_markdown():
@@ -340,21 +341,21 @@ def test_markdown():
         "a": RowResult(values),
         "b|": RowResult(needs="needs cats", command="python -m train.reproduce doc --rows b"),
     }
-    # A row of ours that was not run is not worth a line.
-    ours = dataclasses.replace(row("c"), reported={})
+    # A row of our own is omitted if it was not run.
+    own = dataclasses.replace(row("c"), reported={})
     result = built(
-        [item, other, ours], found, comparisons=(Comparison("accuracy", "a", "b|", "a wins"),)
+        [item, other, own], found, comparisons=(Comparison("accuracy", "a", "b|", "a wins"),)
     )
     assert markdown(result, "x.json") == (
         "**doc**: A paper ([record](x.json)).\n"
         "\n"
-        "| row | printed | ours | data | verdict |\n"
+        "| row | reported | our run | data | verdict |\n"
         "| --- | --- | --- | --- | --- |\n"
         "| Table 1: A | accuracy 90.00%, test time 5,123 ms, loss NaN |"
         " accuracy 94.00% ± 1.41, test time 80 ± 0 ms (2 seeds) | digits, the paper's | reproduced |\n"
         "| Table 1: B\\| | accuracy 90.00% |  |  | not run |\n"
         "\n"
-        "Orderings:\n"
+        "Comparisons:\n"
         "\n"
         "- 1 not measured\n"
     )

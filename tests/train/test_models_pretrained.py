@@ -13,7 +13,7 @@ from train import models
         (["*alexnet*"], ["alexnet-owt-7be5be79.pth"], ["resnet50"]),
     ],
 )
-def test_sources_are_listed(call, arguments, expected, absent):
+def test_published_weights_are_listed(call, arguments, expected, absent):
     status, out, err = call(models, *arguments, "--pretrained")
     assert (status, err) == (0, "")
     assert all(text in out for text in expected)
@@ -26,16 +26,16 @@ def test_sources_are_listed(call, arguments, expected, absent):
         (["alexnet"], "no published weights are listed for 'alexnet'"),
         (["resnet5"], "unknown model 'resnet5': did you mean resnet50"),
         (["*x*y*z*"], "unknown model '*x*y*z*'"),
-        (["--image-size", "3"], "takes a model or a pattern, and no other flag"),
+        (["--image-size", "3"], "combine it with a model name or pattern only"),
     ],
 )
-def test_wrong_input_is_one_line(call, arguments, message):
+def test_bad_input_is_one_line(call, arguments, message):
     status, out, err = call(models, *arguments, "--pretrained")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
 
 
-def test_listing_does_not_load_jax(command_environment):
+def test_listing_does_not_import_jax(command_environment):
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""Optimisers and epoch-end rules against Keras itself."""
+"""Optimizers and end-of-epoch rules compared with Keras and torch."""
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ def loss(kernel):
 GRADIENT = jax.grad(loss)
 
 
-def twenty_steps(spec, gradient=GRADIENT, steps=20):
-    """The parameter after so many steps, and the rates on the way."""
+def optimize(spec, gradient=GRADIENT, steps=20):
+    """The parameter after these steps, and the learning rate of each."""
     transform = build_optimizer(spec, steps)
     params = {"kernel": jnp.asarray(START)}
     state, rates = transform.init(params), []
@@ -46,13 +46,13 @@ def twenty_steps(spec, gradient=GRADIENT, steps=20):
 
 
 def decaying(kind, rate, decay, **options):
-    """Keras 3 has Keras 2's `decay` as a schedule."""
+    """Keras 2's `decay`, which is a schedule in Keras 3."""
     schedule = keras.optimizers.schedules.InverseTimeDecay(rate, 1, decay)
     return kind(schedule, **options)
 
 
 @pytest.mark.parametrize(
-    ("spec", "theirs"),
+    ("spec", "make_keras"),
     [
         (recipe.Optimizer("adam", 1e-2), lambda k: k.Adam(1e-2)),
         (
@@ -94,27 +94,27 @@ def decaying(kind, rate, decay, **options):
     ],
     ids=lambda value: None if callable(value) else str(value),
 )
-def test_twenty_steps_equal_keras(spec, theirs):
-    ours, _ = twenty_steps(spec)
-    variable, optimizer = keras.Variable(START), theirs(keras.optimizers)
+def test_twenty_steps_equal_keras(spec, make_keras):
+    result, _ = optimize(spec)
+    variable, optimizer = keras.Variable(START), make_keras(keras.optimizers)
     optimizer.build([variable])
     for _ in range(20):
         optimizer.apply([jax.grad(loss)(variable.value)])
-    assert np.abs(ours - START).max() > 0.03  # it moved
-    np.testing.assert_allclose(ours, variable.value, rtol=1e-5, atol=1e-6)
+    assert np.abs(result - START).max() > 0.03  # it moved
+    np.testing.assert_allclose(result, variable.value, rtol=1e-5, atol=1e-6)
 
 
-def test_l2_is_the_gradient_of_keras_regularizer_on_kernels_alone():
+def test_l2_equals_keras_regularizer_and_applies_to_kernels_only():
     regularizer = keras.regularizers.L2(0.1)
 
-    def penalised(kernel):
+    def penalized(kernel):
         return loss(kernel) + regularizer(kernel)
 
-    ours, _ = twenty_steps(recipe.Optimizer("sgd", 1e-2, l2=0.1))
-    theirs, _ = twenty_steps(recipe.Optimizer("sgd", 1e-2), jax.grad(penalised))
-    bare, _ = twenty_steps(recipe.Optimizer("sgd", 1e-2))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert np.abs(ours - bare).max() > 1e-2
+    result, _ = optimize(recipe.Optimizer("sgd", 1e-2, l2=0.1))
+    expected, _ = optimize(recipe.Optimizer("sgd", 1e-2), jax.grad(penalized))
+    without_l2, _ = optimize(recipe.Optimizer("sgd", 1e-2))
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(result - without_l2).max() > 1e-2
 
     transform = build_optimizer(recipe.Optimizer("sgd", 1.0, l2=0.1))
     params = {"conv": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
@@ -129,9 +129,9 @@ def test_l2_is_the_gradient_of_keras_regularizer_on_kernels_alone():
 COUPLED = {"epsilon": 1e-8, "decoupled": False}
 
 
-# torch 2.13, the same twenty steps from the same arrays; epsilon is torch's.
+# Computed by torch 2.13 from the same arrays, with torch's epsilon.
 @pytest.mark.parametrize(
-    ("spec", "theirs"),
+    ("spec", "expected"),
     [
         (
             recipe.Optimizer("adam", 1e-2, weight_decay=0.1, **COUPLED),
@@ -161,23 +161,23 @@ COUPLED = {"epsilon": 1e-8, "decoupled": False}
         ),
     ],
 )
-def test_twenty_steps_equal_torch(spec, theirs):
-    np.testing.assert_allclose(twenty_steps(spec)[0], theirs, rtol=1e-5, atol=1e-6)
+def test_twenty_steps_equal_torch(spec, expected):
+    np.testing.assert_allclose(optimize(spec)[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_rates_on_the_way():
+def test_learning_rates_of_warmup_and_cosine():
     cosine = recipe.Optimizer("sgd", 0.1, schedule="cosine", warmup_steps=4)
-    _, rates = twenty_steps(cosine)
+    _, rates = optimize(cosine)
     np.testing.assert_allclose(rates[:5], [0, 0.025, 0.05, 0.075, 0.1], atol=1e-7)
-    np.testing.assert_allclose(rates[12], 0.05, rtol=1e-6)  # half way down
+    np.testing.assert_allclose(rates[12], 0.05, rtol=1e-6)  # halfway down
     assert 0 < rates[-1] < 0.002
-    # Updates are counted, not steps: of eight with two each the first four are warm-up.
-    _, rates = twenty_steps(recipe.Optimizer("sgd", 0.1, warmup_steps=4, accumulate=2), steps=16)
+    # Schedules count updates, not steps: 16 steps make 8 updates, of which the first 4 are warm-up.
+    _, rates = optimize(recipe.Optimizer("sgd", 0.1, warmup_steps=4, accumulate=2), steps=16)
     np.testing.assert_allclose(rates[1::2][:5], [0, 0.025, 0.05, 0.075, 0.1], atol=1e-7)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_plateau_scale_multiplies_the_rate_and_compiles_nothing(accumulate):
+def test_plateau_scale_multiplies_the_rate_without_recompiling(accumulate):
     transform = build_optimizer(recipe.Optimizer("sgd", 0.5, accumulate=accumulate))
     params = jnp.ones(3)
     state = transform.init(params)
@@ -200,7 +200,7 @@ def test_plateau_scale_multiplies_the_rate_and_compiles_nothing(accumulate):
 
 
 class FakeModel:
-    """As much of a Keras model as its callbacks touch."""
+    """The attributes of a Keras model that its callbacks use."""
 
     def __init__(self):
         self.optimizer = keras.optimizers.SGD(1.0)
@@ -208,7 +208,7 @@ class FakeModel:
 
 
 def losses(seed):
-    """Falling, with noise and with stretches of exactly equal values."""
+    """Decreasing values with noise, some of them equal in succession."""
     rng = np.random.default_rng(seed)
     values = 1 / np.sqrt(1 + np.arange(80)) + rng.normal(0, 0.02, 80)
     return np.round(values, 2).tolist()
@@ -218,45 +218,45 @@ def losses(seed):
 @pytest.mark.parametrize("patience", [1, 5])
 def test_plateau_equals_keras(seed, patience):
     model = FakeModel()
-    theirs = keras.callbacks.ReduceLROnPlateau(
+    callback = keras.callbacks.ReduceLROnPlateau(
         "val_loss", factor=0.9, patience=patience, min_delta=1e-4
     )
-    theirs.set_model(model)
-    theirs.on_train_begin()
-    rule, ours = recipe.Plateau(patience=patience, factor=0.9, min_delta=1e-4), ReduceOnPlateau()
+    callback.set_model(model)
+    callback.on_train_begin()
+    rule, state = recipe.Plateau(patience=patience, factor=0.9, min_delta=1e-4), ReduceOnPlateau()
     for epoch, value in enumerate(losses(seed)):
-        theirs.on_epoch_end(epoch, {"val_loss": value})
+        callback.on_epoch_end(epoch, {"val_loss": value})
         np.testing.assert_allclose(
-            ours.update(value, rule), float(model.optimizer.learning_rate), rtol=1e-5
+            state.update(value, rule), float(model.optimizer.learning_rate), rtol=1e-5
         )
-    assert ours.scale < 1
+    assert state.scale < 1
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("patience", [1, 4, 15])
 @pytest.mark.parametrize("min_delta", [0.0, 0.013])
-def test_early_stopping_ends_at_keras_epoch(seed, patience, min_delta):
+def test_early_stopping_stops_at_the_same_epoch_as_keras(seed, patience, min_delta):
     model = FakeModel()
-    theirs = keras.callbacks.EarlyStopping("val_loss", patience=patience, min_delta=min_delta)
-    theirs.set_model(model)
-    theirs.on_train_begin()
-    rule, ours = recipe.EarlyStop(patience=patience, min_delta=min_delta), EarlyStopping()
+    callback = keras.callbacks.EarlyStopping("val_loss", patience=patience, min_delta=min_delta)
+    callback.set_model(model)
+    callback.on_train_begin()
+    rule, state = recipe.EarlyStop(patience=patience, min_delta=min_delta), EarlyStopping()
     for epoch, value in enumerate(losses(seed)):
-        theirs.on_epoch_end(epoch, {"val_loss": value})
-        assert ours.update(value, rule) == model.stop_training
+        callback.on_epoch_end(epoch, {"val_loss": value})
+        assert state.update(value, rule) == model.stop_training
         if model.stop_training:
             return
-    assert patience == 15  # the shorter ones do end
+    assert patience == 15  # training stops early with the smaller ones
 
 
-def test_rules_that_are_off_never_act():
+def test_disabled_rules_have_no_effect():
     plateau, early = ReduceOnPlateau(), EarlyStopping()
     for _ in range(50):
         assert plateau.update(1.0, recipe.Plateau()) == 1.0
         assert not early.update(1.0, recipe.EarlyStop())
 
 
-def test_nan_never_counts_as_an_improvement():
+def test_nan_is_not_an_improvement():
     rule, early = recipe.EarlyStop(patience=2), EarlyStopping()
     assert [early.update(v, rule) for v in (1.0, float("nan"), float("nan"))] == [
         False,

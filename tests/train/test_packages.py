@@ -1,4 +1,4 @@
-"""A package of somebody else adds a model, a data set, an objective, an optimizer and a writer, each used by a run."""
+"""A third-party package adds a model, a data set, an objective, an optimizer and a writer; a run uses all of them."""
 
 import json
 import math
@@ -45,12 +45,12 @@ class StripedNet(nn.Module):
 
 @register_model(input_shape=(12, 12, 3), num_classes=2, source="a test")
 def striped_net(num_classes: int) -> StripedNet:
-    """Tells stripes."""
+    """Classifies stripes."""
     return StripedNet(num_classes)
 
 
 def squared(model, stage):
-    """Squared error of the probabilities; the rest is that of a classification."""
+    """Squared error of the probabilities; everything else as for classification."""
     base = classification(model)
 
     def loss(params, batch_stats, batch, rng):
@@ -90,7 +90,7 @@ class Diary(RunLog):
 '''
 
 STRIPES = '''
-"""Images whose stripes run across or down."""
+"""Images with horizontal or vertical stripes."""
 import hashlib
 from datasets.dataset import Dataset, DatasetInfo, Options
 
@@ -114,14 +114,14 @@ def build(options: Options) -> Dataset:
     return assemble(
         Layout(examples, ("across", "down"), (), []), INFO, options,
         digests={e.id: hashlib.sha256(images[e.content].tobytes()).hexdigest() for e in examples},
-        load=lambda example: images[example.content], looks={},
+        load=lambda example: images[example.content], perceptual_hashes={},
     )
 '''
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder into which pip has installed the package."""
+    """A folder in which pip has installed the package."""
     root = tmp_path_factory.mktemp("packages")
     wheel = root / "zoo_extras-1.0-py3-none-any.whl"
     info = "zoo_extras-1.0.dist-info"
@@ -144,7 +144,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def command(site, command_environment, tmp_path):
-    """`python -m train.run` where the package is installed."""
+    """Run `python -m train.run` with the package installed."""
 
     def run(*words):
         path = f"{command_environment['PYTHONPATH']}:{site}"
@@ -160,7 +160,7 @@ def command(site, command_environment, tmp_path):
     return run
 
 
-def test_each_kind_is_used_by_a_run(command, tmp_path):
+def test_a_run_uses_every_kind_of_plugin(command, tmp_path):
     words = (
         "--model striped_net --dataset stripes --writers diary --epochs 3 --batch-size 12 --lr 0.01"
     )
@@ -176,9 +176,9 @@ def test_each_kind_is_used_by_a_run(command, tmp_path):
     )
     assert best["class_names"] == ["across", "down"]
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    # Probabilities are off by at most 1, so that their squared error is below what a cross-entropy starts at.
+    # The mean squared error of two probabilities starts at about 1/4; a cross-entropy would start at log 2.
     assert 0 < steps[0]["loss"] < math.log(2) / 2
-    # Lion moves every parameter by the learning rate: 3 * 3 * 3 * 4 + 4 + 4 * 2 + 2 = 122 of them.
+    # Lion changes each of the 3 * 3 * 3 * 4 + 4 + 4 * 2 + 2 = 122 parameters by the learning rate.
     assert steps[0]["update_norm"] == pytest.approx(0.01 * math.sqrt(122), rel=1e-3)
     diary = (run / "diary.txt").read_text("utf-8").splitlines()
     accuracies = [row.split(",")[6] for row in (run / "summary.csv").read_text().splitlines()[1:]]
@@ -191,10 +191,10 @@ def test_each_kind_is_used_by_a_run(command, tmp_path):
     assert test["scored_by"] == "squared" and test["num_examples"] == 6
 
 
-def test_names_are_listed_and_what_is_wrong_is_one_line(command, tmp_path):
+def test_names_are_listed_and_bad_names_are_one_line(command, tmp_path):
     assert "striped_net" in command("--list-models").stdout.splitlines()
     assert "stripes" in command("--list-datasets").stdout.splitlines()
-    for words, said in (
+    for words, message in (
         ("--writers diry", "unknown run-log writer 'diry': did you mean diary?"),
         ("--writers broken", "cannot be imported"),
         ("--stages.0.optimizer.name lino", "unknown optimizer 'lino': did you mean lion?"),
@@ -204,5 +204,5 @@ def test_names_are_listed_and_what_is_wrong_is_one_line(command, tmp_path):
         model = "--model striped_net --dataset stripes" if "--dataset" not in words else ""
         done = command(*f"{model} {words} --workdir out".split())
         assert done.returncode == 2, (words, done.stderr)
-        assert said in done.stderr and "Traceback" not in done.stderr
+        assert message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The papers as data: complete, consistent with themselves, and as reported."""
+"""The papers' tables: complete, consistent, and equal to what the papers report."""
 
 import functools
 import importlib
@@ -23,9 +23,9 @@ from train.recipe import (
     RunFeatures,
     with_values,
 )
-from train.reproduce.claims import TIMES
-from train.reproduce.miniatures import MINIATURES, SIZES, smoke
 from train.reproduce.papers import PAPERS
+from train.reproduce.schema import TIMES
+from train.reproduce.smoke import SIZE_OPTIONS, TINY_MODELS, smoke_recipe
 from zoo.registry import module_options
 
 COLUMNS = {
@@ -46,59 +46,57 @@ ROWS = {f"{p.name}/{r.name}": (p, r) for p in PAPERS.values() for r in p.rows}
 GRIDS = {f"{p.name}/{g.name}": (p, g) for p in PAPERS.values() for g in p.grids}
 
 
-def forms(item, recipe):
-    """A recipe as the paper has it, on the proxy, and shortened."""
+def variants(item, recipe):
+    """Return a recipe as in the paper, on the proxy, and on the proxy shortened."""
     proxy, short = item.proxy or {}, item.short or {}
     return [recipe, with_values(recipe, proxy), with_values(recipe, {**proxy, **short})]
 
 
+@functools.cache
 def all_recipes():
-    """Every recipe that a paper leads to, miniatures included, with where it comes from."""
+    """List every recipe of the papers with its origin, smoke versions included."""
     found = [(f"recipe {name}", recipe) for name, recipe in recipes.RECIPES.items()]
     for where, (_, row) in ROWS.items():
-        found += [(where, form) for form in forms(row, row.recipe)]
+        found += [(where, variant) for variant in variants(row, row.recipe)]
     for where, (_, grid) in GRIDS.items():
-        for point in grid.points():
-            found += [(where, form) for form in forms(grid, grid.at(point))]
-            # The other order must give the same: no proxy undoes the point.
-            for form in forms(grid, grid.recipe):
-                assert with_values(form, point) in (r for _, r in found[-3:]), where
-    return found + [(f"smoke of {where}", smoke(recipe)) for where, recipe in found if "-" in where]
-
-
-@functools.cache
-def leads_to():
-    return all_recipes()
+        for trial in grid.trials():
+            found += [(where, variant) for variant in variants(grid, grid.at(trial))]
+            # Proxy and shortening must not override the trial's values: the order of the changes does not matter.
+            for variant in variants(grid, grid.recipe):
+                assert with_values(variant, trial) in (r for _, r in found[-3:]), where
+    return found + [
+        (f"smoke of {where}", smoke_recipe(recipe)) for where, recipe in found if "-" in where
+    ]
 
 
 @functools.cache
 def parameters(model, options, size):
-    """Shapes of a model's parameters; `options` are pairs of names and values."""
+    """Return the shapes of a model's parameters; `options` are (name, value) pairs."""
     module = zoo.create_model(model, **dict(options))
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
 
 
 def test_every_recipe_is_valid_and_survives_json():
-    for where, recipe in leads_to():
+    for where, recipe in all_recipes():
         recipe.validate()
         assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe, where
         assert recipe.dataset in list_datasets(), where
 
 
-def test_every_model_knows_its_options():
+def test_every_model_accepts_its_options():
     seen = set()
-    for _, recipe in leads_to():
+    for _, recipe in all_recipes():
         for options in [{}, *(stage.model_options for stage in recipe.stages)]:
             seen.add((recipe.model, tuple({**recipe.model_options, **options}.items())))
     for model, options in seen:
         zoo.create_model(model, **dict(options))
 
 
-def test_frozen_parts_are_there_and_leave_something_to_train():
+def test_freezing_patterns_match_some_but_not_all_parameters():
     seen = {
         (stage.freeze, recipe.model, tuple(recipe.model_options.items()), recipe.image_size)
-        for _, recipe in leads_to()
+        for _, recipe in all_recipes()
         for stage in recipe.stages
         if stage.freeze
     }
@@ -113,9 +111,9 @@ def test_frozen_parts_are_there_and_leave_something_to_train():
         assert frozen and len(frozen) < len(frozen_paths(params, ["*"]))
 
 
-def test_stages_suit_their_models():
-    """Also those of miniatures: a mixture is VaDE's, a bottleneck the convolutional auto-encoder's."""
-    for where, recipe in leads_to():
+def test_stages_match_their_models():
+    """Smoke versions included. Only VaDE starts from a mixture; only the autoencoder starts with a bottleneck."""
+    for where, recipe in all_recipes():
         for stage in recipe.stages:
             assert stage.objective in OBJECTIVES
             model = recipe.model.removesuffix("_tiny")
@@ -133,7 +131,7 @@ def test_stages_suit_their_models():
 
 
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
-def test_names_lead_somewhere(paper):
+def test_names_are_unique_and_resolve(paper):
     names = [row.name for row in paper.rows]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
@@ -148,26 +146,27 @@ def test_names_lead_somewhere(paper):
 
 
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
-def test_comparisons_agree_with_what_is_reported(paper):
+def test_comparisons_agree_with_the_reported_values(paper):
     compared = 0
-    for claim in paper.comparisons:
-        higher, lower = (paper.row(name).reported for name in (claim.higher, claim.lower))
-        if claim.column in higher and claim.column in lower:
-            assert higher[claim.column] > lower[claim.column], claim.text
+    for comparison in paper.comparisons:
+        column = comparison.column
+        higher, lower = (paper.row(n).reported for n in (comparison.higher, comparison.lower))
+        if column in higher and column in lower:
+            assert higher[column] > lower[column], comparison.text
             compared += 1
     assert compared == {"pig_faces": 11, "animals10": 0, "cifar10": 2, "afhq": 12}.get(
         paper.name, 0
     )
 
 
-def test_references_are_earlier_rows_of_the_same_net():
+def test_weights_come_from_earlier_rows_with_the_same_net():
     checked = 0
     for where, (paper, item) in {**ROWS, **GRIDS}.items():
         names = [row.name for row in paper.rows]
         before = names[: names.index(item.name)] if where in ROWS else names
-        full, on_proxy, short = forms(item, item.recipe)
+        full, on_proxy, short = variants(item, item.recipe)
         for recipe, is_proxy in ((full, False), (on_proxy, True), (short, True)):
-            for name in jobs.needs(recipe):
+            for name in jobs.dependencies(recipe):
                 assert name in before, f"{where}: {name}"
                 row = paper.row(name)
                 source = row.recipe
@@ -182,8 +181,8 @@ def test_references_are_earlier_rows_of_the_same_net():
 
 
 @pytest.mark.parametrize("where", ROWS)
-def test_what_is_reported_can_be_run_or_says_why_not(where):
-    """Without published weights, on the proxy."""
+def test_every_row_has_a_proxy_or_a_note(where):
+    """A proxy needs no published weights."""
     _, row = ROWS[where]
     assert row.proxy is not None or row.note
     json.dumps(dict(row.reported))
@@ -195,7 +194,7 @@ def test_what_is_reported_can_be_run_or_says_why_not(where):
             assert isinstance(on_proxy.features.run, JobWeights)
 
 
-def test_grids_have_the_papers_numbers_of_points():
+def test_grids_have_the_papers_number_of_trials():
     assert {where: len(grid) for where, (_, grid) in GRIDS.items()} == {
         "cifar10/cifar10-choice": 16,
         "afhq/resnet50-sgd": 45,
@@ -207,7 +206,7 @@ def test_grids_have_the_papers_numbers_of_points():
     for where, (_, grid) in GRIDS.items():
         assert all(grid.best[axis] in values for axis, values in grid.axes.items() if grid.best)
         assert set(grid.best) in (set(), set(grid.axes)), where
-        assert len({repr(grid.at(point)) for point in grid.points()}) == len(grid), where
+        assert len({repr(grid.at(trial)) for trial in grid.trials()}) == len(grid), where
         json.dumps([dict(grid.axes), dict(grid.best)])
 
 
@@ -220,19 +219,19 @@ def test_grids_have_the_papers_numbers_of_points():
         ("cae-adam", "table4-origin"),
     ],
 )
-def test_a_grids_best_is_the_row_that_is_reported(grid, row):
+def test_the_best_trial_of_a_grid_is_the_reported_row(grid, row):
     found = GRIDS[f"afhq/{grid}"][1]
     assert found.at(found.best) == PAPERS["afhq"].row(row).recipe
 
 
-def test_svm_grids_best_is_the_reported_probe():
+def test_the_best_trial_of_the_svm_grid_is_the_reported_probe():
     grid = GRIDS["afhq/vgg16-svm"][1]
     row = PAPERS["afhq"].row("table2-vgg16-svm")
     assert grid.at(grid.best).probe == row.recipe.probe
 
 
 def test_an_f1_above_its_bound_is_listed_as_a_typo():
-    """An averaged F1 is at most the mean of averaged precision and recall: so it is in each class."""
+    """An averaged F1 is at most the mean of averaged precision and recall, since this holds in each class."""
     for where, (_, row) in ROWS.items():
         if {"precision", "recall", "f1"} <= set(row.reported):
             bound = (row.reported["precision"] + row.reported["recall"]) / 2
@@ -240,7 +239,7 @@ def test_an_f1_above_its_bound_is_listed_as_a_typo():
     assert ROWS["pig_faces/table1-alexnet-16"][1].typos == ("f1",)
 
 
-# As in the papers.
+# Copied from the paper.
 PIG_FACES = """
 AlexNet(16) 97.19 98.03 98.05 5,123 211,951
 AlexNet(32) 95.53 95.28 95.29 4,926 203,674
@@ -257,20 +256,20 @@ def test_table_1_of_pig_faces():
         label, *numbers = line.replace(",", "").split()
         reported[label] = [float(number) for number in numbers]
     columns = ("precision", "recall", "f1")
-    ours = {
+    stored = {
         row.label: [
             *(round(100 * row.reported[c], 9) for c in columns),
             *(row.reported[c] for c in ("test_time_ms", "train_time_ms")),
         ]
         for row in PAPERS["pig_faces"].rows
     }
-    assert ours == reported
+    assert stored == reported
     for row in PAPERS["pig_faces"].rows:
         assert row.label.endswith(f"({row.recipe.batch_size})")
         assert row.label.startswith("Attention") == (row.recipe.model == "sam_alexnet")
 
 
-def test_table_2_of_cifar10_is_the_models_count_in_thousands():
+def test_table_2_of_cifar10_has_the_models_parameter_counts_in_thousands():
     rows = PAPERS["cifar10"].rows
     thousands = {row.label: row.reported["total_parameters"] / 1000 for row in rows}
     assert thousands == {
@@ -329,7 +328,7 @@ def test_tables_of_afhq():
     ]
 
 
-def test_the_other_headlines():
+def test_headline_results_of_the_other_papers():
     row = PAPERS["cats_dogs"].row("alexnet")
     assert dict(row.reported) == {
         "accuracy": 0.90954,
@@ -343,8 +342,8 @@ def test_the_other_headlines():
     assert sum(stage.epochs for stage in row.recipe.stages) == 50
 
 
-def test_the_deconvolution_paper_is_stated_in_full():
-    """Batch 128, 120 epochs, six random 28x28 windows of each image, 45,000 of 50,000 images here."""
+def test_settings_of_the_deconvolution_paper():
+    """Batch 128, 120 epochs, six random 28x28 crops per image; we train on 45,000 of its 50,000 images."""
     recipe = recipes.recipe_for("deconv_alexnet_2")
     (stage,) = recipe.stages
     assert (recipe.batch_size, stage.epochs) == (128, 120)
@@ -352,8 +351,8 @@ def test_the_deconvolution_paper_is_stated_in_full():
     assert zoo.get_entry(recipe.model).input_shape == (28, 28, 3)
 
 
-def test_the_animal_face_paper_is_stated_in_full():
-    """What its sections B to E state."""
+def test_settings_of_the_animal_face_paper():
+    """As stated in sections B to E."""
     rows = {row.name: row.recipe for row in PAPERS["afhq"].rows}
     resnet = rows["resnet50-pretrained"]
     optimizer = resnet.stages[0].optimizer
@@ -379,81 +378,81 @@ def test_the_animal_face_paper_is_stated_in_full():
     assert [stage.start for stage in cae.stages] == ["continue", "bottleneck"]
     assert cae.stages[0].model_options == ModelOptions(bottleneck=None)
     assert (cae.probe.method, cae.probe.c, cae.probe.kernel) == ("svm", 1.0, "rbf")
-    shares = [rows[f"table4-noise-{n}"].noisy_images for n in (5, 10, 20)]
-    assert shares == [0.05, 0.1, 0.2]
+    fractions = [rows[f"table4-noise-{n}"].noisy_images for n in (5, 10, 20)]
+    assert fractions == [0.05, 0.1, 0.2]
 
 
-def test_miniatures_share_few_shapes():
-    """What compiles once serves many: a batch, and a size for each family."""
-    minis = [recipe for where, recipe in leads_to() if where.startswith("smoke")]
-    assert {mini.batch_size for mini in minis} == {16}
-    assert {mini.dataset for mini in minis} == {"digits"}
-    assert all(stage.epochs == 1 for mini in minis for stage in mini.stages)
-    assert all(mini.model.endswith("_tiny") for mini in minis)
-    assert len({mini.image_size for mini in minis} - {None}) == len(
-        {miniature.image_size for miniature in MINIATURES.values()}
+def test_smoke_recipes_share_few_shapes():
+    """One batch size, and one image size per family, to save compilations."""
+    smokes = [recipe for where, recipe in all_recipes() if where.startswith("smoke")]
+    assert {smoke.batch_size for smoke in smokes} == {16}
+    assert {smoke.dataset for smoke in smokes} == {"digits"}
+    assert all(stage.epochs == 1 for smoke in smokes for stage in smoke.stages)
+    assert all(smoke.model.endswith("_tiny") for smoke in smokes)
+    assert len({smoke.image_size for smoke in smokes} - {None}) == len(
+        {tiny.image_size for tiny in TINY_MODELS.values()}
     )
-    assert not any(isinstance(mini.pretrained, str) for mini in minis)
+    assert not any(isinstance(smoke.pretrained, str) for smoke in smokes)
 
 
-def test_a_miniature_keeps_what_makes_the_run():
+def test_a_smoke_recipe_keeps_stages_augmentation_features_and_probe():
     rows = PAPERS["afhq"]
     row = rows.row("table4-augmentation").recipe
-    mini = smoke(row)
-    assert mini.probe == row.probe
-    assert [s.start for s in mini.stages] == ["continue", "bottleneck"]
-    assert mini.stages[0].augment == row.stages[0].augment
-    assert smoke(rows.row("table3-vade-3").recipe).features == Pixels()
-    assert smoke(rows.row("ours-cifar-vade").recipe).features == RunFeatures(
+    smoke = smoke_recipe(row)
+    assert smoke.probe == row.probe
+    assert [s.start for s in smoke.stages] == ["continue", "bottleneck"]
+    assert smoke.stages[0].augment == row.stages[0].augment
+    assert smoke_recipe(rows.row("table3-vade-3").recipe).features == Pixels()
+    assert smoke_recipe(rows.row("ours-cifar-vade").recipe).features == RunFeatures(
         JobWeights("ours-cifar-features")
     )
-    pig = smoke(recipes.recipe_for("pig_alexnet"))
+    pig = smoke_recipe(recipes.recipe_for("pig_alexnet"))
     assert zoo.create_model(pig.model, **pig.model_options).attention is False
-    with pytest.raises(KeyError, match="no tiny model takes the place of my_net"):
-        smoke(Recipe(model="my_net"))
+    with pytest.raises(KeyError, match="my_net has no tiny counterpart"):
+        smoke_recipe(Recipe(model="my_net"))
 
 
-def test_every_model_of_a_row_has_a_miniature():
-    used = {recipe.model for where, recipe in leads_to() if "-" in where}
-    assert {model for model in used if not model.endswith("_tiny")} <= set(MINIATURES)
-    assert set(MINIATURES) <= set(zoo.list_models())
-    assert {miniature.model for miniature in MINIATURES.values()} <= set(zoo.list_models())
+def test_every_model_of_a_row_has_a_tiny_counterpart():
+    used = {recipe.model for where, recipe in all_recipes() if "-" in where}
+    assert {model for model in used if not model.endswith("_tiny")} <= set(TINY_MODELS)
+    assert set(TINY_MODELS) <= set(zoo.list_models())
+    assert {tiny.model for tiny in TINY_MODELS.values()} <= set(zoo.list_models())
 
 
-def test_recipes_have_quick_forms_and_notes():
-    assert recipes.quick_form("pig_faces") is recipes.RECIPES["pig_faces_quick"]
-    assert recipes.quick_form("cats_dogs") is None
+def test_quick_recipes_and_notes():
+    assert recipes.quick_recipe("pig_faces") is recipes.RECIPES["pig_faces_quick"]
+    assert recipes.quick_recipe("cats_dogs") is None
     assert set(recipes.NOTES) == {"pig_faces_quick"}
     recipe = recipes.RECIPES["pig_faces_quick"]
     momentum = recipe.model_options["norm_momentum"]
     assert f"{recipe.stages[0].epochs} epochs" in recipes.NOTES[recipe.name]
     assert f"momentum {momentum}" in recipes.NOTES[recipe.name]
-    # 684 images in batches of 16, the last one smaller.
+    # 684 images in batches of 16; the last batch is smaller.
     assert f"{recipe.stages[0].epochs * -(-684 // 16)} steps" in recipes.NOTES[recipe.name]
 
 
-def test_a_model_of_another_package_has_the_default_recipe():
+def test_a_model_from_another_package_gets_the_default_recipe():
     assert recipes.recipe_for("my_package.my_file:my_variant").name == "default"
 
 
-def test_options_of_size_are_options():
+def test_size_options_exist():
     known = {
         option for name in zoo.list_models() for option in module_options(zoo.create_model(name))
     }
-    assert known >= SIZES
+    assert known >= SIZE_OPTIONS
 
 
-def test_each_paper_has_its_files():
+def test_each_paper_has_its_modules():
     assert list(PAPERS) == ["pig_faces", "animals10", "cifar10", "afhq", "cats_dogs"]
     for name, paper in PAPERS.items():
-        claims = importlib.import_module(f"train.reproduce.papers.{name}")
+        tables = importlib.import_module(f"train.reproduce.papers.{name}")
         settings = importlib.import_module(f"train.recipes.{name}")
-        assert f"python -m train.reproduce {name}" in claims.__doc__
-        assert all(paper.title in " ".join(m.__doc__.split()) for m in (claims, settings))
+        assert f"python -m train.reproduce {name}" in tables.__doc__
+        assert all(paper.title in " ".join(m.__doc__.split()) for m in (tables, settings))
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_commands_in_headers_are_accepted(name):
+def test_commands_in_recipe_docstrings_are_accepted(name):
     from train import run
 
     text = importlib.import_module(f"train.recipes.{name}").__doc__

@@ -1,4 +1,4 @@
-"""The command that names what is in images."""
+"""`python -m train.predict`."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from train import predict
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve images, one damaged file and one text file, in folders."""
+    """A folder with twelve images, a damaged file and a text file."""
     root = tmp_path / "photos"
     (root / "sub").mkdir(parents=True)
-    colours = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+    colors = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
     rng = np.random.default_rng(5)
     for number in range(1, 13):
-        name = list(colours)[number % 3]
-        pixels = np.clip(rng.normal(colours[name], 40, (20, 24, 3)), 0, 255).astype(np.uint8)
+        name = list(colors)[number % 3]
+        pixels = np.clip(rng.normal(colors[name], 40, (20, 24, 3)), 0, 255).astype(np.uint8)
         folder = root if number % 2 else root / "sub"
         Image.fromarray(pixels).save(folder / f"{name}{number}.png")
     (root / "broken.jpg").write_bytes(b"\xff\xd8 and no more")
@@ -35,7 +35,7 @@ def rows_of(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_folder_gives_a_row_an_image_and_says_what_is_broken(small_run, photos, call):
+def test_folder_gives_one_row_per_image_and_reports_damaged_files(small_run, photos, call):
     status, stdout, stderr = call(predict, small_run, photos)
     rows = rows_of(stdout)
     assert status == 0
@@ -48,18 +48,18 @@ def test_folder_gives_a_row_an_image_and_says_what_is_broken(small_run, photos, 
     assert all(1 / 3 <= float(r["probability"]) <= 1 for r in rows if not r["error"])
 
 
-def test_natural_order(small_run, photos, call):
+def test_rows_are_in_natural_order(small_run, photos, call):
     rows = rows_of(call(predict, small_run, photos / "sub")[1])
     numbers = [int("".join(c for c in r["image"].rpartition("/")[2] if c.isdigit())) for r in rows]
-    by_colour = [
+    by_color = [
         (r["image"].rpartition("/")[2].rstrip("0123456789.png"), n)
         for r, n in zip(rows, numbers, strict=True)
     ]
-    assert by_colour == sorted(by_colour)
+    assert by_color == sorted(by_color)
 
 
 @pytest.mark.parametrize("kind", ["zip", "gztar"])
-def test_archive_gives_what_the_folder_gives(small_run, photos, tmp_path, call, kind):
+def test_archive_gives_the_rows_of_the_folder(small_run, photos, tmp_path, call, kind):
     archive = shutil.make_archive(str(tmp_path / "archived"), kind, photos)
     _, from_archive, _ = call(predict, small_run, archive)
     _, from_folder, _ = call(predict, small_run, photos)
@@ -78,10 +78,10 @@ def test_top_k_json_to_a_file_in_small_batches(small_run, photos, tmp_path, call
         assert sorted(p["class"] for p in row["predictions"]) == ["blue", "green", "red"]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
-    assert not list(tmp_path.glob(".*"))  # nothing temporary is left
+    assert not list(tmp_path.glob(".*"))  # no temporary file remains
 
 
-def test_columns_of_top_2(small_run, photos, call):
+def test_columns_for_top_2(small_run, photos, call):
     heading = call(predict, small_run, photos / "red3.png", "--top-k", 2)[1].splitlines()[0]
     assert heading == "image,class_1,probability_1,class_2,probability_2,error"
 
@@ -91,19 +91,19 @@ def test_columns_of_top_2(small_run, photos, call):
     [
         ([], [], "no images given: name image files, folders or archives"),
         (["nowhere.jpg"], [], "nowhere.jpg does not exist"),
-        (["empty"], [], "empty holds no images"),
+        (["empty"], [], "empty contains no images"),
         (["broken.jpg"], [], "none of the 1 images could be decoded"),
-        (["red3.png"], ["--top-k", 4], "--top-k is 4: give 1 to 3"),
+        (["red3.png"], ["--top-k", 4], "--top-k is 4: use 1 to 3"),
         (["red3.png"], ["--batch-size", 0], "--batch-size is 0"),
-        (["red3.png"], ["--output", "/no/such/folder/x.csv"], "there is no such folder"),
+        (["red3.png"], ["--output", "/no/such/folder/x.csv"], "its folder does not exist"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(images, flags, message, small_run, photos, call):
+def test_bad_input_is_one_line_and_exits_with_2(images, flags, message, small_run, photos, call):
     (photos / "empty").mkdir()
     status, _, stderr = call(predict, small_run, *(photos / name for name in images), *flags)
     assert status == 2
-    assert f"error: {stderr.splitlines()[-1].removeprefix('error: ')}" == stderr.splitlines()[-1]
-    assert message in stderr.splitlines()[-1]
+    last = stderr.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
 
 
 def test_not_a_run(photos, call):
@@ -112,7 +112,7 @@ def test_not_a_run(photos, call):
     assert "holds no trained model" in stderr
 
 
-def test_help_is_instant(command_environment):
+def test_help_does_not_import_jax(command_environment):
     code = "import sys; from train import cli, predict\n"
     code += "try: cli.main(predict.main)\nfinally: print('jax' in sys.modules)"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The command that runs a paper's rows: what runs, in which order, what is kept and what is said."""
+"""The train.reproduce command: which jobs run, in which order, what is reused, and its messages."""
 
 import json
 import math
@@ -23,10 +23,11 @@ from train.recipe import (
 from train.record.directory import RunDir, write_json
 from train.reproduce import __main__ as reproduce
 from train.reproduce import papers
-from train.reproduce.claims import Comparison, Grid, Paper, Row
 from train.reproduce.folders import Folders
-from train.reproduce.miniatures import MINIATURES, Miniature
-from train.reproduce.reading import Results
+from train.reproduce.markdown import markdown
+from train.reproduce.results import Results
+from train.reproduce.schema import Comparison, Grid, Paper, Row
+from train.reproduce.smoke import TINY_MODELS, TinyModel
 
 RECIPE = Recipe(
     name="tiny",
@@ -47,23 +48,23 @@ def read(path):
 
 
 class Trainer:
-    """In place of training: writes what a run leaves, and remembers what it was asked for."""
+    """Fake training: writes the files of a run directory and records the jobs it was called for."""
 
     def __init__(self):
-        self.asked = []
+        self.calls = []
         self.accuracy = 0.6
-        self.errors = {}  # part of a run's folder: what happens there
-        self.starts = True  # whether an error comes after the run directory was made
+        self.errors = {}  # substring of a job's name -> the error it raises
+        self.starts = True  # errors are raised after the run directory was created
 
     def __call__(self, recipe, workdir, resume, *, figures):
         name = "/".join(Path(workdir).parts[-2:])
-        self.asked.append(name)
-        errors = [error for part, error in self.errors.items() if part in name]
+        self.calls.append(name)
+        errors = [error for text, error in self.errors.items() if text in name]
         if errors and not self.starts:
             raise errors[0]
         run = RunDir(workdir)
-        parts = {"train": 1439, "validation": 179, "test": 179}
-        splits = {p: {f"{p}/{i}": 0 for i in range(n)} for p, n in parts.items()}
+        sizes = {"train": 1439, "validation": 179, "test": 179}
+        splits = {s: {f"{s}/{i}": 0 for i in range(n)} for s, n in sizes.items()}
         manifest = {"dataset": recipe.dataset, "fingerprint": "abc", "splits": splits}
         manifest["synthetic"] = recipe.dataset.startswith("synthetic")
         write_json(run.splits, manifest | {"provenance": {"path": recipe.data_dir}})
@@ -88,7 +89,7 @@ def trainer(monkeypatch):
 
 @pytest.fixture
 def ask(monkeypatch, call, tmp_path):
-    """The command on a paper of these rows, writing below tmp_path/out."""
+    """Call the command on a paper with the given rows, with output in tmp_path/out."""
 
     def run(rows, *flags, **changes):
         paper = Paper("doc", "A paper", tuple(rows), **changes)
@@ -102,10 +103,10 @@ def ledger_of(tmp_path, name="doc"):
     return read(tmp_path / "out" / f"{name}.json")
 
 
-def test_a_row_runs_once_a_seed_and_is_reused(ask, trainer, tmp_path):
+def test_a_row_runs_once_per_seed_and_is_reused(ask, trainer, tmp_path):
     status, stdout, stderr = ask([row("a", seeds=2), row("b")])
     assert status == 0
-    assert trainer.asked == ["a/seed0", "a/seed1", "b/seed0"]
+    assert trainer.calls == ["a/seed0", "a/seed1", "b/seed0"]
     assert "row 1 of 2, seed 1: a" in stderr
     assert "60.00%" in stdout and "reproduced" in stdout
     result = ledger_of(tmp_path)["rows"][0]
@@ -117,10 +118,10 @@ def test_a_row_runs_once_a_seed_and_is_reused(ask, trainer, tmp_path):
     assert (tmp_path / "out" / "doc" / "report.html").is_file()
 
     ask([row("a", seeds=2), row("b")])
-    assert len(trainer.asked) == 3
+    assert len(trainer.calls) == 3
 
 
-def test_seeds_differ_in_the_seed_alone(ask, trainer, tmp_path):
+def test_runs_of_a_row_differ_only_in_the_seed(ask, trainer, tmp_path):
     ask([row("a")], "--seeds", 3)
     recipes = [RunDir(tmp_path / "out/doc/a" / f"seed{k}").read_recipe() for k in range(3)]
     assert [r.seed for r in recipes] == [0, 1, 2]
@@ -128,28 +129,31 @@ def test_seeds_differ_in_the_seed_alone(ask, trainer, tmp_path):
     assert ledger_of(tmp_path)["rows"][0]["command"].endswith("--rows a --seeds 3")
 
 
-def test_what_was_stopped_goes_on(ask, trainer, tmp_path):
+def test_an_interrupted_run_is_resumed(ask, trainer, tmp_path):
     trainer.errors = {"a/": cli.Interrupted("saved")}
     status, _, stderr = ask([row("b"), row("a")])
     assert status == 130
-    assert "stopped in row 2 of 2, seed 0: a" in stderr and "the same command goes on" in stderr
+    assert (
+        "stopped during row 2 of 2, seed 0: a" in stderr
+        and "run the same command again to resume" in stderr
+    )
     states = {r["name"]: r["verdict"] for r in ledger_of(tmp_path)["rows"]}
     assert states == {"b": "reproduced", "a": "not run"}
     trainer.errors = {}
     assert ask([row("b"), row("a")])[0] == 0
-    assert trainer.asked == ["b/seed0", "a/seed0", "a/seed0"]
+    assert trainer.calls == ["b/seed0", "a/seed0", "a/seed0"]
 
 
-def test_other_settings_in_the_folder_are_refused(ask, trainer, tmp_path):
+def test_other_settings_in_the_folder_are_rejected(ask, trainer, tmp_path):
     ask([row("a")])
     changed = row("a", with_values(RECIPE, {"batch_size": 32}))
     status, _, stderr = ask([changed, row("b")])
     folder = tmp_path / "out/doc/a/seed0"
     assert status == 1
-    assert f"{folder} holds a run of other settings (batch_size: 64, not 32)" in stderr
+    assert f"{folder} contains a run with different settings (batch_size: 64, not 32)" in stderr
     assert "remove that folder, or start in another one" in stderr
     result = ledger_of(tmp_path)["rows"]
-    assert result[0]["verdict"] == "failed" and "other settings" in result[0]["text"]
+    assert result[0]["verdict"] == "failed" and "different settings" in result[0]["text"]
     assert result[1]["verdict"] == "reproduced"
 
 
@@ -162,14 +166,14 @@ def test_a_damaged_folder_is_a_failed_row(ask, trainer, tmp_path):
     assert "cannot be read" in ledger_of(tmp_path)["rows"][0]["text"]
 
 
-def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
+def test_rows_run_after_the_rows_they_start_from(ask, trainer, tmp_path):
     after = row("after", with_values(RECIPE, {"pretrained": JobWeights("first")}), seeds=3)
     features = row("features", with_values(RECIPE, {"features": RunFeatures(JobWeights("after"))}))
     first = row("first", seeds=2)
     ask([features, after, first], "--rows", "features", "after")
-    assert trainer.asked == [
+    assert trainer.calls == [
         *("first/seed0", "after/seed0", "features/seed0"),
-        *("first/seed1", "after/seed1", "after/seed2"),  # `first` has no third
+        *("first/seed1", "after/seed1", "after/seed2"),  # `first` has only two seeds
     ]
 
     def starts(name):
@@ -187,40 +191,40 @@ def test_rows_follow_those_that_they_start_from(ask, trainer, tmp_path):
     assert {r["verdict"] for r in results.ledger()["rows"]} == {"reproduced"}
 
 
-def test_rows_are_recognized_whatever_seed_they_start_from(ask, trainer, tmp_path):
-    """More seeds give a row other weights to start from; runs that are there stay as they are."""
+def test_existing_runs_are_reused_regardless_of_the_seed_they_start_from(ask, trainer, tmp_path):
+    """With more seeds, a row starts from other weights; existing runs remain valid."""
     rows = [row("first"), row("after", with_values(RECIPE, {"pretrained": JobWeights("first")}))]
     ask([rows[0], row("after", rows[1].recipe, seeds=2)])
     status, _, _ = ask(rows, "--seeds", 2)
     assert status == 0
-    assert trainer.asked == ["first/seed0", "after/seed0", "after/seed1", "first/seed1"]
+    assert trainer.calls == ["first/seed0", "after/seed0", "after/seed1", "first/seed1"]
 
 
-def test_a_row_that_cannot_start_is_tried_with_one_seed(ask, trainer, tmp_path):
+def test_a_row_that_cannot_start_is_tried_with_one_seed_only(ask, trainer, tmp_path):
     trainer.starts = False
     trainer.errors = {"a/": InputError("no network")}
     status, _, stderr = ask([row("a", seeds=3), row("b")])
-    assert trainer.asked == ["a/seed0", "b/seed0"]
+    assert trainer.calls == ["a/seed0", "b/seed0"]
     assert status == 0 and "not run: no network" in stderr
     assert ledger_of(tmp_path)["rows"][0]["text"] == "not run: no network"
 
 
-def test_a_row_whose_weights_are_gone_starts_no_other(ask, trainer, tmp_path):
+def test_no_row_starts_from_deleted_weights(ask, trainer, tmp_path):
     first = row("first")
     after = row("after", with_values(RECIPE, {"pretrained": JobWeights("first")}))
     ask([first, after], "--rows", "first")
     (tmp_path / "out/doc/first/seed0/best").rmdir()
     ask([first, after])
     text = ledger_of(tmp_path)["rows"][1]["text"]
-    assert "whose weights are gone: remove" in text and trainer.asked == ["first/seed0"]
+    assert "whose weights were deleted: remove" in text and trainer.calls == ["first/seed0"]
 
 
 def test_a_proxy_may_start_from_a_row(ask, trainer, tmp_path):
-    """And does so only where it is used."""
+    """The paper's recipe does not."""
     keras = with_values(RECIPE, {"dataset": "pig_faces", "pretrained": "keras"})
     proxy = {"dataset": "synthetic_pigs", "pretrained": JobWeights("first"), "batch_size": 8}
     ask([row("after", keras, proxy=proxy), row("first")], "--rows", "after")
-    assert trainer.asked == ["first/seed0", "after/seed0"]
+    assert trainer.calls == ["first/seed0", "after/seed0"]
     after, _ = ledger_of(tmp_path)["rows"]
     assert after["verdict"] == "stand-in"
     assert after["setting"].startswith("sam_alexnet_tiny on pig_faces, from keras, batch 64")
@@ -236,18 +240,18 @@ def test_rows_that_start_from_each_other_are_an_error(ask, trainer):
     assert status == 2 and "start from each other" in stderr
 
 
-def test_a_failing_row_does_not_stop_the_others(ask, trainer, tmp_path):
+def test_other_rows_run_after_a_failure(ask, trainer, tmp_path):
     trainer.errors = {
         "space": OSError(28, "No space left on device"),
         "weights": InputError("the weights cannot be fetched: no network"),
-        "diverges": cli.Diverged(12, "loss nan, gradient norm nan; try a lower"),
+        "diverges": cli.Diverged(12, "loss", "There is no checkpoint yet"),
         "bug": ZeroDivisionError("division by zero"),
     }
     names = ["space", "weights", "diverges", "bug", "good"]
     after = row("after", with_values(RECIPE, {"pretrained": JobWeights("space")}))
     status, stdout, stderr = ask([*map(row, names), after])
     assert status == 1
-    assert "of the runs failed" in stderr and "no space left" in stderr
+    assert "3 runs failed: " in stderr and "no space left" in stderr
     result = {r["name"]: r for r in ledger_of(tmp_path)["rows"]}
     assert result["space"]["verdict"] == result["bug"]["verdict"] == "failed"
     assert "ZeroDivisionError" in result["bug"]["text"]
@@ -256,11 +260,11 @@ def test_a_failing_row_does_not_stop_the_others(ask, trainer, tmp_path):
     assert result["good"]["verdict"] == "reproduced"
     assert "it starts from space/seed0, which has no finished run" in result["after"]["text"]
 
-    # Divergence is a result and stays; a failure is tried again.
+    # Divergence is a result and is kept; a failed run is tried again.
     trainer.errors = {}
-    trainer.asked = []
+    trainer.calls = []
     assert ask([*map(row, names), after])[0] == 0
-    assert trainer.asked == [*(f"{n}/seed0" for n in ("space", "weights", "bug", "after"))]
+    assert trainer.calls == [*(f"{n}/seed0" for n in ("space", "weights", "bug", "after"))]
 
 
 CATS = with_values(RECIPE, {"dataset": "cats_dogs"})
@@ -272,10 +276,10 @@ def test_rows_without_data_print_their_command(ask, trainer, tmp_path):
     assert "not run: needs the data cats_dogs (https://www.kaggle.com" in stdout
     assert "python -m train.reproduce doc --rows cats --data-dir $DATA" in stdout
     assert "cats_dogs needs its images" in stderr
-    assert trainer.asked == ["a/seed0"]
+    assert trainer.calls == ["a/seed0"]
 
 
-def test_a_proxy_is_named(ask, trainer, tmp_path):
+def test_the_ledger_names_the_proxy(ask, trainer, tmp_path):
     pigs = with_values(RECIPE, {"dataset": "pig_faces"})
     ask([row("pigs", pigs, proxy={"dataset": "synthetic_pigs"})])
     (result,) = ledger_of(tmp_path)["rows"]
@@ -302,21 +306,21 @@ def test_a_subset_of_the_papers_data_is_a_proxy(ask, trainer, tmp_path, image_fo
 def test_shortened_rows(ask, trainer, tmp_path):
     rows = [row("a", short={"batch_size": 16}, seeds=3), row("b", seeds=2)]
     ask(rows, "--scale", "short")
-    assert trainer.asked == ["a/seed0", "b/seed0", "b/seed1"]
+    assert trainer.calls == ["a/seed0", "b/seed0", "b/seed1"]
     assert RunDir(tmp_path / "out/doc/a/seed0").read_recipe().batch_size == 16
     short, whole = ledger_of(tmp_path)["rows"]
     assert (short["verdict"], whole["verdict"]) == ("shortened", "reproduced")
     assert short["command"].endswith("--rows a --scale short")
-    # A report of what is there knows it again, without being told.
+    # --report-only recognizes shortened runs without --scale.
     assert ask(rows, "--report-only")[0] == 0
     assert ledger_of(tmp_path)["rows"][0]["verdict"] == "shortened"
-    assert len(trainer.asked) == 3
+    assert len(trainer.calls) == 3
 
 
-def test_smoke_runs_lie_apart_and_are_no_results(ask, trainer, tmp_path, monkeypatch):
-    monkeypatch.setitem(MINIATURES, RECIPE.model, Miniature(RECIPE.model, 64))
+def test_smoke_runs_are_stored_separately_and_not_recorded(ask, trainer, tmp_path, monkeypatch):
+    monkeypatch.setitem(TINY_MODELS, RECIPE.model, TinyModel(RECIPE.model, 64))
     ask([row("a", CATS, seeds=3)], "--scale", "smoke")
-    assert trainer.asked == ["a/seed0"]
+    assert trainer.calls == ["a/seed0"]
     path = tmp_path / "out" / "smoke" / "doc.json"
     assert read(path)["rows"][0]["verdict"] == "smoke"
     assert not (tmp_path / "out" / "doc.json").exists()
@@ -327,13 +331,13 @@ def test_smoke_runs_lie_apart_and_are_no_results(ask, trainer, tmp_path, monkeyp
 def test_list_shows_rows_and_runs_nothing(ask, trainer, tmp_path):
     ask([row("a")])
     status, stdout, _ = ask([row("a"), row("cats", CATS)], "--list")
-    assert status == 0 and len(trainer.asked) == 1
+    assert status == 0 and len(trainer.calls) == 1
     assert "accuracy 50.00%" in stdout and "1 seed: reproduced" in stdout
     assert "sam_alexnet_tiny on cats_dogs, batch 64, 1 epoch adam 0.001" in stdout
 
 
 def test_parameters_are_counted_without_a_run(ask, trainer, tmp_path):
-    """For the classes of the data: the head of 64 inputs loses 8 of its 10 outputs, biases too."""
+    """For the data's two classes, the head with 64 inputs has 8 outputs fewer, with their biases."""
     ask([row("a", CATS, {"parameters": 66362 - 8 * 65, "accuracy": 0.9})])
     (result,) = ledger_of(tmp_path)["rows"]
     assert result["columns"][0]["mean"] == 65842
@@ -347,29 +351,29 @@ def test_parameters_are_counted_without_a_run(ask, trainer, tmp_path):
     [
         (["--rows", "nothing*"], "no row matches 'nothing*': there are a"),
         (["--grids", "h"], "no grid matches 'h': there are g"),
-        (["--grids", "g", "--points", "1-2"], "--points 1-2: give A:B, such as 0:10"),
-        (["--grids", "g", "--points", "0:3"], "give A:B with 0 <= A < B <= 2"),
-        (["--grids", "g", "--points", "1:1"], "give A:B"),
-        (["--points", "0:1"], "name it with --grids"),
-        (["--seeds", "0"], "--seeds is 0: give at least 1"),
-        (["--data-dir", "/nowhere"], "--data-dir /nowhere: there is nothing"),
-        (["--out", "/dev/null/out"], "--out /dev/null/out: Not a directory; give another folder"),
+        (["--grids", "g", "--points", "1-2"], "--points 1-2: use A:B, such as 0:10"),
+        (["--grids", "g", "--points", "0:3"], "use A:B with 0 <= A < B <= 2"),
+        (["--grids", "g", "--points", "1:1"], "use A:B"),
+        (["--points", "0:1"], "name the grid with --grids"),
+        (["--seeds", "0"], "--seeds is 0: use at least 1"),
+        (["--data-dir", "/nowhere"], "--data-dir /nowhere does not exist: check the path"),
+        (["--out", "/dev/null/out"], "--out /dev/null/out: Not a directory; use another folder"),
     ],
 )
-def test_wrong_input_is_one_clear_line(ask, trainer, flags, message):
+def test_bad_flags_are_reported_in_one_line(ask, trainer, flags, message):
     grid = Grid("g", "Table 2", RECIPE, {"batch_size": (16, 32)}, {})
     status, stdout, stderr = ask([row("a")], *flags, grids=(grid,))
     assert (status, stdout) == (2, "")
     assert message in stderr and stderr.count("\n") == 1
-    assert not trainer.asked
+    assert not trainer.calls
 
 
-def test_data_of_nobody_are_refused(ask, trainer, tmp_path, image_folder):
+def test_data_that_no_row_uses_are_rejected(ask, trainer, tmp_path, image_folder):
     status, _, stderr = ask([row("cats", CATS)], "--data-dir", image_folder)
     assert status == 2 and "cats_dogs" in stderr
 
 
-def test_unknown_paper_is_offered_the_nearest(ask, call, trainer):
+def test_unknown_paper_suggests_the_nearest_name(ask, call, trainer):
     ask([row("a")])
     status, _, stderr = call(reproduce, "dok")
     assert status == 2 and "unknown paper 'dok': did you mean doc?" in stderr
@@ -380,13 +384,13 @@ def test_unknown_paper_is_offered_the_nearest(ask, call, trainer):
 RATES = {"stages.0.optimizer.learning_rate": (0.5, 0.3, 0.1), "batch_size": (16,)}
 
 
-def test_grids_run_by_slices_and_go_on(ask, trainer, tmp_path):
+def test_grids_run_in_slices_and_resume(ask, trainer, tmp_path):
     grid = Grid("g", "Table 2", RECIPE, RATES, {"stages.0.optimizer.learning_rate": 0.3})
-    trainer.errors = {"grid-g/0": cli.Diverged(3, "loss inf")}
+    trainer.errors = {"grid-g/0": cli.Diverged(3, "loss", "There is no checkpoint yet")}
     status, stdout, _ = ask([row("a")], "--grids", "g", "--points", "0:2", grids=(grid,))
-    assert status == 0 and trainer.asked == ["grid-g/0", "grid-g/1"]
+    assert status == 0 and trainer.calls == ["grid-g/0", "grid-g/1"]
     ask([row("a")], "--grids", "g", grids=(grid,))
-    assert trainer.asked == ["grid-g/0", "grid-g/1", "grid-g/2"]
+    assert trainer.calls == ["grid-g/0", "grid-g/1", "grid-g/2"]
     points = read(tmp_path / "out/doc/grid-g/points.json")
     assert [(p["index"], p["text"] or p["validation_accuracy"]) for p in points] == [
         (2, 0.9),
@@ -404,17 +408,18 @@ def test_grids_run_by_slices_and_go_on(ask, trainer, tmp_path):
 # Records.
 
 
-def test_ledgers_are_recorded_from_clean_commits_only(ask, call, trainer, tmp_path, monkeypatch):
+def test_ledgers_are_recorded_only_from_clean_commits(ask, call, trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results" / "runs")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results" / "runs")
-    assert tables.ledger_tables() == "Nothing recorded yet.\n"
+    assert tables.ledger("doc")[1] is None
     ask([row("a"), row("cats", CATS)])
     path = tmp_path / "out" / "doc.json"
     status, stdout, _ = call(record, "--ledger", path)
     recorded = tmp_path / "results" / "ledger_doc.json"
     assert (status, stdout.strip()) == (0, str(recorded))
     assert read(recorded) == read(path)
-    assert "| Table 1: a | accuracy 50.00% | accuracy 60.00% (1 seed) |" in tables.ledger_tables()
+    text = markdown(tables.ledger("doc")[1])
+    assert "| Table 1: a | accuracy 50.00% | accuracy 60.00% (1 seed) |" in text
 
     env = tmp_path / "out/doc/a/seed0/env.json"
     write_json(env, read(env) | {"git_dirty": True})
@@ -425,12 +430,12 @@ def test_ledgers_are_recorded_from_clean_commits_only(ask, call, trainer, tmp_pa
     assert call(record)[0] == 2
 
 
-# The whole way.
+# End to end.
 
 
 @pytest.mark.slow
 def test_a_paper_from_training_to_report(ask, tmp_path):
-    """Two rows, one on the other's weights, on real digits; what diverges is a result."""
+    """Three rows on real digits: one starts from another's weights, one diverges, which is a result."""
     first = row("first", reported={"accuracy": 0.3, "parameters": 66362})
     after = row(
         "after", with_values(RECIPE, {"pretrained": JobWeights("first")}), {"accuracy": 0.9999}
@@ -438,9 +443,9 @@ def test_a_paper_from_training_to_report(ask, tmp_path):
     sgd = Optimizer(name="sgd", learning_rate=1e30)
     reported = {"accuracy": 0.1, "loss": math.nan}
     bad = row("bad", with_values(RECIPE, {"stages.0.optimizer": sgd}), reported, failure=True)
-    claims = (Comparison("accuracy", "after", "first", "a second epoch helps"),)
-    handler = signal.getsignal(signal.SIGINT)  # ignored, where the suite runs in the background
-    status, stdout, _ = ask([first, after, bad], comparisons=claims)
+    comparisons = (Comparison("accuracy", "after", "first", "a second epoch helps"),)
+    handler = signal.getsignal(signal.SIGINT)  # SIG_IGN if the suite runs in the background
+    status, stdout, _ = ask([first, after, bad], comparisons=comparisons)
     assert status == 0
     result = ledger_of(tmp_path)
     assert [r["verdict"] for r in result["rows"]] == ["reproduced", "not reproduced", "reproduced"]

@@ -1,7 +1,9 @@
-"""The command that trains, and what it leaves behind."""
+"""`python -m train.run` and the run directory it writes."""
 
 import csv
+import inspect
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,13 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_net import SmallNet
 
-from train import evaluate, run
+from train import evaluate, recipes, run
+from train.recipe import Optimizer, Recipe, Stage
 from train.record.directory import SUMMARY_COLUMNS
-from train.results import TIMES
+from train.results import TIMING_FIELDS
 from train.setup import resolve
+from zoo import registry
 
-TINY = ("--model", "sam_alexnet_tiny", "--batch-size", "16")
+pytestmark = pytest.mark.usefixtures("small_net")
+
+SMALL = ("--model", "small_net", "--batch-size", "16")
 
 
 def read(path):
@@ -52,31 +59,31 @@ def test_run_directory_is_complete(small_run):
     assert any(name.startswith("checkpoints/") for name in names)
 
 
-def test_test_json_holds_what_is_promised(small_run):
+def test_test_json_has_the_documented_fields(small_run):
     results = read(small_run / "test.json")
-    promised = (
+    documented = (
         "accuracy precision recall f1 loss per_class confusion_matrix num_examples test_time_ms"
     )
-    promised += " train_time_ms model batch_size seed epochs_run"
-    assert set(promised.split()) <= set(results)
-    assert results["accuracy"] > 0.8  # three colours are easy
+    documented += " train_time_ms model batch_size seed epochs_run"
+    assert set(documented.split()) <= set(results)
+    assert results["accuracy"] > 0.8  # three colors are easy
     assert results["num_examples"] == np.sum(results["confusion_matrix"]) == 9
     assert (results["epochs_run"], results["batch_size"], results["synthetic"]) == (2, 16, False)
     assert results["train_time_ms"] > results["test_time_ms"] > 0
 
 
-def test_logs_agree_with_each_other(small_run):
+def test_logs_agree(small_run):
     rows = summary(small_run)
     steps = [json.loads(line) for line in (small_run / "metrics.jsonl").read_text().splitlines()]
     assert tuple(rows[0]) == SUMMARY_COLUMNS
-    # 72 training images: four full batches of 16 an epoch.
+    # 72 training images: four full batches of 16 per epoch.
     assert [s["step"] for s in steps] == list(range(1, 9))
     assert [(r["epoch"], r["step"]) for r in rows] == [("1", "4"), ("2", "8")]
     assert float(rows[0]["train_loss"]) == pytest.approx(np.mean([s["loss"] for s in steps[:4]]))
     assert all(s["grad_norm"] > 0 and s["update_norm"] > 0 for s in steps)
 
 
-def test_predictions_give_the_scores_of_test_json(small_run):
+def test_predictions_agree_with_test_json(small_run):
     results = read(small_run / "test.json")
     with np.load(small_run / "predictions.npz") as saved:
         assert np.mean(saved["predictions"] == saved["labels"]) == pytest.approx(
@@ -88,28 +95,28 @@ def test_predictions_give_the_scores_of_test_json(small_run):
         assert saved["ids"].tolist() == test_ids
 
 
-def test_no_example_is_in_two_parts(small_run):
+def test_splits_are_disjoint(small_run):
     splits = read(small_run / "splits.json")["splits"]
-    parts = [set(splits[name]) for name in ("train", "validation", "test")]
-    assert [len(p) for p in parts] == [72, 9, 9]
-    assert len(set.union(*parts)) == 90
+    ids = [set(splits[name]) for name in ("train", "validation", "test")]
+    assert [len(i) for i in ids] == [72, 9, 9]
+    assert len(set.union(*ids)) == 90
 
 
-def test_config_and_environment_tell_how_to_do_it_again(small_run):
+def test_config_and_environment_are_recorded(small_run):
     config, env = read(small_run / "config.json"), read(small_run / "env.json")
-    assert config["recipe"]["model"] == "sam_alexnet_tiny"
-    assert config["recipe"]["stages"][0]["optimizer"]["learning_rate"] == 0.001
+    assert config["recipe"]["model"] == "small_net"
+    assert config["recipe"]["stages"][0]["optimizer"]["learning_rate"] == 0.01
     assert set(env["versions"]) >= {"python", "jax", "flax", "optax", "numpy"}
     assert env["backend"] == "cpu"
 
 
-def test_evaluate_repeats_test_json_but_for_the_times(small_run, call):
+def test_evaluate_reproduces_test_json_except_for_times(small_run, call):
     status, stdout, _ = call(evaluate, small_run)
     assert status == 0
-    ours, recorded = json.loads(stdout), read(small_run / "test.json")
-    assert ours.keys() == recorded.keys()
-    assert {k: v for k, v in ours.items() if k not in TIMES} == {
-        k: v for k, v in recorded.items() if k not in TIMES
+    computed, recorded = json.loads(stdout), read(small_run / "test.json")
+    assert computed.keys() == recorded.keys()
+    assert {k: v for k, v in computed.items() if k not in TIMING_FIELDS} == {
+        k: v for k, v in recorded.items() if k not in TIMING_FIELDS
     }
 
 
@@ -123,7 +130,7 @@ def test_evaluate_another_split(small_run, call):
     assert results["loss"] == pytest.approx(float(best["val_loss"]), rel=1e-5)
 
 
-def test_running_again_trains_nothing_more(small_run, call):
+def test_running_a_finished_run_again_does_not_train(small_run, call):
     before = read(small_run / "test.json")
     status, stdout, stderr = call(run, "--workdir", small_run)
     assert status == 0
@@ -134,9 +141,7 @@ def test_running_again_trains_nothing_more(small_run, call):
     }
 
 
-def test_data_that_moved_are_found_and_data_that_changed_are_refused(
-    small_run, image_folder, tmp_path, call
-):
+def test_moved_data_are_accepted_and_changed_data_rejected(small_run, image_folder, tmp_path, call):
     archive = tmp_path / "pens.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(image_folder.rglob("*.png")):
@@ -149,11 +154,11 @@ def test_data_that_moved_are_found_and_data_that_changed_are_refused(
         file.write(image_folder / "red" / "0.png", "red/copy.png")
     status, _, stderr = call(evaluate, small_run, "--dataset", archive)
     assert status == 2
-    assert "are not those of the run" in stderr
+    assert "differ from those of the run" in stderr
 
 
 def test_splits_of_another_run(small_run, image_folder, tmp_path, call):
-    """With a copy of a training image put into the test part."""
+    """With a duplicate of a training image added to the test split."""
     import shutil
 
     pens, given, workdir = tmp_path / "pens", tmp_path / "splits.json", tmp_path / "run"
@@ -164,10 +169,10 @@ def test_splits_of_another_run(small_run, image_folder, tmp_path, call):
     splits["splits"]["test"]["blue/copy.png"] = splits["splits"]["train"][first]
     given.write_text(json.dumps(splits))
     data = ["--dataset", pens, "--splits", given, "--epochs", 1]
-    status, _, stderr = call(run, "--workdir", workdir, *TINY, *data)
+    status, _, stderr = call(run, "--workdir", workdir, *SMALL, *data)
     assert status == 0, stderr
-    assert "note: 1 of 10 test images have a copy among the train images" in stderr
-    assert "look the same, in two parts: 1, listed in " in stderr
+    assert "note: 1 of 10 test images are copies of train images" in stderr
+    assert "duplicates and near-duplicates across splits: 1, listed in " in stderr
     with open(workdir / "leaks.csv", newline="") as file:
         assert list(csv.DictReader(file)) == [
             {
@@ -183,7 +188,7 @@ def test_splits_of_another_run(small_run, image_folder, tmp_path, call):
     assert (written["splits"], written["class_names"]) == (splits["splits"], splits["class_names"])
     assert not (small_run / "leaks.csv").exists()
 
-    # The run has its own copy.
+    # The run has its own copy of the splits.
     given.unlink()
     status, stdout, stderr = call(evaluate, workdir)
     assert status == 0, stderr
@@ -193,65 +198,75 @@ def test_splits_of_another_run(small_run, image_folder, tmp_path, call):
     (pens / first).write_bytes((pens / "red" / "1.png").read_bytes())
     status, _, stderr = call(evaluate, workdir)
     assert status == 2
-    assert f"the first is {first}: restore" in stderr
+    assert f"starting with {first}: restore" in stderr
 
 
-def test_images_in_other_parts_are_refused(small_run, tmp_path, call):
-    """As another version of the splitting would have it."""
+def test_changed_splits_are_rejected(small_run, tmp_path, call):
+    """As if another version had split the data differently."""
     import shutil
 
     workdir = tmp_path / "run"
     shutil.copytree(small_run, workdir)
     manifest = read(workdir / "splits.json")
-    parts = manifest["splits"]
-    name = next(iter(parts["test"]))
-    parts["train"][name] = parts["test"].pop(name)
+    splits = manifest["splits"]
+    name = next(iter(splits["test"]))
+    splits["train"][name] = splits["test"].pop(name)
     (workdir / "splits.json").write_text(json.dumps(manifest))
     for arguments in ((evaluate, workdir), (run, "--workdir", workdir)):
         status, _, stderr = call(*arguments)
         assert status == 2
-        assert f"are not in the splits that they have in {workdir / 'splits.json'}: give" in stderr
+        assert f"differ from {workdir / 'splits.json'}: use that file" in stderr
 
 
 def test_folds_and_groups_by_flag(image_folder):
     text = f"--dataset {image_folder} --folds 3 --fold 1 --group (\\d).png$".split()
-    data = resolve(run.parse([*TINY, *text]).recipe, train=False).dataset
+    data = resolve(run.parse([*SMALL, *text]).recipe, train=False).dataset
     assert len(data.splits["test"]) in range(20, 41)
     groups = [{name[-5] for name in split.ids} for split in data.splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 10
     assert (data.provenance["folds"], data.provenance["fold"]) == (3, 1)
 
 
-# Interruptions, in processes of their own.
+# Interruptions, in separate processes.
+
+NET = f"""import flax.linen as nn
+import zoo
+
+{inspect.getsource(SmallNet)}
+
+@zoo.register_model(input_shape=(8, 8, 3), num_classes=10, source="a test")
+def net(num_classes):
+    return SmallNet(num_classes)
+"""
 
 
 class Training:
-    """A run of three epochs of 18 steps in a process of its own, that can be stopped in the middle."""
+    """A run of four epochs of 18 steps in a separate process, which can be stopped at any time.
+
+    The images are large so that an epoch takes half a second, although the net is small.
+    """
 
     def __init__(self, workdir, image_folder, environment):
-        arguments = [*TINY, "--dataset", image_folder, "--workdir", workdir, "--batch-size", "4"]
-        arguments += [
-            "--epochs",
-            "3",
-            "--model-options",
-            "norm_momentum=0.9",
-            "--stages.0.augment.flip",
-        ]
         self.log = workdir.with_suffix(".log")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "train.run", *map(str, arguments)],
-                env=environment,
+                [sys.executable, "-m", "train.run", *self.words(workdir, image_folder)],
+                env=environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{workdir.parent}"},
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
 
+    @staticmethod
+    def words(workdir, image_folder):
+        text = f"--model my_nets:net --dataset {image_folder} --workdir {workdir} --epochs 4"
+        return f"{text} --image-size 256 --batch-size 4 --stages.0.augment.flip".split()
+
     def stderr(self):
         return self.log.read_text()
 
-    def stop_when(self, is_time, number):
-        """Send a signal once `is_time()` holds; the exit status."""
-        while not is_time():
+    def stop_when(self, condition, number):
+        """Wait until `condition()` is true, send a signal, and return the exit status."""
+        while not condition():
             assert self.process.poll() is None, self.stderr()
             time.sleep(0.01)
         self.process.send_signal(number)
@@ -259,36 +274,41 @@ class Training:
 
 
 def files_without_times(workdir):
-    """Everything that a resumed run must have in common with an uninterrupted one."""
+    """Logs, results and weights, which must be equal for a resumed and an uninterrupted run."""
     rows = summary(workdir)
     for row in rows:
         for name in ("seconds", "images_per_second", "data_wait_share"):
             del row[name]
-    test = {k: v for k, v in read(workdir / "test.json").items() if k not in TIMES}
+    test = {k: v for k, v in read(workdir / "test.json").items() if k not in TIMING_FIELDS}
     weights = (workdir / "best" / "weights.safetensors").read_bytes()
     return (workdir / "metrics.jsonl").read_text(), rows, test, weights
 
 
 @pytest.mark.slow
-def test_killed_and_interrupted_runs_end_as_if_nothing_had_happened(
-    image_folder, command_environment, tmp_path
+def test_killed_and_interrupted_runs_resume_exactly(
+    image_folder, command_environment, tmp_path, call, monkeypatch
 ):
-    """k steps, SIGKILL, some more, Ctrl-C, the rest: bit for bit the weights and logs of one run."""
+    """SIGKILL after some steps, Ctrl-C after some more: weights and logs equal those of one run bit for bit.
 
-    def start(name):
-        return Training(tmp_path / name, image_folder, command_environment)
+    The run that is never stopped and the end of the other are trained in this process, which compiles the same
+    programs if the flags are the same.
+    """
+    (tmp_path / "my_nets.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    environment = command_environment | {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    status, _, stderr = call(run, *Training.words(whole, image_folder))
+    assert status == 0, stderr
 
-    whole = start("whole")
-    assert whole.process.wait(timeout=300) == 0, whole.stderr()
-
-    # Killed after the first epoch's checkpoint, somewhere in the second.
-    broken, training = tmp_path / "broken", start("broken")
+    # Kill the run during the second epoch, after the checkpoint of the first.
+    training = Training(broken, image_folder, environment)
     status = training.stop_when(lambda: (broken / "checkpoints" / "18").is_dir(), signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert not (broken / "test.json").exists()
 
-    # Ctrl-C once it is at work again: it saves in the middle of an epoch.
-    training = start("broken")
+    # Ctrl-C once it trains again: it saves in the middle of an epoch.
+    training = Training(broken, image_folder, environment)
     status = training.stop_when(lambda: "compiled in" in training.stderr(), signal.SIGINT)
     assert status == 130, training.stderr()
     assert "resuming" in training.stderr()
@@ -296,27 +316,62 @@ def test_killed_and_interrupted_runs_end_as_if_nothing_had_happened(
     assert saved_at >= 18
     assert (broken / "checkpoints" / str(saved_at)).is_dir()
 
-    training = start("broken")
-    assert training.process.wait(timeout=300) == 0, training.stderr()
-    assert f"step {saved_at}" in training.stderr()
-    assert files_without_times(broken) == files_without_times(tmp_path / "whole")
+    status, _, stderr = call(run, *Training.words(broken, image_folder))
+    assert status == 0, stderr
+    assert f"step {saved_at}" in stderr
+    assert files_without_times(broken) == files_without_times(whole)
 
 
-def test_diverging_run_names_the_step_and_keeps_the_last_good_checkpoint(
-    image_folder, tmp_path, call
-):
+def last_metrics(workdir):
+    return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_run_that_diverges_before_the_first_checkpoint_names_the_step(image_folder, tmp_path, call):
     workdir = tmp_path / "run"
     status, _, stderr = call(
         run,
-        *(*TINY, "--dataset", image_folder, "--workdir", workdir, "--epochs", 3, "--lr", "1e30"),
-        *("--stages.0.optimizer.name", "sgd"),
+        *("--model", "deconv_alexnet_tiny", "--batch-size", 16, "--dataset", image_folder),
+        *("--workdir", workdir, "--epochs", 3, "--lr", "1e30", "--stages.0.optimizer.name", "sgd"),
     )
     assert status == 1
-    assert re.search(r"error: diverged at step \d+: loss .*lower --lr than 1e\+30", stderr)
-    assert '"loss": null' in (workdir / "metrics.jsonl").read_text()
+    last = last_metrics(workdir)
+    assert last["loss"] is None
+    assert last["step"] <= 4  # in the first epoch
+    assert stderr.splitlines()[-1] == (
+        f"error: Training diverged: the loss became NaN or inf at step {last['step']}. There is no checkpoint yet:"
+        " start again with a lower --lr than 1e+30 and another --workdir"
+    )
+    assert not any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir())
 
 
-def test_more_epochs_go_on_from_the_end(small_run, image_folder, tmp_path, call):
+def test_run_that_diverges_names_the_step_and_keeps_the_last_checkpoint(
+    image_folder, tmp_path, call, monkeypatch
+):
+    """The second of two stages diverges; the last checkpoint is that of the end of the first, step 4."""
+    stable, diverging = Optimizer("sgd", 1e-3), Optimizer("sgd", 1e30)
+    stages = (Stage("stable", epochs=1, optimizer=stable), Stage("diverging", optimizer=diverging))
+    monkeypatch.setitem(recipes.RECIPES, "diverging", Recipe(name="diverging", stages=stages))
+    workdir = tmp_path / "run"
+    given = [*SMALL, "--from-recipe", "diverging", "--dataset", image_folder, "--workdir", workdir]
+    diverged_at = []
+    for _ in range(2):  # the second run resumes from the checkpoint
+        status, _, stderr = call(run, *given)
+        assert status == 1
+        last = last_metrics(workdir)
+        assert (
+            last["grad_norm"] is None and last["loss"] > 1e20
+        )  # this net has one dense layer only
+        assert stderr.splitlines()[-1] == (
+            f"error: Training diverged: the gradient norm became NaN or inf at step {last['step']}. The last"
+            " checkpoint, of step 4, is kept, but resuming it would repeat these steps: start again with a lower --lr"
+            " than 1e+30 and another --workdir"
+        )
+        diverged_at.append(last["step"])
+    assert "resuming after epoch 1, step 4" in stderr
+    assert diverged_at[0] == diverged_at[1] > 4
+
+
+def test_a_finished_run_can_be_extended(small_run, image_folder, tmp_path, call):
     import shutil
 
     workdir = tmp_path / "longer"
@@ -331,15 +386,15 @@ def test_more_epochs_go_on_from_the_end(small_run, image_folder, tmp_path, call)
     assert len(lines) == 12
 
 
-def test_a_batch_that_not_all_devices_can_share(image_folder, tmp_path, call):
-    """Document 4's grid has batches of 6: they run on any machine, tests and predictions included."""
+def test_a_batch_size_that_is_not_a_multiple_of_the_devices(image_folder, tmp_path, call):
+    """The grid of "Animal face classification based on deep learning" has batches of 6, which must run anywhere."""
     status, _, stderr = call(
         run,
-        *("--model", "sam_alexnet_tiny", "--batch-size", 6, "--dataset", image_folder),
+        *("--model", "small_net", "--batch-size", 6, "--dataset", image_folder),
         *("--workdir", tmp_path / "run", "--epochs", 1),
     )
     assert status == 0, stderr
-    assert "note: a batch of 6 is shared by 3 of 4 devices" in stderr
+    assert "note: a batch of 6 is split across 3 of 4 devices" in stderr
     assert read(tmp_path / "run" / "test.json")["batch_size"] == 6
 
 
@@ -353,40 +408,40 @@ def test_a_batch_that_not_all_devices_can_share(image_folder, tmp_path, call):
         (["--model", "no.such:thing"], "cannot import 'no.such'"),
         (["--dataset", "digitz"], "unknown data set 'digitz': did you mean digits"),
         (["--dataset", "/no/such/folder"], "/no/such/folder"),
-        (["--batch-size", "0"], "--batch-size is 0: give at least 1"),
-        (["--batch-size", "4000"], "--batch-size 4000 is more than the"),
+        (["--batch-size", "0"], "--batch-size is 0: use at least 1"),
+        (["--batch-size", "4000"], "--batch-size 4000 exceeds the"),
         (["--image-size", "8"], "sam_alexnet_tiny at 8x8 pixels: .*too small.*larger --image-size"),
         (
             ["--model-options", "droput_rate=0.1"],
             "no option 'droput_rate': did you mean 'dropout_rate'",
         ),
-        (["--lr", "-1"], "learning-rate is -1.0: give above 0"),
-        (["--epochs", "0"], "--stages.0.epochs is 0: give at least 1"),
-        (["--resume", "must"], "there is no run to resume"),
+        (["--lr", "-1"], "learning-rate is -1.0: use a value above 0"),
+        (["--epochs", "0"], "--stages.0.epochs is 0: use at least 1"),
+        (["--resume", "must"], "no run to resume in"),
         (["--from-recipe", "pig_face"], "unknown recipe 'pig_face'"),
-        (["--from-recipe", "digits", "--quick"], "give one of them"),
-        (["--quick"], "sam_alexnet_tiny has no quick form"),
+        (["--from-recipe", "digits", "--quick"], "use one of them"),
+        (["--quick"], "sam_alexnet_tiny has no quick recipe"),
         (["--group", "("], r"--group '\(' is not a valid regular expression"),
-        (["--group", "pig"], "the group pattern 'pig' finds nothing in"),
-        (["--folds", "1"], "--folds is 1: give 2 or more"),
-        (["--folds", "5000"], "1797 images cannot make 5000 folds"),
-        (["--fold", "1"], "--fold is 1: give --folds, too"),
-        (["--folds", "3", "--fold", "3"], "--fold is 3: give 0 to 2"),
-        (["--splits", "/no/splits.json"], "there is no file of splits at /no/splits.json"),
-        (["--splits", "x", "--folds", "2"], "--splits leaves nothing to make --folds of"),
+        (["--group", "pig"], "the group pattern 'pig' finds no group in"),
+        (["--folds", "1"], "--folds is 1: use 2 or more"),
+        (["--folds", "5000"], "1797 images cannot be split into 5000 folds"),
+        (["--fold", "1"], "--fold is 1: use --folds as well"),
+        (["--folds", "3", "--fold", "3"], "--fold is 3: use 0 to 2"),
+        (["--splits", "/no/splits.json"], "there is no split file at /no/splits.json"),
+        (["--splits", "x", "--folds", "2"], "--splits and --folds are mutually exclusive"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line_and_exit_2(arguments, message, call, tmp_path):
+def test_bad_input_is_one_line_and_exits_with_2(arguments, message, call, tmp_path):
     workdir = tmp_path / "run"
     given = ["--model", "sam_alexnet_tiny", "--dataset", "digits", "--workdir", workdir, *arguments]
     status, stdout, stderr = call(run, *given)
     assert (status, stdout) == (2, "")
     assert re.search(rf"^error: .*{message}", stderr, re.MULTILINE)
-    assert not workdir.exists()  # nothing is left behind
+    assert not workdir.exists()  # no files are written
 
 
-def test_mistyped_flag_offers_the_nearest(call):
+def test_a_misspelled_flag_gets_a_suggestion(call):
     status, _, stderr = call(run, "--batch-sise", "4")
     assert status == 2
     assert "--batch-size" in stderr
@@ -395,13 +450,13 @@ def test_mistyped_flag_offers_the_nearest(call):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "alexnet_tiny"], "model: 'sam_alexnet_tiny', not 'alexnet_tiny'"),
-        (["--lr", "0.5"], "learning_rate: 0.001, not 0.5"),
-        (["--resume", "never"], "already holds a run"),
+        (["--model", "alexnet_tiny"], "model: 'small_net', not 'alexnet_tiny'"),
+        (["--lr", "0.5"], "learning_rate: 0.01, not 0.5"),
+        (["--resume", "never"], "already contains a run"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_run_of_other_settings_is_left_alone(arguments, message, small_run, call):
+def test_a_run_with_other_settings_is_rejected_and_unchanged(arguments, message, small_run, call):
     before = {p: p.stat().st_mtime_ns for p in small_run.rglob("*")}
     status, _, stderr = call(run, "--workdir", small_run, *arguments)
     assert status == 2
@@ -409,14 +464,14 @@ def test_run_of_other_settings_is_left_alone(arguments, message, small_run, call
     assert {p: p.stat().st_mtime_ns for p in small_run.rglob("*")} == before
 
 
-def test_folder_of_other_things_is_refused(tmp_path, call):
+def test_a_folder_with_other_files_is_rejected(tmp_path, call):
     (tmp_path / "thesis.tex").write_text("")
-    status, _, stderr = call(run, "--workdir", tmp_path, "--dataset", "digits", *TINY)
+    status, _, stderr = call(run, "--workdir", tmp_path, "--dataset", "digits", *SMALL)
     assert status == 2
-    assert "holds other files and no run" in stderr
+    assert "contains other files but no run" in stderr
 
 
-def test_second_process_in_the_same_run_is_kept_out(small_run, call):
+def test_a_second_process_in_the_same_run_is_rejected(small_run, call):
     from train.record.directory import RunDir
 
     with RunDir(small_run).locked():
@@ -455,14 +510,14 @@ def test_damaged_run_directories(damage, command, small_run, tmp_path, call):
         assert status == 2
         assert stderr.startswith("error: ")
         assert str(workdir) in stderr
-    elif damage != "config":  # a predictor does without it
+    elif damage != "config":  # a predictor does not need config.json
         with pytest.raises(InputError, match=re.escape(str(workdir))):
             train.load_run(workdir)
 
 
-# Orbax leaves futures of a closed event loop behind when it meets empty files.
+# Orbax leaks futures of a closed event loop when it reads empty files.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_all_checkpoints_damaged_exits_2_and_one_damaged_goes_on(small_run, tmp_path, call):
+def test_a_damaged_checkpoint_is_skipped_unless_all_are_damaged(small_run, tmp_path, call):
     import shutil
 
     workdir = tmp_path / "run"
@@ -477,8 +532,7 @@ def test_all_checkpoints_damaged_exits_2_and_one_damaged_goes_on(small_run, tmp_
     assert status == 0
     assert re.search(r"warning: checkpoint .*/8 is damaged .*trying an older one", stderr)
     assert "resuming" in stderr and "after epoch 1, step 4" in stderr
-    ours, theirs = read(workdir / "test.json"), read(small_run / "test.json")
-    assert ours["loss"] == theirs["loss"]
+    assert read(workdir / "test.json")["loss"] == read(small_run / "test.json")["loss"]
 
     for path in (workdir / "checkpoints").rglob("*"):
         if path.is_file():
@@ -488,7 +542,9 @@ def test_all_checkpoints_damaged_exits_2_and_one_damaged_goes_on(small_run, tmp_
     assert "every checkpoint in" in stderr
 
 
-def test_full_disk_is_one_line_and_keeps_what_was_saved(image_folder, tmp_path, call, monkeypatch):
+def test_a_full_disk_is_one_line_and_the_run_can_be_resumed(
+    image_folder, tmp_path, call, monkeypatch
+):
     import errno
 
     from train.engine.checkpoints import Checkpoints
@@ -502,7 +558,7 @@ def test_full_disk_is_one_line_and_keeps_what_was_saved(image_folder, tmp_path, 
 
     monkeypatch.setattr(Checkpoints, "save", failing)
     workdir = tmp_path / "run"
-    given = [*TINY, "--dataset", image_folder, "--workdir", workdir, "--epochs", 2]
+    given = [*SMALL, "--dataset", image_folder, "--workdir", workdir, "--epochs", 2]
     status, _, stderr = call(run, *given)
     assert status == 1
     assert "no space left on the disk" in stderr.splitlines()[-1]
@@ -512,7 +568,7 @@ def test_full_disk_is_one_line_and_keeps_what_was_saved(image_folder, tmp_path, 
     assert (status, "after epoch 1, step 4" in stderr) == (0, True)
 
 
-def test_device_without_memory_is_one_line(image_folder, tmp_path, call, monkeypatch):
+def test_exhausted_device_memory_is_one_line(image_folder, tmp_path, call, monkeypatch):
     import jax
 
     from train.engine.parallel import TrainStep
@@ -521,22 +577,22 @@ def test_device_without_memory_is_one_line(image_folder, tmp_path, call, monkeyp
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
 
     monkeypatch.setattr(TrainStep, "__call__", exhausted)
-    given = [*TINY, "--dataset", image_folder, "--workdir", tmp_path / "run", "--epochs", 2]
+    given = [*SMALL, "--dataset", image_folder, "--workdir", tmp_path / "run", "--epochs", 2]
     status, _, stderr = call(run, *given)
     assert status == 1
     assert "smaller --batch-size" in stderr.splitlines()[-1]
 
 
-def test_bad_images_are_named_in_a_file(image_folder, tmp_path, call):
+def test_bad_images_are_listed_in_a_file(image_folder, tmp_path, call):
     import shutil
 
     folder = tmp_path / "pens"
     shutil.copytree(image_folder, folder)
     (folder / "red" / "broken.png").write_bytes(b"\x89PNG and no more")
-    given = [*TINY, "--dataset", folder, "--workdir", tmp_path / "run", "--epochs", 1]
+    given = [*SMALL, "--dataset", folder, "--workdir", tmp_path / "run", "--epochs", 1]
     status, _, stderr = call(run, *given)
     assert status == 0
-    assert "1 files cannot be decoded" in stderr or "1 file cannot be decoded" in stderr
+    assert "skipped 1 file that cannot be decoded" in stderr
     assert "red/broken.png" in (tmp_path / "run" / "bad_images.txt").read_text()
     status, _, stderr = call(
         run, *given[:-4], "--on-bad-image", "error", "--workdir", tmp_path / "other"
@@ -556,7 +612,7 @@ def test_every_field_of_the_recipe_is_a_flag():
             "3",
             "--split-seed",
             "4",
-            "--no-keep-tail",
+            "--drop-last",
         ]
         + [
             "--stages.0.optimizer.b2",
@@ -568,11 +624,11 @@ def test_every_field_of_the_recipe_is_a_flag():
         ]
     ).recipe
     stage = parsed.stages[0]
-    assert (parsed.dtype, parsed.seed, parsed.split_seed, parsed.keep_tail) == (
+    assert (parsed.dtype, parsed.seed, parsed.split_seed, parsed.drop_last) == (
         "bfloat16",
         3,
         4,
-        False,
+        True,
     )
     assert (stage.optimizer.b2, stage.plateau.patience) == (0.99, 7)
     assert (stage.optimizer.learning_rate, stage.epochs) == (0.5, 9)
@@ -588,29 +644,29 @@ def flat_weights(path):
     return safetensors.numpy.load_file(path / "best" / "weights.safetensors")
 
 
-def test_run_starts_from_the_weights_of_another(small_run, image_folder, tmp_path, call):
-    """Frozen but for the head, they come out as they went in."""
+def test_a_run_can_start_from_the_weights_of_another(small_run, image_folder, tmp_path, call):
+    """With everything frozen except the head, only the head changes."""
     weights = small_run / "best" / "weights.safetensors"
     workdir = tmp_path / "run"
-    given = [*TINY, "--dataset", image_folder, "--workdir", workdir, "--epochs", 1]
+    given = [*SMALL, "--dataset", image_folder, "--workdir", workdir, "--epochs", 1]
     status, _, stderr = call(run, *given, "--pretrained", weights, "--stages.0.freeze", "backbone")
     assert status == 0, stderr
-    assert f"weights: sam_alexnet_tiny from {weights} (zoo)" in stderr
+    assert f"weights: small_net from {weights} (zoo)" in stderr
     before, after = flat_weights(small_run), flat_weights(workdir)
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"params/head/kernel", "params/head/bias"}
     assert read(workdir / "best" / "model.json")["pretrained"] == str(weights)
-    assert "frozen: 48 of 50 arrays of parameters" in stderr
+    assert "frozen: 4 of 6 parameter arrays" in stderr
 
 
-def test_a_resumed_run_needs_its_weights_no_more(
+def test_a_resumed_run_does_not_read_its_initial_weights(
     small_run, image_folder, tmp_path, call, monkeypatch
 ):
-    """Not even from another folder; and another file in their place changes nothing."""
+    """Also from another working directory, and if the description of the weights has changed."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(small_run / "best", "given")
     Path("photos").symlink_to(image_folder)
-    given = [*TINY, "--dataset", "photos", "--pretrained", "given/weights.safetensors"]
+    given = [*SMALL, "--dataset", "photos", "--pretrained", "given/weights.safetensors"]
     for workdir, epochs in (("whole", 2), ("cut", 1)):
         status, _, stderr = call(run, *given, "--workdir", workdir, "--epochs", epochs)
         assert status == 0, stderr
@@ -629,8 +685,8 @@ def test_a_resumed_run_needs_its_weights_no_more(
 
 
 @pytest.mark.slow
-def test_what_the_weights_decide_travels_to_best(image_folder, tmp_path, call):
-    """Dialect, width, preprocessing; a run directory then needs the file no more."""
+def test_settings_of_pretrained_weights_are_stored_in_best(image_folder, tmp_path, call):
+    """Variant, width and preprocessing; the predictor does not need the weights file."""
     import jax
     import keras
 
@@ -640,23 +696,23 @@ def test_what_the_weights_decide_travels_to_best(image_folder, tmp_path, call):
         origin = keras.applications.MobileNetV2(
             weights=None, alpha=0.35, input_shape=(32, 32, 3), classes=3
         )
-        origin.save_weights(tmp_path / "theirs.weights.h5")
+        origin.save_weights(tmp_path / "pretrained.weights.h5")
     workdir = tmp_path / "run"
     status, _, stderr = call(
         run,
         *("--model", "mobilenet_v2", "--from-recipe", "default"),
-        *("--pretrained", tmp_path / "theirs.weights.h5"),
+        *("--pretrained", tmp_path / "pretrained.weights.h5"),
         *("--dataset", image_folder, "--workdir", workdir, "--epochs", 1, "--batch-size", 4),
-        # Frozen, it compiles in a third of the time.
+        # A frozen backbone takes a third of the time to compile.
         *("--image-size", 32, "--stages.0.freeze", "backbone"),
     )
     assert status == 0, stderr
-    assert "weights: mobilenet_v2 from" in stderr and "newly initialised" not in stderr
+    assert "weights: mobilenet_v2 from" in stderr and "newly initialized" not in stderr
     description = read(workdir / "best" / "model.json")
-    assert description["options"] == {"dialect": "keras", "width": 0.35}
-    (tmp_path / "theirs.weights.h5").unlink()
+    assert description["options"] == {"variant": "keras", "width": 0.35}
+    (tmp_path / "pretrained.weights.h5").unlink()
     predictor = train.load_run(workdir)
-    assert predictor.module.dialect == "keras"
+    assert predictor.module.variant == "keras"
     assert predictor.inputs.preprocessing.input_size == (32, 32)
     assert predictor.inputs.preprocessing.mean == (1.0, 1.0, 1.0)  # x / 127.5 - 1
 
@@ -664,12 +720,12 @@ def test_what_the_weights_decide_travels_to_best(image_folder, tmp_path, call):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere.pth", "no file nowhere.pth: give a .pth, .safetensors, .h5 or .keras file"),
+        ("nowhere.pth", "no file nowhere.pth: use a .pth, .safetensors, .h5 or .keras file"),
         ("torchvison", "torchvision"),
         ("broken.safetensors", "broken.safetensors"),
     ],
 )
-def test_wrong_weights_end_before_work_starts(
+def test_invalid_weights_are_rejected_before_training(
     image_folder, tmp_path, call, monkeypatch, source, message
 ):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The files of a run's directory, and who writes the logs into it."""
+"""Files of the run directory and the writer of its logs."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ from train.record.files import FileWriter
 from train.record.log import EpochRecord, RunStart, StepRecord
 
 
-def test_write_json_puts_lists_of_numbers_on_one_line_and_changes_nothing_else(tmp_path):
+def test_write_json_writes_lists_of_numbers_on_one_line(tmp_path):
     data = {
         "losses": [0.5, 1e-07, -3, None],
         "matrix": [[1, 2], [3, 4]],
         "empty": [],
         "mixed": [1, "two"],
-        "looks so": "[\n  1,\n  2\n]",
+        "text": "[\n  1,\n  2\n]",
         "flags": [True, False],
     }
     write_json(tmp_path / "data.json", data)
@@ -27,7 +27,7 @@ def test_write_json_puts_lists_of_numbers_on_one_line_and_changes_nothing_else(t
     assert "    [1, 2],\n    [3, 4]\n" in text
 
 
-def test_write_json_refuses_what_json_has_not_and_leaves_the_file(tmp_path):
+def test_write_json_rejects_nan_and_keeps_the_old_file(tmp_path):
     write_json(tmp_path / "data.json", [1])
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "data.json", [float("nan")])
@@ -41,7 +41,7 @@ def step(number):
 
 
 def epoch(number, **changes):
-    """Of two steps each; every third is the best."""
+    """An epoch of two steps; every third epoch is the best."""
     record = EpochRecord(
         epoch=number,
         step=2 * number,
@@ -62,7 +62,7 @@ def epoch(number, **changes):
 
 
 def written(directory, epochs=3, extra_steps=1):
-    """A run directory with logs of so many epochs, and of a few steps more."""
+    """Write the logs of `epochs` epochs and `extra_steps` more steps to a run directory."""
     run = RunDir(directory)
     writer = FileWriter(run)
     writer.run_started(RunStart(0, 0))
@@ -80,7 +80,7 @@ def lines_of(run):
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
-def test_steps_are_lines_and_epochs_are_rows_to_the_last_digit(tmp_path):
+def test_steps_and_epochs_are_logged_at_full_precision(tmp_path):
     run = written(tmp_path)
     assert lines_of(run) == [
         {"step": n, "epoch": (n + 1) // 2, "stage": "train", **step(n).values} for n in range(1, 8)
@@ -91,8 +91,8 @@ def test_steps_are_lines_and_epochs_are_rows_to_the_last_digit(tmp_path):
     assert [row["is_best"] for row in run.read_summary()] == [1, 0, 0]
 
 
-def test_steps_wait_for_an_epoch_or_a_checkpoint(tmp_path):
-    """So that no line is there that a resumed run would write again."""
+def test_steps_are_buffered_until_an_epoch_or_a_checkpoint(tmp_path):
+    """So that a resumed run never writes a line twice."""
     run = RunDir(tmp_path)
     writer = FileWriter(run)
     writer.run_started(RunStart(0, 0))
@@ -106,7 +106,7 @@ def test_steps_wait_for_an_epoch_or_a_checkpoint(tmp_path):
     assert [line["step"] for line in lines_of(run)] == [1, 2]
 
 
-def test_what_is_no_number_is_null_in_json_and_nan_in_the_table(tmp_path):
+def test_nan_is_null_in_json_and_nan_in_csv(tmp_path):
     run = RunDir(tmp_path)
     writer = FileWriter(run)
     bad = {"loss": math.nan, "grad_norm": math.inf, "learning_rate": 1.0}
@@ -120,28 +120,28 @@ def test_what_is_no_number_is_null_in_json_and_nan_in_the_table(tmp_path):
 @pytest.mark.parametrize(
     ("start", "steps", "epochs"),
     [
-        (RunStart(0, 0), 0, 0),  # no checkpoint: all is trained again
+        (RunStart(0, 0), 0, 0),  # no checkpoint: training starts over
         (RunStart(3, 1), 3, 1),
         (RunStart(4, 2), 4, 2),
         (RunStart(7, 3), 7, 3),
     ],
 )
-def test_logs_are_cut_back_to_the_checkpoint(tmp_path, start, steps, epochs):
-    before = written(tmp_path)
-    lines, rows = lines_of(before), before.read_summary()
-    writer = FileWriter(before)
+def test_logs_are_truncated_to_the_checkpoint(tmp_path, start, steps, epochs):
+    run = written(tmp_path)
+    lines, rows = lines_of(run), run.read_summary()
+    writer = FileWriter(run)
     writer.run_started(start)
-    assert lines_of(before) == lines[:steps]
-    assert before.read_summary() == rows[:epochs]
-    # And it goes on as if nothing had been: no second header.
+    assert lines_of(run) == lines[:steps]
+    assert run.read_summary() == rows[:epochs]
+    # Later steps and epochs are appended, without a second header.
     writer.step(step(steps + 1))
     writer.epoch(epoch(epochs + 1))
-    assert [line["step"] for line in lines_of(before)] == list(range(1, steps + 2))
-    assert [row["epoch"] for row in before.read_summary()] == list(range(1, epochs + 2))
-    assert before.summary.read_text().count("epoch,step") == 1
+    assert [line["step"] for line in lines_of(run)] == list(range(1, steps + 2))
+    assert [row["epoch"] for row in run.read_summary()] == list(range(1, epochs + 2))
+    assert run.summary.read_text().count("epoch,step") == 1
 
 
-def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
+def test_a_truncated_line_is_dropped(tmp_path):
     run = written(tmp_path)
     with open(run.metrics, "a") as file:
         file.write('{"step": 5, "loss": 0.')
@@ -149,7 +149,7 @@ def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
     assert [line["step"] for line in lines_of(run)] == list(range(1, 8))
 
 
-def test_a_run_without_logs_begins_without(tmp_path):
+def test_starting_a_new_run_creates_no_logs(tmp_path):
     run = RunDir(tmp_path)
     FileWriter(run).run_started(RunStart(0, 0))
     assert list(tmp_path.iterdir()) == []

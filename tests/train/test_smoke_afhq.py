@@ -1,4 +1,4 @@
-"""The paper with most rows, in a file of its own: files are what the suite's processes share out."""
+"""Smoke run of the paper with the most rows, in a separate file since test processes are assigned whole files."""
 
 import pytest
 from smoke_check import check_smoke
@@ -6,5 +6,5 @@ from smoke_check import check_smoke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_rows_run_in_miniature(every, tmp_path, call):
+def test_smoke_run(every, tmp_path, call):
     check_smoke("afhq", tmp_path, call, every=every)

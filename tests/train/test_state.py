@@ -1,4 +1,4 @@
-"""Where training stands, as plain data and back; what a stage begins anew."""
+"""The loop state: conversion to JSON and back, and what a new stage or epoch resets."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from train.recipe import EarlyStop
 ARRAYS = TrainState(jnp.int32(9), {"w": jnp.ones(2)}, {}, (), {})
 
 
-def far_on():
-    """A state of which no field is what it is at first."""
+def advanced():
+    """A state in which every field differs from its default."""
     return LoopState(
         ARRAYS,
         stage=1,
@@ -37,39 +37,39 @@ def far_on():
 
 
 def through_json(loop):
-    """What a checkpoint makes of it."""
+    """Save and load the state as a checkpoint does."""
     return LoopState.from_json(json.loads(json.dumps(loop.to_json())), loop.train)
 
 
-def test_no_field_is_forgotten_on_the_way_through_json():
-    loop, fresh = far_on(), LoopState()
+def test_all_fields_survive_json():
+    loop, new = advanced(), LoopState()
     for field in dataclasses.fields(LoopState):
-        value, first = getattr(loop, field.name), getattr(fresh, field.name)
-        assert value is not first and (field.name == "train" or value != first), field.name
+        value, default = getattr(loop, field.name), getattr(new, field.name)
+        assert value is not default and (field.name == "train" or value != default), field.name
     assert through_json(loop) == loop
     assert through_json(loop).train is ARRAYS
     assert set(loop.to_json()) == {f.name for f in dataclasses.fields(LoopState)} - {"train"}
 
 
-def test_infinities_survive_and_are_no_numbers_of_json():
+def test_infinities_survive_and_are_valid_json():
     loop = LoopState(ARRAYS)
     json.dumps(loop.to_json(), allow_nan=False)
-    again = through_json(loop)
-    assert again == loop
-    assert again.plateau.best == again.early_stop.best == math.inf
-    assert again.best.score is None
-    # What a rule that starts from infinity thinks of its first value.
-    assert not again.early_stop.update(1e30, EarlyStop(1)) and again.early_stop.best == 1e30
+    loaded = through_json(loop)
+    assert loaded == loop
+    assert loaded.plateau.best == loaded.early_stop.best == math.inf
+    assert loaded.best.score is None
+    # Any value is an improvement over infinity.
+    assert not loaded.early_stop.update(1e30, EarlyStop(1)) and loaded.early_stop.best == 1e30
 
 
-def test_sums_that_are_no_numbers_survive():
-    """Of an objective without an accuracy."""
+def test_nan_sums_survive():
+    """The accuracy of an objective without one."""
     loop = LoopState(ARRAYS)
     loop.sums.accuracy = math.nan
     assert math.isnan(through_json(loop).sums.accuracy)
 
 
-# As version 0.1 wrote it, in the middle of a stage's epoch.
+# Written by version 0.1 in the middle of an epoch.
 VERSION_0_1 = {
     "stage": 1,
     "epoch": 5,
@@ -93,48 +93,48 @@ VERSION_0_1 = {
 }
 
 
-def test_a_checkpoint_of_version_0_1_is_the_same_state():
-    """But for what it did not keep: the last learning rate, and whether a warning was said."""
-    expected = far_on()
+def test_checkpoint_of_version_0_1_is_loaded():
+    """Except what it did not store: the last learning rate, and whether a warning was shown."""
+    expected = advanced()
     expected.warned, expected.sums.learning_rate = False, 0.0
     assert LoopState.from_json(VERSION_0_1, ARRAYS) == expected
-    never = {"plateau_best": None, "stop_best": None, "best_score": None}
-    read = LoopState.from_json(VERSION_0_1 | never, ARRAYS)
-    assert read.plateau.best == read.early_stop.best == math.inf
-    assert read.best.score is None
+    without_values = {"plateau_best": None, "stop_best": None, "best_score": None}
+    loaded = LoopState.from_json(VERSION_0_1 | without_values, ARRAYS)
+    assert loaded.plateau.best == loaded.early_stop.best == math.inf
+    assert loaded.best.score is None
 
 
 @pytest.mark.parametrize("comparable", [True, False])
-def test_a_stage_begins_anew_what_belongs_to_it(comparable):
-    """And nothing else; the best score is kept where the stages can be compared, its epoch always."""
-    loop, arrays = far_on(), ARRAYS.replace(step=jnp.int32(0))
+def test_start_stage_resets_only_fields_of_the_stage(comparable):
+    """And the best score unless the stages are comparable, but not the best epoch."""
+    loop, arrays = advanced(), ARRAYS.replace(step=jnp.int32(0))
     loop.start_stage(2, arrays, comparable=comparable)
-    fresh, before = LoopState(), far_on()
-    belong = {"stage_epoch", "stage_step", "stopped", "sums", "plateau", "early_stop"}
+    new, before = LoopState(), advanced()
+    reset = {"stage_epoch", "stage_step", "stopped", "sums", "plateau", "early_stop"}
     for field in dataclasses.fields(LoopState):
         name = field.name
         if name not in ("train", "stage", "best"):
-            expected = fresh if name in belong else before
+            expected = new if name in reset else before
             assert getattr(loop, name) == getattr(expected, name), name
     assert loop.train is arrays and loop.stage == 2
     assert loop.best == Best(-0.6 if comparable else None, 4)
 
 
-def test_an_epoch_begins_with_empty_sums():
-    loop = far_on()
+def test_start_epoch_resets_only_the_sums():
+    loop = advanced()
     loop.start_epoch()
-    assert loop == dataclasses.replace(far_on(), sums=EpochSums())
+    assert loop == dataclasses.replace(advanced(), sums=EpochSums())
 
 
-def test_the_best_is_strictly_better_and_finite():
+def test_best_score_must_be_finite_and_strictly_better():
     best = Best()
     scores = [math.nan, -math.inf, 0.5, 0.5, 0.4, math.inf, math.nan, 0.6]
-    taken = [best.update(score, epoch) for epoch, score in enumerate(scores, 1)]
-    assert taken == [score in (0.5, 0.6) and epoch != 4 for epoch, score in enumerate(scores, 1)]
+    updated = [best.update(score, epoch) for epoch, score in enumerate(scores, 1)]
+    assert updated == [score in (0.5, 0.6) and epoch != 4 for epoch, score in enumerate(scores, 1)]
     assert best == Best(0.6, 8)
 
 
-def test_what_is_evaluated_is_the_average_where_there_is_one():
+def test_the_average_is_evaluated_if_there_is_one():
     averaged = ARRAYS.replace(average={"w": jnp.zeros(2)})
     for state, expected in ((ARRAYS, 1), (averaged, 0)):
         variables = jax.device_get(state.variables())

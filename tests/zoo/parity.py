@@ -1,11 +1,11 @@
-"""Comparing a model of the zoo with its origin: the same random weights, one evaluation, one training step.
+"""Comparison of models of the zoo with their origins: same random weights, one evaluation, one training step.
 
-A training step is described by plain dicts of NumPy arrays under our own names ("layer1/0/conv1/conv/kernel"):
-the loss, the gradient of every parameter, and every batch-norm statistic after the step.
+A training step is described by its loss, the gradient of every parameter, and every batch norm statistic after the
+step, as dicts of NumPy arrays under the zoo's names ("layer1/0/conv1/conv/kernel").
 
-Steps are compared in float64. In float32 two correct programs may differ by percents: of a million numbers
-that enter a ReLU some lie so near zero that rounding decides their sign, and a gradient that sums over few
-positions jumps by a whole term. In float64 no such number is met, and 1e-4 is a strict bound.
+Steps are compared in float64. In float32, two correct programs may differ by percents: among a million inputs of a
+ReLU, some are so close to zero that rounding determines their sign, and a gradient that sums over few positions changes
+by a whole term. In float64 this does not occur, and 1e-4 is a strict bound.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass
 class Step:
-    """One training step; the arrays are under our names, without their collection."""
+    """A training step; arrays have the zoo's names, without their collection."""
 
     loss: float
     gradients: Arrays
@@ -50,13 +50,11 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> dict:
 
 
 def random_array(name: str, shape: tuple[int, ...], fan_in: int, rng: np.random.Generator):
-    """Weights that keep activations moderate through any depth; statistics far from their defaults."""
+    """Weights that keep activations moderate at any depth, and statistics far from their initial values."""
     if name in ("kernel", "weight") and len(shape) > 1:
         values = rng.normal(size=shape) * np.sqrt(2 / fan_in)
-    elif name in (
-        "gamma",
-        "weight",
-    ):  # under one: fifty layers of residual sums stay within float32
+    elif name in ("gamma", "weight"):
+        # Below 1, so that sums over fifty residual layers stay within float32.
         values = rng.uniform(0.3, 0.8, shape)
     elif name in ("moving_variance", "running_var"):
         values = rng.uniform(0.5, 1.5, shape)
@@ -65,7 +63,7 @@ def random_array(name: str, shape: tuple[int, ...], fan_in: int, rng: np.random.
     return values.astype(np.float32)
 
 
-# A step compiles in half the time without LLVM's optimisations; what it computes is the same.
+# Without LLVM's optimizations, a step compiles in half the time and computes the same.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -74,7 +72,7 @@ def zoo_logits(model: nn.Module, variables: Mapping, images: np.ndarray) -> np.n
 
 
 def zoo_step(model: nn.Module, variables: Mapping, images: np.ndarray, labels: np.ndarray) -> Step:
-    """A step of ours; the model must have no dropout."""
+    """A training step of a zoo model, which must not have dropout."""
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def step(variables):
@@ -90,13 +88,14 @@ def zoo_step(model: nn.Module, variables: Mapping, images: np.ndarray, labels: n
     return Step(float(loss), flatten(gradients), flatten(statistics))
 
 
-def gradient_error(ours: Step, theirs: Step) -> float:
-    """The length of the difference of all gradients together over that of theirs: what float32 leaves comparable."""
-    differences = [ours.gradients[name] - theirs.gradients[name] for name in theirs.gradients]
-    return _length(differences) / _length(theirs.gradients.values())
+def gradient_error(actual: Step, expected: Step) -> float:
+    """Relative L2 error of all gradients together, a measure that is meaningful in float32."""
+    names = expected.gradients
+    differences = [actual.gradients[name] - expected.gradients[name] for name in names]
+    return _norm(differences) / _norm(expected.gradients.values())
 
 
-def _length(arrays: Iterable[np.ndarray]) -> float:
+def _norm(arrays: Iterable[np.ndarray]) -> float:
     return math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays))
 
 
@@ -104,38 +103,38 @@ def cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
 
 
-def relative_error(ours: np.ndarray, theirs: np.ndarray, floor: float = 0.0) -> float:
-    """Largest difference over the largest number of theirs, or over `floor` where that is larger."""
-    assert ours.shape == theirs.shape
-    return float(np.max(np.abs(ours - theirs)) / max(np.max(np.abs(theirs)), floor))
+def relative_error(actual: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
+    """Largest difference, divided by the largest absolute expected value or by `floor` if that is larger."""
+    assert actual.shape == expected.shape
+    return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), floor))
 
 
-def step_errors(ours: Step, theirs: Step) -> dict[str, float]:
-    """The worst relative error of the loss, of any gradient and of any statistic.
+def step_errors(actual: Step, expected: Step) -> dict[str, float]:
+    """Largest relative error of the loss, of any gradient and of any statistic.
 
-    A bias in front of batch normalisation has a gradient of zero, of which only rounding is left: an array
-    is never measured on a scale below a thousandth of the largest gradient.
+    The gradient of a bias before batch normalization is zero up to rounding. Therefore gradients are divided by at
+    least a thousandth of the largest gradient.
     """
-    assert set(ours.gradients) == set(theirs.gradients)
-    assert set(ours.statistics) == set(theirs.statistics)
-    floor = 1e-3 * max(float(np.max(np.abs(g))) for g in theirs.gradients.values())
+    assert set(actual.gradients) == set(expected.gradients)
+    assert set(actual.statistics) == set(expected.statistics)
+    floor = 1e-3 * max(float(np.max(np.abs(g))) for g in expected.gradients.values())
     return {
-        "loss": abs(ours.loss - theirs.loss) / abs(theirs.loss),
+        "loss": abs(actual.loss - expected.loss) / abs(expected.loss),
         "gradients": max(
-            relative_error(ours.gradients[name], theirs.gradients[name], floor)
-            for name in theirs.gradients
+            relative_error(actual.gradients[name], expected.gradients[name], floor)
+            for name in expected.gradients
         ),
         "statistics": max(
             (
-                relative_error(ours.statistics[name], theirs.statistics[name])
-                for name in theirs.statistics
+                relative_error(actual.statistics[name], expected.statistics[name])
+                for name in expected.statistics
             ),
             default=0.0,
         ),
     }
 
 
-# Keras. Each function turns a layer's name into the path of our module.
+# Keras. Each of these functions maps the name of a Keras layer to a path of the zoo.
 
 
 def vgg_path(layer: str) -> str:
@@ -154,12 +153,12 @@ def resnet_path(layer: str) -> str:
     return f"layer{int(stage) - 1}/{int(block) - 1}/{part}/{kind}"
 
 
-def mobilenet_path(layer: str) -> str:
+def mobilenet_path(layer: str, last: int = 18) -> str:
     ends = {
         "Conv1": "features/0/conv",
         "bn_Conv1": "features/0/norm",
-        "Conv_1": "features/18/conv",
-        "Conv_1_bn": "features/18/norm",
+        "Conv_1": f"features/{last}/conv",
+        "Conv_1_bn": f"features/{last}/norm",
         "predictions": "head",
     }
     if layer in ends:
@@ -169,7 +168,7 @@ def mobilenet_path(layer: str) -> str:
     return f"features/{int(index) + 1}/{part}/{'norm' if norm else 'conv'}"
 
 
-# The suite forbids adding [10] to [2, 10] without saying so; Keras's layers do it.
+# The test suite forbids implicit rank promotion, such as [2, 10] + [10]; Keras's layers depend on it.
 KERAS_MAY_BROADCAST = functools.partial(jax.numpy_rank_promotion, "allow")
 
 KERAS_LEAVES = {
@@ -181,7 +180,7 @@ KERAS_LEAVES = {
 
 
 def from_keras(arrays: Mapping[str, np.ndarray], path: Callable[[str], str]) -> Arrays:
-    """Keras's variables, named "layer/variable", under our names and in our layout."""
+    """Convert Keras's variables, named "layer/variable", to the names and layout of the zoo."""
     renamed = {}
     for name, array in arrays.items():
         layer, _, variable = name.rpartition("/")
@@ -191,15 +190,23 @@ def from_keras(arrays: Mapping[str, np.ndarray], path: Callable[[str], str]) -> 
     return renamed
 
 
-def keras_application(name: str, size: tuple[int, int], **options):
-    """`keras.applications.<name>` for 10 classes, logits out, with random weights and statistics."""
+def keras_application(application: str | Callable, size: tuple[int, int], **options):
+    """A Keras application for 10 classes with logits as output and random weights and statistics.
+
+    `application` is a name in `keras.applications`, or a function such as `small_resnet`.
+    """
     import keras
 
+    build = (
+        getattr(keras.applications, application) if isinstance(application, str) else application
+    )
+
     def zeros(self, shape, dtype=None):
-        return np.zeros(shape, dtype)  # Keras's own would be compiled once a shape: a minute in all
+        # Keras's initializer would be compiled once per shape, a minute in total.
+        return np.zeros(shape, dtype)
 
     with mock.patch.object(keras.initializers.GlorotUniform, "__call__", zeros):
-        model = getattr(keras.applications, name)(
+        model = build(
             weights=None,
             input_shape=(*size, 3),
             classes=10,
@@ -215,15 +222,56 @@ def keras_application(name: str, size: tuple[int, int], **options):
     return model
 
 
+# Built by Keras's own code, with every kind of layer and block, in a tenth of the time.
+
+
+def small_vgg16(**options):
+    """VGG16 with a sixteenth of the width."""
+    from keras.src.applications import vgg16
+
+    def narrow(layer):
+        return lambda width, *args, **kwargs: layer(
+            width if width == options["classes"] else width // 16, *args, **kwargs
+        )
+
+    layers = vgg16.layers
+    with mock.patch.multiple(layers, Conv2D=narrow(layers.Conv2D), Dense=narrow(layers.Dense)):
+        return vgg16.VGG16(**options)
+
+
+def small_resnet(**options):
+    """ResNet50 with two stages, of two blocks and of one."""
+    from keras.src.applications import resnet
+
+    def stack(x):
+        x = resnet.stack_residual_blocks_v1(x, 64, 2, stride1=1, name="conv2")
+        return resnet.stack_residual_blocks_v1(x, 8, 1, name="conv3")
+
+    return resnet.ResNet(stack, False, True, **options)
+
+
+def small_mobilenet(**options):
+    """MobileNetV2 with the first three blocks: without expansion, with stride 2, and with a residual."""
+    from keras.src.applications import mobilenet_v2
+
+    block = mobilenet_v2._inverted_res_block
+
+    def first_blocks(x, **settings):
+        return block(x, **settings) if settings["block_id"] < 3 else x
+
+    with mock.patch.object(mobilenet_v2, "_inverted_res_block", first_blocks):
+        return mobilenet_v2.MobileNetV2(**options)
+
+
 def batch(size: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images [count, H, W, 3] in float32 and labels below 10."""
+    """Random images, float32 [count, H, W, 3], and labels below 10."""
     rng = np.random.default_rng(1)
     images = rng.normal(size=(count, *size, 3)).astype(np.float32)
     return images, rng.integers(0, 10, count).astype(np.int32)
 
 
 def keras_variables(model, path: Callable[[str], str]) -> dict:
-    """A Keras model's weights as our variables."""
+    """Convert a Keras model's weights to variables of the zoo."""
     trainable = from_keras({v.path: v.numpy() for v in model.trainable_variables}, path)
     moving = from_keras({v.path: v.numpy() for v in model.non_trainable_variables}, path)
     variables = {"params": unflatten(trainable)}
@@ -269,9 +317,9 @@ def _moving(model) -> list:
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """JAX and Keras compute in float64 inside: build the Keras model there.
+    """Make JAX and Keras compute in float64, including Keras models that are built inside.
 
-    On the JAX backend Keras promotes every float64 to float32 by a table, which is turned off too.
+    The JAX backend of Keras converts float64 to float32 by a table, which is overridden, too.
     """
     import keras
     from keras.src.backend.common import dtypes
@@ -287,26 +335,35 @@ def float64() -> Iterator[None]:
 
 
 def assert_logits_equal_keras(
-    ours: nn.Module, application: str, path: Callable[[str], str], size: tuple[int, int], **options
+    model: nn.Module,
+    application: str | Callable,
+    path: Callable[[str], str],
+    size: tuple[int, int],
+    **options,
 ) -> None:
-    """A model of ours for 10 classes in Keras's dialect, and an application with the same random weights."""
-    theirs = keras_application(application, size, **options)
+    """Compare a zoo model with 10 classes in the Keras variant to a Keras application with the same random weights."""
+    keras_model = keras_application(application, size, **options)
     images, _ = batch(size, 2)
-    logits = keras_logits(theirs, images)
+    logits = keras_logits(keras_model, images)
     assert 0.1 < np.max(np.abs(logits)) < 100
-    variables = keras_variables(theirs, path)
-    np.testing.assert_allclose(zoo_logits(ours, variables, images), logits, rtol=1e-4, atol=1e-4)
+    variables = keras_variables(keras_model, path)
+    np.testing.assert_allclose(zoo_logits(model, variables, images), logits, rtol=1e-4, atol=1e-4)
 
 
 def assert_step_equals_keras(
-    ours: nn.Module, application: str, path: Callable[[str], str], size: tuple[int, int], **options
+    model: nn.Module,
+    application: str | Callable,
+    path: Callable[[str], str],
+    size: tuple[int, int],
+    **options,
 ) -> None:
-    """The same for one training step in float64; the model of ours has no dropout."""
+    """Compare one training step in float64 in the same way. The zoo model must not have dropout."""
     images, labels = batch(size, 2)
     with float64():
-        theirs = keras_application(application, size, **options)
+        keras_model = keras_application(application, size, **options)
+        variables = keras_variables(keras_model, path)
         errors = step_errors(
-            zoo_step(ours.clone(dtype="float64"), keras_variables(theirs, path), images, labels),
-            keras_step(theirs, images, labels, path),
+            zoo_step(model.clone(dtype="float64"), variables, images, labels),
+            keras_step(keras_model, images, labels, path),
         )
     assert max(errors.values()) < 1e-4, errors

@@ -1,4 +1,4 @@
-"""Documents 1 and 5: every size and every count that they print."""
+"""AlexNets of two papers (pig_faces, cats_dogs): all reported sizes and parameter counts."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ def table(name, **options):
     return {row.path.removesuffix("/conv"): row for row in rows}
 
 
-def test_alexnet_meets_the_model_summary_of_document_5():
-    printed = {
+def test_alexnet_matches_the_reported_model_summary():
+    reported = {
         "conv1": ((55, 55, 96), 34_944),
         "pool1": ((27, 27, 96), 0),
         "conv2": ((27, 27, 256), 614_656),
@@ -30,7 +30,7 @@ def test_alexnet_meets_the_model_summary_of_document_5():
         "head": ((1000,), 4_097_000),
     }
     rows = table("alexnet")
-    assert {n: (rows[n].output_shape, rows[n].parameters) for n in printed} == printed
+    assert {n: (rows[n].output_shape, rows[n].parameters) for n in reported} == reported
     assert sum(row.parameters for row in rows.values()) == 62_378_344
 
 
@@ -40,7 +40,7 @@ def test_alexnet_with_two_classes():
     assert sum(row.parameters for row in rows.values()) == 58_289_538
 
 
-PRINTED_IN_DOCUMENT_1 = {
+PIG_FACES_SIZES = {  # reported, of both nets
     "conv1": (62, 62, 96),
     "pool1": (30, 30, 96),
     "conv2": (26, 26, 256),
@@ -52,38 +52,38 @@ PRINTED_IN_DOCUMENT_1 = {
 }
 
 
-def test_pig_alexnet_meets_the_sizes_of_document_1():
+def test_pig_alexnet_matches_the_reported_sizes():
     rows = table("pig_alexnet")
-    sizes = PRINTED_IN_DOCUMENT_1 | {"top/fc1": (4096,), "top/fc2": (4096,), "head": (10,)}
+    sizes = PIG_FACES_SIZES | {"top/fc1": (4096,), "top/fc2": (4096,), "head": (10,)}
     assert {name: rows[name].output_shape for name in sizes} == sizes
     assert not any("sam" in name for name in rows)
-    # Convolutions with bias; scale and shift of 1,376 normalised channels; a 4096-4096-10 top.
+    # Convolutions with bias; scale and bias of 1,376 normalized channels; a 4096-4096-10 top.
     convolutions = 34_944 + 614_656 + 885_120 + 1_327_488 + 884_992
     top = (1024 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 10
     assert sum(r.parameters for r in rows.values()) == convolutions + 2 * 1_376 + top
     assert sum(r.statistics for r in rows.values()) == 2 * 1_376
 
 
-def test_sam_alexnet_meets_the_sizes_of_document_1():
+def test_sam_alexnet_matches_the_reported_sizes():
     rows = table("sam_alexnet")
-    sizes = PRINTED_IN_DOCUMENT_1 | {"top/fc1": (1024,), "top/fc2": (1024,), "head": (10,)}
+    sizes = PIG_FACES_SIZES | {"top/fc1": (1024,), "top/fc2": (1024,), "head": (10,)}
     assert {name: rows[name].output_shape for name in sizes} == sizes
     for sam, side in (("sam3", 10), ("sam4", 8)):
         for part in ("middle", "squeeze", "excite"):
             assert rows[f"{sam}/{part}"].output_shape == (side, side, 384)
         assert rows[f"{sam}/middle"].parameters == 3 * 3 * 384 * 384 + 384
-        assert rows[f"{sam}/squeeze"].parameters == 384 + 384  # from one channel
+        assert rows[f"{sam}/squeeze"].parameters == 384 + 384  # one input channel
         assert rows[f"{sam}/excite"].parameters == 384 * 384 + 384
 
 
-def test_flops_are_twice_the_multiply_adds():
+def test_flops_count_two_per_multiply_add():
     rows = table("alexnet")
     assert rows["conv1"].flops == 2 * (11 * 11 * 3) * (55 * 55 * 96)
     assert rows["top/fc1"].flops == 2 * 9216 * 4096
     assert rows["pool1"].flops == 0
 
 
-def test_norm_can_be_switched_off():
+def test_norm_can_be_turned_off():
     variables = jax.eval_shape(
         zoo.create_model("sam_alexnet_tiny", norm=False).init,
         jax.random.key(0),
@@ -92,8 +92,9 @@ def test_norm_can_be_switched_off():
     assert set(variables) == {"params"}
 
 
-def test_spatial_attention_against_the_documents_operations_in_numpy():
-    """Figure 3 written out on moving statistics that are not trivial."""
+@pytest.mark.slow
+def test_spatial_attention_equals_numpy():
+    """The three operations of the paper's Figure 3, with random moving statistics."""
     module = SpatialAttention()
     x = jax.random.normal(jax.random.key(0), (2, 4, 5, 6))
     variables = module.init(jax.random.key(1), x)
@@ -131,17 +132,25 @@ def test_spatial_attention_against_the_documents_operations_in_numpy():
     )
 
 
-def test_dropout_is_on_in_training_only_and_at_the_stated_rate():
+@pytest.fixture(scope="module")
+def tiny():
+    """sam_alexnet_tiny without a head, and its variables."""
     model = zoo.create_model("sam_alexnet_tiny", 0)
+    return model, jax.jit(model.init)(jax.random.key(1), jnp.ones((1, 64, 64, 3)))
+
+
+@pytest.mark.slow
+def test_dropout_is_active_only_in_training_and_has_the_reported_rates(tiny):
+    model, variables = tiny
     images = jax.random.uniform(jax.random.key(0), (16, 64, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images[:1])
 
     @jax.jit
     def train(seed):
         rngs = {"dropout": jax.random.key(seed)}
         return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
 
-    active = np.any(np.asarray(jax.jit(model.apply)(variables, images)) > 0, axis=0)  # not by ReLU
+    # Units that ReLU does not zero for all images.
+    active = np.any(np.asarray(jax.jit(model.apply)(variables, images)) > 0, axis=0)
     first = np.asarray(train(0))
     assert np.mean(first[:, active] == 0) > 0.35
     assert np.any(first != train(1))
@@ -149,11 +158,11 @@ def test_dropout_is_on_in_training_only_and_at_the_stated_rate():
     assert zoo.create_model("alexnet").dropout_rate == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["conv3", "sam3", "top/fc1", "pool5", "top.fc1"])
-def test_features_of_a_named_stage(layer):
-    model = zoo.create_model("sam_alexnet_tiny")
+def test_features_of_a_named_layer(tiny, layer):
+    model, variables = tiny
     images = jnp.ones((2, 64, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), images)
     shapes = {
         "conv3": (2, 10, 10, 32),
         "sam3": (2, 10, 10, 32),
@@ -161,16 +170,18 @@ def test_features_of_a_named_stage(layer):
         "top.fc1": (2, 64),
         "pool5": (2, 2, 2, 24),
     }
-    assert zoo.features(model, variables, images, layer).shape == shapes[layer]
+    features = jax.eval_shape(lambda v: zoo.features(model, v, images, layer), variables)
+    assert features.shape == shapes[layer]
 
 
-def test_features_of_an_unknown_stage_offer_the_nearest():
-    model = zoo.create_model("sam_alexnet_tiny")
+@pytest.mark.slow
+def test_features_of_an_unknown_layer_suggest_the_closest_name(tiny):
+    model, variables = tiny
     images = jnp.ones((1, 64, 64, 3))
     with pytest.raises(zoo.InputError, match="no layer 'convv3' in this model: did you mean conv3"):
-        zoo.features(model, jax.jit(model.init)(jax.random.key(0), images), images, "convv3")
+        jax.eval_shape(lambda v: zoo.features(model, v, images, "convv3"), variables)
 
 
-def test_images_that_are_too_small_are_named():
+def test_images_too_small_for_the_model_raise():
     with pytest.raises(zoo.ImageTooSmall, match="too small for this model"):
         zoo.layer_table(zoo.create_model("sam_alexnet"), (64, 64, 3))

@@ -1,4 +1,4 @@
-"""Auto-encoders: the bounds of VaDE and GMVAE against numpy, scipy and integrals; extreme inputs; bottlenecks."""
+"""Autoencoders: the bounds of VaDE and GMVAE against NumPy, SciPy and integrals; extreme inputs; bottlenecks."""
 
 import functools
 import math
@@ -19,11 +19,12 @@ CLUSTERING = ["vade_tiny", "gmvae_tiny"]
 
 
 def dense(*sizes):
-    """Parameters of dense layers from size to size."""
+    """Number of parameters of a stack of dense layers."""
     return sum((n + 1) * m for n, m in zip(sizes[:-1], sizes[1:], strict=True))
 
 
 def conv(kernel, *channels):
+    """Number of parameters of a stack of convolutions."""
     return sum((kernel**2 * n + 1) * m for n, m in zip(channels[:-1], channels[1:], strict=True))
 
 
@@ -41,7 +42,7 @@ def conv(kernel, *channels):
             conv(4, 3, 8, 8, 16) + dense(4 * 4 * 16, 16, 4 * 4 * 16) + conv(4, 16, 8, 8, 3),
         ),
         (
-            "vade",  # the second output of the encoder, and 3 clusters of 1 + 10 + 10 numbers
+            "vade",  # plus the second output of the encoder, and 3 clusters with 1 + 10 + 10 parameters
             dense(2048, 500, 500, 2000, 10, 2000, 500, 500, 2048) + dense(2000, 10) + 3 * 21,
         ),
         ("vade_tiny", dense(16, 16, 16, 24, 4, 24, 16, 16, 16) + dense(24, 4) + 3 * 9),
@@ -62,7 +63,7 @@ def conv(kernel, *channels):
         ),
     ],
 )
-def test_parameters_by_formula(name, expected):
+def test_parameter_counts(name, expected):
     assert zoo.model_info(name).parameters == expected
 
 
@@ -86,14 +87,14 @@ def row(*values):
 
 
 def likelihoods(likelihood):
-    """log p(x | z) of X, term by term."""
+    """log p(x | z) of X, per element."""
     if likelihood == "gaussian":
         return norm.logpdf(X, DECODED, 1)
     p = 1 / (1 + np.exp(-DECODED))
     return X * np.log(p) + (1 - X) * np.log(1 - p)
 
 
-def hand_case():
+def example():
     outputs = {
         "reconstruction": row(*DECODED),
         "mean": row(MEAN),
@@ -108,8 +109,8 @@ def hand_case():
 
 @pytest.mark.parametrize("likelihood", variational.LIKELIHOODS)
 def test_vade_bound_is_equation_12(likelihood):
-    """As the paper prints it: reconstruction, mixture, weights, entropy."""
-    outputs, prior = hand_case()
+    """In the form of the paper: reconstruction, mixture, weights, entropy."""
+    outputs, prior = example()
     expected = (
         likelihoods(likelihood).sum()
         - 0.5
@@ -124,8 +125,8 @@ def test_vade_bound_is_equation_12(likelihood):
 
 
 @pytest.mark.parametrize("free_bits", [0.0, 0.1, 0.5])
-def test_gmvae_bound_by_hand(free_bits):
-    outputs, prior = hand_case()
+def test_gmvae_bound_is_the_sum_of_its_terms(free_bits):
+    outputs, prior = example()
     w_mean, w_variance = np.array([0.3, -1.2]), np.array([0.6, 1.5])
     outputs |= {
         "w_mean": row(*w_mean),
@@ -133,20 +134,23 @@ def test_gmvae_bound_by_hand(free_bits):
         "component_means": prior.means[None],
         "component_log_variances": prior.log_variances[None],
     }
-    divergences = (
+    kl_per_cluster = (
         0.5 * np.log(VARIANCES / VARIANCE)
         + (VARIANCE + (MEAN - MEANS) ** 2) / (2 * VARIANCES)
         - 0.5
     )
-    y = np.log(2) + np.sum(POSTERIOR * np.log(POSTERIOR))  # 0.19: above 0.1, below 0.5
+    cluster_kl = np.log(2) + np.sum(POSTERIOR * np.log(POSTERIOR))  # 0.19: above 0.1, below 0.5
     expected = {
         "log_likelihood": likelihoods("gaussian").sum(),
-        "latent_kl": np.sum(POSTERIOR * divergences),
+        "latent_kl": np.sum(POSTERIOR * kl_per_cluster),
         "w_kl": 0.5 * np.sum(w_mean**2 + w_variance - 1 - np.log(w_variance)),
-        "cluster_kl": y,
+        "cluster_kl": cluster_kl,
     }
     expected["elbo"] = (
-        expected["log_likelihood"] - expected["latent_kl"] - expected["w_kl"] - max(free_bits, y)
+        expected["log_likelihood"]
+        - expected["latent_kl"]
+        - expected["w_kl"]
+        - max(free_bits, cluster_kl)
     )
     found = gmvae.elbo(row(*X), outputs, free_bits=free_bits)
     assert found.keys() == expected.keys()
@@ -154,8 +158,8 @@ def test_gmvae_bound_by_hand(free_bits):
         np.testing.assert_allclose(found[name], [value], rtol=1e-5, err_msg=name)
 
 
-def test_free_bits_cost_nothing_below_the_threshold():
-    """Above it the y prior has its gradient, below it none."""
+def test_free_bits_remove_the_gradient_below_the_threshold():
+    """The gradient of the y prior term is unchanged above the threshold and zero below."""
     model, variables, x = prepared("gmvae_tiny")
     outputs = model.apply(variables, x)
 
@@ -170,13 +174,13 @@ def test_free_bits_cost_nothing_below_the_threshold():
 
     kl = gmvae.elbo(x, outputs)["cluster_kl"]
     assert np.all(kl > 0)
-    # The divergences are equal for all clusters, so only the y prior tells free_bits apart.
+    # The other KL terms are equal for all clusters, so only the y prior depends on free_bits.
     np.testing.assert_array_equal(gradient(0.0), gradient(0.5 * float(kl.min())))
     assert np.all(np.any(gradient(0.0) != gradient(1.0), axis=1))
 
 
-def test_divergences_against_samples():
-    """Closed forms against the mean of log q - log p over draws."""
+def test_gaussian_kl_and_density_against_samples():
+    """The closed form against the mean of log q - log p over samples."""
     rng = np.random.default_rng(0)
     mean, log_variance, prior_mean, prior_log_variance = rng.normal(size=(4, 3)).astype(np.float32)
     scale, prior_scale = np.exp(log_variance / 2), np.exp(prior_log_variance / 2)
@@ -185,7 +189,7 @@ def test_divergences_against_samples():
     logs = logs.sum(axis=1)
     found = variational.gaussian_kl(mean, log_variance, prior_mean, prior_log_variance)
     assert abs(found - logs.mean()) < 4 * logs.std() / np.sqrt(len(z))
-    assert logs.std() / np.sqrt(len(z)) < 0.01 * found  # so that the line above says something
+    assert logs.std() / np.sqrt(len(z)) < 0.01 * found  # the tolerance above is small
 
     density = variational.gaussian_log_density(
         jnp.asarray(z[:5], jnp.float32), mean[None], log_variance[None]
@@ -193,7 +197,7 @@ def test_divergences_against_samples():
     np.testing.assert_allclose(density, norm.logpdf(z[:5], mean, scale).sum(axis=1), rtol=1e-5)
 
 
-def test_draws_have_the_mean_and_the_variance():
+def test_samples_have_the_given_mean_and_variance():
     mean, log_variance = jnp.array([[1.0, -2.0]]), jnp.log(jnp.array([[0.25, 4.0]]))
     tiled = [jnp.tile(a, (100_000, 1)) for a in (mean, log_variance)]
     z = variational.sample_gaussian(jax.random.key(0), *tiled)
@@ -210,7 +214,7 @@ def log_integral(logs, axis=-1):
 
 
 def narrow(name):
-    """A model with one latent dimension, with parameters away from their initial values."""
+    """A model with one latent dimension and parameters away from their initial values."""
     options = {"latent_size": 1, "widths": (6,), "input_size": 3}
     if name == "gmvae_tiny":
         options["w_size"] = 1
@@ -225,7 +229,7 @@ def narrow(name):
 
 
 def exact_log_likelihoods(name, model, variables, x):
-    """log p(x) by integration over the latents."""
+    """log p(x) by numerical integration over the latents."""
     decoded = np.asarray(model.apply(variables, row(*GRID).T, method="decode"), np.float64)
     given_z = norm.logpdf(np.asarray(x)[:, None], decoded[None], 1).sum(axis=2)  # [B, grid]
     if name == "vade_tiny":
@@ -239,14 +243,16 @@ def exact_log_likelihoods(name, model, variables, x):
         logs = norm.logpdf(GRID[None, None], means, scale)  # [w, y, z]
         log_prior = logsumexp(logs, axis=1) - np.log(2)  # [w, z]
         log_prior = log_integral(log_prior + norm.logpdf(GRID)[:, None], axis=0)
-    assert abs(log_integral(log_prior)) < 1e-3  # the grid holds all of p(z)
+    assert abs(log_integral(log_prior)) < 1e-3  # the grid covers p(z)
     return log_integral(given_z + log_prior[None])
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_bound_stays_below_the_log_likelihood(name):
-    """After training, which closes the gap and would use any term that lifts the bound too far. The truth is an
-    integral; the bound is averaged over samples, since one sample may lie above."""
+    """After training, which closes the gap and would exploit any term that raises the bound above the log-likelihood.
+
+    The log-likelihood is an integral. The bound is averaged over samples, since a single sample may exceed it.
+    """
     model, variables, x = narrow(name)
 
     def bounds(params, key):
@@ -273,13 +279,12 @@ def test_bound_stays_below_the_log_likelihood(name):
     mean, error = found.mean(axis=0), found.std(axis=0) / np.sqrt(len(found))
     exact = exact_log_likelihoods(name, model, {"params": params}, x)
     assert np.all(mean - 4 * error < exact)
-    assert np.all(mean > exact - 0.5)  # nor far below: one latent dimension is easy
+    assert np.all(mean > exact - 0.5)  # and the gap is small with one latent dimension
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
-def test_bound_is_tight_where_the_posterior_is_the_prior(name):
-    """Nothing depends on the latents and q(z|x), q(w|x) are their priors: the bound is log p(x) itself, so no
-    constant is missing."""
+def test_bound_is_tight_if_the_posterior_is_the_prior(name):
+    """If x does not depend on the latents and q equals the prior, the bound equals log p(x), constants included."""
     model, variables, x = narrow(name)
     params = dict(variables["params"])
     for part in params.keys() - {"encoder", "decoder", "prior_hidden", "mixture"}:
@@ -331,20 +336,20 @@ def test_posteriors_sum_to_one(name, scale):
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
-def test_samples_in_training_means_in_evaluation(name):
+def test_latents_are_samples_in_training_and_means_in_evaluation(name):
     model, variables, x = prepared(name)
     outputs = model.apply(variables, x)
     np.testing.assert_array_equal(outputs["latent"], outputs["mean"])
-    first, other, again = (
+    first, other, repeated = (
         model.apply(variables, x, train=True, rngs={"sample": jax.random.key(k)}) for k in (0, 1, 0)
     )
-    np.testing.assert_array_equal(first["latent"], again["latent"])
+    np.testing.assert_array_equal(first["latent"], repeated["latent"])
     assert np.all(first["latent"] != other["latent"])
     np.testing.assert_array_equal(first["mean"], outputs["mean"])
     if "w" in outputs:
         np.testing.assert_array_equal(outputs["w"], outputs["w_mean"])
         assert np.all(first["w"] != other["w"])
-        # Not the noise of z again.
+        # z and w use different noise.
         z, w = (
             (first[k] - first[m]) / jnp.exp(first[v] / 2)
             for k, m, v in (("latent", "mean", "log_variance"), ("w", "w_mean", "w_log_variance"))
@@ -353,7 +358,7 @@ def test_samples_in_training_means_in_evaluation(name):
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
-def test_encode_and_decode_are_the_parts_of_a_call(name):
+def test_encode_and_decode_agree_with_a_call(name):
     model, variables, x = prepared(name)
     outputs = model.apply(variables, x)
     encoded = model.apply(variables, x, method="encode")
@@ -367,27 +372,29 @@ def test_encode_and_decode_are_the_parts_of_a_call(name):
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
-def test_log_variances_stay_within_their_bounds(name):
+def test_log_variances_are_clamped(name):
     model, variables, x = prepared(name)
     for sign in (-1, 1):
-        outputs = model.apply(jax.tree.map(lambda leaf, s=sign: s * 50 + leaf, variables), x)
+        extreme = jax.tree.map(lambda leaf, s=sign: s * 50 + leaf, variables)
+        outputs = model.apply(extreme, x)
         values = [v for k, v in outputs.items() if k.endswith(("log_variance", "log_variances"))]
         if name == "vade_tiny":
-            moved = jax.tree.map(lambda leaf, s=sign: s * 50 + leaf, variables)
-            values.append(model.apply(moved, method="prior").log_variances)
+            values.append(model.apply(extreme, method="prior").log_variances)
         for value in values:
             assert np.all((value >= -10) & (value <= 10))
             assert np.any(np.abs(value) == 10)
 
 
 @pytest.mark.parametrize("name", CLUSTERING)
-def test_no_clusters_and_other_shapes_meet_one_line(name):
+def test_invalid_options_and_shapes_are_rejected(name):
     with pytest.raises(zoo.InputError, match="at least one cluster"):
         zoo.create_model(name, 0).init(jax.random.key(0), jnp.zeros((1, 16)))
     with pytest.raises(zoo.InputError, match="unknown likelihood 'poisson'"):
         zoo.create_model(name, likelihood="poisson").init(jax.random.key(0), jnp.zeros((1, 16)))
     model, variables, _ = prepared(name)
-    with pytest.raises(zoo.InputError, match=r"features of shape \(9,\) do not fit input_size=16"):
+    with pytest.raises(
+        zoo.InputError, match=r"features of shape \(9,\) do not match input_size=16"
+    ):
         model.apply(variables, jnp.zeros((2, 9)))
 
 
@@ -396,9 +403,9 @@ def test_fitted_mixture_becomes_the_prior():
     rng = np.random.default_rng(0)
     weights = np.array([0.5, 0.5, 0.0])
     means, variances = rng.normal(size=(3, 4)), rng.uniform(0.1, 3, (3, 4))
-    variances[0, 0] = 1e-9  # below exp(-10), the smallest
-    moved = vade.with_mixture(variables, weights, means, variances)
-    prior = model.apply(moved, method="prior")
+    variances[0, 0] = 1e-9  # below the minimum, exp(-10)
+    fitted = vade.with_mixture(variables, weights, means, variances)
+    prior = model.apply(fitted, method="prior")
     np.testing.assert_allclose(np.exp(prior.log_weights), weights, atol=1e-6)
     np.testing.assert_allclose(prior.means, means, rtol=1e-6)
     variances[0, 0] = np.exp(-10)
@@ -406,9 +413,9 @@ def test_fitted_mixture_becomes_the_prior():
     assert np.all(np.isfinite(prior.log_weights))
     for part in variables["params"].keys() - {"mixture"}:
         jax.tree.map(
-            np.testing.assert_array_equal, moved["params"][part], variables["params"][part]
+            np.testing.assert_array_equal, fitted["params"][part], variables["params"][part]
         )
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(moved))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(fitted))
 
 
 @pytest.mark.parametrize(
@@ -428,17 +435,17 @@ def test_fitted_mixture_becomes_the_prior():
         ),
         (np.ones(3), np.ones((3, 4)), np.ones((3, 4, 4)), "variances must be .* not .3, 4, 4"),
         (np.ones(3), np.ones((3, 4)), np.full((3, 4), np.nan), "variances must be finite"),
-        (np.ones(3), np.ones((3, 4)), np.zeros((3, 4)), "variances be above 0"),
+        (np.ones(3), np.ones((3, 4)), np.zeros((3, 4)), "variances must be positive"),
         (-np.ones(3), np.ones((3, 4)), np.ones((3, 4)), "weights must not be negative"),
     ],
 )
-def test_mixtures_that_do_not_fit(weights, means, variances, message):
+def test_invalid_mixtures_are_rejected(weights, means, variances, message):
     with pytest.raises(zoo.InputError, match=message):
         vade.with_mixture(prepared("vade_tiny")[1], weights, means, variances)
 
 
 def trained_pair():
-    """A model with a bottleneck; the same without, and its variables."""
+    """A model with a bottleneck; the same model without, its variables, and images."""
     model = zoo.create_model("conv_autoencoder_tiny")
     plain = model.clone(bottleneck=None)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
@@ -460,36 +467,38 @@ def test_bottleneck_is_inserted_into_trained_convolutions():
     assert model.apply(inserted, images)["latent"].shape == (2, 16)
 
 
-def test_inserted_bottleneck_that_loses_nothing_changes_nothing():
-    """With as many codes as the map has numbers and identities for kernels, both versions are one function."""
+def test_identity_bottleneck_does_not_change_the_output():
+    """With a code of the size of the feature map and identity kernels, both models compute the same function."""
     model, plain, trained, images = trained_pair()
     model = model.clone(bottleneck=4 * 4 * 16)
     params = with_bottleneck(trained, model, jax.random.key(2))["params"]
     params["code"]["kernel"] = params["expand"]["fc1"]["kernel"] = jnp.eye(256)
-    ours, theirs = model.apply({"params": params}, images), plain.apply(trained, images)
-    np.testing.assert_allclose(ours["reconstruction"], theirs["reconstruction"], atol=1e-6)
-    np.testing.assert_allclose(ours["latent"], theirs["latent"].reshape(2, -1), atol=1e-6)
-    assert np.any(ours["reconstruction"] < 0)  # the last layer is linear
+    actual, expected = model.apply({"params": params}, images), plain.apply(trained, images)
+    np.testing.assert_allclose(actual["reconstruction"], expected["reconstruction"], atol=1e-6)
+    np.testing.assert_allclose(actual["latent"], expected["latent"].reshape(2, -1), atol=1e-6)
+    assert np.any(actual["reconstruction"] < 0)  # the last layer is linear
 
 
-def test_bottlenecks_that_do_not_fit():
+def test_with_bottleneck_rejects_other_models():
     model, plain, trained, _ = trained_pair()
     with pytest.raises(zoo.InputError, match="has no bottleneck"):
         with_bottleneck(trained, plain, jax.random.key(0))
-    with pytest.raises(zoo.InputError, match="the encoder of these variables is not that"):
+    with pytest.raises(zoo.InputError, match="the encoder of these variables does not fit"):
         with_bottleneck(trained, model.clone(widths=(8, 8, 8)), jax.random.key(0))
 
 
-def test_images_that_do_not_fit_the_auto_encoder():
+def test_autoencoder_rejects_images_of_another_size():
     model, variables, _ = prepared("conv_autoencoder_tiny")
-    with pytest.raises(zoo.InputError, match=r"\(24, 32, 3\) do not fit input_shape=\(32, 32, 3\)"):
+    with pytest.raises(
+        zoo.InputError, match=r"\(24, 32, 3\) do not match input_shape=\(32, 32, 3\)"
+    ):
         model.apply(variables, jnp.zeros((1, 24, 32, 3)))
     odd = ConvAutoencoder(widths=(4, 4, 4), input_shape=(30, 32, 3))
     with pytest.raises(zoo.InputError, match="30x32 cannot be halved 3 times.*multiples of 8"):
         odd.init(jax.random.key(0), jnp.zeros((1, 30, 32, 3)))
 
 
-def test_number_of_classes_means_nothing_to_an_auto_encoder():
+def test_autoencoder_ignores_num_classes():
     shapes = [
         jax.eval_shape(zoo.create_model("conv_autoencoder_tiny", n).init, jax.random.key(0), image)
         for n in (0, 5)
@@ -505,9 +514,9 @@ def test_decoder_mirrors_the_encoder():
     }
     sizes = [rows[f"encoder/conv{k}"].output_shape for k in range(1, 6)]
     assert [size[0] for size in sizes] == [112, 56, 28, 14, 7]
-    back = [rows[f"decoder/deconv{k}"].output_shape for k in range(1, 6)]
-    assert back == [*sizes[-2::-1], (224, 224, 3)]
-    # Mirrored layers do the same work: 2 x 16 weights a pair of channels, for each pixel of the smaller side.
+    decoder_sizes = [rows[f"decoder/deconv{k}"].output_shape for k in range(1, 6)]
+    assert decoder_sizes == [*sizes[-2::-1], (224, 224, 3)]
+    # Mirrored layers have equal FLOPs: 2 x 16 per pair of channels and pixel of the smaller feature map.
     for k in range(1, 6):
         side, channels = sizes[k - 1][0], ([3, *(s[2] for s in sizes)])[k - 1 : k + 1]
         expected = 2 * 16 * math.prod(channels) * side**2

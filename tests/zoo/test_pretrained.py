@@ -1,4 +1,4 @@
-"""Pretrained weights: what fits comes out equal, and what does not meets one clear line."""
+"""Loading pretrained weights: equality with the origins, and one-line errors for weights that do not fit."""
 
 import collections
 import dataclasses
@@ -28,7 +28,7 @@ from zoo.pretrained.readers import read
 SIZE = (32, 32)
 
 
-def refusal(*arguments, **options) -> str:
+def error_of_load(*arguments, **options) -> str:
     with pytest.raises(zoo.InputError) as caught:
         load(*arguments, **options)
     text = str(caught.value)
@@ -39,14 +39,14 @@ def refusal(*arguments, **options) -> str:
 # Keras
 
 
-def forget_names(path) -> None:
+def remove_names(path) -> None:
     with h5py.File(path, "a") as file:
         file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
 
 
 @pytest.fixture(scope="module")
 def keras_files(tmp_path_factory):
-    """Files of each kind, of a MobileNetV2 and of one nested under another head, with images and logits."""
+    """Files in each format of a MobileNetV2, and of one nested under another head, with images and logits."""
     import keras
 
     root = tmp_path_factory.mktemp("keras")
@@ -66,10 +66,10 @@ def keras_files(tmp_path_factory):
         )
         pooled = keras.layers.GlobalAveragePooling2D()(body.output)
         hidden = keras.layers.Dense(8)(pooled)
-        flat = keras.Model(body.input, keras.layers.Dense(3)(hidden))  # two layers: no head of ours
+        flat = keras.Model(body.input, keras.layers.Dense(3)(hidden))  # a head of two layers
         for name, model in (("whole", whole), ("nested", nested), ("flat", flat)):
             model.save(root / f"{name}.keras")
-            logging.disable(logging.WARNING)  # Keras calls .h5 legacy
+            logging.disable(logging.WARNING)  # Keras warns that .h5 is legacy
             model.save(root / f"{name}.h5")
             logging.disable(logging.NOTSET)
             model.save_weights(root / f"{name}.weights.h5")
@@ -80,36 +80,36 @@ def keras_files(tmp_path_factory):
         "nested": parity.keras_logits(nested, (images + 0.5) * 255),
         "features": parity.keras_logits(body_model, images),
     }
-    for name in ("whole", "nested"):  # as Keras before 3.9 wrote them: without names
+    for name in ("whole", "nested"):  # Keras before 3.9 wrote no names
         nameless = root / f"{name}.nameless.weights.h5"
         shutil.copy(root / f"{name}.weights.h5", nameless)
-        forget_names(nameless)
+        remove_names(nameless)
     return root, images, logits
 
 
-def computed(loaded, images):
+def logits_of(loaded, images):
     return parity.zoo_logits(loaded.module, loaded.variables, images)
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5", "nameless.weights.h5"])
-def test_a_saved_keras_model_computes_the_same(keras_files, ending):
+def test_keras_model_computes_the_same(keras_files, ending):
     root, images, logits = keras_files
     loaded = load("mobilenet_v2", root / f"whole.{ending}", image_size=32)
-    assert (loaded.module.width, loaded.module.dialect) == (0.35, "keras")
-    np.testing.assert_allclose(computed(loaded, images), logits["whole"], atol=1e-4)
-    assert "262 of 262 tensors taken" in loaded.report
+    assert (loaded.module.width, loaded.module.variant) == (0.35, "keras")
+    np.testing.assert_allclose(logits_of(loaded, images), logits["whole"], atol=1e-4)
+    assert "262 of 262 tensors loaded" in loaded.report
     assert loaded.preprocessing == zoo.Preprocessing(
         zoo.ResizeRule(SIZE), scale=1 / 127.5, mean=(1.0, 1.0, 1.0)
     )
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5", "nameless.weights.h5"])
-def test_a_nested_backbone_is_found_with_a_head_that_fits(keras_files, ending):
+def test_nested_keras_backbone_is_loaded_with_its_head(keras_files, ending):
     root, images, logits = keras_files
     loaded = load("mobilenet_v2", root / f"nested.{ending}", image_size=32)
     assert loaded.module.num_classes == 6
-    np.testing.assert_allclose(computed(loaded, images), logits["nested"], atol=1e-4)
-    if "weights" not in ending:  # the model rescaled its images itself
+    np.testing.assert_allclose(logits_of(loaded, images), logits["nested"], atol=1e-4)
+    if "weights" not in ending:  # the configuration has the Rescaling layer
         assert loaded.preprocessing == zoo.Preprocessing(
             zoo.ResizeRule(SIZE), scale=1 / 255, mean=(0.5, 0.5, 0.5)
         )
@@ -118,49 +118,51 @@ def test_a_nested_backbone_is_found_with_a_head_that_fits(keras_files, ending):
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5"])
-def test_a_head_that_does_not_fit_is_new(keras_files, ending):
+def test_keras_head_that_does_not_fit_is_newly_initialized(keras_files, ending):
     root, images, logits = keras_files
     path = root / f"flat.{ending}"
-    assert "has no head that fits" in refusal("mobilenet_v2", path)
+    assert "has no head that fits" in error_of_load("mobilenet_v2", path)
     loaded = load("mobilenet_v2", path, 3, image_size=32)
-    assert "260 of 262 tensors taken; newly initialised: head (seed 0)" in loaded.report
-    assert "options dialect=keras width=0.35" in loaded.report
+    assert "260 of 262 tensors loaded; newly initialized: head (seed 0)" in loaded.report
+    assert "options variant=keras width=0.35" in loaded.report
     assert "images of 32x32" in loaded.report
-    assert loaded.report.count("dense") == 2  # both are named as left
+    assert loaded.report.count("dense") == 2  # both are reported as not loaded
     features = load("mobilenet_v2", path, 0, image_size=32)
-    np.testing.assert_allclose(computed(features, images), logits["features"], atol=1e-4)
+    np.testing.assert_allclose(logits_of(features, images), logits["features"], atol=1e-4)
 
 
-def test_another_number_of_classes_means_a_new_seeded_head(keras_files, caplog):
+def test_another_number_of_classes_gives_a_new_head_from_the_seed(keras_files, caplog):
     root, images, _ = keras_files
     path = str(root / "whole.keras")
     with caplog.at_level(logging.INFO, logger="zoo"):
         module, variables, _ = zoo.load_pretrained("mobilenet_v2", path, 3)
-    assert "newly initialised: head (seed 0)" in caplog.text
-    assert "left in the file: predictions/kernel (10 classes)" in caplog.text
+    assert "newly initialized: head (seed 0)" in caplog.text
+    assert "not loaded: predictions/kernel (10 classes)" in caplog.text
     assert module.num_classes == 3
-    old = load("mobilenet_v2", path).variables
-    same = load("mobilenet_v2", path, 3).variables
-    other = load("mobilenet_v2", path, 3, seed=1).variables
+    original = load("mobilenet_v2", path).variables
+    same_seed = load("mobilenet_v2", path, 3).variables
+    other_seed = load("mobilenet_v2", path, 3, seed=1).variables
     kernel = variables["params"]["head"]["kernel"]
     assert kernel.shape == (1280, 3)
-    assert np.array_equal(kernel, same["params"]["head"]["kernel"])
-    assert not np.array_equal(kernel, other["params"]["head"]["kernel"])
-    np.testing.assert_equal(variables["params"]["features"], old["params"]["features"])
+    assert np.array_equal(kernel, same_seed["params"]["head"]["kernel"])
+    assert not np.array_equal(kernel, other_seed["params"]["head"]["kernel"])
+    np.testing.assert_equal(variables["params"]["features"], original["params"]["features"])
 
 
-def test_weights_of_another_model_are_named(keras_files):
+def test_keras_weights_of_another_model_are_rejected(keras_files):
     root, _, _ = keras_files
     for ending in ("keras", "h5", "weights.h5"):
-        text = refusal("resnet50", root / f"whole.{ending}")
+        text = error_of_load("resnet50", root / f"whole.{ending}")
         assert "whole" in text and "Conv1" in text
-    assert "does not fit mobilenet_v2" in refusal("mobilenet_v2", root / "whole.keras", width=0.5)
-    text = refusal("mobilenet_v2", root / "whole.keras", dialect="torch")
-    assert "has weights for dialect='keras', not 'torch'" in text
+    assert "does not fit mobilenet_v2" in error_of_load(
+        "mobilenet_v2", root / "whole.keras", width=0.5
+    )
+    text = error_of_load("mobilenet_v2", root / "whole.keras", variant="torch")
+    assert "has weights for variant='keras', not 'torch'" in text
 
 
-def test_a_small_keras_resnet(tmp_path):
-    """ResNet-50's code with fewer blocks, whose order of layers the nameless form relies on."""
+def test_small_keras_resnet(tmp_path):
+    """Keras's ResNet code with fewer blocks. Files without names depend on the order of layers."""
     from keras.src.applications import resnet
 
     def stack(x):
@@ -182,23 +184,23 @@ def test_a_small_keras_resnet(tmp_path):
             v.assign(parity.random_array(v.name, tuple(v.shape), int(np.prod(v.shape[:-1])), rng))
         model.save(tmp_path / "m.keras")
         model.save_weights(tmp_path / "m.weights.h5")
-    forget_names(tmp_path / "m.weights.h5")
+    remove_names(tmp_path / "m.weights.h5")
     images, _ = parity.batch(SIZE, 2)
     expected = parity.keras_logits(model, images)
     options = {"blocks": (2, 1), "widths": (64, 8)}
     for name in ("m.keras", "m.weights.h5"):
-        module = zoo.create_model("resnet50", 4, dialect="keras", **options)
+        module = zoo.create_model("resnet50", 4, variant="keras", **options)
         layers = names.keras_layers(module)
         assert list(layers) == [la.name for la in model.layers if la.variables]
         loaded = load("resnet50", tmp_path / name, image_size=32, **options)
-        np.testing.assert_allclose(computed(loaded, images), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits_of(loaded, images), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("top", [True, False])
-def test_a_small_keras_vgg(tmp_path, top):
-    """Layers named as VGG16's; official files are older than Keras 2 and call a kernel W."""
+def test_small_keras_vgg(tmp_path, top):
+    """Layers have VGG16's names. Keras's published files predate Keras 2, in which a kernel is named W."""
     options = {"convolutions": (1, 2), "widths": (4, 8), "head_widths": (16, 16)}
-    module = zoo.create_model("vgg16", 5, dialect="keras", **options)
+    module = zoo.create_model("vgg16", 5, variant="keras", **options)
     variables = random_variables(module, SIZE)
     path = tmp_path / "vgg.h5"
     with h5py.File(path, "w") as file:
@@ -215,14 +217,14 @@ def test_a_small_keras_vgg(tmp_path, top):
     for leaf, array in parity.flatten(loaded.variables).items():
         same = np.array_equal(array, variables[leaf])
         assert same or not top and leaf.split("/")[1] in ("top", "head"), leaf
-    assert ("newly initialised: top/fc1, top/fc2, head" in loaded.report) == (not top)
+    assert ("newly initialized: top/fc1, top/fc2, head" in loaded.report) == (not top)
 
 
 # torch
 
 
 def random_variables(module, size=(64, 64)) -> dict[str, np.ndarray]:
-    """Random leaves of a module by name, variances positive."""
+    """Random variables of a module by leaf, with positive variances."""
     image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
     shapes = parity.flatten_shapes(jax.eval_shape(module.init, jax.random.key(0), image))
     rng = np.random.default_rng(0)
@@ -230,16 +232,17 @@ def random_variables(module, size=(64, 64)) -> dict[str, np.ndarray]:
 
 
 def torch_state(module, modules) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Random variables, and the state dict of torch's that must become them."""
+    """Random variables, and the torch state dict that must be converted to them."""
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-    theirs = {path: name for name, path in modules.items()}
+    torch_names = {path: name for name, path in modules.items()}
     variables, state = random_variables(module), {}
     for leaf, array in variables.items():
         path, _, variable = leaf.partition("/")[2].rpartition("/")
         layout = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim]
-        state[f"{theirs[path]}.{leaves.get(variable, variable)}"] = array.transpose(layout).copy()
+        name = f"{torch_names[path]}.{leaves.get(variable, variable)}"
+        state[name] = array.transpose(layout).copy()
         if variable == "mean":
-            state[f"{theirs[path]}.num_batches_tracked"] = np.array(7)
+            state[f"{torch_names[path]}.num_batches_tracked"] = np.array(7)
     return variables, state
 
 
@@ -259,12 +262,12 @@ TORCH = {
     ("name", "origin"),
     [(n, "torchvision") for n in TORCH] + [(n, "timm") for n in TORCH if "alexnet" not in n],
 )
-def test_state_dicts(tmp_path, name, origin):
+def test_state_dicts_are_converted(tmp_path, name, origin):
     options = TORCH[name] | ({"width": 1.0} if "mobile" in name else {})
     module = zoo.create_model(name, 5, **options)
     modules = {"torchvision": names.torchvision_modules, "timm": names.timm_modules}[origin](module)
     variables, state = torch_state(module, modules)
-    if (name, origin) == ("vgg_tiny", "timm"):  # convolutions for dense layers
+    if (name, origin) == ("vgg_tiny", "timm"):  # convolutions instead of dense layers
         state["pre_logits.fc1.weight"] = state["pre_logits.fc1.weight"].reshape(32, 32, 1, 1)
         state["pre_logits.fc2.weight"] = state["pre_logits.fc2.weight"].reshape(32, 32, 1, 1)
     save_torch(tmp_path / "new.pth", state)
@@ -278,7 +281,7 @@ def test_state_dicts(tmp_path, name, origin):
         assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
-# Copied by hand from torchvision's and timm's state dicts.
+# Copied from the state dicts of torchvision and timm.
 @pytest.mark.parametrize(
     ("model", "origin", "name", "path"),
     [
@@ -296,7 +299,7 @@ def test_state_dicts(tmp_path, name, origin):
         ("mobilenet_v2", "timm", "bn2", "features/18/norm"),
     ],
 )
-def test_names(model, origin, name, path):
+def test_names_of_origins(model, origin, name, path):
     modules = {"torchvision": names.torchvision_modules, "timm": names.timm_modules}[origin]
     assert modules(zoo.create_model(model))[name] == path
 
@@ -315,58 +318,61 @@ def without(state, name):
     ("change", "message"),
     [
         (lambda s: without(s, "layer1.0.bn2.running_var"), "layer1.0.bn2.running_var is missing"),
-        (lambda s: s | {"layer9.weight": np.ones(3)}, "layer9.weight is unknown to the model"),
+        (lambda s: s | {"layer9.weight": np.ones(3)}, "layer9.weight is not in the model"),
         (
             lambda s: s | {"bn1.weight": np.ones(9, np.float32)},
-            "bn1.weight is [9] in our layout, the model's params/conv1/norm/scale is [8]",
+            "bn1.weight has shape [9] in the zoo's layout, the model's params/conv1/norm/scale has [8]",
         ),
         (lambda s: without(s, "fc.bias"), "fc.bias is missing"),
         (
             lambda s: s | {"bn1.bias": np.full(8, np.nan, np.float32)},
-            "not finite, first in bn1.bias",
+            "NaN or inf, first in bn1.bias",
         ),
-        (lambda s: s | {"bn1.bias": np.full(8, 1e300)}, "not finite, first in bn1.bias"),
-        (lambda s: {"encoder.weight": np.ones((3, 3))}, "what it has is called encoder.weight"),
+        (lambda s: s | {"bn1.bias": np.full(8, 1e300)}, "NaN or inf, first in bn1.bias"),
+        (
+            lambda s: {"encoder.weight": np.ones((3, 3))},
+            "no weights of resnet_tiny, but encoder.weight;",
+        ),
         (
             lambda s: {f"{k}s": v for k, v in s.items()},
-            "holds no resnet_tiny",
+            "contains no weights of resnet_tiny",
         ),
     ],
 )
 def test_state_dicts_that_do_not_fit(tmp_path, resnet_state, change, message):
     path = tmp_path / "w.pth"
     save_torch(path, change(resnet_state))
-    text = refusal("resnet_tiny", path)
+    text = error_of_load("resnet_tiny", path)
     assert message in text
     assert "w.pth" in text
 
 
-def test_a_state_dict_without_a_head_needs_num_classes(tmp_path, resnet_state):
+def test_state_dict_without_a_head_requires_num_classes(tmp_path, resnet_state):
     path = tmp_path / "w.pth"
     save_torch(path, {k: v for k, v in resnet_state.items() if not k.startswith("fc.")})
-    assert "give num_classes" in refusal("resnet_tiny", path)
+    assert "set num_classes" in error_of_load("resnet_tiny", path)
     assert load("resnet_tiny", path, 3).module.num_classes == 3
     assert "head" not in load("resnet_tiny", path, 0).variables["params"]
 
 
-def test_our_own_weights(tmp_path):
+def test_weights_of_this_zoo(tmp_path):
     module = zoo.create_model("sam_alexnet_tiny", 5)
     variables = random_variables(module, (64, 64))
     path = tmp_path / "weights.safetensors"
     zoo.save_variables(path, parity.unflatten(variables))
-    given = zoo.Preprocessing(zoo.ResizeRule((64, 64)), mean=(0.1, 0.2, 0.3))
-    (tmp_path / "model.json").write_text(json.dumps({"preprocessing": given.to_json()}))
+    preprocessing = zoo.Preprocessing(zoo.ResizeRule((64, 64)), mean=(0.1, 0.2, 0.3))
+    (tmp_path / "model.json").write_text(json.dumps({"preprocessing": preprocessing.to_json()}))
     loaded = load("sam_alexnet_tiny", path)
     np.testing.assert_equal(parity.flatten(loaded.variables), variables)
-    assert loaded.preprocessing == given
+    assert loaded.preprocessing == preprocessing
     assert load("sam_alexnet_tiny", path, 2).module.num_classes == 2
-    text = refusal("sam_alexnet_tiny", _renamed(path))
+    text = error_of_load("sam_alexnet_tiny", _renamed(path))
     assert (
         "foreign.safetensors does not fit sam_alexnet_tiny: torchvision has no such model" in text
     )
 
 
-def test_a_run_is_found_by_its_directory(tmp_path):
+def test_weights_are_found_in_a_run_directory(tmp_path):
     module = zoo.create_model("sam_alexnet_tiny", 5)
     variables = parity.unflatten(random_variables(module, (64, 64)))
     zoo.save_variables(tmp_path / "best" / "weights.safetensors", variables)
@@ -377,16 +383,16 @@ def test_a_run_is_found_by_its_directory(tmp_path):
     assert loaded.sha256 == digest.hexdigest()
 
 
-def test_weights_of_a_model_for_smaller_images_are_named(tmp_path):
-    """The size in the model.json beside them would end in a complaint about pooling."""
+def test_weights_of_a_model_for_smaller_images_are_rejected(tmp_path):
+    """With the size from their model.json, the requested model would only complain about its pooling."""
     module = zoo.create_model("mobilenet_v2_tiny", 5)
     path = tmp_path / "weights.safetensors"
     zoo.save_variables(path, parity.unflatten(random_variables(module, (32, 32))))
     small = zoo.Preprocessing(zoo.ResizeRule((32, 32)))
     (tmp_path / "model.json").write_text(json.dumps({"preprocessing": small.to_json()}))
-    text = refusal("sam_alexnet_tiny", path)
+    text = error_of_load("sam_alexnet_tiny", path)
     assert f"{path} does not fit sam_alexnet_tiny: " in text
-    assert text.endswith("give weights of this model")
+    assert text.endswith("use weights of this model")
 
 
 def _renamed(path):
@@ -412,26 +418,26 @@ def test_published_sources():
     assert zoo.model_info("vgg16").pretrained == ("torchvision", "keras", "keras_no_top")
 
 
-def test_urls_and_hashes():
+def test_url_hash_and_crop_of_a_torchvision_source():
     source = sources.find_source("resnet50", "torchvision_v2")
     assert source.url == "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
     assert source.hash == "sha256:11ad3fa6"
     assert source.preprocessing.rule.crop_fraction == 224 / 232
 
 
-def test_keras_urls_are_those_of_the_installed_keras(monkeypatch):
-    """Keras asks for its files by URL and MD5: we ask for the same."""
+def test_keras_sources_match_the_installed_keras(monkeypatch):
+    """Same URL and MD5 as Keras requests for its own models."""
     import keras
     from keras.src.utils import file_utils
 
-    asked = []
+    requested = []
 
-    class Asked(Exception):
+    class Requested(Exception):
         pass
 
     def get_file(name, url, *, file_hash=None, **_):
-        asked.append((url, file_hash and f"md5:{file_hash}"))
-        raise Asked
+        requested.append((url, file_hash and f"md5:{file_hash}"))
+        raise Requested
 
     monkeypatch.setattr(file_utils, "get_file", get_file)
     small = {"alpha": 0.35, "input_shape": (96, 96, 3)}
@@ -449,11 +455,11 @@ def test_keras_urls_are_those_of_the_installed_keras(monkeypatch):
 
     monkeypatch.setattr(keras.initializers.GlorotUniform, "__call__", zeros)
     for (model, tag), (function, options) in cases.items():
-        with pytest.raises(Asked):
+        with pytest.raises(Requested):
             getattr(keras.applications, function)(weights="imagenet", **options)
         choice = (0.35, 96) if model == "mobilenet_v2" else ()
         source = sources.find_source(model, tag, *choice)
-        assert asked[-1] == (source.url, source.hash)
+        assert requested[-1] == (source.url, source.hash)
 
 
 @pytest.mark.parametrize(
@@ -462,21 +468,21 @@ def test_keras_urls_are_those_of_the_installed_keras(monkeypatch):
         (
             ("resnet50", "torchvison"),
             {},
-            "no source 'torchvison' for resnet50: give torchvision, torch",
+            "no source 'torchvison' for resnet50: use torchvision, torch",
         ),
-        (("alexnet", "torchvision"), {}, "no source 'torchvision' for alexnet: give hf://"),
+        (("alexnet", "torchvision"), {}, "no source 'torchvision' for alexnet: use hf://"),
         (("resnet50", "none.pth"), {}, "no file none.pth"),
         (("resnet50", "a/none"), {}, "no file a/none"),
-        (("resnet50", "hf://timm"), {}, "give hf://owner/name"),
-        (("resnet50", "hf://a/../../b"), {}, "give hf://owner/name"),
-        (("mobilenet_v2", "keras"), {"width": 0.6}, "widths are 0.35, 0.5, 0.75, 1.0, 1.3, 1.4"),
+        (("resnet50", "hf://timm"), {}, "use hf://owner/name"),
+        (("resnet50", "hf://a/../../b"), {}, "use hf://owner/name"),
+        (("mobilenet_v2", "keras"), {"width": 0.6}, "widths 0.35, 0.5, 0.75, 1.0, 1.3, 1.4"),
         (("mobilenet_v2", "keras"), {"image_size": 100}, "sizes 96, 128, 160, 192, 224"),
-        (("resnet50", "torchvision"), {"image_size": 0}, "give at least 1 pixel"),
+        (("resnet50", "torchvision"), {"image_size": 0}, "use at least 1 pixel"),
         (("resnet5", "torchvision"), {}, "did you mean resnet50"),
     ],
 )
-def test_wrong_sources(arguments, options, message):
-    assert message in refusal(*arguments, **options)
+def test_invalid_sources_are_rejected(arguments, options, message):
+    assert message in error_of_load(*arguments, **options)
 
 
 @pytest.mark.parametrize(
@@ -486,20 +492,20 @@ def test_wrong_sources(arguments, options, message):
         ("mobilenet_v2", [0, 255, 51], [-1, 1, -0.6]),
     ],
 )
-def test_keras_preprocessing_is_that_of_keras(model, pixel, expected):
+def test_keras_preprocessing_equals_keras(model, pixel, expected):
     import keras
 
     from train.engine.inputs import normalize
 
     images = np.array(pixel, np.float32).reshape(1, 1, 1, 3)
-    ours = normalize(images, sources.find_source(model, "keras").preprocessing)
-    np.testing.assert_allclose(np.ravel(ours), expected, rtol=1e-5)
-    theirs = getattr(keras.applications, model).preprocess_input(images.copy())
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    actual = normalize(images, sources.find_source(model, "keras").preprocessing)
+    np.testing.assert_allclose(np.ravel(actual), expected, rtol=1e-5)
+    from_keras = getattr(keras.applications, model).preprocess_input(images.copy())
+    np.testing.assert_allclose(actual, from_keras, rtol=1e-5)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; cuts the connection in the middle while `broken`."""
+    """Serves `files`; while `broken`, sends only half of each."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -534,11 +540,11 @@ def server(tmp_path, monkeypatch):
         thread.join()
 
 
-def blank(path, hash_=None) -> sources.Source:
+def source_of(path, hash_=None) -> sources.Source:
     return sources.Source("tag", "hf", path, hash_, 5, zoo.Preprocessing(zoo.ResizeRule((64, 64))))
 
 
-def cached(tmp_path) -> set[str]:
+def cached_files(tmp_path) -> set[str]:
     return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
 
 
@@ -547,56 +553,55 @@ MD5_OF_ABC = "md5:900150983cd24fb0d6963f7d28e17f72"
 
 
 @pytest.mark.parametrize("expected", [SHA256_OF_ABC, MD5_OF_ABC, None])
-def test_a_file_is_downloaded_once(server, tmp_path, expected):
+def test_files_are_downloaded_once(server, tmp_path, expected):
     server.files["/a/b.pth"] = b"abc"
     for _ in range(2):
-        assert sources.fetch(blank("a/b.pth", expected)).read_bytes() == b"abc"
+        assert sources.fetch(source_of("a/b.pth", expected)).read_bytes() == b"abc"
     assert server.requests == ["/a/b.pth"]
-    assert cached(tmp_path) == {"b.pth"} | (set() if expected else {"b.pth.sha256"})
+    assert cached_files(tmp_path) == {"b.pth"} | (set() if expected else {"b.pth.sha256"})
 
 
 @pytest.mark.parametrize("expected", [SHA256_OF_ABC, MD5_OF_ABC])
-def test_another_file_than_the_published_one(server, tmp_path, expected):
+def test_download_with_a_wrong_hash_is_rejected(server, tmp_path, expected):
     server.files["/b.pth"] = b"abd"
-    with pytest.raises(zoo.InputError, match="is not the file that was published"):
-        sources.fetch(blank("b.pth", expected))
-    assert cached(tmp_path) == set()
+    with pytest.raises(zoo.InputError, match="is not the published file"):
+        sources.fetch(source_of("b.pth", expected))
+    assert cached_files(tmp_path) == set()
 
 
 @pytest.mark.parametrize("expected", [SHA256_OF_ABC, None])
-def test_a_cached_file_that_changed(server, expected):
+def test_modified_cached_file_is_rejected(server, expected):
     server.files["/b.pth"] = b"abc"
-    sources.fetch(blank("b.pth", expected)).write_bytes(b"abd")
-    with pytest.raises(zoo.InputError, match="b.pth is not the file .* delete it"):
-        sources.fetch(blank("b.pth", expected))
+    sources.fetch(source_of("b.pth", expected)).write_bytes(b"abd")
+    with pytest.raises(zoo.InputError, match="b.pth is not the published file .* delete it"):
+        sources.fetch(source_of("b.pth", expected))
 
 
 @pytest.mark.parametrize("failure", ["interrupted", "missing", "offline"])
-def test_a_download_that_fails(server, tmp_path, monkeypatch, failure):
+def test_failed_downloads(server, tmp_path, monkeypatch, failure):
     server.files["/b.pth"] = b"abc" * 100_000
     server.broken = failure == "interrupted"
     path = "none.pth" if failure == "missing" else "b.pth"
     if failure == "offline":
         monkeypatch.setattr(sources, "BASE_URLS", {"hf": "http://127.0.0.1:9/"})
     with pytest.raises(zoo.InputError) as caught:
-        sources.fetch(blank(path))
+        sources.fetch(source_of(path))
     text = str(caught.value)
     assert "\n" not in text
     assert sources.BASE_URLS["hf"] + path in text
     assert f"put it at {tmp_path / 'cache' / 'weights' / 'hf' / path}" in text
-    assert cached(tmp_path) == set()
+    assert cached_files(tmp_path) == set()
     server.broken = False
-    with (
-        warnings.catch_warnings()
-    ):  # requests leaves the socket of a broken transfer to the collector
+    # requests leaves the socket of a broken transfer to the garbage collector.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del caught
         gc.collect()
     if failure == "interrupted":
-        assert sources.fetch(blank(path)).stat().st_size == 300_000
+        assert sources.fetch(source_of(path)).stat().st_size == 300_000
 
 
-def test_a_published_tag_from_download_to_logits(server, tmp_path, monkeypatch, resnet_state):
+def test_published_weights_from_download_to_logits(server, tmp_path, monkeypatch, resnet_state):
     path = tmp_path / "w.pth"
     save_torch(path, resnet_state)
     server.files["/tiny.pth"] = path.read_bytes()
@@ -612,13 +617,11 @@ def test_a_published_tag_from_download_to_logits(server, tmp_path, monkeypatch, 
     monkeypatch.setitem(registry._ENTRIES, "resnet_tiny", entry)
     module, variables, preprocessing = zoo.load_pretrained("resnet_tiny", "torchvision")
     assert preprocessing.rule.crop_fraction == 64 / 73
-    assert parity.zoo_logits(module, variables, np.zeros((1, 64, 64, 3), np.float32)).shape == (
-        1,
-        5,
-    )
+    logits = parity.zoo_logits(module, variables, np.zeros((1, 64, 64, 3), np.float32))
+    assert logits.shape == (1, 5)
 
 
-def test_a_model_of_timm(server, resnet_state):
+def test_timm_model_from_hugging_face(server, resnet_state):
     config = {
         "architecture": "resnet_tiny",
         "pretrained_cfg": {
@@ -643,4 +646,4 @@ def test_a_model_of_timm(server, resnet_state):
     broken = [{"model_type": "bert"}, [1], config["pretrained_cfg"] | {"mean": [0.5]}]
     for index, content in enumerate(broken):
         server.files[f"/a/{index}/resolve/main/config.json"] = json.dumps(content).encode()
-        assert "no configuration of timm" in refusal("resnet_tiny", f"hf://a/{index}")
+        assert "not a timm configuration" in error_of_load("resnet_tiny", f"hf://a/{index}")

@@ -1,3 +1,5 @@
+"""The registry: lookup by name, options, models of users and of other packages, preprocessing as JSON."""
+
 import importlib
 import json
 import shutil
@@ -13,7 +15,7 @@ from zoo import registry
 from zoo.common import names
 
 
-def test_index_of_builtin_models_equals_what_their_modules_register():
+def test_builtin_modules_lists_exactly_the_registered_models():
     for module in set(registry.builtin_modules().values()):
         importlib.import_module(module)
     registered = {n: e.module for n, e in registry._ENTRIES.items() if e.module.startswith("zoo.")}
@@ -21,7 +23,7 @@ def test_index_of_builtin_models_equals_what_their_modules_register():
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
-def test_every_model_says_what_it_is_and_where_it_comes_from(name):
+def test_every_model_has_a_description_and_a_source(name):
     entry = zoo.get_entry(name)
     assert entry.description.endswith(".")
     assert entry.source
@@ -32,14 +34,14 @@ def test_list_models_takes_a_pattern():
     assert zoo.list_models("no_such*") == []
 
 
-def test_unknown_model_offers_the_nearest():
+def test_unknown_model_suggests_the_closest_name():
     with pytest.raises(
         zoo.InputError, match=r"unknown model 'sam_alexnt': did you mean sam_alexnet"
     ):
         zoo.create_model("sam_alexnt")
 
 
-def test_unknown_option_offers_the_nearest():
+def test_unknown_option_suggests_the_closest_name():
     with pytest.raises(
         zoo.InputError, match="no option 'droput_rate': did you mean 'dropout_rate'"
     ):
@@ -51,14 +53,14 @@ def test_options_reach_the_module():
     assert (module.num_classes, module.dropout_rate, module.attention) == (7, 0.25, True)
 
 
-def test_negative_number_of_classes_is_refused():
+def test_negative_num_classes_is_rejected():
     with pytest.raises(zoo.InputError, match="num_classes is -1"):
         zoo.create_model("alexnet", -1)
 
 
 @pytest.fixture
 def user_module(tmp_path, monkeypatch):
-    """A researcher's file, outside the repository."""
+    """A module of a user, outside the repository."""
     (tmp_path / "my_variants.py").write_text(
         textwrap.dedent(
             """
@@ -78,7 +80,7 @@ def user_module(tmp_path, monkeypatch):
     registry._ENTRIES.pop("narrow_sam", None)
 
 
-def test_model_of_the_users_own(user_module):
+def test_model_in_a_user_module(user_module):
     assert zoo.create_model(f"{user_module}:narrow_sam").widths == (4, 4, 4, 4, 4)
     assert zoo.model_info(f"{user_module}:narrow_sam").num_classes == 5
     assert "narrow_sam" in zoo.list_models()
@@ -88,17 +90,17 @@ def test_model_of_the_users_own(user_module):
     ("name", "message"),
     [
         ("my_variants:narow_sam", "registers no model 'narow_sam' .it registers: narrow_sam"),
-        ("my_variant:narrow_sam", "cannot import 'my_variant' .*no such module"),
+        ("my_variant:narrow_sam", "cannot import 'my_variant', .*no such module"),
     ],
 )
-def test_mistyped_model_of_the_users_own(user_module, name, message):
+def test_misspelled_model_in_a_user_module(user_module, name, message):
     with pytest.raises(zoo.InputError, match=message):
         zoo.create_model(name)
 
 
-def test_taken_name_is_refused():
+def test_registering_a_taken_name_raises():
     def alexnet(num_classes):
-        """A usurper."""
+        """Another AlexNet."""
 
     with pytest.raises(ValueError, match="'alexnet' is already registered by zoo.alexnet"):
         zoo.register_model(input_shape=(8, 8, 3), num_classes=2, source="test")(alexnet)
@@ -106,7 +108,7 @@ def test_taken_name_is_refused():
 
 @pytest.fixture
 def other_package(tmp_path, monkeypatch):
-    """An installed package with models."""
+    """An installed package that declares models."""
     (tmp_path / "their_nets.py").write_text(
         textwrap.dedent(
             """
@@ -143,30 +145,31 @@ def test_models_of_other_packages(other_package):
     assert "their_nets" not in sys.modules
     assert zoo.create_model("their_net").widths == (4, 4, 4, 4, 4)
     assert zoo.model_info("their_net").source == "their paper"
-    assert zoo.get_entry("alexnet").module == "zoo.alexnet"  # our own name wins
+    assert zoo.get_entry("alexnet").module == "zoo.alexnet"  # the built-in name takes precedence
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bare", "'bare' of another package is <function bare .* with @zoo.register_model"),
+        ("bare", "'bare' from another package is <function bare .* with @zoo.register_model"),
         ("lost", "'lost' is declared by another package as no_such_module:net, which cannot be"),
         ("thier_net", "did you mean their_net"),
     ],
 )
-def test_models_of_other_packages_that_are_none(other_package, name, message):
+def test_invalid_models_of_other_packages(other_package, name, message):
     with pytest.raises(zoo.InputError, match=message):
         zoo.get_entry(name)
 
 
 def test_preprocessing_round_trips_through_json():
     rule = zoo.ResizeRule((224, 200), "crop", "bicubic", 0.875)
-    given = zoo.Preprocessing(rule, "bgr", 1.0, (1.0, 2.0, 3.0))
-    assert given.input_size == (224, 200)
-    assert zoo.Preprocessing.from_json(json.loads(json.dumps(given.to_json()))) == given
+    preprocessing = zoo.Preprocessing(rule, "bgr", 1.0, (1.0, 2.0, 3.0))
+    assert preprocessing.input_size == (224, 200)
+    data = json.loads(json.dumps(preprocessing.to_json()))
+    assert zoo.Preprocessing.from_json(data) == preprocessing
 
 
-WRITTEN = {  # as by version 0.1
+VERSION_0_1 = {
     "input_size": [224, 200],
     "resize": "crop",
     "interpolation": "bicubic",
@@ -178,12 +181,12 @@ WRITTEN = {  # as by version 0.1
 }
 
 
-def test_preprocessing_is_written_as_ever():
-    given = zoo.Preprocessing.from_json(WRITTEN)
-    assert given == zoo.Preprocessing(
+def test_preprocessing_format_of_version_0_1():
+    preprocessing = zoo.Preprocessing.from_json(VERSION_0_1)
+    assert preprocessing == zoo.Preprocessing(
         zoo.ResizeRule((224, 200), "crop", "bicubic", 0.875), "bgr", 1.0, (1.0, 2.0, 3.0)
     )
-    assert json.dumps(given.to_json()) == json.dumps(WRITTEN)
+    assert json.dumps(preprocessing.to_json()) == json.dumps(VERSION_0_1)
     assert zoo.Preprocessing.from_json({"input_size": [8, 8]}) == zoo.Preprocessing(
         zoo.ResizeRule((8, 8))
     )
@@ -199,13 +202,13 @@ def test_preprocessing_is_written_as_ever():
         ({"crop_fraction": 0}, ValueError),
     ],
 )
-def test_preprocessing_of_a_damaged_file_is_refused(change, error):
+def test_invalid_preprocessing_is_rejected(change, error):
     with pytest.raises(error):
-        zoo.Preprocessing.from_json(WRITTEN | change)
+        zoo.Preprocessing.from_json(VERSION_0_1 | change)
 
 
-def test_a_new_family_is_one_file(tmp_path):
-    """In a copy of the package: the name is listed without JAX, and its model is made."""
+def test_a_family_is_added_by_one_file(tmp_path):
+    """In a copy of the package, its name is listed without importing JAX, and its model is created."""
     package = Path(zoo.__file__).parent
     shutil.copytree(package, tmp_path / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "zoo" / "linear.py").write_text(

@@ -1,4 +1,4 @@
-"""The resize rule: the part of an image that is taken, and what cannot be a rule."""
+"""Resize rules: crop boxes, minimum sizes, and invalid rules."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ sides = st.integers(1, 5000)
         (ResizeRule((10, 20), "crop", crop_fraction=0.5), (125, 50, 175, 150)),
     ],
 )
-def test_part_that_is_taken(rule, box):
+def test_crop_box(rule, box):
     assert rule.box(300, 200) == box
 
 
@@ -29,7 +29,7 @@ def test_part_that_is_taken(rule, box):
     st.sampled_from(["squash", "crop"]),
     st.floats(0.01, 1),
 )
-def test_part_is_inside_the_image_and_centered(size, image, mode, fraction):
+def test_crop_box_is_inside_the_image_and_centered(size, image, mode, fraction):
     top, left, bottom, right = ResizeRule(size, mode, crop_fraction=fraction).box(*image)
     assert 0 <= top < bottom <= image[0] and 0 <= left < right <= image[1]
     assert top == pytest.approx(image[0] - bottom, abs=1e-6 * image[0])
@@ -38,9 +38,9 @@ def test_part_is_inside_the_image_and_centered(size, image, mode, fraction):
         assert (bottom - top) * size[1] == pytest.approx((right - left) * size[0], rel=1e-6)
 
 
-@pytest.mark.parametrize(("fraction", "least"), [(1.0, (28, 14)), (28 / 32, (32, 16))])
-def test_least_size_with_all_pixels(fraction, least):
-    assert ResizeRule((28, 14), crop_fraction=fraction).least == least
+@pytest.mark.parametrize(("fraction", "min_size"), [(1.0, (28, 14)), (28 / 32, (32, 16))])
+def test_min_size(fraction, min_size):
+    assert ResizeRule((28, 14), crop_fraction=fraction).min_size == min_size
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,10 @@ def test_least_size_with_all_pixels(fraction, least):
     [
         ({"mode": "stretch"}, "mode is 'stretch' instead of one of"),
         ({"interpolation": "lanczos"}, "interpolation is 'lanczos' instead of one of"),
-        ({"crop_fraction": 0.0}, "crop_fraction is 0.0: give a share"),
+        ({"crop_fraction": 0.0}, "crop_fraction is 0.0: use a fraction"),
         ({"crop_fraction": 1.01}, "crop_fraction is 1.01"),
     ],
 )
-def test_what_cannot_be_a_rule(fields, message):
+def test_invalid_rules_raise(fields, message):
     with pytest.raises(ValueError, match=message):
         ResizeRule((8, 8), **fields)

@@ -1,4 +1,4 @@
-"""VGG: published counts, sizes, activations, and equality with Keras."""
+"""VGG: published parameter counts, sizes, activations, and equality with Keras."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from zoo.layers import adaptive_average_pool
 
 
 @pytest.mark.parametrize(
-    ("name", "published"),  # torchvision's table of weights; Keras says the same of 16 and 19
+    ("name", "published"),  # torchvision's table of weights; Keras has the same for 16 and 19
     [
         ("vgg11", 132_863_336),
         ("vgg13", 133_047_848),
@@ -20,13 +20,13 @@ from zoo.layers import adaptive_average_pool
         ("vgg19", 143_667_240),
     ],
 )
-@pytest.mark.parametrize("dialect", ["torch", "keras"])
-def test_published_parameter_counts(name, published, dialect):
-    model = zoo.create_model(name, dialect=dialect)
+@pytest.mark.parametrize("variant", ["torch", "keras"])
+def test_published_parameter_counts(name, published, variant):
+    model = zoo.create_model(name, variant=variant)
     assert count_parameters(model, (224, 224, 3)) == (published, published)
 
 
-def test_sizes_and_stage_names():
+def test_sizes_of_named_stages():
     rows = {
         row.path: row.output_shape
         for row in zoo.layer_table(zoo.create_model("vgg16"), (224, 224, 3), leaves_only=False)
@@ -45,18 +45,33 @@ def test_sizes_and_stage_names():
     assert rows["block5/conv3"] == (14, 14, 512)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (48, 71)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [pytest.param((32, 32), marks=pytest.mark.long), (48, 71)])
 def test_logits_equal_keras(size):
-    ours = zoo.create_model("vgg16", 10, dialect="keras")
-    parity.assert_logits_equal_keras(ours, "VGG16", parity.vgg_path, size)
+    model = zoo.create_model("vgg16", 10, variant="keras")
+    parity.assert_logits_equal_keras(model, "VGG16", parity.vgg_path, size)
 
 
 @pytest.mark.slow
+def test_training_step_of_a_small_net_equals_keras():
+    options = {"widths": (4, 8, 16, 32, 32), "head_widths": (256, 256)}
+    model = zoo.create_model("vgg16", 10, variant="keras", dropout_rate=0.0, **options)
+    parity.assert_step_equals_keras(model, parity.small_vgg16, parity.vgg_path, (32, 32))
+
+
+@pytest.mark.long
 def test_training_step_equals_keras():
-    ours = zoo.create_model("vgg16", 10, dialect="keras", dropout_rate=0.0)
-    parity.assert_step_equals_keras(ours, "VGG16", parity.vgg_path, (32, 32))
+    model = zoo.create_model("vgg16", 10, variant="keras", dropout_rate=0.0)
+    parity.assert_step_equals_keras(model, "VGG16", parity.vgg_path, (32, 32))
 
 
+@pytest.fixture(scope="module")
+def tiny_variables():
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    return jax.jit(zoo.create_model("vgg_tiny").init)(jax.random.key(1), images), images
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "function"),
     [
@@ -66,55 +81,64 @@ def test_training_step_equals_keras():
         ("linear", lambda z: z),
     ],
 )
-def test_activation_is_that_of_every_hidden_layer(name, function):
+def test_activation_applies_to_every_hidden_layer(name, function, tiny_variables):
+    variables, images = tiny_variables
     model = zoo.create_model("vgg_tiny", activation=name)
-    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
-    for layer, before in (
+    pairs = (
         ("block1/conv1", "block1/conv1/conv"),
         ("block5/conv2", "block5/conv2/conv"),
         ("top", "top/fc2"),
-    ):
-        raw = np.asarray(zoo.features(model, variables, images, before))
-        out = zoo.features(model, variables, images, layer)
-        np.testing.assert_allclose(out, function(raw), rtol=1e-5, atol=1e-6)
+    )
+
+    @jax.jit
+    def outputs(variables):
+        return [[zoo.features(model, variables, images, layer) for layer in pair] for pair in pairs]
+
+    for output, linear in outputs(variables):
+        np.testing.assert_allclose(output, function(np.asarray(linear)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"activation": "rellu"}, "unknown activation 'rellu': did you mean 'relu'"),
-        ({"dialect": "tf"}, "unknown dialect 'tf': choose from torch, keras"),
+        ({"variant": "tf"}, "unknown variant 'tf': choose from torch, keras"),
     ],
 )
-def test_mistyped_options(options, message):
+def test_unknown_activation_and_variant(options, message):
     with pytest.raises(zoo.InputError, match=message):
         count_parameters(zoo.create_model("vgg_tiny", **options), (32, 32, 3))
 
 
-def test_keras_dialect_names_images_that_are_too_small():
+def test_keras_variant_rejects_images_that_are_too_small():
     with pytest.raises(zoo.ImageTooSmall, match="too small for this model"):
-        count_parameters(zoo.create_model("vgg_tiny", dialect="keras"), (24, 24, 3))
+        count_parameters(zoo.create_model("vgg_tiny", variant="keras"), (24, 24, 3))
 
 
-def test_torch_dialect_takes_any_size_and_flattens_channels_first():
+@pytest.mark.slow
+def test_torch_variant_takes_any_size_and_flattens_channels_first():
     model = zoo.create_model("vgg_tiny", 0, pooled_size=2, head_widths=(4,), activation="linear")
     images = jax.random.normal(jax.random.key(0), (1, 64, 96, 3))
     variables = jax.jit(model.init)(jax.random.key(1), images)
-    last = np.asarray(zoo.features(model, variables, images, "block5"))  # [1, 2, 3, 32]
+
+    @jax.jit
+    def outputs(variables):
+        return zoo.features(model, variables, images, "block5"), model.apply(variables, images)
+
+    last, output = map(np.asarray, outputs(variables))  # [1, 2, 3, 32], [1, 4]
     pooled = np.stack([last[:, :, 0:2].mean(axis=2), last[:, :, 1:3].mean(axis=2)], axis=2)
-    flat = pooled.transpose(0, 3, 1, 2).reshape(1, -1)  # torch: channels, rows, columns
+    flat = pooled.transpose(0, 3, 1, 2).reshape(1, -1)  # torch's order: channels, rows, columns
     dense = variables["params"]["top"]["fc1"]
     np.testing.assert_allclose(
-        model.apply(variables, images),
+        output,
         flat @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"]),
         rtol=1e-4,
         atol=1e-5,
     )
 
 
-def test_adaptive_pool_by_hand():
-    """Five columns to three: windows 0-1, 1-3, 3-4; two rows to three: 0, 0-1, 1."""
+def test_adaptive_average_pool_windows():
+    """Five columns to three: windows 0-1, 1-3, 3-4. Two rows to three: 0, 0-1, 1."""
     x = jnp.arange(10.0).reshape(1, 2, 5, 1)
     row = np.array([0.5, 2.0, 3.5])
     expected = np.stack([row, row + 2.5, row + 5.0])

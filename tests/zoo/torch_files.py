@@ -1,4 +1,4 @@
-"""Files as torch.save writes them, without torch."""
+"""Writing files in the formats of torch.save, without torch."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ class Storage:
 
 
 class Tensor:
-    """Pickles as torch's tensors do. `dtype` "bfloat16" takes the upper halves as uint16."""
+    """Pickles like a torch tensor. For `dtype` "bfloat16", the array has the upper halves as uint16."""
 
     def __init__(self, array, dtype=None, parameter=False, shape=None, strides=None, offset=0):
         array = np.asarray(array)
@@ -47,7 +47,7 @@ class Tensor:
 
 
 class Call:
-    """Pickles as a call of any function."""
+    """Pickles as a call of a function."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -58,7 +58,7 @@ class Call:
 
 @contextlib.contextmanager
 def fake_torch():
-    """Modules whose functions have torch's names: pickle writes names only."""
+    """Install fake modules with torch's names, of which pickle writes only the names."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     torch._utils = utils
     for module, names in (
@@ -66,14 +66,13 @@ def fake_torch():
         (utils, ("_rebuild_tensor_v2", "_rebuild_parameter")),
     ):
         for name in names:
-            stand_in = type(name, (), {"__module__": module.__name__})
-            setattr(module, name, stand_in)
+            setattr(module, name, type(name, (), {"__module__": module.__name__}))
     with mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils}):
         yield torch
 
 
 class Pickler(pickle.Pickler):
-    """Leaves the storages out, and remembers them by key."""
+    """Collects the storages in `storages` and pickles only their keys."""
 
     def __init__(self, stream, old: bool):
         super().__init__(stream, protocol=2)
@@ -95,7 +94,7 @@ def storage_bytes(storage: Storage) -> bytes:
 
 
 def save_new(path, value) -> None:
-    """torch.save since 1.6."""
+    """Format of torch.save since 1.6."""
     stream = io.BytesIO()
     with fake_torch():
         pickler = Pickler(stream, old=False)
@@ -109,11 +108,11 @@ def save_new(path, value) -> None:
 
 
 def save_old(path, value) -> None:
-    """torch.save before 1.6."""
+    """Format of torch.save before 1.6."""
     stream = io.BytesIO()
-    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
-    for part in (0x1950A86A20F9469CFC6C, 1001, machine):
-        pickle.dump(part, stream, protocol=2)
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
+    for header in (0x1950A86A20F9469CFC6C, 1001, system):
+        pickle.dump(header, stream, protocol=2)
     with fake_torch():
         pickler = Pickler(stream, old=True)
         pickler.dump(value)

@@ -1,1 +1,1 @@
-"""What is computed from predictions and features: NumPy and scikit-learn, no training."""
+"""Analysis of predictions and features with NumPy and scikit-learn."""

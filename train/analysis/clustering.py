@@ -1,4 +1,4 @@
-"""Clusters without labels, and their scores against labels: matching, agreement, collapse."""
+"""Clustering, and its scores against labels: matching, agreement, collapse."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,18 +13,25 @@ from sklearn.mixture import GaussianMixture
 from train.analysis.metrics import prediction_scores
 from train.recipe import InputError
 
-# A cluster with less than this part of an even share (1 / clusters) counts as empty.
+# A cluster with less than this fraction of an even share (1 / clusters) counts as empty.
 NEARLY_EMPTY = 0.01
 
 
 def match_clusters(
     labels: np.ndarray, clusters: np.ndarray, num_classes: int, num_clusters: int
 ) -> np.ndarray:
-    """Class of each cluster, int [num_clusters], by the one-to-one matching that gets most examples right.
+    """Match clusters to classes one to one, so that as many samples as possible are correct.
 
-    Labels and clusters are int [N]. Where there are more clusters than classes, those without a partner get
-    -1; where there are fewer, some classes have no cluster. VaDE's clustering accuracy (Jiang et al. 2017), and
-    so that of Han et al. ("Animal face classification based on deep learning"), is that of this matching.
+    The clustering accuracy of VaDE (Jiang et al. 2017), and therefore of Han et al. ("Animal face classification based
+    on deep learning"), is that of this matching.
+
+    Args:
+      labels: int [N].
+      clusters: int [N].
+
+    Returns:
+      Class of each cluster, int [num_clusters]. If there are more clusters than classes, unmatched clusters have -1; if
+      there are fewer, some classes have no cluster.
     """
     counts = np.zeros((num_clusters, num_classes), int)
     np.add.at(counts, (clusters, labels), 1)
@@ -35,71 +42,73 @@ def match_clusters(
 
 
 def clustering_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
-    """Share of examples whose cluster is the one that `match_clusters` gives to their class."""
+    """Fraction of samples whose cluster is matched to their class by `match_clusters`."""
     matched = match_clusters(labels, clusters, int(labels.max()) + 1, int(clusters.max()) + 1)
     return float(np.mean(matched[clusters] == labels))
 
 
 def occupancy(clusters: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Share of the examples in each cluster, float64 [num_clusters]."""
+    """Fraction of the samples in each cluster, float64 [num_clusters]."""
     return np.bincount(clusters, minlength=num_clusters) / len(clusters)
 
 
 def effective_clusters(occupancy: np.ndarray) -> float:
-    """exp(entropy) of shares: K for K equal ones, 1 where one holds everything."""
+    """exp(entropy) of the cluster shares: K for K equal clusters, 1 if one cluster holds all samples."""
     return float(np.exp(entr(occupancy).sum()))
 
 
 def collapse_warning(
     occupancy: np.ndarray, num_classes: int, class_shares: np.ndarray | None = None
 ) -> str | None:
-    """One line if clusters have collapsed, None if they are well.
+    """Return a one-line warning if the clusters have collapsed, else None.
+
+    Clusters have collapsed if either of these holds:
+
+      - The number of clusters in use is less than the number of classes, or of clusters if that is smaller. A cluster
+        or class below a hundredth of an even share does not count.
+      - The entropy of the occupancy is below half the entropy of the classes, which means that the effective number of
+        clusters is below the square root of the effective number of classes. Half the effective number is no suitable
+        threshold: two clusters cannot fall below half of two, and ten long-tailed classes, 1 to 100, come close to it.
+
+    Without `class_shares`, the classes are assumed to be equal. The second rule then tolerates inequality: 80:10:10
+    and the ten long-tailed classes raise no warning, 95:5 does. Clusters as unequal as the known classes never raise
+    one.
 
     Args:
-      occupancy: shares of the clusters, float [K].
-      num_classes: how many classes there are to find.
-      class_shares: true shares of the classes, float [num_classes], where they are known.
-
-    Either of two things is a collapse:
-      - fewer clusters are in use than there are classes to find and clusters to find them with (a cluster
-        or class below a hundredth of an even share does not count);
-      - the entropy of the occupancy is below half of that of the classes: the effective number of clusters
-        is below the square root of that of the classes. Half the effective number itself would not do: no
-        two clusters can fall below half of two, and ten classes of a long tail, 1 to 100, come close to it.
-
-    Without `class_shares` the classes are taken as equal, and the second rule then has room for unequal ones:
-    80 : 10 : 10 and the ten of the long tail are silent, 95 : 5 is not. Clusters as unequal as the known
-    classes never alarm.
+      occupancy: fraction of the samples in each cluster, float [K].
+      num_classes: number of classes to find.
+      class_shares: fraction of the samples in each class, float [num_classes], if known.
     """
     if class_shares is None:
         class_shares = np.full(num_classes, 1 / num_classes)
     clusters = len(occupancy)
-    wanted = min(clusters, int(np.count_nonzero(class_shares >= NEARLY_EMPTY / num_classes)))
+    required = min(clusters, int(np.count_nonzero(class_shares >= NEARLY_EMPTY / num_classes)))
     empty = np.count_nonzero(occupancy < NEARLY_EMPTY / clusters)
-    found = effective_clusters(occupancy)
+    effective = effective_clusters(occupancy)
     expected = min(effective_clusters(class_shares), clusters)
-    if clusters - empty >= wanted and found >= np.sqrt(expected):
+    if clusters - empty >= required and effective >= np.sqrt(expected):
         return None
     return (
-        f"clusters have collapsed: {empty} of {clusters} are empty or nearly so, and the examples fill"
-        f" {found:.1f} effective clusters where {expected:.1f} are expected"
+        f"clusters have collapsed: {empty} of {clusters} are empty or nearly empty;"
+        f" effective number of clusters {effective:.1f}, expected {expected:.1f}"
     )
 
 
 def clustering_metrics(
     labels: np.ndarray, clusters: np.ndarray, class_names: Sequence[str], num_clusters: int
 ) -> dict[str, Any]:
-    """All scores of a clustering, as plain JSON-able data: those of `classification_metrics`, and more.
+    """Compute all scores of a clustering, as JSON-able data.
 
     Args:
-      labels: int [N], positions in `class_names`.
+      labels: int [N], indices into `class_names`.
       clusters: int [N], below `num_clusters`.
 
-    Accuracy, precision, recall, F1 and the confusion matrix are those of the matched classes. Examples in a
-    cluster without a class are wrong, lower their class's recall, and are in no column of the matrix, which
-    stays square: `unmatched` counts them by true class, so row i of the matrix and `unmatched[i]` make up the
-    class. `class_of_cluster` is the matching. NMI (arithmetic mean) and ARI need none, and judge any number
-    of clusters. There is no loss. `collapsed` is the line of `collapse_warning`, or None.
+    Returns:
+      The scores of `classification_metrics`, of the classes matched to the clusters, and more. Samples in unmatched
+      clusters count as wrong: they lower the recall of their class and are in no column of the confusion matrix, which
+      stays square. `unmatched` counts them by true class, so row i of the matrix and `unmatched[i]` add up to class i.
+      `class_of_cluster` is the matching. NMI (arithmetic mean) and ARI need no matching and apply to any number of
+      clusters. `loss` is None. `collapsed` is the warning of `collapse_warning`, or None.
     """
     matched = match_clusters(labels, clusters, len(class_names), num_clusters)
     predicted = matched[clusters]
@@ -118,21 +127,21 @@ def clustering_metrics(
 
 
 def fit_kmeans(x: np.ndarray, k: int, seed: int) -> KMeans:
-    """k-means on float [N, D]: the best of ten k-means++ starts. Its `predict` gives clusters int [N]."""
+    """Fit k-means to float [N, D], the best of ten k-means++ initializations. `predict` returns clusters, int [N]."""
     _check_enough(x, k)
     return KMeans(k, n_init=10, random_state=seed).fit(x)
 
 
 def fit_gmm(x: np.ndarray, k: int, seed: int) -> GaussianMixture:
-    """A mixture of k Gaussians on float [N, D]: the best of five k-means starts.
+    """Fit a mixture of k Gaussians to float [N, D], the best of five k-means initializations.
 
-    Covariances are full where that is little to ask of the data, at least ten examples a component for each
-    dimension, else diagonal. The codes of an auto-encoder are correlated, and diagonal ones miss it: on digits they
-    get 70 to 80 % of the training images right, full ones 80 to 85 %, and VaDE ends as much better as it begins.
+    Covariances are full if there are at least ten samples per component and dimension, else diagonal. The latents of an
+    autoencoder are correlated, which diagonal covariances do not model: on digits, they get 70 to 80% of the training
+    images right, full ones 80 to 85%, and VaDE keeps this advantage to the end.
 
-    A thousandth of the mean variance is added to each variance: against features that are zero in nearly all
-    of a component's examples (after a ReLU), whose density would decide alone; scikit-learn's absolute 1e-6
-    means something else at every scale of the features.
+    A thousandth of the mean variance is added to each variance. Otherwise features that are zero for nearly all samples
+    of a component (after a ReLU) would dominate the density. scikit-learn's default, an absolute 1e-6, depends on the
+    scale of the features.
     """
     _check_enough(x, k)
     x = np.asarray(x, np.float64)
@@ -146,4 +155,4 @@ def fit_gmm(x: np.ndarray, k: int, seed: int) -> GaussianMixture:
 
 def _check_enough(x: np.ndarray, k: int) -> None:
     if len(x) < k:
-        raise InputError(f"{k} clusters need at least {k} examples, and there are {len(x)}")
+        raise InputError(f"{k} clusters need at least {k} samples, but there are {len(x)}")

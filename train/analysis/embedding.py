@@ -1,4 +1,4 @@
-"""Features in two or three dimensions, to look at."""
+"""Embedding of features in two or three dimensions, for plots."""
 
 import numpy as np
 from sklearn.manifold import TSNE
@@ -9,26 +9,36 @@ from train.recipe import InputError
 def tsne(
     x: np.ndarray, dims: int = 3, seed: int = 0, perplexity: float = 30, limit: int = 2000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """t-SNE (van der Maaten and Hinton 2008) of float [N, D], as latent spaces are often shown.
+    """Compute a t-SNE embedding (van der Maaten and Hinton 2008). Deterministic.
 
-    Returns the embedding, float32 [M, dims], and the positions in `x` of its points, ascending int [M]. M is N,
-    or `limit` of them drawn with `seed`: 2,000 points take about 15 seconds in three dimensions on two idle cores.
-    Where three neighbourhoods do not fit into M the perplexity is lowered. Equal input gives equal output.
+    Args:
+      x: features, float [N, D].
+      dims: dimensions of the embedding.
+      seed: seed of the subsampling and of t-SNE.
+      perplexity: effective number of neighbors; at most (M - 1) / 3 is used.
+      limit: largest number of points. 2,000 points take about 15 seconds in three dimensions on two idle cores.
+
+    Returns:
+      The embedding, float32 [M, dims], and the indices of its points in `x`, ascending, int [M]. M is N, at most
+      `limit`.
+
+    Raises:
+      InputError: fewer than two samples.
     """
     chosen = np.arange(len(x))
     if len(x) > limit:
         chosen = np.sort(np.random.default_rng(seed).choice(len(x), limit, replace=False))
     if len(chosen) < 2:
-        raise InputError(f"t-SNE needs at least 2 examples, and there are {len(chosen)}")
+        raise InputError(f"t-SNE needs at least 2 samples, but there are {len(chosen)}")
     points = np.asarray(x, np.float32)[chosen]
-    # Principal components need as many features as dims, and a spread to be scaled by.
-    has_components = min(points.shape) >= dims and np.ptp(points, axis=0).any()
+    # Initialization by principal components requires at least `dims` samples and features, and a nonzero spread.
+    can_use_pca = min(points.shape) >= dims and np.ptp(points, axis=0).any()
     model = TSNE(
         dims,
         perplexity=min(perplexity, (len(points) - 1) / 3),
-        init="pca" if has_components else "random",
-        # scikit-learn's own, never below 50, throws a hundred points apart in three dimensions: of three
-        # groups of 20, ten dimensions, it leaves a divergence of 1.85 where a rate of 10 leaves 0.13.
+        init="pca" if can_use_pca else "random",
+        # scikit-learn's "auto" is at least 50, which scatters a hundred points in three dimensions: for three groups of
+        # 20 in ten dimensions, the KL divergence ends at 1.85, with a rate of 10 at 0.13.
         learning_rate=max(len(points) / 48, 10.0),
         random_state=seed,
     )

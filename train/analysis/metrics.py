@@ -1,4 +1,4 @@
-"""Scores of a classifier, from labels and logits."""
+"""Scores of a classifier from labels and logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,18 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of class probabilities, float64 [N, C], safe for logits of any size."""
+    """Log-probabilities of the classes, float64 [N, C]. Does not overflow for large logits."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Class probabilities, float64 [N, C]; each row has the sum 1."""
+    """Class probabilities, float64 [N, C]. Rows sum to 1."""
     return np.exp(log_softmax(logits))
 
 
 def loss_and_accuracy(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and share of right answers, for labels int [N] and logits [N, C]."""
+    """Mean cross-entropy in nats, and accuracy, for labels int [N] and logits [N, C]."""
     picked = log_softmax(logits)[np.arange(len(labels)), labels]
     return float(-picked.mean()), float(np.mean(logits.argmax(axis=1) == labels))
 
@@ -27,7 +27,10 @@ def loss_and_accuracy(labels: np.ndarray, logits: np.ndarray) -> tuple[float, fl
 def prediction_scores(
     labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """What `classification_metrics` says that needs predictions int [N] only; one of -1 is no class, and wrong."""
+    """Compute the scores of `classification_metrics` that require only predictions, int [N].
+
+    A prediction of -1 stands for no class and counts as wrong.
+    """
     classes = np.arange(len(class_names))
     per_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     precision, recall, f1, support = (np.asarray(values) for values in per_class)
@@ -53,16 +56,17 @@ def prediction_scores(
 def classification_metrics(
     labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """All scores of a test, as plain JSON-able data.
+    """Compute all scores of a classifier, as JSON-able data.
 
     Args:
-      labels: int [N], positions in `class_names`.
+      labels: int [N], indices into `class_names`.
       logits: float [N, C].
       class_names: C names.
 
-    Precision, recall and F1 are macro averages; a class that is never predicted has precision 0, one without examples
-    recall 0. A loss that is not finite is None. Rows of the confusion
-    matrix are true classes.
+    Returns:
+      Accuracy, loss, scores per class, and macro averages of precision, recall and F1. A class that is never predicted
+      has precision 0, a class without samples recall 0. A loss that is not finite is None. Rows of the confusion matrix
+      are true classes.
     """
     loss, _ = loss_and_accuracy(labels, logits)
     scores = prediction_scores(labels, logits.argmax(axis=1), class_names)

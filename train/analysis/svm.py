@@ -1,6 +1,6 @@
-"""Support vector machines on features, and why a reported best answers at chance.
+"""Support vector machines on features, and a diagnosis of rbf kernels that lead to chance accuracy.
 
-The report: Han et al., "Animal face classification based on deep learning", Table 2.
+In Table 2 of Han et al., "Animal face classification based on deep learning", the best SVM is at chance.
 """
 
 from typing import Any
@@ -10,8 +10,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-# An example whose nearest has less than this for a kernel is taken to be like itself only.
-ALONE = 0.01
+# A sample is isolated if its kernel with its nearest neighbor is below this.
+ISOLATED = 0.01
 
 
 def fit_svm(
@@ -21,15 +21,15 @@ def fit_svm(
     c: float = 1.0,
     gamma: float | None = None,
     kernel: str = "rbf",
-    standardise: bool = True,
+    standardize: bool = True,
 ) -> Pipeline:
-    """A support vector machine for features float [N, D] and labels int [N].
+    """Fit a support vector machine to features float [N, D] and labels int [N].
 
-    gamma None is scikit-learn's "scale", 1 / (D * variance of x). `standardise` gives each feature mean 0 and
-    variance 1 over `x` first, and `predict` does the same with what it is given.
+    `gamma` None is scikit-learn's "scale", 1 / (D * variance of x). `standardize` first scales each feature to mean 0
+    and variance 1 over `x`; `predict` applies the same scaling.
     """
     machine = SVC(C=c, kernel=kernel, gamma="scale" if gamma is None else gamma)
-    steps = [("scaler", StandardScaler())] if standardise else []
+    steps = [("scaler", StandardScaler())] if standardize else []
     return Pipeline([*steps, ("svm", machine)]).fit(x, labels)
 
 
@@ -42,31 +42,41 @@ def diagnose_rbf(
     limit: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Whether an rbf machine of this C and gamma can tell features float [N, D] apart: numbers and a sentence.
+    """Diagnose whether an SVM with an rbf kernel of this C and gamma can distinguish the samples.
 
-    Returns, of at most `limit` examples drawn with `seed` (features as the kernel sees them: give standardised
-    ones for a machine that standardises):
-      - median_kernel: median of exp(-gamma * squared distance) over pairs of different examples;
-      - nearest_kernel: the same of each example and its nearest, the median over examples;
-      - farthest_kernel: a tenth of the pairs have less;
-      - constant_features: share of the D features whose standard deviation is below 1e-6 of the largest;
-      - largest_class: share of the most frequent label over all N, which is what answering it alone scores;
-      - verdict and sentence. "alone": the kernel is nearly an identity matrix. From a C of about a half on the
-        training data are memorised (100 %), below it they get the largest class, as new data do in any case.
-        "alike": outputs differ by at most C * N * (1 - farthest_kernel), and that is less than the margin's width,
-        2: training and test both get the largest class. "usable": neither.
+    Han et al. report an accuracy of 37.29% in training, 35.09% in validation and 35.07% in test, at C 1 and gamma
+    0.001. This is not memorization: the training accuracy would be near 100%. The largest of AFHQ's three classes,
+    cat, has 5,653 of the 16,130 images, 35.05%, so the machine predicts cat for nearly all images. It does so if the
+    features of nearly all images are alike, as those of a network are whose units are dead or saturated, or which has
+    not learned (their first network, with linear activation: 35%, loss NaN).
 
-    The 37.29 % of Han et al. in training, 35.09 in validation and 35.07 in test, at C 1 and gamma 0.001, is not
-    memorization: training would be near 100 %. The largest of AFHQ's three classes, cat, has 5,653 of its 16,130
-    images, 35.05 %: the machine answers cat to nearly everything, as it does where the features of nearly all
-    images are alike. That is what a net leaves whose units are dead or saturated, or which has not learned
-    (its first, with linear activation: 35 %, loss NaN).
+    Args:
+      x: features as the kernel sees them, float [N, D]: standardized ones for a machine that standardizes.
+      labels: int [N].
+      c: C of the machine.
+      gamma: gamma of the kernel exp(-gamma * squared distance).
+      limit: largest number of samples to look at, drawn with `seed`.
+      seed: seed of the subsampling.
+
+    Returns:
+      A JSON-able dict of c, gamma and:
+
+      - median_kernel: median of the kernel over pairs of different samples;
+      - nearest_kernel: median over samples of the kernel with the nearest neighbor;
+      - farthest_kernel: the 10th percentile of the kernel over pairs;
+      - constant_features: fraction of the D features whose standard deviation is below 1e-6 of the largest;
+      - largest_class: fraction of the most frequent label among all N, the accuracy of always predicting it;
+      - verdict: "alone", "alike" or "usable", and sentence, its explanation. "alone": the kernel matrix is nearly the
+        identity. With a C of at least about 0.5, the training data are memorized (100%); with a smaller C they are
+        assigned to the largest class, as new data are in any case. "alike": outputs differ by at most
+        C * N * (1 - farthest_kernel), which is less than the width of the margin, 2, so training and test data are
+        assigned to the largest class. "usable": neither.
     """
     chosen = np.arange(len(x))
     if len(x) > limit:
         chosen = np.sort(np.random.default_rng(seed).choice(len(x), limit, replace=False))
     points = np.asarray(x, np.float64)[chosen]
-    # Around their mean: the difference of squares below would lose small distances far from the origin.
+    # Centered: far from the origin, small distances would be lost to cancellation in the difference of squares below.
     points = points - points.mean(axis=0)
     deviations = points.std(axis=0)
     squares = (points**2).sum(axis=1)
@@ -77,26 +87,26 @@ def diagnose_rbf(
     median, nearest = float(np.median(pairs)), float(np.median(kernel.max(axis=1)))
     farthest = float(np.quantile(pairs, 0.1))
     largest = float(np.bincount(labels).max() / len(labels))
-    if nearest < ALONE:
+    if nearest < ISOLATED:
         verdict = "alone"
         sentence = (
-            f"gamma {gamma:g} is too large for these features: the kernel of an example and its nearest is"
-            f" {nearest:.2g}, so each is like itself only. The machine memorises the training data (if C is not"
-            f" small; it is {c:g}) and gives what is new one and the same answer: standardise the features, or"
+            f"gamma {gamma:g} is too large for these features: the kernel of a sample with its nearest neighbor is"
+            f" {nearest:.2g}, so every sample is similar only to itself. The SVM memorizes the training data (unless"
+            f" C is small; it is {c:g}) and predicts the same class for all new data: standardize the features, or"
             " lower gamma"
         )
     elif c * len(x) * (1 - farthest) < 2:
         verdict = "alike"
         sentence = (
-            f"the features are all alike at C {c:g} and gamma {gamma:g}: the kernel of two examples is 1 -"
-            f" {1 - median:.2g}, so the machine answers the largest class ({largest:.2%}) to nearly everything,"
-            " in training too: standardise the features, or raise gamma or C"
+            f"C {c:g} and gamma {gamma:g} are too small for these features: the median kernel of two samples is 1 -"
+            f" {1 - median:.2g}, so the SVM predicts the largest class ({largest:.2%}) for nearly all samples, also"
+            " in training: standardize the features, or raise gamma or C"
         )
     else:
         verdict = "usable"
         sentence = (
-            f"the kernel tells examples apart at gamma {gamma:g}: {median:.2g} in the median, {nearest:.2g}"
-            " for the nearest"
+            f"the kernel distinguishes samples at gamma {gamma:g}: median {median:.2g} over pairs, {nearest:.2g} for"
+            " nearest neighbors"
         )
     return {
         "c": c,

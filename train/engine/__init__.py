@@ -1,1 +1,1 @@
-"""The machinery of training: objectives, optimisers, pure steps, their compilation, and the one loop."""
+"""Training engine: objectives, optimizers, pure steps and their compilation, checkpoints, and the training loop."""

@@ -1,7 +1,7 @@
-"""Checkpoints (Orbax) of a `LoopState`: its arrays, and the rest as plain data.
+"""Checkpoints of a `LoopState`, written by Orbax: its arrays, and everything else as JSON.
 
-Orbax writes in the background and makes a checkpoint visible only when it is whole, but does not notice
-when bytes of it change later: a digest of the state is kept beside it and compared on restore.
+Orbax writes in the background and makes a checkpoint visible once it is complete, but does not detect bytes that
+change later: a digest of the state is stored with it and compared on restore.
 """
 
 import asyncio
@@ -21,30 +21,30 @@ import orbax.checkpoint as ocp
 from train.engine.state import LoopState
 from train.recipe import InputError
 
-# Orbax reports through absl what we report ourselves, in one line.
+# Orbax logs through absl what this module reports in one line.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def _pass_over_late_calls(report: Any) -> None:
-    # A save or restore that failed leaves callbacks of TensorStore behind, which outlive Orbax's event loop;
-    # Python would print a traceback for each.
+def _ignore_closed_event_loop(report: Any) -> None:
+    # A failed save or restore leaves TensorStore callbacks that outlive Orbax's event loop; Python would print a
+    # traceback for each.
     frame = report.exc_traceback
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    closed_loop: Any = asyncio.BaseEventLoop._check_closed  # type: ignore[attr-defined]
-    if frame is None or frame.tb_frame.f_code is not closed_loop.__code__:
+    check_closed: Any = asyncio.BaseEventLoop._check_closed  # type: ignore[attr-defined]
+    if frame is None or frame.tb_frame.f_code is not check_closed.__code__:
         _previous_hook(report)
 
 
-_previous_hook, sys.unraisablehook = sys.unraisablehook, _pass_over_late_calls
+_previous_hook, sys.unraisablehook = sys.unraisablehook, _ignore_closed_event_loop
 
 
 class Checkpoints:
-    """The checkpoints of one run; the latest two are kept."""
+    """Checkpoints of one run. The latest two are kept."""
 
     def __init__(self, directory: Path):
         self._directory = directory.absolute()
-        self._saved = -math.inf  # when the last one was written
+        self._last_save = -math.inf  # time.monotonic()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -54,12 +54,12 @@ class Checkpoints:
         )
 
     def save(self, loop: LoopState) -> None:
-        """Write in the background; waits for the save before it, and raises what that one met."""
-        self._saved = time.monotonic()
+        """Write a checkpoint in the background. Waits for the previous save and raises its error, if any."""
+        self._last_save = time.monotonic()
         if loop.step in self._manager.all_steps():
             return
-        # Host copies: the device buffers are donated to the next step, and numbers without a sharding
-        # can be restored on any number of devices.
+        # Host copies: device buffers are donated to the next step, and arrays without a sharding can be restored on
+        # any number of devices.
         state = jax.tree.map(np.asarray, jax.device_get(loop.train))
         meta = {"position": loop.to_json(), "digest": digest(state)}
         self._manager.save(
@@ -70,27 +70,39 @@ class Checkpoints:
         )
 
     def seconds_since_save(self) -> float:
-        """Infinite before the first."""
-        return time.monotonic() - self._saved
+        """Seconds since the last save; infinite before the first."""
+        return time.monotonic() - self._last_save
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint; None if there is none."""
+        return max(self._manager.all_steps(), default=None)
 
     def restore(self, like: Callable[[int], Any], warn: Callable[[str], None]) -> LoopState | None:
-        """The state of the newest whole checkpoint, its arrays in NumPy; None when there are none.
+        """Restore the newest intact checkpoint.
 
-        `like(stage)` gives the structure, shapes and types of a stage's arrays. A damaged checkpoint is named through
-        `warn`, set aside and the next older one used; InputError when all are damaged.
+        Args:
+          like: maps the index of a stage to the structure, shapes and dtypes of its arrays.
+          warn: called with a message for each damaged checkpoint. The folder is renamed, and the next older checkpoint
+            is tried.
+
+        Returns:
+          The state, with NumPy arrays; None if there are no checkpoints.
+
+        Raises:
+          InputError: every checkpoint is damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
-                position = meta["position"]
-                shapes = like(position["stage"])
+                loop = meta["position"]
+                shapes = like(loop["stage"])
                 target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
                 state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
                 if digest(state) != meta["digest"]:
-                    raise ValueError("its numbers changed after it was written")
-                return LoopState.from_json(position, state)
-            except Exception as error:  # whatever damage makes Orbax, tensorstore or json say
+                    raise ValueError("its content changed after it was written")
+                return LoopState.from_json(loop, state)
+            except Exception as error:  # damage can raise any error of Orbax, TensorStore or json
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 warn(
                     f"checkpoint {self._directory / str(step)} is damaged ({reason}): trying an older one"
@@ -109,19 +121,19 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
-        """Until everything is on disk; raises what the last save met."""
+        """Wait until everything is on disk. Raises the error of the last save, if any."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait and let go of the directory."""
+        """Wait for the last save, then release the directory."""
         self._manager.close()
 
 
 def digest(tree: Any) -> str:
-    """A hash of the structure, types and bytes of a tree of arrays."""
-    found = hashlib.blake2b(digest_size=16)
+    """Hash the structure, dtypes, shapes and bytes of a tree of arrays."""
+    hasher = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        found.update(array.data.cast("B") if array.size else b"")
-    return found.hexdigest()
+        hasher.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        hasher.update(array.data.cast("B") if array.size else b"")
+    return hasher.hexdigest()

@@ -1,4 +1,4 @@
-"""Running a model over a whole split: every example once."""
+"""Evaluation of a model on a whole split, every sample once."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,29 +6,35 @@ from typing import Any
 import numpy as np
 
 
-def run_outputs(
+def collect_outputs(
     eval_step: Callable[[Any, dict[str, np.ndarray]], dict[str, np.ndarray]],
     variables: Any,
     batches: Iterable[dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Per-example outputs over padded batches (`image`, `mask`, and perhaps `label`), without the padding.
+    """Compute the outputs of every sample.
 
-    Labels, where batches have them, come back as `label`.
+    Args:
+      eval_step: maps (variables, {"image": ...}) to outputs [B, ...].
+      variables: the model's variables.
+      batches: dicts of `image`, `mask` bool [B], False for padding, and optionally `label`.
+
+    Returns:
+      Each output as one array [N, ...], without the padding; also `label` if the batches have it.
     """
-    parts: dict[str, list[np.ndarray]] = {}
+    collected: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         outputs = dict(eval_step(variables, {"image": batch["image"]}))
         if "label" in batch:
             outputs["label"] = batch["label"]
         for name, values in outputs.items():
-            parts.setdefault(name, []).append(values[batch["mask"]])
-    return {name: np.concatenate(values) for name, values in parts.items()}
+            collected.setdefault(name, []).append(values[batch["mask"]])
+    return {name: np.concatenate(values) for name, values in collected.items()}
 
 
 def array_batches(
     images: np.ndarray, batch_size: int, labels: np.ndarray | None = None
 ) -> Iterable[dict[str, np.ndarray]]:
-    """Batches of arrays that are in memory, the last one padded with its first image."""
+    """Yield batches of in-memory images. The last batch is padded with its first image."""
     for start in range(0, len(images), batch_size):
         rows = np.arange(start, start + batch_size)
         mask = rows < len(images)

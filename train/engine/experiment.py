@@ -1,4 +1,4 @@
-"""A recipe, resolved: everything that training, evaluation and previews need, checked. `train/setup.py` makes it."""
+"""A resolved recipe: everything that training, evaluation and previews need, checked. Built by `train/setup.py`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,41 +20,38 @@ class StagePlan:
     """A stage with its names resolved."""
 
     spec: Stage
-    module: Any  # Linen module, with the options of this stage, without an axis name
-    abstract: Mapping[str, Any]  # structure, shapes and types of its `params` and `batch_stats`
+    module: Any  # Linen module with the options of this stage, without an axis name
+    abstract: Mapping[str, Any]  # structure, shapes and dtypes of its `params` and `batch_stats`
     objective: Entry
-    optimizer: optax.GradientTransformation  # whose schedule knows the number of steps
+    optimizer: optax.GradientTransformation  # its schedule spans the steps of this stage
     frozen: frozenset[freezing.Path]
-    comparable: bool  # whether its scores are of the same thing as those of the stage before
+    comparable: bool  # whether its scores can be compared with those of the previous stage
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a recipe means with its data, model and devices."""
+    """A recipe with its data, model and devices."""
 
     recipe: Recipe
     dataset: Dataset  # of images, or of vectors in their place
-    data_key: Mapping[
-        str, Any
-    ]  # JSON-able: what the samples depend on, for caches of what is computed from them
+    # Everything that the samples depend on, JSON-able: the key of caches of their features.
+    data_key: Mapping[str, Any]
     inputs: Inputs
     devices: Devices
-    # Of training only.
-    feed: Literal["stepwise", "resident"] = "stepwise"
-    feed_bytes: int = 0  # of all samples in device memory
+    # Set for training only.
+    feed: Literal["streamed", "cached"] = "streamed"
+    feed_bytes: int = 0  # size of all samples in device memory
     module: Any = None  # Linen module
-    options: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # besides classes and dtype
+    # Fields of the model besides `num_classes` and `dtype`.
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stages: tuple[StagePlan, ...] = ()
-    weights: dict[str, Any] | None = (
-        None  # pretrained `params` and `batch_stats`; None for initial ones
-    )
-    # Source, sha256 and report of pretrained weights, also where a checkpoint has replaced their numbers.
+    # Pretrained `params` and `batch_stats`; None: initialize them.
+    weights: dict[str, Any] | None = None
+    # Source, sha256 and report of pretrained weights, even if a checkpoint has replaced them.
     pretrained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def decisions(self) -> dict[str, Any] | None:
-        """What pretrained weights have decided besides the numbers, for `start.json`; None without."""
+    def pretrained_settings(self) -> dict[str, Any] | None:
+        """Settings that follow from the pretrained weights, for `start.json`; None without pretrained weights."""
         if not self.pretrained:
             return None
         return {
@@ -64,7 +61,7 @@ class Experiment:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What it takes to build the net again, for `best/`."""
+        """Everything needed to rebuild the model, for `best/`."""
         return {
             "model": self.recipe.model,
             "options": dict(self.options),
@@ -77,7 +74,7 @@ class Experiment:
         }
 
     def provenance(self) -> dict[str, Any]:
-        """Weights and data that a trained net comes from, for `best/`."""
+        """Origin of the weights and the data, for `best/`."""
         return {
             "pretrained": self.recipe.pretrained,
             "pretrained_sha256": self.pretrained.get("sha256"),
@@ -87,8 +84,11 @@ class Experiment:
         }
 
     def initial_variables(self, module: Any = None) -> dict[str, Any]:
-        """`params` and `batch_stats` to start from: the pretrained ones if they are this module's, else initialized by
-        the recipe's seed."""
+        """Return the `params` and `batch_stats` to start from.
+
+        The pretrained ones if they belong to this module (default: the experiment's), else initialized with the
+        recipe's seed.
+        """
         if self.weights is not None and module in (None, self.module):
             return self.weights
         module = self.module if module is None else module
@@ -96,10 +96,15 @@ class Experiment:
 
 
 def build_module(name: str, num_classes: int | None, dtype: str, options: Mapping[str, Any]) -> Any:
-    """`zoo.create_model`, computing in `dtype`; models without that field compute in float32."""
+    """Create a model of the zoo that computes in `dtype`.
+
+    Raises InputError for a dtype other than float32 if the model has no `dtype` field.
+    """
     module = zoo.create_model(name, num_classes, **options)
     if hasattr(module, "dtype"):
         return module.clone(dtype=dtype)
     if dtype != "float32":
-        raise InputError(f"model {name} has no dtype field: it cannot compute in {dtype}")
+        raise InputError(
+            f"model {name} has no dtype field and cannot compute in {dtype}: use --dtype float32"
+        )
     return module

@@ -1,12 +1,12 @@
-"""Features of a trained or frozen net, computed once for every sample.
+"""Features of a trained or frozen network, computed once per sample.
 
-`extract` is the one way to them: for data sets of features, for probes, and for stages that train a head.
+`extract` computes them for data sets of features, for probes, and for stages that train only a head.
 
-Where a stage freezes all but the head and shows every image unchanged, what enters the head, or the dropout in
-front of it, is the same in every epoch. It is computed once, in evaluation mode, and takes the place of the images.
-The step stays the whole model's: `FromFeatures` applies it to blank images and exchanges what enters the module at
-the cut, so that dropout draws the masks that it would have drawn, and XLA removes the backbone, whose result nobody
-uses. Losses and parameters are those of training without a cache, up to the rounding of another program.
+If a stage freezes everything but the head and does not augment, the input of the head (or of the dropout before it) is
+the same in every epoch. It is computed once, in evaluation mode, and replaces the images. The training step remains
+that of the whole model: `FromFeatures` applies the model to blank images and replaces the input of the module at the
+cut. Dropout therefore draws the same masks as without the cache, and XLA removes the backbone as dead code. Losses and
+parameters equal those of training without the cache, up to the rounding of a different program.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from datasets.cache import cache_dir, whole_file
 from datasets.dataset import Progress
 from datasets.pipeline import Samples, eval_batches
 from train.engine import freezing
-from train.engine.evaluation import run_outputs
+from train.engine.evaluation import collect_outputs
 from train.engine.inputs import Inputs
 from train.engine.objectives import Batch
 from train.engine.parallel import Devices
@@ -47,15 +47,19 @@ def extract(
     key: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
-    """What a step computes for every sample of some parts, float32 [N, ...] each.
+    """Compute the features of every sample of some splits.
 
     Args:
-      step: `layer_step`'s or `cut_step`'s, of one device.
-      variables: of the net, on the devices or on the host.
-      samples: what each part's batches are made of, by the part's name.
+      step: of one device, from `layer_step` or `cut_step`.
+      variables: the network's variables, on the devices or on the host.
+      samples: samples of each split, by its name.
+      devices: where to compute.
       batch_size: samples per step, over all devices.
-      key: JSON-able data that says what the features depend on; with it they are kept in the cache directory.
-      progress: called while it takes long.
+      key: everything that the features depend on, JSON-able. If given, they are kept in the cache directory.
+      progress: called during the computation.
+
+    Returns:
+      Features by split, float32 [N, ...].
     """
     path = None
     if key is not None:
@@ -63,24 +67,28 @@ def extract(
         path = cache_dir() / "features" / f"{digest[:32]}.npz"
         try:
             with open(path, "rb") as read, np.load(read, allow_pickle=False) as saved:
-                return {part: saved[part] for part in samples}
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or torn
+                return {split: saved[split] for split in samples}
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # missing or damaged
             pass
     compiled = devices.compile_eval_step(step)
     placed = devices.replicate(variables)
-    found = {}
-    for part, of in samples.items():
-        batches = eval_batches(of, batch_size=batch_size)
-        counted = _counted(batches, len(of), f"features of {part} images", progress)
-        found[part] = run_outputs(compiled, placed, counted)["features"]
+    features = {}
+    for split, split_samples in samples.items():
+        batches = _with_progress(
+            eval_batches(split_samples, batch_size=batch_size),
+            len(split_samples),
+            f"features of {split} images",
+            progress,
+        )
+        features[split] = collect_outputs(compiled, placed, batches)["features"]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, allow_pickle=False, **found)
-    return found
+            np.savez(file, allow_pickle=False, **features)
+    return features
 
 
-def _counted(
+def _with_progress(
     batches: Iterable[dict[str, np.ndarray]], total: int, text: str, progress: Progress | None
 ) -> Iterator[dict[str, np.ndarray]]:
     done = 0
@@ -92,11 +100,14 @@ def _counted(
 
 
 def layer_step(module: nn.Module, inputs: Inputs, layer: str | None = None) -> FeatureStep:
-    """`features` float32 [B, D] of one device: what `zoo.features` gives of a layer, flattened."""
+    """Make a step of one device that returns `features`: the flattened output of a layer, float32 [B, D].
+
+    `layer` is that of `zoo.features`.
+    """
 
     def step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        found = zoo.features(module, variables, inputs.for_evaluation(batch["image"]), layer)
-        return {"features": found.astype(jnp.float32).reshape(len(found), -1)}
+        output = zoo.features(module, variables, inputs.preprocess_eval(batch["image"]), layer)
+        return {"features": output.astype(jnp.float32).reshape(len(output), -1)}
 
     return step
 
@@ -105,23 +116,29 @@ def layer_step(module: nn.Module, inputs: Inputs, layer: str | None = None) -> F
 class Cut:
     """Where features enter a model."""
 
-    path: freezing.Path  # of the module whose input they are: a dropout layer, or the head
-    input_shape: tuple[int, ...]  # of an image
-    feature_shape: tuple[int, ...]  # of an image's features
+    path: freezing.Path  # of the module whose input they replace: a dropout layer, or the head
+    input_shape: tuple[int, ...]  # of one image
+    feature_shape: tuple[int, ...]  # of the features of one image
 
 
-def cut(
+def find_cut(
     model: nn.Module,
     variables: dict[str, Any],
     input_shape: tuple[int, ...],
     frozen: Collection[freezing.Path],
 ) -> Cut | None:
-    """Where to cut the model, without an axis name, for a stage that freezes these parameters; None where features
-    would not do, or would save too little.
+    """Find where features can replace the images in a stage that freezes these parameters.
 
-    That is, unless all but the head is frozen; the features are the same function of the image in training as in
-    evaluation; logits depend on the image through them alone; and no frozen layer comes after them, as in VGG,
-    whose dropout leaves a frozen dense layer to every step. Nothing is computed: all of it is read off traces.
+    Traces the model, which must have no axis name, and computes nothing.
+
+    Returns:
+      The cut, or None unless all of these hold:
+
+      - everything but the head is frozen;
+      - the features are the same function of the image in training and in evaluation;
+      - the logits depend on the image only through the features;
+      - no frozen layer follows the features. In VGG, a frozen dense layer follows a dropout layer: it would remain in
+        every step, and the cut would save too little.
     """
     params, stats = variables["params"], variables.get("batch_stats", {})
     trainable, _ = freezing.split(params, frozen)
@@ -129,17 +146,17 @@ def cut(
         return None
     inputs = {
         "head": params[freezing.HEAD],
-        "backbone": {name: part for name, part in params.items() if name != freezing.HEAD},
+        "backbone": {name: tree for name, tree in params.items() if name != freezing.HEAD},
         "stats": stats,
         "image": jax.ShapeDtypeStruct((2, *input_shape), jnp.float32),
         "key": jax.random.key(0),
     }
-    still = freezing.still_norms(params, frozen)
+    frozen_modules = freezing.fully_frozen_modules(params, frozen)
 
     def apply(train: bool, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """(logits, new statistics)"""
+        """Return (logits, new statistics)."""
         params = inputs["backbone"] | {freezing.HEAD: inputs["head"]}
-        with freezing.standing_still(still):
+        with freezing.batch_norm_in_inference_mode(frozen_modules):
             logits, updated = model.apply(
                 {"params": params, "batch_stats": inputs["stats"]},
                 inputs["image"],
@@ -149,48 +166,54 @@ def cut(
             )
         return logits, updated.get("batch_stats", {})
 
-    found = _find_cut(lambda: jax.eval_shape(functools.partial(apply, True), inputs))
-    if found is None:
+    candidate = _first_dropout_or_head(
+        lambda: jax.eval_shape(functools.partial(apply, True), inputs)
+    )
+    if candidate is None:
         return None
-    path, shape = found
+    path, shape = candidate
     inputs["features"] = jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    def exchanged(train: bool, inputs: dict[str, Any]) -> tuple[list, Any, list]:
-        """(what entered the module before it was exchanged, once a call; logits; statistics that moved)"""
-        entered: list[jax.Array] = []
+    def apply_to_features(train: bool, inputs: dict[str, Any]) -> tuple[list, Any, list]:
+        """Return (the replaced input of the module in each call, logits, changed statistics)."""
+        replaced: list[jax.Array] = []
 
-        def exchange(x):
-            entered.append(x)
+        def replace(x):
+            replaced.append(x)
             return inputs["features"].astype(x.dtype)
 
-        with _exchanging(path, exchange):
+        with _replacing_input(path, replace):
             logits, updated = apply(train, inputs)
         before = {id(leaf) for leaf in jax.tree.leaves(inputs["stats"])}
-        moved = [leaf for leaf in jax.tree.leaves(updated) if id(leaf) not in before]
-        return entered, logits, moved
+        changed = [leaf for leaf in jax.tree.leaves(updated) if id(leaf) not in before]
+        return replaced, logits, changed
 
     for train in (True, False):
-        entered, logits, moved = _sources(functools.partial(exchanged, train), inputs)
-        if len(entered) != 1 or moved:
+        replaced, logits, changed = _dependencies(
+            functools.partial(apply_to_features, train), inputs
+        )
+        if len(replaced) != 1 or changed:
             return None
-        if not entered[0] <= {"backbone", "stats", "image"}:
+        if not replaced[0] <= {"backbone", "stats", "image"}:
             return None
-        if any(not sources <= {"features", "head", "key"} for sources in jax.tree.leaves(logits)):
+        if any(not names <= {"features", "head", "key"} for names in jax.tree.leaves(logits)):
             return None
 
-    programs: dict[Any, int] = {}
+    numbers: dict[Any, int] = {}
     in_training, in_evaluation = (
-        _value_numbers(jax.make_jaxpr(lambda x, t=train: exchanged(t, x)[0])(inputs), programs)
+        _value_numbers(
+            jax.make_jaxpr(lambda x, t=train: apply_to_features(t, x)[0])(inputs), numbers
+        )
         for train in (True, False)
     )
     return Cut(path, input_shape, shape[1:]) if in_training == in_evaluation else None
 
 
 def _value_numbers(program: ClosedJaxpr, numbers: dict[Any, int]) -> tuple[int, ...]:
-    """A number for each output of a program, the same for outputs that are computed in the same way.
+    """Number the outputs of a program so that equal numbers mean equal computations.
 
-    Value numbering: an equation's outputs are named by its primitive, its parameters and the numbers of its inputs,
-    so that equations whose results nobody uses make no difference. Programs that share `numbers` can be compared.
+    Value numbering: the outputs of an equation are identified by its primitive, its parameters and the numbers of its
+    inputs, so dead code makes no difference. Programs that share `numbers` can be compared.
     """
 
     def number(key: Any) -> int:
@@ -203,7 +226,7 @@ def _value_numbers(program: ClosedJaxpr, numbers: dict[Any, int]) -> tuple[int, 
             return of_program(value, ())
         if isinstance(value, tuple | list):
             return tuple(map(of_parameter, value))
-        # Rules of differentiation are made anew for each trace, and change no value.
+        # Differentiation rules are new objects in each trace and do not affect values.
         return None if callable(value) else repr(value)
 
     def of_program(jaxpr: Jaxpr, constants: Iterable[Any]) -> tuple[int, ...]:
@@ -230,83 +253,87 @@ def _value_numbers(program: ClosedJaxpr, numbers: dict[Any, int]) -> tuple[int, 
     return of_program(program.jaxpr, program.consts)
 
 
-def _find_cut(trace: Callable[[], Any]) -> tuple[freezing.Path, tuple[int, ...]] | None:
-    """Path, and shape of the input, of the first dropout layer that is active, or of the head."""
+def _first_dropout_or_head(
+    trace: Callable[[], Any],
+) -> tuple[freezing.Path, tuple[int, ...]] | None:
+    """Return path and input shape of the first active dropout layer, else of the head."""
     heads, dropouts = [], []
 
-    def look(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and args:
             module = context.module
             if module.path == (freezing.HEAD,):
                 heads.append((module.path, args[0].shape))
-            # One that drops nothing hands on what it got.
+            # Inactive dropout returns its input.
             elif isinstance(module, nn.Dropout) and output is not args[0]:
                 dropouts.append((module.path, args[0].shape))
         return output
 
-    with nn.intercept_methods(look):
+    with nn.intercept_methods(record):
         trace()
     return next(iter(dropouts + heads), None)
 
 
-def _exchanging(
-    path: freezing.Path, exchange: Callable[[jax.Array], jax.Array]
+def _replacing_input(
+    path: freezing.Path, replace: Callable[[jax.Array], jax.Array]
 ) -> contextlib.AbstractContextManager:
-    """Inside, the module at `path` is called with `exchange(x)` in place of x."""
+    """Context in which the module at `path` is called with `replace(x)` instead of x."""
 
     def intercept(call, args, kwargs, context):
         if context.method_name == "__call__" and args and context.module.path == path:
-            args = (exchange(args[0]), *args[1:])
+            args = (replace(args[0]), *args[1:])
         return call(*args, **kwargs)
 
     return nn.intercept_methods(intercept)
 
 
-def _sources(fun: Callable[[dict[str, Any]], Any], inputs: dict[str, Any]) -> Any:
-    """For each array that `fun` returns, the names of the inputs that it may depend on."""
+def _dependencies(fun: Callable[[dict[str, Any]], Any], inputs: dict[str, Any]) -> Any:
+    """Return, for each array that `fun` returns, the names of the inputs that it may depend on."""
     closed, outputs = jax.make_jaxpr(fun, return_shape=True)(inputs)
     jaxpr = closed.jaxpr
     names = [path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
-    sources = {var: {name} for var, name in zip(jaxpr.invars, names, strict=True)}
+    dependencies = {var: {name} for var, name in zip(jaxpr.invars, names, strict=True)}
 
-    def of(variables: Iterable[Any]) -> set[str]:
-        found = (sources.get(v, set()) for v in variables if not isinstance(v, Literal))
-        return set().union(*found)
+    def union(variables: Iterable[Any]) -> set[str]:
+        sets = (dependencies.get(v, set()) for v in variables if not isinstance(v, Literal))
+        return set().union(*sets)
 
     for equation in jaxpr.eqns:
-        sources |= dict.fromkeys(equation.outvars, of(equation.invars))
-    leaves = [of([variable]) for variable in jaxpr.outvars]
+        dependencies |= dict.fromkeys(equation.outvars, union(equation.invars))
+    leaves = [union([variable]) for variable in jaxpr.outvars]
     return jax.tree.unflatten(jax.tree.structure(outputs), leaves)
 
 
 class FromFeatures:
-    """A model's `apply` with features float32 [B, ...] in place of images, under `jax.jit`: eagerly the backbone
-    would really run."""
+    """A model that takes features float32 [B, ...] instead of images.
+
+    Call it under `jax.jit`: eagerly, the backbone would run on the blank images.
+    """
 
     def __init__(self, model: nn.Module, cut: Cut):
         self.model = model
         self.cut = cut
 
     def apply(self, variables: dict[str, Any], features: jax.Array, **options: Any) -> Any:
-        """What `model.apply(variables, images, **options)` gives for the images of these features."""
+        """Return what `model.apply(variables, images, **options)` returns for the images of these features."""
         images = jnp.zeros((len(features), *self.cut.input_shape), jnp.float32)
-        with _exchanging(self.cut.path, lambda x: features.astype(x.dtype)):
+        with _replacing_input(self.cut.path, lambda x: features.astype(x.dtype)):
             return self.model.apply(variables, images, **options)
 
 
 def cut_step(model: nn.Module, cut: Cut, inputs: Inputs) -> FeatureStep:
-    """`features` float32 [B, ...] of one device: what enters the model at the cut."""
+    """Make a step of one device that returns `features`: the input of the module at the cut, float32 [B, ...]."""
 
     def step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        entered: list[jax.Array] = []
+        recorded: list[jax.Array] = []
 
-        def look(x):
-            entered.append(x)
+        def record(x):
+            recorded.append(x)
             return x
 
-        with _exchanging(cut.path, look):
-            model.apply(variables, inputs.for_evaluation(batch["image"]), train=False)
-        return {"features": entered[0].astype(jnp.float32)}
+        with _replacing_input(cut.path, record):
+            model.apply(variables, inputs.preprocess_eval(batch["image"]), train=False)
+        return {"features": recorded[0].astype(jnp.float32)}
 
     return step

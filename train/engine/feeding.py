@@ -1,7 +1,7 @@
-"""How training images reach the compiled step: batch by batch from the host, or from the device's own memory.
+"""Feeding samples to the compiled training step: streamed from the host, or cached on the devices.
 
-Both ways take the order of an epoch from one function of the host (`TrainBatches.indices`) and run the same
-step with the same keys, so that they give the same losses up to rounding.
+Both take the order of an epoch from `TrainBatches.indices` and run the same step with the same keys, so their losses
+are equal up to rounding.
 """
 
 import dataclasses
@@ -14,25 +14,25 @@ import numpy as np
 
 from datasets.pipeline import TrainBatches
 from train.engine.parallel import Devices, TrainStep
-from train.engine.steps import Clock, TrainState
+from train.engine.steps import RngContext, TrainState
 
-# How long the device works unasked when an epoch is one program: a stop request waits for it.
+# Target duration of a chunk of a cached epoch. A stop request waits for the end of the chunk.
 CHUNK_SECONDS = 5.0
-FIRST_CHUNK = 16  # steps, before their speed is known
+FIRST_CHUNK = 16  # steps, while their speed is unknown
 
 
 @dataclasses.dataclass
 class Chunk:
-    """Some steps that are done or under way."""
+    """Consecutive training steps, finished or dispatched."""
 
-    state: TrainState  # after them
-    sizes: list[int]  # examples of each step's batch
-    metrics: dict[str, jax.Array]  # of each step, [steps]; a scalar where there is one
-    waited: float  # seconds that the device had to wait for data
+    state: TrainState  # after the last step
+    sizes: list[int]  # batch size of each step
+    metrics: dict[str, jax.Array]  # [steps], or a scalar for a single step
+    wait_seconds: float  # time that the devices waited for data
 
 
-class Stepwise:
-    """Batches come from the host one by one, loaded and sent ahead of their use."""
+class Streamed:
+    """Feeds batches from the host one at a time, loaded and transferred ahead of their use."""
 
     def __init__(self, batches: TrainBatches, devices: Devices, step: Callable):
         self._batches = batches
@@ -40,8 +40,8 @@ class Stepwise:
         self._step: TrainStep = devices.compile_train_step(step)
         self._iterator: Iterator[tuple[int, Any]] | None = None
 
-    def compile(self, state: TrainState, clock: Clock) -> None:
-        """Compile every shape; run nothing."""
+    def compile(self, state: TrainState, context: RngContext) -> None:
+        """Compile the step for every batch shape, without running it."""
         shape, dtype = self._batches.samples.shape, self._batches.samples.dtype
         for size in self._batches.batch_sizes:
             batch: dict[str, np.ndarray] = {
@@ -49,22 +49,22 @@ class Stepwise:
                 "label": np.zeros(size, np.int32),
                 "index": np.zeros(size, np.int32),
             }
-            self._step.compile(state, self._devices.split(batch), clock)
+            self._step.compile(state, self._devices.split(batch), context)
 
-    def epoch(self, state: TrainState, stage_step: int, clock: Clock) -> Iterator[Chunk]:
-        """The steps from `stage_step` to the end of its epoch; later epochs have to follow in order."""
+    def epoch(self, state: TrainState, stage_step: int, context: RngContext) -> Iterator[Chunk]:
+        """Run the steps from `stage_step` to the end of its epoch. Later epochs must follow in order."""
         if self._iterator is None:
             self._iterator = self._prefetch(self._batches.iterate(stage_step))
         in_epoch = stage_step % self._batches.steps_per_epoch
         for _ in range(in_epoch, self._batches.steps_per_epoch):
             began = time.monotonic()
             size, batch = next(self._iterator)
-            waited = time.monotonic() - began
-            state, metrics = self._step(state, batch, clock)
-            yield Chunk(state, [size], metrics, waited)
+            wait_seconds = time.monotonic() - began
+            state, metrics = self._step(state, batch, context)
+            yield Chunk(state, [size], metrics, wait_seconds)
 
     def _prefetch(self, iterator: Iterator[dict[str, np.ndarray]]) -> Iterator[tuple[int, Any]]:
-        """Batches on the devices, one ahead: the next transfer runs beside the step at hand."""
+        """Yield batch sizes and batches on the devices. The next transfer overlaps the current step."""
         ahead = None
         for batch in iterator:
             ready, ahead = ahead, (len(batch["label"]), self._devices.split(batch))
@@ -74,9 +74,12 @@ class Stepwise:
             yield ahead
 
 
-class Resident:
-    """The images lie in each device's memory, and one program runs through an epoch, or through a piece of a
-    long one. `images` uint8 [N, H, W, 3] and `labels` int32 [N] are there already (`Devices.replicate`)."""
+class Cached:
+    """Keeps all samples in the memory of each device; one program runs an epoch, or a chunk of a long epoch.
+
+    `images` uint8 [N, H, W, 3], or vectors float32 [N, ...], and `labels` int32 [N] are on the devices already
+    (`Devices.replicate`).
+    """
 
     def __init__(
         self,
@@ -89,37 +92,39 @@ class Resident:
         self._batches = batches
         self._devices = devices
         self._data = (images, labels)
-        self._steps = devices.compile_steps(step)
+        self._step_loop = devices.compile_step_loop(step)
         self._chunk = FIRST_CHUNK
 
-    def compile(self, state: TrainState, clock: Clock) -> None:
-        """Compile every shape; run nothing."""
+    def compile(self, state: TrainState, context: RngContext) -> None:
+        """Compile the step for every batch shape, without running it."""
         for order in self._orders(0):
-            self._steps.compile(state, *self._data, self._devices.split_order(order), clock)
+            placed = self._devices.split_order(order)
+            self._step_loop.compile(state, *self._data, placed, context)
 
-    def epoch(self, state: TrainState, stage_step: int, clock: Clock) -> Iterator[Chunk]:
-        """The steps from `stage_step` to the end of its epoch."""
+    def epoch(self, state: TrainState, stage_step: int, context: RngContext) -> Iterator[Chunk]:
+        """Run the steps from `stage_step` to the end of its epoch."""
         began = time.monotonic()
         epoch, done = divmod(stage_step, self._batches.steps_per_epoch)
-        pieces = [(order, self._devices.split_order(order)) for order in self._orders(epoch)]
-        waited = time.monotonic() - began
-        before = 0  # steps of the pieces before this one
-        for order, placed in pieces:
-            while done < before + len(order):
-                start = done - before
+        orders = [(order, self._devices.split_order(order)) for order in self._orders(epoch)]
+        wait_seconds = time.monotonic() - began
+        offset = 0  # steps of the epoch before those of `order`
+        for order, placed in orders:
+            while done < offset + len(order):
+                start = done - offset
                 stop = min(start + self._chunk, len(order))
                 began = time.monotonic()
-                state, metrics = self._steps(state, *self._data, placed, start, stop, clock)
+                state, metrics = self._step_loop(state, *self._data, placed, start, stop, context)
                 seconds = time.monotonic() - began
                 self._chunk = max(1, int(CHUNK_SECONDS * (stop - start) / max(seconds, 1e-6)))
                 sizes = [order.shape[1]] * (stop - start)
-                yield Chunk(state, sizes, {k: v[start:stop] for k, v in metrics.items()}, waited)
-                waited = 0.0
+                metrics = {k: v[start:stop] for k, v in metrics.items()}
+                yield Chunk(state, sizes, metrics, wait_seconds)
+                wait_seconds = 0.0
                 done += stop - start
-            before += len(order)
+            offset += len(order)
 
     def _orders(self, epoch: int) -> list[np.ndarray]:
-        """Which examples each step of an epoch takes, int32 [steps, B]: full batches, then the tail's."""
+        """Sample numbers of each step of an epoch, int32 [steps, B]: those of full batches, then of the last batch."""
         first = epoch * self._batches.steps_per_epoch
         rows = [self._batches.indices(first + i) for i in range(self._batches.steps_per_epoch)]
         sizes = sorted({len(row) for row in rows}, reverse=True)

@@ -1,7 +1,7 @@
-"""The one training loop: it owns the side effects around the pure step.
+"""The training loop. It owns all side effects around the pure step.
 
-Epochs of steps, validation, Keras's two epoch-end rules, best weights, checkpoints; it stops on request and goes on
-exactly where it stopped.
+The loop runs epochs of steps, validation and Keras's two end-of-epoch rules, reports the best weights and saves
+checkpoints. It stops on request and resumes exactly where it stopped.
 """
 
 import math
@@ -18,12 +18,12 @@ from train.engine.experiment import Experiment, StagePlan
 from train.engine.feeding import Chunk
 from train.engine.optimizers import set_plateau_scale
 from train.engine.stage import (
-    DeviceData,
-    RunningStage,
+    DeviceCache,
+    PreparedStage,
     abstract_state,
-    clock_of,
-    first_state,
+    initial_state,
     prepare,
+    rng_context,
 )
 from train.engine.state import LoopState
 from train.errors import Diverged, Interrupted
@@ -31,8 +31,8 @@ from train.recipe import Stage
 from train.record.best import SavedBest
 from train.record.log import EpochRecord, NewBest, RunLog, RunStart, StepRecord
 
-CHECKPOINT_SECONDS = 300.0  # between checkpoints inside a long epoch
-SAVE_SECONDS = 3.0  # at least, between checkpoints after short epochs
+CHECKPOINT_SECONDS = 300.0  # between checkpoints within a long epoch
+MIN_CHECKPOINT_SECONDS = 3.0  # between checkpoints after short epochs
 
 
 def fit(
@@ -43,47 +43,51 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     saved_best: SavedBest | None = None,
 ) -> LoopState:
-    """Train through the stages of an experiment, from the newest checkpoint if there is one.
+    """Train all stages of an experiment, starting from the newest checkpoint if there is one.
 
     Args:
-      experiment: what to train, on what.
-      checkpoints: where the state is saved, each epoch and every few minutes.
-      log: told everything that happens.
-      stop: asked after each step.
-      saved_best: what `best/` holds. Where it is later than the checkpoint, its epoch is trained again, and its weights
-        are replaced by better ones only.
+      experiment: what to train, and on which data.
+      checkpoints: where the state is saved, after epochs and every few minutes.
+      log: receives all events.
+      stop: called after each step; training stops if it returns True.
+      saved_best: what `best/` holds. If it is newer than the checkpoint, its epoch is trained again, and only better
+        weights replace it.
 
-    Returns the state in which training ended. Raises Interrupted after saving, Diverged when the loss or a gradient is
-    not finite.
+    Returns:
+      The final state.
+
+    Raises:
+      Interrupted: stopped on request; the state is saved.
+      Diverged: the loss or the gradient norm is not finite.
     """
     loop = LoopState()
-    data = DeviceData(experiment.devices)
-    left = None  # by the stage before: its variables
+    cache = DeviceCache(experiment.devices)
+    previous = None  # variables at the end of the previous stage
     try:
         if experiment.stages:
-            loop = _restored(experiment, checkpoints, log, saved_best)
+            loop = _restore(experiment, checkpoints, log, saved_best)
         log.run_started(RunStart(loop.step, loop.epoch))
-        if not experiment.stages:  # the net as it is
+        if not experiment.stages:  # nothing to train: report the initial variables
             objective = zoo.get_entry(experiment.recipe.model).objective
             variables = experiment.initial_variables()
             log.new_best(NewBest(Stage(objective=objective), variables, {"epoch": 0, "step": 0}))
         for index in range(loop.stage, len(experiment.stages)):
             plan = experiment.stages[index]
-            if loop.train is None or left is not None:
-                state = first_state(experiment, plan, left)
+            if loop.train is None or previous is not None:
+                state = initial_state(experiment, plan, previous)
                 loop.start_stage(index, state, comparable=plan.comparable)
             loop.train = experiment.devices.replicate(loop.train)
-            if not _is_over(plan, loop):
+            if not _is_finished(plan, loop):
                 if loop.step == 0 and experiment.weights is not None:
-                    checkpoints.save(loop)  # from here on the file of weights may go
-                running = prepare(experiment, plan, loop, data, log)
-                while not _is_over(plan, loop):
-                    _train_epoch(experiment, plan, running, loop, checkpoints, log, stop)
-                    _end_epoch(experiment, plan, running, loop, log)
+                    checkpoints.save(loop)  # a resumed run does not need the weights file
+                prepared = prepare(experiment, plan, loop, cache, log)
+                while not _is_finished(plan, loop):
+                    _train_epoch(experiment, plan, prepared, loop, checkpoints, log, stop)
+                    _end_epoch(experiment, plan, prepared, loop, log)
                     _save_after_epoch(plan, loop, checkpoints, log, stop)
             log.stage_ended(plan.spec.name)
             assert loop.train is not None
-            left = jax.device_get(loop.train.variables())
+            previous = jax.device_get(loop.train.variables())
         checkpoints.wait()
         return loop
     finally:
@@ -91,14 +95,14 @@ def fit(
         checkpoints.close()
 
 
-def _is_over(plan: StagePlan, loop: LoopState) -> bool:
+def _is_finished(plan: StagePlan, loop: LoopState) -> bool:
     return loop.stopped or loop.stage_epoch >= plan.spec.epochs
 
 
-def _restored(
+def _restore(
     experiment: Experiment, checkpoints: Checkpoints, log: RunLog, saved_best: SavedBest | None
 ) -> LoopState:
-    """The state of the newest whole checkpoint, or a new one."""
+    """Restore the newest intact checkpoint, or create a new state."""
     restored = checkpoints.restore(
         lambda stage: abstract_state(experiment.stages[stage]),
         lambda text: log.note(f"warning: {text}"),
@@ -114,32 +118,32 @@ def _restored(
 def _train_epoch(
     experiment: Experiment,
     plan: StagePlan,
-    running: RunningStage,
+    prepared: PreparedStage,
     loop: LoopState,
     checkpoints: Checkpoints,
     log: RunLog,
     stop: Callable[[], bool],
 ) -> None:
-    """The steps that are left of an epoch."""
+    """Run the remaining steps of an epoch."""
     assert loop.train is not None
-    done = loop.stage_step - loop.stage_epoch * running.steps_per_epoch
-    pending: Chunk | None = None  # read one chunk late, so that the devices never wait
+    done = loop.stage_step - loop.stage_epoch * prepared.steps_per_epoch
+    pending: Chunk | None = None  # read one chunk late, so that the devices never wait for the host
     last_save = time.monotonic()
-    chunks = running.feed.epoch(loop.train, loop.stage_step, clock_of(experiment, loop))
-    while done < running.steps_per_epoch:
+    chunks = prepared.feed.epoch(loop.train, loop.stage_step, rng_context(experiment, loop))
+    while done < prepared.steps_per_epoch:
         began = time.monotonic()
         chunk = next(chunks)
         loop.train = chunk.state
         done += len(chunk.sizes)
         if pending is not None:
-            _take(plan, running, loop, pending, log)
+            _record_chunk(plan, prepared, loop, pending, checkpoints, log)
         pending = chunk
-        is_last, asked_to_stop = done == running.steps_per_epoch, stop()
+        is_last, asked_to_stop = done == prepared.steps_per_epoch, stop()
         if is_last or asked_to_stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
-            _take(plan, running, loop, pending, log)
+            _record_chunk(plan, prepared, loop, pending, checkpoints, log)
             pending = None
         elapsed = time.monotonic() - began
-        loop.sums.wait_seconds += chunk.waited
+        loop.sums.wait_seconds += chunk.wait_seconds
         loop.sums.seconds += elapsed
         loop.train_seconds += elapsed
         if asked_to_stop and not is_last:
@@ -149,12 +153,17 @@ def _train_epoch(
             last_save = time.monotonic()
 
 
-def _take(
-    plan: StagePlan, running: RunningStage, loop: LoopState, chunk: Chunk, log: RunLog
+def _record_chunk(
+    plan: StagePlan,
+    prepared: PreparedStage,
+    loop: LoopState,
+    chunk: Chunk,
+    checkpoints: Checkpoints,
+    log: RunLog,
 ) -> None:
-    """Count and log the steps of a chunk; Diverged when they are no longer finite."""
+    """Count and log the steps of a chunk. Raises Diverged if the loss or the gradient norm is not finite."""
     metrics = {k: np.atleast_1d(v) for k, v in jax.device_get(chunk.metrics).items()}
-    num_steps = plan.spec.epochs * running.steps_per_epoch
+    num_steps = plan.spec.epochs * prepared.steps_per_epoch
     for index, size in enumerate(chunk.sizes):
         loop.step += 1
         loop.stage_step += 1
@@ -165,36 +174,44 @@ def _take(
                 epoch=loop.epoch + 1,
                 stage=plan.spec.name,
                 values=values,
-                place=loop.stage_step - loop.stage_epoch * running.steps_per_epoch,
-                steps_per_epoch=running.steps_per_epoch,
+                epoch_step=loop.stage_step - loop.stage_epoch * prepared.steps_per_epoch,
+                steps_per_epoch=prepared.steps_per_epoch,
                 steps_left=num_steps - loop.stage_step,
             )
         )
-        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            log.flush()
-            raise Diverged(
-                loop.step,
-                f"loss {values['loss']}, gradient norm {values['grad_norm']};"
-                f" try a lower --lr than {values['learning_rate']:g}. The last good checkpoint is kept",
-            )
+        for name, value in (("loss", values["loss"]), ("gradient norm", values["grad_norm"])):
+            if not math.isfinite(value):
+                log.flush()
+                raise Diverged(loop.step, name, _advice(values["learning_rate"], checkpoints))
         loop.sums.loss += values["loss"] * size
         loop.sums.accuracy += values.get("accuracy", math.nan) * size
         loop.sums.samples += size
         loop.sums.learning_rate = values["learning_rate"]
 
 
+def _advice(learning_rate: float, checkpoints: Checkpoints) -> str:
+    """What is saved, and what to do, after training diverged."""
+    checkpoints.wait()
+    step = checkpoints.latest_step()
+    if step is None:
+        saved = "There is no checkpoint yet"
+    else:
+        saved = f"The last checkpoint, of step {step}, is kept, but resuming it would repeat these steps"
+    return f"{saved}: start again with a lower --lr than {learning_rate:g} and another --workdir"
+
+
 def _end_epoch(
     experiment: Experiment,
     plan: StagePlan,
-    running: RunningStage,
+    prepared: PreparedStage,
     loop: LoopState,
     log: RunLog,
 ) -> None:
-    """Validate, keep the best, and apply the rules that end an epoch."""
+    """Validate, report a new best epoch, and apply the end-of-epoch rules."""
     assert loop.train is not None
-    stage, sums, objective = plan.spec, loop.sums, running.objective
+    stage, sums, objective = plan.spec, loop.sums, prepared.objective
     began = time.monotonic()
-    outputs = running.outputs(loop.train.variables(), "validation")
+    outputs = prepared.outputs(loop.train.variables(), "validation")
     scores = objective.scores(outputs)
     warning = objective.warning(outputs, len(experiment.dataset.class_names))
     if warning and not loop.warned:
@@ -204,7 +221,7 @@ def _end_epoch(
     loop.stage_epoch += 1
     by_accuracy = objective.monitor == "accuracy"
     score = scores["accuracy"] if by_accuracy else -scores["loss"]
-    # Also when its weights were written before the process was killed, and it is trained again.
+    # Also an epoch that is trained again because the process was killed after writing its weights.
     is_best = loop.best.update(score, loop.epoch) or loop.best.epoch == loop.epoch
     if is_best:
         facts: dict[str, Any] = {
@@ -219,8 +236,8 @@ def _end_epoch(
     loop.train_seconds += elapsed
 
     train_accuracy = sums.accuracy / sums.samples
-    if math.isnan(train_accuracy) and "accuracy" in scores:  # clusters are matched afterwards
-        outputs = running.outputs(loop.train.variables(), "train")
+    if math.isnan(train_accuracy) and "accuracy" in scores:  # clusters are matched after the epoch
+        outputs = prepared.outputs(loop.train.variables(), "train")
         train_accuracy = objective.scores(outputs)["accuracy"]
     log.epoch(
         EpochRecord(
@@ -256,14 +273,15 @@ def _save_after_epoch(
     log: RunLog,
     stop: Callable[[], bool],
 ) -> None:
-    """A checkpoint, unless epochs take so short that it would take longer than what it saves."""
-    is_over, asked_to_stop = _is_over(plan, loop), stop()
-    if is_over or asked_to_stop or checkpoints.seconds_since_save() > SAVE_SECONDS:
+    """Save a checkpoint, unless epochs are so short that saving would take longer than training."""
+    is_finished, asked_to_stop = _is_finished(plan, loop), stop()
+    if is_finished or asked_to_stop or checkpoints.seconds_since_save() > MIN_CHECKPOINT_SECONDS:
         _save(loop, checkpoints, log)
     if loop.stopped:
         patience = plan.spec.early_stop.patience
-        log.note(f"early stop: the validation loss has not fallen for {patience} epochs")
-    elif asked_to_stop and not is_over:
+        epochs = "epoch" if patience == 1 else "epochs"
+        log.note(f"early stop: no improvement of the validation loss for {patience} {epochs}")
+    elif asked_to_stop and not is_finished:
         _interrupt(loop, checkpoints, log)
 
 

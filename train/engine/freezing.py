@@ -1,8 +1,8 @@
-"""Parts of a model that training leaves as they are: patterns to parameters, and batch-norm that stands still.
+"""Freezing parameters by pattern, and running frozen batch-norm layers in inference mode.
 
-A frozen parameter gets no gradient and no update. A batch-norm layer whose parameters are all frozen runs on its
-moving statistics and does not change them, as a Keras layer with `trainable = False` does: freezing the optimiser
-alone would go on moving them, and normalise by the batch.
+A frozen parameter gets no gradient and no update. A batch-norm layer whose parameters are all frozen normalizes by its
+moving statistics and does not update them, like a Keras layer with `trainable = False`. If only the optimizer left its
+parameters alone, it would still normalize by the batch and update its statistics.
 """
 
 import contextlib
@@ -22,46 +22,46 @@ HEAD = "head"
 
 
 def frozen_paths(params: Any, patterns: Iterable[str]) -> frozenset[Path]:
-    """Paths of the parameters that patterns name.
+    """Find the paths of the parameters that match any of these patterns.
 
-    A pattern is `backbone` (all but the head), or the path of a module or parameter, which freezes what lies
-    below it: "conv1", "features.3.expand" (with dots or slashes). In a component `*` and `?` stand for characters,
-    and "14:", ":14", "3:14" for the children whose numbers lie in that range, without its end: "features.:14".
+    A pattern is `backbone` (everything but the head), or the path of a module or parameter, with dots or slashes, which
+    includes everything below it: "conv1", "features.3.expand". In a component, `*` and `?` are wildcards, and "14:",
+    ":14" and "3:14" select children by number, excluding the end: "features.:14".
 
-    Raises InputError for a pattern that names nothing, or counts beyond the last child.
+    Raises InputError for a pattern without a match, or a range that ends beyond the last child.
     """
     paths = sorted(flax.traverse_util.flatten_dict(dict(params)))
     frozen: set[Path] = set()
     for pattern in patterns:
-        named = {path for path in paths if _matches(path, pattern)}
-        if not named:
+        matches = {path for path in paths if _matches(path, pattern)}
+        if not matches:
             known = {".".join(path[:depth]) for path in paths for depth in range(1, len(path))}
             known.add("backbone")
             near = difflib.get_close_matches(pattern.replace("/", "."), known, n=3, cutoff=0.5)
-            parts = dict.fromkeys(path[0] for path in paths)
+            modules = dict.fromkeys(path[0] for path in paths)
             hint = (
                 f"did you mean {' or '.join(near)}?"
                 if near
-                else f"it has {', '.join(parts)}, or backbone"
+                else f"use {', '.join(modules)} or backbone"
             )
-            raise InputError(f"nothing to freeze is named {pattern!r} in this model: {hint}")
+            raise InputError(f"no parameter of this model matches {pattern!r}: {hint}")
         _check_bounds(pattern, paths)
-        frozen |= named
+        frozen |= matches
     return frozenset(frozen)
 
 
 def _check_bounds(pattern: str, paths: Iterable[Path]) -> None:
-    """A range that ends beyond the last child was meant for another model."""
+    """Raise InputError for a range that ends beyond the last child: it is meant for another model."""
     components = _components(pattern)
-    for place, component in enumerate(components):
+    for depth, component in enumerate(components):
         bounds = re.fullmatch(r"\d*:(\d+)", component)
-        above = components[:place]
-        children = (p for p in paths if len(p) > place and all(map(_matches_one, p, above)))
-        numbers = [int(path[place]) for path in children if path[place].isdecimal()]
+        above = components[:depth]
+        children = (p for p in paths if len(p) > depth and all(map(_matches_one, p, above)))
+        numbers = [int(path[depth]) for path in children if path[depth].isdecimal()]
         if bounds and int(bounds[1]) > max(numbers) + 1:
             raise InputError(
-                f"{pattern!r} goes up to {bounds[1]}, and what it counts in this model ends at"
-                f" {max(numbers) + 1}"
+                f"the range in {pattern!r} ends at {bounds[1]}, beyond the last layer of this model:"
+                f" use at most {max(numbers) + 1}"
             )
 
 
@@ -87,38 +87,40 @@ def _matches_one(name: str, component: str) -> bool:
 
 
 def split(params: Any, frozen: Collection[Path]) -> tuple[Any, Any]:
-    """(trainable, frozen) parts of a tree of parameters; `join` is the inverse."""
+    """Split a tree of parameters into (trainable, frozen); `join` is the inverse."""
     flat = flax.traverse_util.flatten_dict(dict(params))
-    parts: tuple[dict, dict] = ({}, {})
+    trees: tuple[dict, dict] = ({}, {})
     for path, leaf in flat.items():
-        parts[path in frozen][path] = leaf
-    return tuple(flax.traverse_util.unflatten_dict(part) for part in parts)
+        trees[path in frozen][path] = leaf
+    return tuple(flax.traverse_util.unflatten_dict(tree) for tree in trees)
 
 
 def join(trainable: Any, frozen: Any) -> Any:
-    """The tree that `split` took apart."""
+    """Merge the two trees that `split` returns."""
     flat = flax.traverse_util.flatten_dict(trainable) | flax.traverse_util.flatten_dict(frozen)
     return flax.traverse_util.unflatten_dict(flat)
 
 
-def still_norms(params: Any, frozen: Collection[Path]) -> frozenset[Path]:
-    """Paths of the modules whose own parameters are all frozen: a batch-norm among them stands still."""
+def fully_frozen_modules(params: Any, frozen: Collection[Path]) -> frozenset[Path]:
+    """Find the paths of the modules whose own parameters are all frozen."""
     own: dict[Path, bool] = {}
     for path in flax.traverse_util.flatten_dict(dict(params)):
         own[path[:-1]] = own.get(path[:-1], True) and path in frozen
     return frozenset(module for module, all_frozen in own.items() if all_frozen)
 
 
-def keep(before: Any, after: Any, modules: Collection[Path]) -> Any:
-    """The tree `after`, with the leaves of these modules from `before`."""
+def keep_modules(before: Any, after: Any, modules: Collection[Path]) -> Any:
+    """Return the tree `after`, with the leaves of these modules taken from `before`."""
     old = flax.traverse_util.flatten_dict(dict(before))
     new = flax.traverse_util.flatten_dict(dict(after))
     kept = {path: old[path] if path[:-1] in modules else leaf for path, leaf in new.items()}
     return flax.traverse_util.unflatten_dict(kept)
 
 
-def standing_still(modules: Collection[Path]) -> contextlib.AbstractContextManager:
-    """Inside, `nn.BatchNorm` layers at these paths use their moving statistics, in training, too."""
+def batch_norm_in_inference_mode(
+    modules: Collection[Path],
+) -> contextlib.AbstractContextManager:
+    """Context in which `nn.BatchNorm` layers at these paths use their moving statistics, even in training."""
 
     def intercept(call, args, kwargs, context):
         module = context.module
@@ -127,8 +129,8 @@ def standing_still(modules: Collection[Path]) -> contextlib.AbstractContextManag
             and context.method_name == "__call__"
             and module.path in modules
         ):
-            # Flax refuses to hear it twice, from the field and from the call, so the field has to change: of
-            # this instance, which lives for one application.
+            # Flax rejects the option if both the field and the call set it. So set the field of this instance, which
+            # lives for one application only.
             object.__setattr__(module, "use_running_average", True)
             return call(args[0], **{k: v for k, v in kwargs.items() if k != "use_running_average"})
         return call(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""What a model is given: images, with their resize rule and arithmetic, or vectors.
+"""Model inputs: images with their resize rule and normalization, or vectors.
 
-Either says how the host loads a split (`training`, `evaluation`) and what the compiled step does to what was loaded
-(`for_training`, `for_evaluation`).
+Each class defines how the host loads the samples of a split (`train_samples`, `eval_samples`) and how the compiled step
+preprocesses them (`preprocess_train`, `preprocess_eval`).
 """
 
 import dataclasses
@@ -18,52 +18,53 @@ from datasets.pipeline import ImageSamples, Samples
 from train.recipe import Augmentation, InputError, Stage, flag_of
 from zoo.common.resize import ResizeRule
 
-# Fields of an Augmentation that say how images are fed, not how they are changed.
-FEEDING = frozenset(["resize", "crops_per_image"])
+# Fields of an Augmentation that control how images are loaded, not how they are changed.
+LOADING_FIELDS = frozenset(["resize", "crops_per_image"])
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageInputs:
-    """Images of one size. `preprocessing` is that of evaluation and of `best/`: see `image_inputs`."""
+    """Images of one size. `preprocessing` is that of evaluation and of `best/`; see `image_inputs`."""
 
     preprocessing: zoo.Preprocessing
     decoder: Literal["exact", "fast"] = "exact"  # of training images; evaluation is always exact
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image: height, width, channels."""
+        """Height, width and channels of one image."""
         return (*self.preprocessing.input_size, 3)
 
-    def evaluation(self, split: Any) -> Samples:
-        """The images of a split as the host loads them for evaluation: uint8 [H, W, 3]."""
+    def eval_samples(self, split: Any) -> Samples:
+        """Images of a split as loaded for evaluation: uint8 [H, W, 3]."""
         return ImageSamples(split, self.preprocessing.rule)
 
-    def training(self, split: Any, augmentation: Augmentation) -> Samples:
-        """The images of a split as the host loads them for a training step: uint8 [H, W, 3], or larger where the
-        step takes random windows."""
+    def train_samples(self, split: Any, augmentation: Augmentation) -> Samples:
+        """Images of a split as loaded for training: uint8 [H, W, 3], or larger if the step takes random windows."""
         return ImageSamples(
-            split, training_rule(self.preprocessing.rule, augmentation), self.decoder
+            split, train_resize_rule(self.preprocessing.rule, augmentation), self.decoder
         )
 
-    def for_training(
+    def preprocess_train(
         self, images: jax.Array, index: jax.Array, key: jax.Array, augmentation: Augmentation
     ) -> jax.Array:
-        """What the model sees in a training step, float32 [B, H, W, 3], of loaded images uint8 [B, ...].
+        """Augment and normalize loaded images, uint8 [B, ...], to float32 [B, H, W, 3].
 
-        An image's changes depend on the key and on the visit's number in `index` alone.
+        The augmentation of an image depends only on the key and on its sample number in `index`, int32 [B].
         """
-        return normalize(self.augmented(images, index, key, augmentation), self.preprocessing)
+        return normalize(self.augment(images, index, key, augmentation), self.preprocessing)
 
-    def augmented(
+    def augment(
         self, images: jax.Array, index: jax.Array, key: jax.Array, augmentation: Augmentation
     ) -> jax.Array:
-        """`for_training` before the arithmetic: float32 [B, H, W, 3] in 0..255."""
-        changes = {k: v for k, v in dataclasses.asdict(augmentation).items() if k not in FEEDING}
+        """Augment loaded images as `preprocess_train` does, without normalization: float32 [B, H, W, 3] in 0..255."""
+        changes = {
+            k: v for k, v in dataclasses.asdict(augmentation).items() if k not in LOADING_FIELDS
+        }
         size = self.preprocessing.input_size
         return augment(images, example_keys(key, index), size, **changes).astype(jnp.float32)
 
-    def for_evaluation(self, images: jax.Array) -> jax.Array:
-        """What the model sees in evaluation: float32 [B, H, W, 3], of loaded images uint8 [B, H, W, 3]."""
+    def preprocess_eval(self, images: jax.Array) -> jax.Array:
+        """Normalize loaded images, uint8 [B, H, W, 3], to float32."""
         return normalize(images.astype(jnp.float32), self.preprocessing)
 
     def to_json(self) -> dict[str, Any]:
@@ -73,38 +74,38 @@ class ImageInputs:
 
 @dataclasses.dataclass(frozen=True)
 class VectorInputs:
-    """Vectors, or arrays of features of any shape, which go into the model as they are."""
+    """Vectors, or features of any shape, which the model takes without preprocessing."""
 
     shape: tuple[int, ...]  # of one sample
 
-    def evaluation(self, split: Any) -> Samples:
-        """The split itself."""
+    def eval_samples(self, split: Any) -> Samples:
+        """Return the split."""
         assert isinstance(split, VectorSplit)
         return split
 
-    def training(self, split: Any, augmentation: Augmentation) -> Samples:
-        """The split itself."""
-        return self.evaluation(split)
+    def train_samples(self, split: Any, augmentation: Augmentation) -> Samples:
+        """Return the split."""
+        return self.eval_samples(split)
 
-    def for_training(
+    def preprocess_train(
         self, vectors: jax.Array, index: jax.Array, key: jax.Array, augmentation: Augmentation
     ) -> jax.Array:
-        """The vectors, float32 [B, ...]."""
+        """Return the vectors, float32 [B, ...]."""
         return vectors
 
-    def for_evaluation(self, vectors: jax.Array) -> jax.Array:
-        """The vectors, float32 [B, ...]."""
+    def preprocess_eval(self, vectors: jax.Array) -> jax.Array:
+        """Return the vectors, float32 [B, ...]."""
         return vectors.astype(jnp.float32)
 
     def to_json(self) -> None:
-        """`best/` has no preprocessing of vectors."""
+        """None: vectors have no preprocessing."""
 
 
 Inputs = ImageInputs | VectorInputs
 
 
 def normalize(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
-    """The arithmetic that belongs to the weights: [B, H, W, 3] in 0..255 to what the model expects."""
+    """Apply the channel order, scale, mean and std of the weights to RGB images [B, H, W, 3] in 0..255."""
     if preprocessing.channel_order == "bgr":
         images = images[..., ::-1]
     mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, 3)
@@ -116,15 +117,21 @@ def image_inputs(
     preprocessing: zoo.Preprocessing,
     stages: tuple[Stage, ...] = (),
     decoder: Literal["exact", "fast"] = "exact",
-    called: Callable[[str], str] = flag_of,
+    field_name: Callable[[str], str] = flag_of,
 ) -> ImageInputs:
-    """Inputs for weights of this preprocessing, with one scale for training and evaluation.
+    """Create the inputs for weights with this preprocessing, at the same scale in training and evaluation.
 
-    A stage whose `augment.resize` is n has images of n x n pixels loaded, of which the training step takes a window
-    of the model's size at a random place. Evaluation takes the window in the middle, small enough for every stage.
+    A stage with `augment.resize` n loads images of n x n pixels, and its training step takes random windows of the
+    model's size. Evaluation takes the central window, cropped as much as the stage that crops most.
 
-    Raises InputError for images that would be smaller than the model's, with the name by which the user knows
-    the field of the recipe: see `train.setup.resolve`.
+    Args:
+      preprocessing: that of the weights.
+      stages: the recipe's stages.
+      decoder: of training images.
+      field_name: maps the path of a recipe field to its name in messages; see `train.setup.resolve`.
+
+    Raises:
+      InputError: a stage would load images smaller than the model's input.
     """
     height, width = preprocessing.input_size
     fraction = preprocessing.rule.crop_fraction
@@ -134,25 +141,25 @@ def image_inputs(
             continue
         if size < height:
             raise InputError(
-                f"{called(f'stages.{index}.augment.resize')} is {size}, less than the model's {height}x{width}:"
-                f" give at least {height}"
+                f"{field_name(f'stages.{index}.augment.resize')} is {size}, less than the model's {height}x{width}:"
+                f" use at least {height}"
             )
         fraction = min(fraction, height / size)
     rule = dataclasses.replace(preprocessing.rule, crop_fraction=fraction)
     return ImageInputs(dataclasses.replace(preprocessing, rule=rule), decoder)
 
 
-def training_rule(rule: ResizeRule, augmentation: Augmentation) -> ResizeRule:
-    """The resize rule of training images; `rule` is that of evaluation.
+def train_resize_rule(rule: ResizeRule, augmentation: Augmentation) -> ResizeRule:
+    """Derive the resize rule of training images from that of evaluation.
 
-    At n instead of the model's m pixels the images show n / m times as much along each side, so that things are as
-    large as in evaluation.
+    Loaded at n instead of the model's m pixels, an image covers n / m times as much of the original along each side, so
+    that objects appear at the same scale as in evaluation.
     """
     height, width = rule.size
     loaded = augmentation.resize or height
     if loaded == height:
         return rule
-    # Rounded, so that 28 / 32 of 32 / 28 is 1: the image as it is.
+    # Rounded, so that 28/32 * 32/28 is exactly 1, which leaves the image unscaled.
     fraction = min(1.0, round(rule.crop_fraction * loaded / height, 9))
     size = (loaded, round(loaded * width / height))
     return dataclasses.replace(rule, size=size, crop_fraction=fraction)

@@ -1,11 +1,10 @@
-"""What is minimized. An objective turns a model into two pure functions of variables and a batch.
+"""Training objectives. Each turns a model into a loss and an evaluation function, both pure.
 
-`OBJECTIVES` has one entry for each; another package adds its own `Entry` through the entry points
+`OBJECTIVES` has one `Entry` per objective. Other packages add theirs through the entry point group
 `jax_zoo.objectives`.
 
-A batch is a dict of arrays of one device: `image` float [B, H, W, C], already augmented and normalised, or
-float [B, N] for a model of vectors, and `label` int32 [B] and perhaps `weight` float [B], which only
-`classification` reads.
+A batch is a dict of arrays on one device: `image` float [B, H, W, C], augmented and normalized, or float [B, N] for a
+model of vectors; `label` int32 [B]; and optionally `weight` float [B], which only `classification` uses.
 """
 
 import dataclasses
@@ -32,40 +31,39 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """`loss(params, batch_stats, batch, rng) -> (scalar, (new batch_stats, metrics))`, in training mode;
-    `outputs(variables, batch) -> per-example arrays`, in evaluation mode. Metrics are scalars: means over
-    the batch. `scores(outputs with labels) -> loss`, and `accuracy` where there is one, over a whole split on the
-    host; `monitor` is the score by which the best epoch is chosen."""
+    """Functions that train and evaluate a model."""
 
+    # (params, batch_stats, batch, rng) -> (loss, (new batch_stats, metrics)), in training mode. Metrics are scalars,
+    # means over the batch.
     loss: Callable[
         [Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]
     ]
+    # (variables, batch) -> outputs of each sample, in evaluation mode.
     outputs: Callable[[Tree, Batch], dict[str, jax.Array]]
+    # (outputs of a whole split, with `label`) -> `loss` and, if defined, `accuracy`. Runs on the host.
     scores: Callable[[dict[str, np.ndarray]], dict[str, float]]
-    monitor: Literal["accuracy", "loss"]
-    # A line to the user when the outputs of a whole split show that training goes wrong; None while it does not.
-    # Its arguments: the outputs, and the number of classes to find.
+    monitor: Literal["accuracy", "loss"]  # the score that selects the best epoch
+    # (outputs of a whole split, number of classes) -> a warning for the user if training is going wrong, else None.
     warning: Callable[[dict[str, np.ndarray], int], str | None] = lambda outputs, num_classes: None
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What is known about an objective by name."""
+    """A registered objective."""
 
-    build: Callable[[Any, Stage], Objective]  # of a Linen module, as a stage asks for it
-    trains: frozenset[str]  # models that are registered for these objectives (`zoo.register_model`)
-    # What its outputs say of a sample: `logits`; `cluster_log_probabilities` and `loss`; or a `loss` alone.
-    answers: Literal["classes", "clusters", "loss"]
+    build: Callable[[Any, Stage], Objective]  # (Linen module, stage) -> objective
+    trains: frozenset[str]  # objectives of `zoo.register_model` whose models it can train
+    # Kind of its outputs: `logits`; `cluster_log_probabilities` and `loss`; or only `loss`.
+    predicts: Literal["classes", "clusters", "loss"]
     reads_labels: bool = False
 
 
 def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
     """Softmax cross-entropy with integer labels, averaged over the batch.
 
-    Of the target, the share `label_smoothing` is spread evenly over all classes.
-
-    With weights it is Keras's: their products with the losses are added up and divided by the number of
-    examples, not by the sum of the weights. Accuracy is not weighted.
+    `label_smoothing` is the share of the target that is spread evenly over all classes. With weights, as in Keras, the
+    sum of the weighted losses is divided by the number of samples, not by the sum of the weights. Accuracy is not
+    weighted.
     """
 
     def loss(params, batch_stats, batch, rng):
@@ -97,19 +95,21 @@ def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
 
 
 def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """scikit-learn's and Keras users' "balanced" class weights, float32 [num_classes]: n / (k * n_c), so that
-    all classes together count for equally much and the mean over the examples is 1. k counts the classes that
-    have examples; the others weigh 0."""
+    """Compute the "balanced" class weights of scikit-learn, n / (k * n_c): float32 [num_classes].
+
+    All classes then contribute equally to the loss, and the mean weight over all samples is 1. k is the number of
+    classes with samples; classes without samples have weight 0.
+    """
     counts = np.bincount(labels, minlength=num_classes)
     weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return np.where(counts > 0, weights, 0.0).astype(np.float32)
 
 
 def autoencoder(model: nn.Module) -> Objective:
-    """The reconstruction error of an auto-encoder, latents never sampled: squared error, averaged over pixels
-    and batch, or cross-entropy where the model's likelihood is Bernoulli.
+    """Reconstruction error of an autoencoder, without sampling the latents; also the first stage of VaDE.
 
-    Also the first stage of VaDE. `outputs`: `latent` [B, N], `loss` [B].
+    Squared error, averaged over pixels and batch, or cross-entropy if the model's likelihood is Bernoulli. `outputs`
+    returns `latent` [B, N] and `loss` [B].
     """
 
     def errors(variables, batch, train):
@@ -138,7 +138,7 @@ def _mean_loss(outputs: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def vade(model: nn.Module) -> Objective:
-    """VaDE's negative bound, in nats, averaged over the batch; its terms are metrics."""
+    """Negative evidence lower bound of VaDE, in nats, averaged over the batch. Its terms are metrics."""
 
     def bound(variables, x, outputs):
         prior = model.apply(variables, method="prior")
@@ -148,7 +148,10 @@ def vade(model: nn.Module) -> Objective:
 
 
 def gmvae(model: nn.Module) -> Objective:
-    """GMVAE's negative bound with the model's `free_bits`, in nats, averaged over the batch; its terms are metrics."""
+    """Negative evidence lower bound of GMVAE with the model's `free_bits`, in nats, averaged over the batch.
+
+    Its terms are metrics.
+    """
 
     def bound(variables, x, outputs):
         return gmvae_family.elbo(x, outputs, model.likelihood, model.free_bits)
@@ -159,10 +162,10 @@ def gmvae(model: nn.Module) -> Objective:
 def _negative_bound(
     model: Any, bound: Callable[[Tree, jax.Array, Tree], dict[str, jax.Array]]
 ) -> Objective:
-    """`bound(variables, x, what the model returned)` gives `elbo` and its terms, each [B].
+    """Build an objective from `bound(variables, x, model outputs)`, which returns `elbo` and its terms, each [B].
 
-    Training samples the latents; `outputs` takes their means: `latent` [B, N], `cluster_log_probabilities`
-    [B, K] and `loss` [B].
+    Training samples the latents, evaluation uses their means. `outputs` returns `latent` [B, N],
+    `cluster_log_probabilities` [B, K] and `loss` [B].
     """
 
     def loss(params, batch_stats, batch, rng):
@@ -180,13 +183,13 @@ def _negative_bound(
         return value, (updated.get("batch_stats", {}), {"loss": value, **terms})
 
     def outputs(variables, batch):
-        found = model.apply(variables, batch["image"], train=False)
-        terms = bound(variables, batch["image"], found)
-        kept = {name: found[name] for name in ("latent", "cluster_log_probabilities")}
-        return {**kept, "loss": -terms["elbo"]}
+        outputs = model.apply(variables, batch["image"], train=False)
+        terms = bound(variables, batch["image"], outputs)
+        selected = {name: outputs[name] for name in ("latent", "cluster_log_probabilities")}
+        return {**selected, "loss": -terms["elbo"]}
 
     def scores(outputs):
-        # Labels are looked at, and decide nothing: the best epoch is that of the best bound.
+        # Labels are used for reporting only; the best epoch is that of the best bound.
         clusters = outputs["cluster_log_probabilities"].argmax(axis=1)
         accuracy = clustering_accuracy(outputs["label"], clusters)
         return {**_mean_loss(outputs), "accuracy": accuracy}
@@ -217,14 +220,16 @@ OBJECTIVES: dict[str, Entry] = {
 
 
 def get_objective(name: str) -> Entry:
-    """An objective by name, of the project or of another package; InputError for an unknown one."""
+    """Look up an objective of this project or from another package. Raises InputError for an unknown name."""
     entry = find("objectives", name, OBJECTIVES, "objective")
     if not isinstance(entry, Entry):
-        raise InputError(f"objective {name!r} is no train.engine.objectives.Entry: see its package")
+        raise InputError(
+            f"objective {name!r} is not a train.engine.objectives.Entry: fix the package that declares it"
+        )
     return entry
 
 
-def objectives_of(kind: str) -> list[str]:
-    """Names of the objectives that can train a model registered for `kind`."""
+def objectives_for(registered: str) -> list[str]:
+    """Names of the objectives that can train a model registered for the objective `registered`."""
     names = [*OBJECTIVES, *plugin_names("objectives")]
-    return [name for name in dict.fromkeys(names) if kind in get_objective(name).trains]
+    return [name for name in dict.fromkeys(names) if registered in get_objective(name).trains]

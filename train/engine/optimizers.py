@@ -1,6 +1,6 @@
-"""Optimizers by name, and Keras's two epoch-end rules.
+"""Optimizers by name, and Keras's two end-of-epoch rules.
 
-`OPTIMIZERS` has one entry for each; another package adds its own through the entry points `jax_zoo.optimizers`.
+`OPTIMIZERS` has one entry per optimizer. Other packages add theirs through the entry point group `jax_zoo.optimizers`.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import optax
 from train import recipe
 from zoo.common.names import find
 
-# The transformations of gradients that make an optimizer, in order, the (scaled) learning rate included. A list rather
-# than a chain: chained in a chain, they would change the structure of saved states.
-Parts = Callable[[recipe.Optimizer, jax.Array], list[optax.GradientTransformation]]
+# (spec, learning rate) -> the gradient transformations of an optimizer in order, including scaling by the learning
+# rate. A list, because a nested chain would change the structure of saved states.
+Transformations = Callable[[recipe.Optimizer, jax.Array], list[optax.GradientTransformation]]
 
 
 def adam(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransformation]:
-    """Keras's Adam, with its epsilon outside of the root."""
+    """Keras's Adam, with epsilon outside the square root."""
     return [
         optax.scale_by_adam(spec.b1, spec.b2, spec.epsilon),
         optax.scale_by_learning_rate(rate),
@@ -28,67 +28,67 @@ def adam(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransfor
 
 
 def sgd(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransformation]:
-    """Keras's SGD: what has been added to the momentum keeps the rate that it came with."""
+    """Keras's SGD. The momentum accumulates gradients already scaled by the learning rate of their step."""
     momentum = [optax.trace(spec.momentum, spec.nesterov)] if spec.momentum else []
     return [optax.scale_by_learning_rate(rate), *momentum]
 
 
-OPTIMIZERS: dict[str, Parts] = {"adam": adam, "sgd": sgd}
+OPTIMIZERS: dict[str, Transformations] = {"adam": adam, "sgd": sgd}
 
 
 def build_optimizer(
     spec: recipe.Optimizer, num_steps: int | None = None
 ) -> optax.GradientTransformation:
-    """An Optax optimizer whose state holds `hyperparams["plateau_scale"]`, a factor of the learning rate.
+    """Build an Optax optimizer whose state holds `hyperparams["plateau_scale"]`, a factor of the learning rate.
 
-    The factor is set between epochs (`set_plateau_scale`), is saved with the state, and is 1 at first. `num_steps` is
-    how many steps the stage has, which a cosine needs to know.
+    The factor starts at 1, is set between epochs (`set_plateau_scale`) and is saved with the state. `num_steps` is the
+    number of steps of the stage; the cosine schedule requires it.
     """
 
-    make_parts: Parts = find("optimizers", spec.name, OPTIMIZERS, "optimizer")
+    transformations_of: Transformations = find("optimizers", spec.name, OPTIMIZERS, "optimizer")
 
     def build(learning_rate: jax.Array, plateau_scale: jax.Array) -> optax.GradientTransformation:
         rate = learning_rate * plateau_scale
-        parts = []
+        transformations = []
         if spec.l2:
-            parts.append(optax.add_decayed_weights(2 * spec.l2, mask=kernels))
+            transformations.append(optax.add_decayed_weights(2 * spec.l2, mask=kernel_mask))
         if spec.clip_norm:
-            parts.append(optax.clip_by_global_norm(spec.clip_norm))
+            transformations.append(optax.clip_by_global_norm(spec.clip_norm))
         if spec.weight_decay and not spec.decoupled:
-            parts.append(optax.add_decayed_weights(spec.weight_decay))
-        parts += make_parts(spec, rate)
+            transformations.append(optax.add_decayed_weights(spec.weight_decay))
+        transformations += transformations_of(spec, rate)
         if spec.weight_decay and spec.decoupled:
-            parts.append(optax.add_decayed_weights(-rate * spec.weight_decay))
-        return optax.chain(*parts)
+            transformations.append(optax.add_decayed_weights(-rate * spec.weight_decay))
+        return optax.chain(*transformations)
 
-    updates = num_steps and -(-num_steps // spec.accumulate)
+    num_updates = num_steps and -(-num_steps // spec.accumulate)
     optimizer = optax.inject_hyperparams(build)(
-        learning_rate=rate_schedule(spec, updates), plateau_scale=1.0
+        learning_rate=rate_schedule(spec, num_updates), plateau_scale=1.0
     )
     if spec.accumulate == 1:
         return optimizer
     return optax.MultiSteps(optimizer, spec.accumulate).gradient_transformation()
 
 
-def kernels(params: Any) -> Any:
-    """Which parameters are kernels: what Keras's kernel_regularizer is about."""
+def kernel_mask(params: Any) -> Any:
+    """Mask of the parameters to which Keras's kernel_regularizer applies: those named `kernel`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def rate_schedule(
     spec: recipe.Optimizer, num_updates: int | None = None
 ) -> float | Callable[[jax.Array], jax.Array]:
-    """The learning rate of update n, counted from 0: a number, or a function of n."""
-    if not (spec.decay or spec.warmup_steps or spec.schedule == "cosine"):
+    """Learning rate as a function of the update, counted from 0, or a float if it is constant."""
+    is_cosine = spec.schedule == "cosine"
+    if not (spec.decay or spec.warmup_steps or is_cosine):
         return spec.learning_rate
-    falls = spec.schedule == "cosine"
-    if falls and num_updates is None:
-        raise ValueError("a cosine needs to know the number of updates")
+    if is_cosine and num_updates is None:
+        raise ValueError("the cosine schedule requires the number of updates")
     length = max((num_updates or 0) - spec.warmup_steps, 1)
 
     def rate(update: jax.Array) -> jax.Array:
         factor = 1 / (1 + spec.decay * update)
-        if falls:
+        if is_cosine:
             progress = jnp.clip((update - spec.warmup_steps) / length, 0, 1)
             factor *= (1 + jnp.cos(jnp.pi * progress)) / 2
         if spec.warmup_steps:
@@ -99,18 +99,18 @@ def rate_schedule(
 
 
 def set_plateau_scale(opt_state: optax.OptState, scale: float) -> optax.OptState:
-    """The optimiser's state with the learning rate multiplied by `scale` from now on."""
+    """Return the optimizer state with `scale` as the plateau factor of the learning rate."""
     if isinstance(opt_state, optax.MultiStepsState):
         inner = set_plateau_scale(opt_state.inner_opt_state, scale)
         return opt_state._replace(inner_opt_state=inner)
     old = opt_state.hyperparams["plateau_scale"]
-    # A Python float would be weakly typed and compile the step anew; the sharding has to stay, too.
+    # A weakly typed Python float, or another sharding, would recompile the step.
     new = jax.device_put(jnp.asarray(scale, old.dtype), old.sharding)
     return opt_state._replace(hyperparams={**opt_state.hyperparams, "plateau_scale": new})
 
 
 def learning_rate(opt_state: optax.OptState) -> jax.Array:
-    """The learning rate of the last update, the plateau factor included."""
+    """Learning rate of the last update, including the plateau factor."""
     if isinstance(opt_state, optax.MultiStepsState):
         opt_state = opt_state.inner_opt_state
     values = opt_state.hyperparams
@@ -119,14 +119,14 @@ def learning_rate(opt_state: optax.OptState) -> jax.Array:
 
 @dataclasses.dataclass
 class ReduceOnPlateau:
-    """The state of Keras's ReduceLROnPlateau (mode "min", no cooldown); `scale` is a factor of the learning rate."""
+    """State of Keras's ReduceLROnPlateau (mode "min", no cooldown). `scale` is a factor of the learning rate."""
 
     best: float = float("inf")
     wait: int = 0
     scale: float = 1.0
 
     def update(self, value: float, rule: recipe.Plateau) -> float:
-        """Take an epoch's value; the factor to train on with."""
+        """Record the value of an epoch. Returns the factor for the next epoch."""
         if value < self.best - rule.min_delta:
             self.best, self.wait = value, 0
         elif rule.patience:
@@ -139,13 +139,13 @@ class ReduceOnPlateau:
 
 @dataclasses.dataclass
 class EarlyStopping:
-    """The state of Keras's EarlyStopping (mode "min"): it ends training at the p-th epoch without improvement."""
+    """State of Keras's EarlyStopping (mode "min"), which stops after `patience` epochs without improvement."""
 
     best: float = float("inf")
     wait: int = 0
 
     def update(self, value: float, rule: recipe.EarlyStop) -> bool:
-        """Take an epoch's value; whether training should end."""
+        """Record the value of an epoch. Returns whether to stop."""
         self.wait += 1
         if value < self.best - rule.min_delta:
             self.best, self.wait = value, 0

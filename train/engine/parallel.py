@@ -1,8 +1,8 @@
-"""One way onto the devices: `jax.pmap`, over one device or many.
+"""Data parallelism with `jax.pmap`, over one or several devices.
 
-Since JAX 0.8 pmap is jit of shard_map and costs nothing over jit on one device. The state is replicated by a
-`NamedSharding` without a leading device axis (`in_axes=None`, `out_axes=None`), donated, and stays on the
-devices between steps; batches are cut along a leading device axis.
+Since JAX 0.8, pmap is jit of shard_map and adds no cost over jit on one device. The state is replicated by a
+`NamedSharding` without a leading device axis (`in_axes=None`, `out_axes=None`), donated, and stays on the devices
+between steps. Batches are split along a leading device axis.
 """
 
 import functools
@@ -14,32 +14,35 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.engine.steps import AXIS, make_steps
+from train.engine.steps import AXIS, make_step_loop
 from train.recipe import InputError
 from zoo import cpu
 
 
 class Devices:
-    """The local devices that share every batch."""
+    """The devices that share every batch."""
 
     def __init__(
-        self, devices: list[jax.Device] | None = None, *, forms: Collection[str] | None = None
+        self, devices: list[jax.Device] | None = None, *, kernels: Collection[str] | None = None
     ):
-        """`forms`: by which of `zoo.cpu.FORMS` nets are computed (default: by all on CPUs, by none elsewhere)."""
+        """Use these devices (default: all local ones).
+
+        `kernels`: which of `zoo.cpu.KERNELS` to enable (default: all on CPUs, none on other devices).
+        """
         self.devices = devices or jax.local_devices()
-        if forms is None:
-            forms = cpu.FORMS if self.platform == "cpu" else ()
-        self._forms = frozenset(forms)
+        if kernels is None:
+            kernels = cpu.KERNELS if self.platform == "cpu" else ()
+        self._kernels = frozenset(kernels)
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
         self._split = NamedSharding(self._mesh, PartitionSpec(AXIS))
-        # Simulated CPU devices share a few threads: with several steps in the queue, those of one step can
-        # all wait for a partner that never gets a thread, and XLA aborts after 40 s.
+        # Simulated CPU devices share a few threads. With several steps queued, the participants of a collective can
+        # all wait for one that never gets a thread, and XLA aborts after 40 s.
         self._must_block = len(self.devices) > 1 and self.devices[0].platform == "cpu"
 
     @classmethod
-    def sharing(cls, batch_size: int) -> "Devices":
-        """As many of the local devices as divide a batch: small batches run on any machine, too."""
+    def for_batch_size(cls, batch_size: int) -> "Devices":
+        """Take as many of the local devices as divide the batch size, so that small batches run on any machine."""
         devices = jax.local_devices()
         return cls(devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)])
 
@@ -48,66 +51,70 @@ class Devices:
 
     @property
     def platform(self) -> str:
-        """cpu, gpu or tpu."""
+        """Platform of the devices: cpu, gpu or tpu."""
         return self.devices[0].platform
 
-    def divisible(self, batch_size: int) -> int:
-        """The batch size, or the next above it that the devices divide."""
+    def round_up(self, batch_size: int) -> int:
+        """Round a batch size up to a multiple of the number of devices."""
         return -(-batch_size // len(self)) * len(self)
 
-    def synchronised(self, model: nn.Module) -> nn.Module:
-        """The model with batch-norm statistics averaged over the devices, if it has any and they are several."""
+    def synchronized(self, model: nn.Module) -> nn.Module:
+        """Return the model with batch-norm statistics averaged over the devices.
+
+        The model itself on a single device, or if it has no field `axis_name`.
+        """
         if len(self) == 1 or not hasattr(model, "axis_name"):
             return model
         return model.clone(axis_name=AXIS)
 
     def replicate(self, tree: Any) -> Any:
-        """The tree on every device."""
+        """Put the tree on every device."""
         return jax.device_put(tree, self._replicated)
 
     def split(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch [B, ...] as [devices, B / devices, ...], each part on its device; transfers are
-        asynchronous. Raises InputError when the devices do not divide the batch."""
+        """Put a batch [B, ...] on the devices as [devices, B / devices, ...], asynchronously.
+
+        Raises InputError if the number of devices does not divide the batch size.
+        """
         size = len(next(iter(batch.values())))
         if size % len(self):
             raise InputError(
-                f"a batch of {size} cannot be shared by {len(self)} devices:"
-                f" give a --batch-size that is a multiple of {len(self)}"
+                f"a batch of {size} cannot be split across {len(self)} devices:"
+                f" use a --batch-size that is a multiple of {len(self)}"
             )
-        parts = {
+        shards = {
             k: np.reshape(v, (len(self), size // len(self), *v.shape[1:])) for k, v in batch.items()
         }
-        return jax.device_put(parts, self._split)
+        return jax.device_put(shards, self._split)
 
     def split_order(self, order: np.ndarray) -> jax.Array:
-        """Positions [steps, B] as [devices, steps, B / devices], each device with its part of every batch."""
+        """Split sample numbers [steps, B] into [devices, steps, B / devices], a shard of each batch per device."""
         steps, size = order.shape
-        parts = order.reshape(steps, len(self), size // len(self)).transpose(1, 0, 2)
-        return jax.device_put(parts, self._split)
+        shards = order.reshape(steps, len(self), size // len(self)).transpose(1, 0, 2)
+        return jax.device_put(shards, self._split)
 
     def free_memory(self) -> int | None:
-        """Bytes that the fullest device has left; None where devices do not count (CPUs)."""
+        """Free bytes on the fullest device; None if the devices do not report them (CPUs)."""
         counts = [device.memory_stats() for device in self.devices]
         free = [c["bytes_limit"] - c["bytes_in_use"] for c in counts if c and "bytes_limit" in c]
         return min(free, default=None)
 
-    def _on_platform(self, step: Callable) -> Callable:
-        """The step with the layers that suit the devices. The one place where `zoo.cpu.kernels` is entered: inside of
-        what is traced, whoever traces it."""
-        if not self._forms:
+    def _with_kernels(self, step: Callable) -> Callable:
+        """Enable the kernels inside the traced step. Nothing else in `train` enters `zoo.cpu.kernels`."""
+        if not self._kernels:
             return step
 
         @functools.wraps(step)
-        def fast(*arguments: Any) -> Any:
-            with cpu.kernels(self._forms):
+        def with_kernels(*arguments: Any) -> Any:
+            with cpu.kernels(self._kernels):
                 return step(*arguments)
 
-        return fast
+        return with_kernels
 
     def map_eval_step(self, step: Callable) -> Any:
-        """`(variables, split batch) -> outputs [devices, B / devices, ...]`, which stay on the devices."""
+        """Map to `(variables, split batch) -> outputs [devices, B / devices, ...]`; outputs stay on the devices."""
         return jax.pmap(
-            self._on_platform(step),
+            self._with_kernels(step),
             axis_name=AXIS,
             in_axes=(None, 0),
             out_axes=0,
@@ -115,9 +122,9 @@ class Devices:
         )
 
     def compile_train_step(self, step: Callable) -> "TrainStep":
-        """The step over all devices; the state that goes in is used up."""
+        """Map the training step over all devices; it donates its state."""
         mapped = jax.pmap(
-            self._on_platform(step),
+            self._with_kernels(step),
             axis_name=AXIS,
             in_axes=(None, 0, None),
             out_axes=(None, None),
@@ -127,21 +134,23 @@ class Devices:
 
         return TrainStep(mapped, self._must_block)
 
-    def compile_steps(self, step: Callable) -> "TrainSteps":
-        """Many steps in one program over all devices, on data in their memory; the state is used up."""
+    def compile_step_loop(self, step: Callable) -> "TrainStepLoop":
+        """Map a loop of training steps on data in device memory over all devices. It donates its state."""
         mapped = jax.pmap(
-            make_steps(self._on_platform(step)),
+            make_step_loop(self._with_kernels(step)),
             axis_name=AXIS,
             in_axes=(None, None, None, 0, None, None, None),
             out_axes=(None, None),
             donate_argnums=(0,),
             devices=self.devices,
         )
-        return TrainSteps(mapped)
+        return TrainStepLoop(mapped)
 
     def compile_eval_step(self, step: Callable) -> Callable[[Any, dict[str, Any]], Any]:
-        """`(variables, batch [B, ...]) -> per-example host arrays [B, ...]`, for any B; the batch is the host's,
-        or one that `split` has put on the devices."""
+        """Map to `(variables, batch [B, ...]) -> per-sample host arrays [B, ...]`, for any B.
+
+        The batch is on the host, or already split over the devices by `split`.
+        """
         mapped = self.map_eval_step(step)
 
         def run(variables, batch):
@@ -157,30 +166,29 @@ class Devices:
 
 
 class TrainStep:
-    """`(state, split batch, clock) -> (state, metrics)`, over all devices."""
+    """`(state, split batch, context) -> (state, metrics)` over all devices."""
 
     def __init__(self, mapped: Any, must_block: bool):
         self._mapped = mapped
         self._must_block = must_block
 
-    def __call__(self, state: Any, batch: Any, clock: Any) -> tuple[Any, dict[str, jax.Array]]:
-        state, metrics = self._mapped(state, batch, clock)
+    def __call__(self, state: Any, batch: Any, context: Any) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = self._mapped(state, batch, context)
         if self._must_block:
             jax.block_until_ready(metrics)
         return state, metrics
 
-    def lower(self, state: Any, batch: Any, clock: Any) -> Any:
-        """The program for these shapes, not compiled yet (jax.stages.Lowered)."""
-        return self._mapped.lower(state, batch, clock)
+    def lower(self, state: Any, batch: Any, context: Any) -> Any:
+        """Lower for these shapes (jax.stages.Lowered), without compiling."""
+        return self._mapped.lower(state, batch, context)
 
-    def compile(self, state: Any, batch: Any, clock: Any) -> None:
-        """Compile for these shapes and run nothing; the call that follows finds the program ready
-        (so seen on JAX 0.10 and 0.12)."""
-        self.lower(state, batch, clock).compile()
+    def compile(self, state: Any, batch: Any, context: Any) -> None:
+        """Compile for these shapes without running. The next call reuses the program (observed with JAX 0.10, 0.12)."""
+        self.lower(state, batch, context).compile()
 
 
-class TrainSteps:
-    """`(state, images, labels, split order, start, stop, clock) -> (state, metrics)`, over all devices, finished.
+class TrainStepLoop:
+    """`(state, images, labels, split order, start, stop, context) -> (state, metrics)` over all devices. Blocks.
 
     `metrics` are host arrays [steps of the order], filled from `start` to `stop`.
     """
@@ -188,12 +196,12 @@ class TrainSteps:
     def __init__(self, mapped: Any):
         self._mapped = mapped
 
-    def __call__(self, state, images, labels, order, start: int, stop: int, clock):
+    def __call__(self, state, images, labels, order, start: int, stop: int, context):
         bounds = (np.int32(start), np.int32(stop))
-        state, metrics = self._mapped(state, images, labels, order, *bounds, clock)
+        state, metrics = self._mapped(state, images, labels, order, *bounds, context)
         return state, jax.device_get(metrics)
 
-    def compile(self, state: Any, images: Any, labels: Any, order: Any, clock: Any) -> None:
-        """Compile for these shapes and run nothing."""
+    def compile(self, state: Any, images: Any, labels: Any, order: Any, context: Any) -> None:
+        """Compile for these shapes without running."""
         bounds = (np.int32(0), np.int32(0))
-        self._mapped.lower(state, images, labels, order, *bounds, clock).compile()
+        self._mapped.lower(state, images, labels, order, *bounds, context).compile()

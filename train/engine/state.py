@@ -1,4 +1,4 @@
-"""Where training stands: exactly what a checkpoint holds."""
+"""State of the training loop: exactly the content of a checkpoint."""
 
 import dataclasses
 import math
@@ -10,25 +10,25 @@ from train.engine.steps import TrainState
 
 @dataclasses.dataclass
 class EpochSums:
-    """The epoch under way: sums over its samples, and its time."""
+    """Sums over the samples of the current epoch, and its time."""
 
     loss: float = 0.0
     accuracy: float = 0.0
     samples: int = 0
     seconds: float = 0.0
-    wait_seconds: float = 0.0  # that the devices waited for data
+    wait_seconds: float = 0.0  # time that the devices waited for data
     learning_rate: float = 0.0  # of the last step
 
 
 @dataclasses.dataclass
 class Best:
-    """The best epoch among stages whose scores can be compared."""
+    """The best epoch among stages with comparable scores."""
 
     score: float | None = None  # validation accuracy, or the negative validation loss
     epoch: int = 0
 
     def update(self, score: float, epoch: int) -> bool:
-        """Take an epoch's score; whether it is strictly better than those before."""
+        """Record the score of an epoch. Returns whether it is finite and strictly better than all before."""
         if not math.isfinite(score) or (self.score is not None and score <= self.score):
             return False
         self.score, self.epoch = score, epoch
@@ -37,16 +37,16 @@ class Best:
 
 @dataclasses.dataclass
 class LoopState:
-    """The state of training: the arrays on the devices, and plain data."""
+    """State of the training loop: arrays on the devices, and plain data."""
 
     train: TrainState | None = None  # None before the first stage
     stage: int = 0
-    epoch: int = 0  # whole epochs of all stages so far
-    stage_epoch: int = 0  # whole epochs of this stage
-    step: int = 0  # updates of all stages
-    stage_step: int = 0  # updates of this stage: the position in its data
-    stopped: bool = False  # early, in this stage
-    warned: bool = False  # of what the objective warns of; said once
+    epoch: int = 0  # complete epochs of all stages
+    stage_epoch: int = 0  # complete epochs of this stage
+    step: int = 0  # steps of all stages
+    stage_step: int = 0  # steps of this stage; the index of its next batch
+    stopped: bool = False  # whether this stage was stopped early
+    warned: bool = False  # whether the objective's warning was shown; it is shown once
     train_seconds: float = 0.0  # without compilation
     sums: EpochSums = dataclasses.field(default_factory=EpochSums)
     plateau: ReduceOnPlateau = dataclasses.field(default_factory=ReduceOnPlateau)
@@ -54,7 +54,7 @@ class LoopState:
     best: Best = dataclasses.field(default_factory=Best)
 
     def start_stage(self, stage: int, train: TrainState, *, comparable: bool) -> None:
-        """Move to the beginning of a stage; unless its scores are `comparable` with those before, forget the best."""
+        """Start a stage. Resets the best score unless the scores of this stage are `comparable` with it."""
         self.train, self.stage, self.stage_epoch, self.stage_step = train, stage, 0, 0
         self.stopped = False
         self.sums, self.plateau, self.early_stop = EpochSums(), ReduceOnPlateau(), EarlyStopping()
@@ -62,23 +62,23 @@ class LoopState:
             self.best.score = None
 
     def start_epoch(self) -> None:
-        """Forget the sums of the epoch before."""
+        """Reset the sums of the previous epoch."""
         self.sums = EpochSums()
 
     def to_json(self) -> dict[str, Any]:
-        """All but the arrays, as plain data; None stands for infinity."""
+        """Everything but the arrays, as plain data; None stands for infinity."""
         plain = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "train"
         }
         for name, value in plain.items():
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                parts = dataclasses.asdict(value)
-                plain[name] = {k: None if v == math.inf else v for k, v in parts.items()}
+                fields = dataclasses.asdict(value)
+                plain[name] = {k: None if v == math.inf else v for k, v in fields.items()}
         return plain
 
     @classmethod
     def from_json(cls, data: dict[str, Any], train: TrainState) -> "LoopState":
-        """The inverse of `to_json`, for checkpoints of version 0.1, too."""
+        """The inverse of `to_json`. Also reads checkpoints of version 0.1."""
         data = _from_version_0_1(data) if "plateau_best" in data else dict(data)
         for name in ("plateau", "early_stop"):
             data[name] = data[name] | {"best": _or_infinity(data[name]["best"])}
@@ -97,7 +97,7 @@ def _or_infinity(value: float | None) -> float:
 
 
 def _from_version_0_1(old: dict[str, Any]) -> dict[str, Any]:
-    """Version 0.1 kept everything in one flat table."""
+    """Convert from version 0.1, which stored all fields in one flat dict."""
     same = ("stage", "epoch", "stage_epoch", "step", "stage_step", "stopped", "train_seconds")
     return {name: old[name] for name in same} | {
         "sums": {

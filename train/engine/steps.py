@@ -1,4 +1,4 @@
-"""The training and the evaluation step of one device: pure functions, testable without data or devices."""
+"""Training and evaluation steps of one device: pure functions, testable without data or devices."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -22,37 +22,39 @@ AXIS = "batch"  # the mapped axis over devices
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that training changes."""
+    """Everything that training updates."""
 
-    step: jax.Array  # int32: updates so far
+    step: jax.Array  # int32, number of updates
     params: Any
     batch_stats: Any
     opt_state: Any
-    average: Any  # moving average of the parameters; empty where there is none
+    average: Any  # moving average of the parameters; empty if it is off
 
     def variables(self) -> dict[str, Any]:
-        """What is evaluated and kept: the average, where there is one."""
+        """Return the variables to evaluate and save: with the averaged parameters if the average is on."""
         return {"params": self.average or self.params, "batch_stats": self.batch_stats}
 
 
-class Clock(flax.struct.PyTreeNode):
-    """What randomness depends on besides the step: arguments rather than constants of the compiled step,
-    so that another seed does not compile anew."""
+class RngContext(flax.struct.PyTreeNode):
+    """What the random keys depend on besides the step.
+
+    An argument of the compiled step rather than a constant, so that another seed does not recompile it.
+    """
 
     seed: ArrayLike  # uint32
     epoch: ArrayLike  # int32
 
 
 def init_variables(model: nn.Module, input_shape: tuple[int, ...], seed: int) -> dict[str, Any]:
-    """Fresh `params` and `batch_stats` (empty where the model has none) for images or vectors of `input_shape`."""
+    """Initialize `params` and `batch_stats` (empty if the model has none) for images or vectors of `input_shape`."""
     image = jnp.zeros((1, *input_shape), jnp.float32)
-    # Under jit: eagerly, one compilation an initialiser takes seconds.
+    # Under jit: eagerly, compiling each initializer separately takes seconds.
     variables = jax.jit(model.init)(jax.random.key(seed), image)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Structure, shapes and types of what `init_variables` makes; nothing is computed."""
+    """Return structure, shapes and dtypes of what `init_variables` returns, without computing it."""
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
@@ -65,24 +67,24 @@ def init_state(
     *,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step; the optimiser knows the parameters that are not frozen."""
+    """Create the state before the first step. The optimizer's state covers only parameters that are not frozen."""
     params = variables["params"]
     trainable, _ = freezing.split(params, frozen)
-    # An int32 array from the start: a Python int would be weakly typed and compile the step twice.
+    # An int32 array: a Python int would be weakly typed, and the step would compile twice.
     zero = jnp.zeros((), jnp.int32)
-    # Copied, since a step uses up its state, and no buffer twice.
+    # A copy, since a step donates its state and cannot donate a buffer twice.
     average = jax.tree.map(jnp.array, params) if ema else {}
     return TrainState(zero, params, variables["batch_stats"], optimizer.init(trainable), average)
 
 
-def keys(clock: Clock) -> tuple[jax.Array, jax.Array]:
-    """Keys of the augmentation, of this epoch, and of dropout, of all steps."""
-    augment_key, dropout_key = jax.random.split(jax.random.key(clock.seed))
-    return jax.random.fold_in(augment_key, clock.epoch), dropout_key
+def keys(context: RngContext) -> tuple[jax.Array, jax.Array]:
+    """Return the key of this epoch's augmentation and the key of dropout in all steps."""
+    augment_key, dropout_key = jax.random.split(jax.random.key(context.seed))
+    return jax.random.fold_in(augment_key, context.epoch), dropout_key
 
 
-def norm(tree: Any) -> jax.Array:
-    """The Euclidean norm of all leaves together: float32."""
+def global_norm(tree: Any) -> jax.Array:
+    """Euclidean norm of all leaves together, float32."""
     return jnp.sqrt(sum((_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)), jnp.float32(0)))
 
 
@@ -100,81 +102,91 @@ def make_train_step(
     frozen: Collection[freezing.Path] = (),
     class_weights: Sequence[float] | np.ndarray | None = None,
     ema: float = 0.0,
-) -> Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]]:
-    """The step of one device under a mapped axis `AXIS`, over which gradients and metrics are averaged.
+) -> Callable[[TrainState, Batch, RngContext], tuple[TrainState, dict[str, jax.Array]]]:
+    """Make the training step of one device, to be mapped over the axis `AXIS`.
 
-    The batch holds `image` (samples as the host loads them: uint8 [B, H, W, 3], or vectors), `label` int32 [B] and
-    `index` int32 [B], the visit's number (see `datasets.pipeline.epoch_order`). An image is augmented by
-    (seed, epoch, index), so alike on any number of devices; dropout masks come from (seed, step, device). Parameters
-    at `frozen` paths and the statistics of batch-norm layers that are frozen come out as they went in, bit for bit.
-    With `class_weights`, one per class, the objective gets each example's as `weight`. With `ema` the state's average
-    moves to `ema * average + (1 - ema) * params` after each step, and to the parameters after the first (Keras's
-    `ema_momentum`).
+    The step takes the state, a batch and the `RngContext`, and returns the new state and scalar metrics. The batch
+    holds `image` (samples as loaded by the host: uint8 [B, H, W, 3], or vectors), `label` int32 [B] and `index`
+    int32 [B], the number of the sample in its epoch (see `datasets.pipeline.epoch_order`).
+
+    Gradients, batch statistics and metrics are averaged over the axis. The augmentation of a sample depends on (seed,
+    epoch, index) and is the same on any number of devices; dropout masks depend on (seed, step, device).
+
+    Args:
+      objective: its loss is minimized.
+      optimizer: optimizer of the parameters that are not frozen.
+      inputs: preprocess the images of the batch.
+      augmentation: random changes of the images.
+      frozen: paths of parameters that the step returns bit-identical, and so the statistics of a batch-norm layer
+        whose parameters are all frozen.
+      class_weights: one per class; the objective receives the weight of each sample as `weight`.
+      ema: Keras's `ema_momentum`. After each step, the average becomes `ema * average + (1 - ema) * params`; after the
+        first, it equals the parameters. 0: no average.
     """
 
-    def train_step(state: TrainState, batch: Batch, clock: Clock):
-        key, dropout_key = keys(clock)
-        image = inputs.for_training(batch["image"], batch["index"], key, augmentation)
-        seen = {"image": image, "label": batch["label"]}
+    def train_step(state: TrainState, batch: Batch, context: RngContext):
+        key, dropout_key = keys(context)
+        image = inputs.preprocess_train(batch["image"], batch["index"], key, augmentation)
+        prepared = {"image": image, "label": batch["label"]}
         if class_weights is not None:
-            seen["weight"] = jnp.asarray(class_weights, jnp.float32)[batch["label"]]
+            prepared["weight"] = jnp.asarray(class_weights, jnp.float32)[batch["label"]]
         dropout_key = jax.random.fold_in(dropout_key, state.step)
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
 
         trainable, fixed = freezing.split(state.params, frozen)
-        still = freezing.still_norms(state.params, frozen)
+        frozen_modules = freezing.fully_frozen_modules(state.params, frozen)
 
         def loss(trainable):
-            with freezing.standing_still(still):
+            with freezing.batch_norm_in_inference_mode(frozen_modules):
                 params = freezing.join(trainable, fixed)
-                return objective.loss(params, state.batch_stats, seen, dropout_key)
+                return objective.loss(params, state.batch_stats, prepared, dropout_key)
 
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
-        if jax.lax.axis_size(AXIS) > 1:  # over one device XLA copies everything
+        if jax.lax.axis_size(AXIS) > 1:  # over one device, XLA would copy everything
             grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
-        # The mean of equal numbers over three devices may differ from them in the last bit.
-        batch_stats = freezing.keep(state.batch_stats, batch_stats, still)
+        # The mean of equal values over three devices can differ from them in the last bit.
+        batch_stats = freezing.keep_modules(state.batch_stats, batch_stats, frozen_modules)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
         params = freezing.join(trainable, fixed)
         average = {}
         if ema:
-            kept = jnp.where(state.step == 0, 0.0, ema)
-            average = optax.incremental_update(params, state.average, 1 - kept)
+            momentum = jnp.where(state.step == 0, 0.0, ema)
+            average = optax.incremental_update(params, state.average, 1 - momentum)
         metrics |= {
             "learning_rate": learning_rate(opt_state),
-            "grad_norm": norm(grads),
-            "param_norm": norm(params),
-            "update_norm": norm(updates),
+            "grad_norm": global_norm(grads),
+            "param_norm": global_norm(params),
+            "update_norm": global_norm(updates),
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
     return train_step
 
 
-def make_steps(
-    train_step: Callable[[TrainState, Batch, Clock], tuple[TrainState, dict[str, jax.Array]]],
+def make_step_loop(
+    train_step: Callable[[TrainState, Batch, RngContext], tuple[TrainState, dict[str, jax.Array]]],
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Steps `start` to `stop` of an epoch as one function of one device, with the data in its memory.
+    """Make a function of one device that runs steps `start` to `stop` of an epoch, with the data in device memory.
 
-    It takes the state, `images` uint8 [N, H, W, 3], `labels` int32 [N], `order` int32 [steps, B] (the visits
-    of each step, see `datasets.pipeline.epoch_order`), `start`, `stop` and the clock, and gives the state and
-    the metrics, each [steps], zero where no step was run. The bounds are arguments, so that one program runs
-    any piece of an epoch.
+    It takes the state, `images` uint8 [N, H, W, 3], `labels` int32 [N], `order` int32 [steps, B] (the sample numbers
+    of each step, see `datasets.pipeline.epoch_order`), `start`, `stop` and the `RngContext`. It returns the state and
+    the metrics, each [steps], zero for steps that were not run. The bounds are arguments, so one program runs any
+    chunk of an epoch.
     """
 
-    def run(state: TrainState, images, labels, order, start, stop, clock: Clock):
+    def run(state: TrainState, images, labels, order, start, stop, context: RngContext):
         def batch_of(step: ArrayLike) -> Batch:
-            visits = order[step]
-            examples = visits % len(images)
-            return {"image": images[examples], "label": labels[examples], "index": visits}
+            index = order[step]
+            rows = index % len(images)
+            return {"image": images[rows], "label": labels[rows], "index": index}
 
         def body(step, carry):
             state, log = carry
-            state, metrics = train_step(state, batch_of(step), clock)
+            state, metrics = train_step(state, batch_of(step), context)
             return state, jax.tree.map(lambda old, new: old.at[step].set(new), log, metrics)
 
-        _, metrics = jax.eval_shape(train_step, state, batch_of(0), clock)
+        _, metrics = jax.eval_shape(train_step, state, batch_of(0), context)
         log = jax.tree.map(lambda m: jnp.zeros(len(order), m.dtype), metrics)
         return jax.lax.fori_loop(start, stop, body, (state, log))
 
@@ -184,9 +196,9 @@ def make_steps(
 def make_eval_step(
     objective: Objective, inputs: Inputs
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Per-sample outputs of one device, for a batch whose `image` holds samples as the host loads them."""
+    """Make the evaluation step of one device: per-sample outputs for `image`, samples as loaded by the host."""
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
-        return objective.outputs(variables, {"image": inputs.for_evaluation(batch["image"])})
+        return objective.outputs(variables, {"image": inputs.preprocess_eval(batch["image"])})
 
     return eval_step

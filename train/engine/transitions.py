@@ -1,4 +1,4 @@
-"""What is done to the parameters between two stages of training."""
+"""Transitions: changes of the variables between two stages of training."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,36 +13,42 @@ from zoo.vade import with_mixture
 
 
 @dataclasses.dataclass(frozen=True)
-class Transition:
-    """What a transition may look at."""
+class TransitionContext:
+    """Input of a transition."""
 
-    model: Any  # Linen module of the stage that begins
-    variables: dict[str, Any]  # that the stage before has left
+    model: Any  # Linen module of the next stage
+    variables: dict[str, Any]  # at the end of the previous stage
     seed: int
-    latents: Callable[[dict[str, Any]], np.ndarray]  # codes of the training data, [N, latent]
+    latents: Callable[[dict[str, Any]], np.ndarray]  # latents of the training data, [N, latent]
 
 
-def keep(given: Transition) -> dict[str, Any]:
-    """Go on with what is there."""
-    return given.variables
+def keep(context: TransitionContext) -> dict[str, Any]:
+    """Keep the variables unchanged."""
+    return context.variables
 
 
-def insert_bottleneck(given: Transition) -> dict[str, Any]:
-    """Trained convolutions of an auto-encoder, new fully connected layers between them (`zoo/conv_autoencoder.py`)."""
-    return with_bottleneck(given.variables, given.model, jax.random.key(given.seed))
+def insert_bottleneck(context: TransitionContext) -> dict[str, Any]:
+    """Insert new fully connected layers between the trained convolutions of an autoencoder.
+
+    See `zoo/conv_autoencoder.py`.
+    """
+    return with_bottleneck(context.variables, context.model, jax.random.key(context.seed))
 
 
-def fit_mixture(given: Transition) -> dict[str, Any]:
-    """VaDE's second stage: a Gaussian mixture on the codes becomes the prior, of its covariances the diagonals."""
-    clusters = given.variables["params"]["mixture"]["means"].shape[0]
-    found = fit_gmm(given.latents(given.variables), clusters, given.seed)
-    variances = found.covariances_
+def fit_mixture(context: TransitionContext) -> dict[str, Any]:
+    """Fit a Gaussian mixture to the latents and use it as the prior of VaDE's second stage.
+
+    Of full covariances, only the diagonals are used.
+    """
+    clusters = context.variables["params"]["mixture"]["means"].shape[0]
+    mixture = fit_gmm(context.latents(context.variables), clusters, context.seed)
+    variances = mixture.covariances_
     if variances.ndim == 3:
         variances = np.diagonal(variances, axis1=1, axis2=2)
-    return with_mixture(given.variables, found.weights_, found.means_, variances)
+    return with_mixture(context.variables, mixture.weights_, mixture.means_, variances)
 
 
-TRANSITIONS: dict[str, Callable[[Transition], dict[str, Any]]] = {
+TRANSITIONS: dict[str, Callable[[TransitionContext], dict[str, Any]]] = {
     "continue": keep,
     "bottleneck": insert_bottleneck,
     "mixture": fit_mixture,

@@ -1,14 +1,14 @@
-"""Settings by name: those of papers, one file each, and ours.
+"""Named recipes: one file per paper, and `proxy_data.py` for proxy data and the default.
 
-`RECIPES` is what `--from-recipe` accepts, `recipe_for` the recipe of a model when none is named. Imports the standard
-library only.
+`RECIPES` lists the names that `--from-recipe` accepts; `recipe_for` returns the recipe of a model if none is named.
+Imports only the standard library.
 """
 
 import dataclasses
 
 import zoo
 from train.recipe import InputError, Recipe
-from train.recipes import afhq, animals10, cats_dogs, cifar10, ours, pig_faces
+from train.recipes import afhq, animals10, cats_dogs, cifar10, pig_faces, proxy_data
 from zoo.common.names import did_you_mean
 
 RECIPES: dict[str, Recipe] = {
@@ -24,21 +24,21 @@ RECIPES: dict[str, Recipe] = {
         afhq.GMVAE,
         afhq.CAE,
         cats_dogs.CATS_DOGS,
-        ours.DIGITS,
-        ours.DIGITS_VADE,
-        ours.DIGITS_GMVAE,
-        ours.DIGITS_CAE,
-        ours.DEFAULT,
+        proxy_data.DIGITS,
+        proxy_data.DIGITS_VADE,
+        proxy_data.DIGITS_GMVAE,
+        proxy_data.DIGITS_CAE,
+        proxy_data.DEFAULT,
     )
 }
-DEFAULT = ours.DEFAULT
+DEFAULT = proxy_data.DEFAULT
 
-# By a recipe's name: what the user should know about it when a run starts, in a line.
+# By recipe name: a line to print when a run starts.
 NOTES: dict[str, str] = {pig_faces.PIG_FACES_QUICK.name: pig_faces.QUICK_NOTE}
 
-_QUICK_FORMS = {pig_faces.PIG_FACES.name: pig_faces.PIG_FACES_QUICK}
+_QUICK_RECIPES = {pig_faces.PIG_FACES.name: pig_faces.PIG_FACES_QUICK}
 
-_OF_MODEL = {
+_BY_MODEL = {
     "sam_alexnet": pig_faces.PIG_FACES,
     "pig_alexnet": pig_faces.PIG_FACES,
     "mobilenet_v2": animals10.ANIMALS10,
@@ -54,36 +54,36 @@ _OF_MODEL = {
     "gmvae": afhq.GMVAE,
     "conv_autoencoder": afhq.CAE,
     "alexnet": cats_dogs.CATS_DOGS,
-    "sam_alexnet_tiny": ours.DIGITS,
-    "vade_tiny": ours.DIGITS_VADE,
-    "gmvae_tiny": ours.DIGITS_GMVAE,
-    "conv_autoencoder_tiny": ours.DIGITS_CAE,
+    "sam_alexnet_tiny": proxy_data.DIGITS,
+    "vade_tiny": proxy_data.DIGITS_VADE,
+    "gmvae_tiny": proxy_data.DIGITS_GMVAE,
+    "conv_autoencoder_tiny": proxy_data.DIGITS_CAE,
 }
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return a recipe by name; InputError offers the nearest ones."""
+    """Return a recipe by name. Raises InputError with the closest names if there is none."""
     if name not in RECIPES:
-        hint = did_you_mean(name, RECIPES, f"there are: {', '.join(RECIPES)}")
+        hint = did_you_mean(name, RECIPES, f"choose from {', '.join(RECIPES)}")
         raise InputError(f"unknown recipe {name!r}: {hint}")
     return RECIPES[name]
 
 
-def quick_form(name: str) -> Recipe | None:
-    """Return the short form of a recipe, for a first look; None where it has none."""
-    return _QUICK_FORMS.get(name)
+def quick_recipe(name: str) -> Recipe | None:
+    """Return the quick variant of a recipe, with few epochs; None if there is none."""
+    return _QUICK_RECIPES.get(name)
 
 
 def recipe_for(model: str, *, quick: bool = False) -> Recipe:
-    """Return a model's own recipe, or the default one (also for a model of another package, `package.module:name`).
+    """Return a model's own recipe, or the default (also for a model from another package, `package.module:name`).
 
-    With `quick`, its short form. Raises InputError when there is none, or no such model.
+    With `quick`, returns its quick variant. Raises InputError if there is no quick variant, or no such model.
     """
-    recipe = _OF_MODEL.get(model, DEFAULT)
+    recipe = _BY_MODEL.get(model, DEFAULT)
     if quick:
-        short = quick_form(recipe.name)
-        if short is None:
-            zoo.get_entry(model)  # a misspelled name is reported first
-            raise InputError(f"{model} has no quick form: lower --epochs instead")
-        recipe = short
+        quick_variant = quick_recipe(recipe.name)
+        if quick_variant is None:
+            zoo.get_entry(model)  # report a misspelled name first
+            raise InputError(f"{model} has no quick recipe: lower --epochs instead")
+        recipe = quick_variant
     return dataclasses.replace(recipe, model=model)

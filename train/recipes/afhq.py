@@ -1,38 +1,36 @@
-"""Six ways to classify animal faces on Animal Faces-HQ: ResNet-50, VGG16, VGG16 with an SVM, VaDE, GMVAE, and a
-convolutional auto-encoder with an SVM.
+"""Six methods for classifying animal faces on Animal Faces-HQ: ResNet-50, VGG16, VGG16 with an SVM, VaDE, GMVAE, and a
+convolutional autoencoder with an SVM.
 
 Paper: S. Han, C. Wang, Q. Gao and J. Zou, "Animal face classification based on deep learning" (sections B to E).
 
-    python -m train.run --model resnet50 --dataset afhq --data-dir afhq.zip      # reported: 87 %
-    python -m train.run --model vgg16 --dataset afhq --data-dir afhq.zip         # 98.3 %, loss 0.064
-    python -m train.run --model vade --dataset afhq --data-dir afhq.zip          # 96.67 %, without labels
-    python -m train.run --model gmvae --dataset afhq --data-dir afhq.zip         # 69.44 %, without labels
-    python -m train.run --model conv_autoencoder --dataset afhq --data-dir afhq.zip   # with an SVM, 94.53 %
+    python -m train.run --model resnet50 --dataset afhq --data-dir afhq.zip      # reported: 87%
+    python -m train.run --model vgg16 --dataset afhq --data-dir afhq.zip         # 98.3%, loss 0.064
+    python -m train.run --model vade --dataset afhq --data-dir afhq.zip          # 96.67%, without labels
+    python -m train.run --model gmvae --dataset afhq --data-dir afhq.zip         # 69.44%, without labels
+    python -m train.run --model conv_autoencoder --dataset afhq --data-dir afhq.zip   # with an SVM, 94.53%
 
-Stated for all: 80/10/10 of 16,130 images; resized to 224x224, scaled to [0, 1], normalized by ImageNet's mean and
-standard deviation; a version of seven classes of about 500 images.
+Stated for all: 16,130 images split 80/10/10; resized to 224x224, scaled to [0, 1], normalized by ImageNet's mean and
+standard deviation; a version with seven classes of about 500 images each.
 
 ResNet-50. Stated: Kaiming-uniform weights, or pretrained ones with Adam 1e-4, betas (0.9, 0.999), 30 epochs,
-batch 16; the grids; then flips, rotation, dropout before the head, L2. We read weight decay and epsilon as
-torch has them (in the gradient; 1e-8), since betas, normalization and initialization are named as torch names
-them. Not stated, our choice: rotation up to 15 degrees, dropout 0.5; the settings of the first run, taken from
-the second. "Early stopping at epoch 19" or 20 is our rule for all runs: the epoch of the best validation accuracy is
-kept.
-VGG16. Stated: at most 100 epochs, stop after 5 without a better validation accuracy (ours watches the
-validation loss); the grid; augmentation on, of unknown kind (ours as for ResNet-50). Table 1's columns say
-which runs are pretrained; the text says so of the first only. We take torchvision's weights, which belong to
-the stated normalization; Keras's decay and L2 (of all kernels here; perhaps only of the layers that the authors
-added).
+batch 16; the grids; then flips, rotation, dropout before the head, L2. We assume torch's weight decay (added to the
+gradient) and epsilon (1e-8), since betas, normalization and initialization have their torch names. Not stated, our
+choice: rotation up to 15 degrees, dropout 0.5; the settings of the first run, taken from the second. We read "early
+stopping at epoch 19" (or 20) as our rule for all runs: the epoch with the best validation accuracy is kept.
+VGG16. Stated: at most 100 epochs, stop after 5 without a better validation accuracy (our runs monitor the validation
+loss); the grid; augmentation on, of unknown kind (we use that of ResNet-50). The columns of Table 1 say which runs are
+pretrained; the text says so for the first one only. We use torchvision's weights, which match the stated normalization;
+Keras's decay and L2 (on all kernels; the paper may apply it only to the layers that the authors added).
 VaDE, GMVAE. Stated: 2048 features of a pretrained ResNet-50, latent size 10, learning rate 1e-4, batch 64 (3
 classes) or 20 (7 classes), convergence after 10 epochs. Our choice: 100 epochs per stage; features divided by one
 number, their standard deviation.
-Auto-encoder. Stated: trained without its FC layer, which is then inserted, and all of it fine-tuned with a big
-batch; Adam; an SVM with C 1 and rbf on the codes. Our choice: layers (`zoo/conv_autoencoder.py`), 30 epochs per
-stage, batch 64 in both stages (a recipe has one), noise of sigma 0.1 of the range, codes standardized before
-the SVM. "On all the data we have" is on the training split alone here. Its learning rate 0.05 is not in its grid
-(0.0001 to 0.01): we read 0.0005, since large ones "can't converge".
-Where we deviate: the data set keeps the published test split; nets without pretrained weights see images in [0, 1] and
-no more, torchvision's the central 7/8.
+Autoencoder. Stated: trained without its FC layer, which is then inserted, and the whole net is fine-tuned with a big
+batch; Adam; an SVM with C = 1 and an rbf kernel on the codes. Our choice: layers (`zoo/conv_autoencoder.py`), 30 epochs
+per stage, batch 64 in both stages (a recipe has one batch size), noise with sigma 0.1 of the range, codes standardized
+before the SVM. "On all the data we have" means the training split only here. The paper's learning rate 0.05 is not in
+its grid (0.0001 to 0.01): we read it as 0.0005, since large ones "can't converge".
+Where we deviate: we keep the published test split of the data set; nets without pretrained weights get images scaled to
+[0, 1] without normalization, and torchvision's weights get the central 7/8 of each image.
 """
 
 import dataclasses
@@ -97,16 +95,16 @@ VGG_FIRST = with_values(
     VGG,
     {
         "pretrained": None,
-        "model_options": ModelOptions(activation="linear", dropout_rate=0.0, dialect="keras"),
+        "model_options": ModelOptions(activation="linear", dropout_rate=0.0, variant="keras"),
         "stages.0.optimizer": Optimizer(learning_rate=0.01, decay=1e-3),
     },
 )
-REPORTED_SVM = Probe(method="svm", standardise=False, c=1.0, gamma=0.001, kernel="rbf")
+REPORTED_SVM = Probe(method="svm", standardize=False, c=1.0, gamma=0.001, kernel="rbf")
 VGG_LINEAR_SVM = with_values(
     VGG_TUNED, {"model_options.activation": "linear", "probe": REPORTED_SVM}
 )
 
-# VaDE and GMVAE, and what they are compared with.
+# VaDE, GMVAE and their baselines.
 
 VADE = Recipe(
     name="afhq_vade",
@@ -138,13 +136,13 @@ GMVAE = dataclasses.replace(
     stages=(Stage(objective="gmvae", epochs=100, optimizer=Optimizer(learning_rate=1e-4)),),
 )
 AE_GMM = dataclasses.replace(
-    VADE, stages=VADE.stages[:1], probe=Probe(method="gmm", standardise=False)
+    VADE, stages=VADE.stages[:1], probe=Probe(method="gmm", standardize=False)
 )
 KMEANS = dataclasses.replace(
-    VADE, stages=(), probe=Probe(method="kmeans", layer="input", standardise=False)
+    VADE, stages=(), probe=Probe(method="kmeans", layer="input", standardize=False)
 )
 
-# Convolutional auto-encoder with an SVM.
+# Convolutional autoencoder with an SVM.
 
 CAE_ADAM = Optimizer(learning_rate=5e-4, b1=0.8)
 CAE = Recipe(

@@ -4,16 +4,16 @@ Paper: H. Liu, "Animal Image Classification Recognition based on Transfer Learni
 
     python -m train.run --model mobilenet_v2 --dataset animals10 --data-dir archive.zip
 
-Stated: MobileNetV2 pretrained on ImageNet with a new softmax head; first everything but the head frozen, then
-part of it unfrozen; dropout; cross-entropy, Adam, 50 epochs in all; on the training images horizontal flip,
-translation, rotation, scaling, proportional crop, change of aspect ratio, also against class imbalance.
+Stated: MobileNetV2 pretrained on ImageNet with a new softmax head; at first everything except the head is frozen, then
+part of it is unfrozen; dropout; cross-entropy, Adam, 50 epochs in total; training images are augmented by horizontal
+flip, translation, rotation, scaling, proportional crop and change of aspect ratio, also against class imbalance.
 Not stated, our choice:
 - the split: seeded, stratified, 80/10/10;
 - 20 epochs frozen and 30 with the upper blocks unfrozen, learning rates 1e-3 and 1e-5 (Keras's guide to transfer
   learning);
 - the unfrozen part: features.14 to features.18, the blocks of 160 and 320 channels and the last 1x1 convolution;
 - dropout 0.2 before the head, batch 32, and the ranges of the augmentation;
-- against class imbalance: all classes are drawn equally often, and augmentation makes the repetitions differ;
+- class imbalance: all classes are sampled equally often, and augmentation makes repeated images differ;
 - the weights: Keras's, since the paper names TensorFlow and "the model that has been trained in Google".
 """
 

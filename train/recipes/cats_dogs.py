@@ -4,12 +4,12 @@ Paper: K. Le 2021, "Alexnet and image classification" (section 4, and the notebo
 
     python -m train.run --model alexnet --dataset cats_dogs --data-dir cat-and-dog.zip
 
-Stated: images scaled to [0, 1]; rotation up to 5 degrees, shifts up to 10 %, horizontal flip; 62 steps per epoch
-at batch 128 (8,007 / 128 = 62.6: full batches only); 100 epochs. The published notebook uses plain SGD with
-learning rate 0.1 and binary cross-entropy on a two-way softmax; on two classes that is softmax cross-entropy
-exactly: p and 1 - p give the two outputs the same term, and their mean is -log p.
-Where we deviate: the paper watches the test set while it trains and saves the weights of the lowest training loss; our
-validation images come out of the training split, and the best validation accuracy is kept.
+Stated: images scaled to [0, 1]; rotation up to 5 degrees, shifts up to 10%, horizontal flip; 62 steps per epoch
+at batch 128 (8,007 / 128 = 62.6: full batches only); 100 epochs. The published notebook uses plain SGD with learning
+rate 0.1 and binary cross-entropy on a two-way softmax, which for two classes equals softmax cross-entropy: both outputs
+contribute the same term, -log p of the true class, and the loss is their mean.
+Where we deviate: the paper monitors the test set during training and saves the weights with the lowest training loss;
+our validation images are taken from the training split, and the weights with the best validation accuracy are kept.
 """
 
 from train.recipe import Augmentation, Optimizer, Recipe, Stage

@@ -7,12 +7,11 @@ and 4).
 
 Stated: training images cropped at random to 28x28 and "expanded 6 times to 300,000", then standardized; batch
 128, 120 epochs, reshuffled; cross-entropy plus (alpha / 2) |w|^2.
-Not stated, our choice: the optimizer (Adam), its learning rate (1e-3, falling to 0 in a cosine) and alpha
-(1e-4), the same for all four nets. The six crops of an image are drawn anew in each epoch. Test images show their
-central 28x28 pixels.
-Where we deviate: "standardized" does not say by what; ours are scaled to [0, 1], which matters little before
-batch normalization and may matter in the nets without it. A tenth of the training images is used for validation; the
-paper has no validation split.
+Not stated, our choice: the optimizer (Adam), its learning rate (1e-3, cosine decay to 0) and alpha (1e-4), the same for
+all four nets. The six crops of an image are drawn again in each epoch. Test images are center-cropped to 28x28.
+Where we deviate: "standardized" does not say how; our images are scaled to [0, 1], which matters little before batch
+normalization but may matter in the nets without it. A tenth of the training images is used for validation; the paper
+has no validation split.
 """
 
 from train.recipe import Augmentation, Optimizer, Recipe, Stage

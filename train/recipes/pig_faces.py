@@ -1,4 +1,4 @@
-"""AlexNet against AlexNet with spatial attention on pig faces.
+"""AlexNet with and without spatial attention on pig faces.
 
 Paper: "Pig face identification by AlexNet with a spatial attention module" (method; Table 1).
 
@@ -9,10 +9,10 @@ Stated: 10 pigs, 684 training, 77 validation, 254 test images; categorical cross
 1e-4; batch 16, 32, 64; at most 100 epochs; dropout 0.4; best checkpoint by accuracy; learning rate x 0.9 after
 5 epochs without a lower validation loss.
 Not stated, our choice: early stopping (named in the text) has patience 15 and watches the validation loss;
-images are scaled to [0, 1]; Keras's defaults for everything else, of which two are visible in a short run:
-batch-norm momentum 0.99 and training on the epoch's last, smaller batch.
-Where we deviate: the paper's photographs were never published, so the default data set is our synthetic pigs. The
-paper computes its test scores after each epoch; ours are those of the best epoch on the validation images.
+images are scaled to [0, 1]; Keras's defaults for everything else, of which two matter in a short run: batch-norm
+momentum 0.99, and training on the last, smaller batch of each epoch.
+Where we deviate: the paper's photographs were never published, so the default data set is synthetic_pigs. The paper
+computes test scores after each epoch; our runs report the epoch with the best validation accuracy.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ PIG_FACES = Recipe(
     model="sam_alexnet",
     dataset="synthetic_pigs",
     batch_size=16,
-    keep_tail=True,
+    drop_last=False,
     stages=(
         Stage(
             epochs=100,
@@ -35,8 +35,8 @@ PIG_FACES = Recipe(
     ),
 )
 
-# 5 epochs are 215 steps. At momentum 0.99 the moving statistics would still hold 0.99^215 = 12 % of their
-# start values (mean 0, variance 1) and lag by 100 steps; at 0.9 they follow within ten.
+# 5 epochs are 215 steps. At momentum 0.99, the moving statistics would still contain 0.99^215 = 12% of their initial
+# values (mean 0, variance 1) and lag by 100 steps; at 0.9, they lag by ten.
 FAST_STATISTICS = ModelOptions(norm_momentum=0.9)
 PIG_FACES_QUICK = dataclasses.replace(
     PIG_FACES,
@@ -45,6 +45,6 @@ PIG_FACES_QUICK = dataclasses.replace(
     stages=(dataclasses.replace(PIG_FACES.stages[0], epochs=5),),
 )
 QUICK_NOTE = (
-    "5 epochs, and batch-norm momentum 0.9 instead of the paper's (Keras's) 0.99, because its 215 steps are too few"
-    " for 0.99"
+    "quick recipe: 5 epochs, and batch-norm momentum 0.9 instead of 0.99 (Keras's default, as in pig_faces), because"
+    " 215 steps are too few for 0.99"
 )

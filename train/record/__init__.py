@@ -1,1 +1,1 @@
-"""The run directory and the run log."""
+"""Run directory and run log."""

@@ -1,4 +1,4 @@
-"""The folder `best/`: weights, and everything needed to use them again anywhere."""
+"""The folder `best/`: the best weights and everything needed to use them, self-contained."""
 
 import dataclasses
 import json
@@ -18,22 +18,27 @@ MODEL = "model.json"
 
 
 class BestWriter(RunLog):
-    """Writes each new best to a folder of two files.
+    """Writes the weights of each new best epoch, and their description, to two files in a folder.
 
-    `model.json` is written last and names the digest of the weights: it is the record that they are whole.
+    `model.json` is written last and contains the digest of the weights, so a mismatch reveals an incomplete write.
     """
 
     def __init__(
         self, directory: Path, model: Mapping[str, Any], provenance: Mapping[str, Any]
     ) -> None:
-        """`model`: name, options, dtype, num_classes, class_names, probe, input_shape, preprocessing. `provenance`: of
-        pretrained weights and data."""
+        """Prepare to write; creates no files.
+
+        Args:
+          directory: the folder `best/`.
+          model: name, options, dtype, num_classes, class_names, probe, input_shape, preprocessing.
+          provenance: provenance of pretrained weights and data.
+        """
         self._directory = directory
         self._model = model
         self._provenance = provenance
 
     def new_best(self, best: NewBest) -> None:
-        """Replace what is there."""
+        """Replace the previous best."""
         digest = zoo.save_variables(self._directory / WEIGHTS, best.variables)
         facts = {**self._provenance, **best.facts}
         description = {
@@ -54,7 +59,7 @@ def _is_not_finite(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class SavedBest:
-    """What `best/` says of the weights in it."""
+    """Step, epoch and score of the weights in `best/`."""
 
     step: int
     epoch: int
@@ -62,7 +67,7 @@ class SavedBest:
 
 
 def saved_best(directory: Path) -> SavedBest | None:
-    """Of a `best/` folder that training has written; None where there is none that can be read."""
+    """Read the description of a `best/` folder; None if it is missing or unreadable."""
     try:
         info = json.loads((directory / MODEL).read_text(encoding="utf-8"))
         by_accuracy = info["monitor"] == "accuracy"

@@ -1,4 +1,4 @@
-"""What computed something: hardware, versions, commit, command. Imports the standard library only."""
+"""Environment of a run: hardware, versions, commit, command. Imports only the standard library."""
 
 import os
 import platform
@@ -8,19 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TUNABLES = os.environ.get("GLIBC_TUNABLES", "")  # what glibc has read, whatever is set from here on
+TUNABLES = os.environ.get(
+    "GLIBC_TUNABLES", ""
+)  # as read by glibc at startup; later changes have no effect
 
 
 def hardware(env: Mapping[str, Any]) -> str:
-    """The device of an env.json, and for a CPU its model and cores."""
+    """Describe the devices in the content of an env.json; for a CPU, its model and cores."""
     if env["backend"] != "cpu":
         return f"{len(env['devices'])} x {env['devices'][0]}"
-    # Runs before this was written down are named by the machine that asks.
+    # Old runs did not record the CPU model; assume the current one.
     return f"{env.get('cpu') or cpu_model()}, {env['cores']} cores"
 
 
 def cpu_model() -> str:
-    """The processor's name, where the system tells it."""
+    """Name of the processor, or its architecture if the system does not report a name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -31,7 +33,7 @@ def cpu_model() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, commit and command line of this process."""
+    """Collect versions, devices, commit and command line of this process, for env.json."""
     import jax
 
     def git(*words: str) -> str:
@@ -43,7 +45,7 @@ def environment() -> dict[str, Any]:
 
     try:
         commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         commit, dirty = "", False
     return {
         "versions": versions(),
@@ -61,16 +63,16 @@ def environment() -> dict[str, Any]:
 
 
 def command_line() -> list[str]:
-    """The command that this process runs, as one would type it; for a Python caller the one that trains."""
+    """The command that this process runs, as typed in a shell; `train.run` if it was called from Python."""
     command = Path(sys.argv[0])
     if command.name == "__main__.py":  # of a package
         command = command.parent
-    ours = command.parent == Path(__file__).parents[1]
-    return ["python", "-m", f"train.{command.stem}" if ours else "train.run", *sys.argv[1:]]
+    is_command = command.parent == Path(__file__).parents[1]
+    return ["python", "-m", f"train.{command.stem}" if is_command else "train.run", *sys.argv[1:]]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
+    """Versions of Python and of the packages that affect numerical results."""
     import flax
     import jax
     import numpy as np

@@ -1,4 +1,4 @@
-"""The run log as files: `metrics.jsonl` has one line per step, `summary.csv` one row per epoch."""
+"""Run-log writer for files: `metrics.jsonl` has one line per step, `summary.csv` one row per epoch."""
 
 import csv
 import dataclasses
@@ -12,14 +12,14 @@ from zoo.common.files import write_atomically
 
 
 class FileWriter(RunLog):
-    """Steps are buffered until an epoch or a checkpoint."""
+    """Writes metrics.jsonl and summary.csv. Steps are buffered until the end of an epoch or a checkpoint."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
         self._steps: list[dict[str, Any]] = []
 
     def run_started(self, start: RunStart) -> None:
-        """Drop what was logged later than the checkpoint that training goes on from."""
+        """Drop lines and rows logged after the checkpoint from which training resumes."""
         metrics, summary = self._run.metrics, self._run.summary
         if metrics.exists():
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -33,13 +33,13 @@ class FileWriter(RunLog):
                 writer.writerows(rows)
 
     def step(self, record: StepRecord) -> None:
-        """Keep it for the next flush; numbers that are not finite become null."""
+        """Buffer the step until the next flush. NaN and infinity become null."""
         values = {k: v if math.isfinite(v) else None for k, v in record.values.items()}
         named = {"step": record.step, "epoch": record.epoch, "stage": record.stage}
         self._steps.append({**named, **values})
 
     def epoch(self, record: EpochRecord) -> None:
-        """Add a row to summary.csv, after the steps."""
+        """Flush the steps and append a row to summary.csv."""
         self.flush()
         values = dataclasses.asdict(record)
         row = {name: values[name] for name in SUMMARY_COLUMNS}
@@ -52,7 +52,7 @@ class FileWriter(RunLog):
             writer.writerow(row)
 
     def flush(self) -> None:
-        """Add the steps to metrics.jsonl."""
+        """Append the buffered steps to metrics.jsonl."""
         with open(self._run.metrics, "a", encoding="utf-8") as file:
             for step in self._steps:
                 file.write(json.dumps(step, allow_nan=False) + "\n")
@@ -62,5 +62,5 @@ class FileWriter(RunLog):
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # a line cut off by a kill
+    except (ValueError, KeyError, TypeError):  # truncated when the process was killed
         return math.inf

@@ -1,7 +1,7 @@
-"""The run log: what training tells about itself, and who hears it.
+"""The run log: events of a training run and the interface of their writers.
 
-The engine is handed a `RunLog`, and prints and writes nothing itself. Writers of other packages subclass it, are
-declared as entry points `jax_zoo.writers`, and are asked for with `--writers NAME`.
+The engine reports all events to a `RunLog` and does not print or write files itself. Writers from other packages
+subclass `RunLog`, are declared as entry points `jax_zoo.writers`, and are enabled by `--writers NAME`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from zoo.common.names import find
 
 @dataclasses.dataclass(frozen=True)
 class RunStart:
-    """Training begins, or goes on after whole `epoch`s and `step`s: what was logged after them is not valid."""
+    """Training starts, or resumes after this many epochs and steps; anything logged after them is discarded."""
 
     step: int
     epoch: int
@@ -23,20 +23,20 @@ class RunStart:
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
-    """An update is done."""
+    """A training step is complete."""
 
     step: int  # of the run, from 1
-    epoch: int  # the one under way, from 1
+    epoch: int  # of the run, from 1
     stage: str
     values: Mapping[str, float]  # loss, accuracy, learning_rate, grad_norm, ...
-    place: int  # steps of the epoch so far
+    epoch_step: int  # steps done in this epoch
     steps_per_epoch: int
-    steps_left: int  # of the stage, if it does not stop early
+    steps_left: int  # in this stage, without early stopping
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochRecord:
-    """An epoch is trained and validated. Numbers that do not exist are NaN."""
+    """An epoch is trained and validated. Missing values are NaN."""
 
     epoch: int
     step: int
@@ -51,55 +51,56 @@ class EpochRecord:
     data_wait_share: float
     is_best: bool
     stage_epoch: int
-    stage_epochs: int  # at most
+    stage_epochs: int  # maximum number of epochs in the stage
 
 
 @dataclasses.dataclass(frozen=True)
 class NewBest:
-    """The best epoch so far, told before its `EpochRecord`."""
+    """The epoch is the best so far; reported before its `EpochRecord`."""
 
     stage: Stage
-    variables: dict[str, Any]  # on the host
+    variables: dict[str, Any]  # in host memory
     facts: Mapping[str, Any]  # epoch, step, monitor, val_loss, ...
 
 
 class RunLog:
-    """What the engine tells, and a writer hears; each method does nothing until a writer overrides it.
+    """Base class of run-log writers; every method does nothing by default.
 
-    In this order: `run_started`; `step`s, perhaps a `new_best`, an `epoch`; at the end of each stage `stage_ended`;
-    `run_ended`, also after an error. `flush` comes before each checkpoint.
+    Order of calls: `run_started`; per epoch, `step` for each step, `new_best` if the epoch is the best so far, and
+    `epoch`; `stage_ended` after each stage; `run_ended` at the end, also after an error. `flush` is called before each
+    checkpoint.
     """
 
     def run_started(self, start: RunStart) -> None:
-        """See `RunStart`."""
+        """Training starts or resumes; see `RunStart`."""
 
     def step(self, record: StepRecord) -> None:
-        """See `StepRecord`."""
+        """A step is complete; see `StepRecord`."""
 
     def new_best(self, best: NewBest) -> None:
-        """See `NewBest`."""
+        """There are new best weights; see `NewBest`."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """See `EpochRecord`."""
+        """An epoch is complete; see `EpochRecord`."""
 
     def stage_ended(self, stage: str) -> None:
-        """The stage of this name is over."""
+        """The stage with this name has ended."""
 
     def run_ended(self) -> None:
-        """No more calls: close files."""
+        """The run has ended. This is the last call: close files."""
 
     def flush(self) -> None:
-        """Put on disk what was told so far."""
+        """Write all buffered events to disk."""
 
     def note(self, text: str) -> None:
-        """A line for the person who watches."""
+        """Show a line of text to the user."""
 
-    def working(self, text: str, done: int, total: int) -> None:
-        """Something other than training goes on: `done` of `total` units."""
+    def progress(self, text: str, done: int, total: int) -> None:
+        """Report progress of work other than training: `done` of `total` units."""
 
 
 class Writers(RunLog):
-    """Several writers as one, in order."""
+    """Forwards each event to several writers, in order."""
 
     def __init__(self, *writers: RunLog) -> None:
         self._writers = writers
@@ -136,15 +137,15 @@ class Writers(RunLog):
         for writer in self._writers:
             writer.note(text)
 
-    def working(self, text: str, done: int, total: int) -> None:
+    def progress(self, text: str, done: int, total: int) -> None:
         for writer in self._writers:
-            writer.working(text, done, total)
+            writer.progress(text, done, total)
 
 
-# Makes a writer of another package, for a run directory and the recipe that is trained there.
+# Creates a writer from another package, given the run directory and the recipe.
 MakeWriter = Callable[[Path, Recipe], RunLog]
 
 
 def load_writers(names: tuple[str, ...]) -> list[MakeWriter]:
-    """The writers of other packages that are asked for; InputError for a name that none declares."""
+    """Load writers from other packages by name. Raises InputError for a name that no package declares."""
     return [find("writers", name, {}, "run-log writer") for name in names]

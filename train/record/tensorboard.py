@@ -1,4 +1,4 @@
-"""The run log as TensorBoard events."""
+"""Run-log writer for TensorBoard."""
 
 import math
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import Any
 
 from train.record.log import EpochRecord, RunLog, RunStart, StepRecord
 
-OF_AN_EPOCH = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
+EPOCH_SCALARS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 class TensorBoardWriter(RunLog):
-    """Scalars `step/...` and `epoch/...` over steps, below a folder. Steps are buffered until a flush, so that none is
-    there that a resumed run repeats."""
+    """Writes scalars `step/...` and `epoch/...` over steps to a folder.
+
+    Steps are buffered until a flush, so that a resumed run never writes a step twice.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -19,26 +21,26 @@ class TensorBoardWriter(RunLog):
         self._steps: list[StepRecord] = []
 
     def run_started(self, start: RunStart) -> None:
-        """Have later events ignored."""
+        """Open the file. TensorBoard ignores older events after `start.step`."""
         from tensorboardX import SummaryWriter
 
         self._board = SummaryWriter(str(self._directory), purge_step=start.step)
 
     def step(self, record: StepRecord) -> None:
-        """Keep it for the next flush."""
+        """Buffer the step until the next flush."""
         self._steps.append(record)
 
     def epoch(self, record: EpochRecord) -> None:
-        """Write the epoch, after its steps."""
+        """Flush the steps and write the epoch."""
         self.flush()
-        for name in OF_AN_EPOCH:
+        for name in EPOCH_SCALARS:
             value = getattr(record, name)
             if not math.isnan(value):
                 self._board.add_scalar(f"epoch/{name}", value, record.step)
         self._board.flush()
 
     def flush(self) -> None:
-        """Write the steps."""
+        """Write the buffered steps."""
         for record in self._steps:
             for name, value in record.values.items():
                 self._board.add_scalar(f"step/{name}", value, record.step)

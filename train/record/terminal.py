@@ -1,6 +1,7 @@
-"""The run log on a terminal, and what else is said there: lines, progress, durations.
+"""Terminal output: messages, progress lines, durations, and the run-log writer.
 
-Everything goes to stderr, so that stdout holds results only. Imports the standard library until a live line is drawn.
+Everything goes to stderr, so that stdout contains only results. Imports only the standard library until a live progress
+line is drawn.
 """
 
 import math
@@ -15,17 +16,17 @@ Item = TypeVar("Item")
 
 
 def say(text: str) -> None:
-    """A line for the person who watches: on stderr, so that stdout holds results only."""
+    """Print a line for the user, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def count(number: int, noun: str) -> str:
-    """1 epoch, 2 epochs."""
+    """Format a number with a noun: "1 epoch", "2 epochs"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Progress:
-    """A live line with the time left on a terminal; elsewhere a plain line every half minute."""
+    """Progress with the estimated time left: a live line on a terminal, elsewhere a plain line every 30 seconds."""
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stderr
@@ -34,10 +35,10 @@ class Progress:
         self._last_line = time.monotonic()
 
     def start(self, text: str, total: int, done: int = 0) -> None:
-        """Begin a task of `total` units."""
+        """Start a task of `total` units."""
         self.stop()
         self._text, self._total = text, total
-        self._begin, self._begin_done = time.monotonic(), done
+        self._start_time, self._start_done = time.monotonic(), done
         if self._live:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -55,9 +56,9 @@ class Progress:
             self._task = self._bar.add_task(text, total=total, completed=done, note="")
 
     def update(self, done: int, note: str = "", units_left: int | None = None) -> None:
-        """So far `done`; `units_left` counts what remains beyond this task too, for the time left."""
+        """Report `done` units. The time left is estimated for `units_left` (default: the rest of this task)."""
         now = time.monotonic()
-        rate = (done - self._begin_done) / max(now - self._begin, 1e-9)
+        rate = (done - self._start_done) / max(now - self._start_time, 1e-9)
         left = (self._total - done if units_left is None else units_left) / rate if rate else 0
         note = f"{note}  {duration(left)} left".strip()
         if self._bar is not None:
@@ -69,7 +70,7 @@ class Progress:
     def follow(
         self, items: Iterable[Item], text: str, total: int, weight: int = 1
     ) -> Iterator[Item]:
-        """The items, each counted as `weight` units when the next is asked for."""
+        """Yield the items and report progress: each item counts as `weight` units."""
         self.start(text, total)
         for number, item in enumerate(items):
             self.update(min(number * weight, total))
@@ -77,14 +78,14 @@ class Progress:
         self.stop()
 
     def stop(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 def progress_callback(progress: Progress) -> Callable[[str, int, int], None]:
-    """`(text, done, total)` to a progress line."""
+    """Return a function `(text, done, total)` that updates a progress line."""
     current: list[str] = []
 
     def report(text: str, done: int, total: int) -> None:
@@ -97,7 +98,7 @@ def progress_callback(progress: Progress) -> Callable[[str, int, int], None]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "42 s", "3:05" or "1:02:03"."""
+    """Format seconds as "42 s", "3:05" or "1:02:03"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -107,24 +108,24 @@ def duration(seconds: float) -> str:
 
 
 class TerminalWriter(RunLog):
-    """A line per epoch, and progress in between."""
+    """Prints a line per epoch, and progress in between."""
 
     def __init__(self, num_stages: int) -> None:
         self._num_stages = num_stages
         self._progress = Progress()
-        self._shown: object = None  # what the progress line is about
+        self._task: object = None  # epoch or text of the current progress line
 
     def step(self, record: StepRecord) -> None:
-        """Move the progress line."""
-        if self._shown != record.epoch:
-            self._shown = record.epoch
-            self._progress.start(f"epoch {record.epoch}", record.steps_per_epoch, record.place)
+        """Update the progress line."""
+        if self._task != record.epoch:
+            self._task = record.epoch
+            self._progress.start(f"epoch {record.epoch}", record.steps_per_epoch, record.epoch_step)
             return
         note = f"loss {record.values['loss']:.4f}"
-        self._progress.update(record.place, note, record.steps_left)
+        self._progress.update(record.epoch_step, note, record.steps_left)
 
     def epoch(self, record: EpochRecord) -> None:
-        """Say how it went."""
+        """Print losses, accuracies, learning rate and speed."""
         self._stop()
         where = f"{record.stage}, " if self._num_stages > 1 else ""
         say(
@@ -135,25 +136,25 @@ class TerminalWriter(RunLog):
             f"  {duration(record.seconds)}{'  *' if record.is_best else ''}"
         )
 
-    def working(self, text: str, done: int, total: int) -> None:
-        """Show it on the progress line."""
-        if self._shown != text:
-            self._shown = text
+    def progress(self, text: str, done: int, total: int) -> None:
+        """Update the progress line."""
+        if self._task != text:
+            self._task = text
             self._progress.start(text, total, done)
         self._progress.update(done)
 
     def note(self, text: str) -> None:
-        """Say it."""
+        """Print the text."""
         self._stop()
         say(text)
 
     def run_ended(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress line."""
         self._stop()
 
     def _stop(self) -> None:
         self._progress.stop()
-        self._shown = None
+        self._task = None
 
 
 def _accuracy(value: float) -> str:

@@ -1,1 +1,1 @@
-"""Figures and a page from what a run left on disk."""
+"""Figures and an HTML report from the files of a run."""

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn without a display and without pyplot's global state."""
+"""Figures of runs, drawn without a display and without pyplot's global state."""
 
 import io
 import itertools
@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from zoo.common.files import write_atomically
 
-# Okabe and Ito's colours, which people with colour-blindness tell apart.
+# Okabe and Ito's palette, which is safe for color blindness.
 TRAIN, VALIDATION, TEST, BAD = "#0072B2", "#D55E00", "#009E73", "#CC3311"
-# The rest of them; what comes after the last differs in marker or line style, too. Yellow is too faint for lines.
+# When the colors repeat, markers or line styles change. Yellow is too faint for lines.
 STRONG = (TRAIN, VALIDATION, TEST, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 PALETTE = (*STRONG, "#F0E442")
 MARKERS = ("o", "^", "s", "v", "D", "P", "X")
@@ -26,28 +26,29 @@ LINES = ("-", "--", ":", "-.")
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Loss and accuracy over epochs, training and validation.
+    """Plot loss and accuracy over epochs, training and validation.
 
     As in "Pig face identification by AlexNet with a spatial attention module", Figure 5.
 
-    `rows` are those of summary.csv; the epoch whose weights were kept is marked, and where a stage begins. Where
-    no row has an accuracy (None or NaN, as of an auto-encoder) its panel is left out.
+    `rows` are those of summary.csv. The best epoch and the start of each stage are marked. The accuracy panel is
+    omitted if no row has an accuracy (None or NaN, as for an autoencoder).
     """
     measured = _measured([rows], ("loss", "accuracy"))
     quantities = ("loss", "accuracy") if "accuracy" in measured else ("loss",)
     figure = Figure(figsize=(5 * len(quantities) + (len(quantities) == 1), 4), layout="constrained")
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
-    # Stages may have losses of other kinds: no line leads from one to the next.
+    # Stages may have different losses, so their curves are not connected.
     stages = [list(group) for _, group in itertools.groupby(rows, lambda row: row["stage"])]
-    kept = [row["epoch"] for row in rows if row["is_best"]]
+    best = [row["epoch"] for row in rows if row["is_best"]]
     marker = "o" if len(rows) < 30 else None
     for panel, quantity in zip(panels, quantities, strict=True):
-        for part, colour, style in (("train", TRAIN, "--"), ("val", VALIDATION, "-")):
-            look = {"color": colour, "marker": marker, "markersize": 3}
-            label: str | None = {"train": "training", "val": "validation"}[part]
+        for split, color, style in (("train", TRAIN, "--"), ("val", VALIDATION, "-")):
+            appearance = {"color": color, "marker": marker, "markersize": 3}
+            label: str | None = {"train": "training", "val": "validation"}[split]
             for stage in stages:
                 epochs = [row["epoch"] for row in stage]
-                panel.plot(epochs, _values(stage, f"{part}_{quantity}"), style, label=label, **look)
+                values = _values(stage, f"{split}_{quantity}")
+                panel.plot(epochs, values, style, label=label, **appearance)
                 label = None
         for stage in stages if len(stages) > 1 else []:
             start = stage[0]["epoch"] - 0.5
@@ -57,10 +58,10 @@ def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "")
         losses = [row["val_loss"] for row in rows if math.isfinite(row["val_loss"])]
         if len(stages) > 1 and quantity == "loss" and 0 < 20 * min(losses) < max(losses):
             panel.set_yscale("log")
-        if kept:
-            panel.axvline(kept[-1], color="0.6", linewidth=1, zorder=0, label=f"kept: {kept[-1]}")
+        if best:
+            panel.axvline(best[-1], color="0.6", linewidth=1, zorder=0, label=f"best: {best[-1]}")
         _over_epochs(panel, quantity)
-    # The loss falls and the accuracy rises: the curves leave these corners free, the line may cross them.
+    # Loss falls and accuracy rises, so these corners are free of curves.
     corner = "lower right" if "accuracy" in quantities else "upper right"
     panels[-1].legend(loc=corner, edgecolor="none", framealpha=0.9)
     _finish(figure, path, title)
@@ -72,27 +73,27 @@ def curves_of_runs(
     path: Path,
     title: str = "",
 ) -> None:
-    """Curves of several runs over epochs.
+    """Plot curves of several runs over epochs.
 
     As in Li et al. 2021, "Image Classification Algorithm Based on Improved AlexNet", Figure 4.
 
-    A row of panels a quantity ("loss", "accuracy"), training on the left and validation on the right on one
-    scale, a colour a run. `runs` maps names to rows of summary.csv. A quantity that no run has (None or NaN)
-    is left out, a run without it is missing from its panels.
+    One row of panels per quantity ("loss", "accuracy"), with training on the left and validation on the right on the
+    same scale, and one color per run. `runs` maps names to rows of summary.csv. A quantity that no run has (None or
+    NaN) is omitted; a run without it is missing from its panels.
     """
     quantities = _measured(runs.values(), quantities)
     figure = Figure(figsize=(10, 3.3 * len(quantities) + 0.8), layout="constrained")
     panels = figure.subplots(len(quantities), 2, squeeze=False, sharey="row", sharex=True)
-    for line, quantity in zip(panels, quantities, strict=True):
-        for panel, part in zip(line, ("train", "val"), strict=True):
+    for panel_row, quantity in zip(panels, quantities, strict=True):
+        for panel, split in zip(panel_row, ("train", "val"), strict=True):
             for number, (name, rows) in enumerate(runs.items()):
                 panel.plot(
                     [row["epoch"] for row in rows],
-                    _values(rows, f"{part}_{quantity}"),
+                    _values(rows, f"{split}_{quantity}"),
                     LINES[number // len(STRONG) % len(LINES)],
                     color=STRONG[number % len(STRONG)],
                     label=_shorten(name, 40),
-                    marker="o" if len(rows) == 1 else None,  # a line of one point is invisible
+                    marker="o" if len(rows) == 1 else None,  # a line with one point is invisible
                     markersize=4,
                     linewidth=1.4,
                 )
@@ -112,7 +113,7 @@ def curves_of_runs(
 def confusion_matrix(
     matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, title: str = ""
 ) -> None:
-    """Counts, true classes in rows; the shade is the share of the row."""
+    """Plot a confusion matrix of counts, with true classes in rows and the fraction of each row as shade."""
     counts = np.asarray(matrix)
     total = len(class_names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -120,19 +121,19 @@ def confusion_matrix(
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    size = min(10.0, max(5.0, 0.36 * 72 * (side - 2) / total))  # points; a third of a cell
+    size = min(10.0, max(5.0, 0.36 * 72 * (side - 2) / total))  # in points; a third of a cell
     if total <= 50:
         for row, column in np.ndindex(counts.shape):
             if counts[row, column]:
-                colour = "white" if shares[row, column] > 0.55 else "black"
+                color = "white" if shares[row, column] > 0.55 else "black"
                 text = str(counts[row, column])
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
     names = [_shorten(name) for name in class_names]
     axes.set_xticks(range(total), names, rotation=90 if total > 4 else 0, fontsize=size)
     axes.set_yticks(range(total), names, fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="fraction of true class")
     _finish(figure, path, title)
 
 
@@ -145,7 +146,7 @@ def prediction_grid(
     path: Path,
     title: str = "",
 ) -> None:
-    """Test images (uint8 [H, W, 3]) with predicted and true names; errors are red and carry a cross."""
+    """Plot test images (uint8 [H, W, 3]) with predicted classes; errors are red, with a cross and the true class."""
     columns = min(5, max(1, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     figure = Figure(figsize=(2.2 * columns, 2.55 * rows), layout="constrained")
@@ -172,59 +173,59 @@ def augmentation_grid(
     path: Path,
     title: str = "",
 ) -> None:
-    """A row an image (uint8 [H, W, 3]): as it is loaded, with its class, then what visits of a training see.
+    """Plot one row per image (uint8 [H, W, 3]): the loaded image with its class, then augmented samples of it.
 
-    All at one scale: smaller ones are what is left of the first.
+    All images have the same scale, so that a cropped sample appears smaller.
     """
     rows, columns = len(before), 1 + len(after[0])
     figure = Figure(figsize=(1.5 * columns + 0.2, 1.5 * rows + 0.9), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     height, width = before[0].shape[:2]
-    for line, image, versions, label in zip(panels, before, after, labels, strict=True):
-        for panel, picture in zip(line, [image, *versions], strict=True):
-            shown_height, shown_width = picture.shape[:2]
-            top, left = (height - shown_height) / 2, (width - shown_width) / 2
-            box = (left - 0.5, left + shown_width - 0.5, top + shown_height - 0.5, top - 0.5)
-            panel.imshow(picture, extent=box, interpolation="nearest")
+    for panel_row, image, samples, label in zip(panels, before, after, labels, strict=True):
+        for panel, sample in zip(panel_row, [image, *samples], strict=True):
+            sample_height, sample_width = sample.shape[:2]
+            top, left = (height - sample_height) / 2, (width - sample_width) / 2
+            box = (left - 0.5, left + sample_width - 0.5, top + sample_height - 0.5, top - 0.5)
+            panel.imshow(sample, extent=box, interpolation="nearest")
             panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
-        line[0].set_ylabel(_shorten(class_names[label]), fontsize=9)
+        panel_row[0].set_ylabel(_shorten(class_names[label]), fontsize=9)
     panels[0, 0].set_title("loaded", fontsize=9)
     for number, panel in enumerate(panels[0, 1:], start=1):
-        panel.set_title(f"visit {number}", fontsize=9)
+        panel.set_title(f"sample {number}", fontsize=9)
     _finish(figure, path, title)
 
 
 def class_distribution(
     counts: dict[str, np.ndarray], class_names: Sequence[str], path: Path, title: str = ""
 ) -> None:
-    """Class distribution, one bar per class, stacked by split.
+    """Plot the class distribution, one bar per class, stacked by split.
 
     As in Liu, "Animal Image Classification Recognition based on Transfer Learning", Figure 2.
 
-    `counts` maps each part to the numbers of its images, [classes].
+    `counts` maps split names to images per class, [classes].
     """
     total = len(class_names)
-    named = total <= 120  # more names than that cannot be read
+    named = total <= 120  # more names would be unreadable
     step = 0.24 if named else 18 / total
     figure = Figure(figsize=(8, max(2.0, step * total + 1.2)), layout="constrained")
     axes = figure.subplots()
-    places, done = np.arange(total), np.zeros(total, int)
-    for (part, numbers), colour in zip(counts.items(), (TRAIN, VALIDATION, TEST), strict=True):
-        label = f"{part}: {numbers.sum():,}"
-        axes.barh(places, numbers, 0.8, left=done, color=colour, label=label)
-        done = done + numbers
+    positions, ends = np.arange(total), np.zeros(total, int)
+    for (split, numbers), color in zip(counts.items(), (TRAIN, VALIDATION, TEST), strict=True):
+        label = f"{split}: {numbers.sum():,}"
+        axes.barh(positions, numbers, 0.8, left=ends, color=color, label=label)
+        ends = ends + numbers
     if named:
-        for place, number in zip(places, done, strict=True):
-            text = f" {number:,}"
-            axes.text(float(number), float(place), text, va="center", fontsize=8, color="0.3")
-        axes.set_yticks(places, [_shorten(name) for name in class_names], fontsize=9)
+        for position, end in zip(positions, ends, strict=True):
+            text = f" {end:,}"
+            axes.text(float(end), float(position), text, va="center", fontsize=8, color="0.3")
+        axes.set_yticks(positions, [_shorten(name) for name in class_names], fontsize=9)
     else:
         axes.set_ylabel(f"{total} classes")
         axes.set_yticks([])
     axes.set_ylim(total - 0.5, -0.5)
-    axes.set_xlim(0, 1.08 * max(done.max(), 1))
+    axes.set_xlim(0, 1.08 * max(ends.max(), 1))
     axes.set_xlabel("images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.grid(axis="x", color="0.92")
@@ -242,11 +243,11 @@ def tsne_figure(
     path: Path,
     title: str = "",
 ) -> None:
-    """Embedded samples, float [N, 3], in the color of their class.
+    """Plot embedded samples, float [N, 3], in the color of their class.
 
     As in Han et al., "Animal face classification based on deep learning", Figure 9.
 
-    The legend names the twenty largest classes.
+    The legend lists the twenty largest classes.
     """
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot(projection="3d")
@@ -256,19 +257,19 @@ def tsne_figure(
     for number, name in enumerate(class_names):
         if not sizes[number]:
             continue
-        colour = PALETTE[number % len(PALETTE)]
+        color = PALETTE[number % len(PALETTE)]
         marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
         axes.scatter(
             *points[labels == number].T,
             s=float(np.clip(8000 / len(points), 8, 30)),
             linewidths=0,
-            color=colour,
+            color=color,
             marker=marker,
         )
         if number in named:
             text = _shorten(name)
-            handles.append(Line2D([], [], linestyle="", color=colour, marker=marker, label=text))
-    # t-SNE's axes have no unit; the grid stays, for depth.
+            handles.append(Line2D([], [], linestyle="", color=color, marker=marker, label=text))
+    # The axes of t-SNE have no unit. Keep the grid, which shows depth.
     axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
     axes.set_box_aspect(None, zoom=1.08)
     more = np.count_nonzero(sizes) - len(named)
@@ -286,11 +287,11 @@ def tsne_figure(
 def seed_boxplot(
     scores: Mapping[str, Sequence[float]], path: Path, title: str = "", ylabel: str = "accuracy"
 ) -> None:
-    """Scores over seeds, one box per method and each score as a point.
+    """Plot scores over seeds, one box per method and one point per score.
 
     As in Han et al., "Animal face classification based on deep learning", Figure 8.
 
-    Boxes are quartiles and median, whiskers reach the extremes; scores that are not finite are left out.
+    Boxes show quartiles and median, whiskers the extremes. NaN and infinite scores are omitted.
     """
     values = [np.asarray([v for v in s if math.isfinite(v)]) for s in scores.values()]
     names = [f"{_shorten(name)}\nn = {len(v)}" for name, v in zip(scores, values, strict=True)]
@@ -307,13 +308,13 @@ def seed_boxplot(
         whiskerprops={"color": "0.45"},
         capprops={"color": "0.45"},
     )
-    for number, found in enumerate(values, start=1):
-        # Side by side, in the order of the seeds: points on one line would hide each other.
-        across = number + np.linspace(-0.14, 0.14, len(found)) * (len(found) > 1)
-        colour = STRONG[(number - 1) % len(STRONG)]
-        axes.scatter(across, found, s=22, color=colour, alpha=0.85, linewidths=0, zorder=3)
-    places, size = range(1, len(values) + 1), 9 if len(values) <= 4 else 8
-    axes.set_xticks(places, names, rotation=90 if many else 0, fontsize=size)
+    for number, points in enumerate(values, start=1):
+        # Spread the points horizontally, in the order of the seeds, so that they do not hide each other.
+        x = number + np.linspace(-0.14, 0.14, len(points)) * (len(points) > 1)
+        color = STRONG[(number - 1) % len(STRONG)]
+        axes.scatter(x, points, s=22, color=color, alpha=0.85, linewidths=0, zorder=3)
+    positions, size = range(1, len(values) + 1), 9 if len(values) <= 4 else 8
+    axes.set_xticks(positions, names, rotation=90 if many else 0, fontsize=size)
     axes.set_ylabel(ylabel)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
@@ -322,25 +323,25 @@ def seed_boxplot(
 
 
 def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
-    """Test times in milliseconds, one group of bars per model and one bar per batch size.
+    """Plot test times in milliseconds, one group of bars per model and one bar per batch size.
 
     As in "Pig face identification by AlexNet with a spatial attention module", Table 1.
 
-    `times` maps models to batch sizes to milliseconds; a model may lack some of the batch sizes.
+    `times` maps models to batch sizes to milliseconds; a model may lack some batch sizes.
     """
     batches = list(dict.fromkeys(batch for row in times.values() for batch in row))
-    thick = 0.8 / max(len(batches), 1)
-    tall = len(times) * (0.28 * len(batches) + 0.2)
-    figure = Figure(figsize=(8, max(2.2, tall + 1.2)), layout="constrained")
+    thickness = 0.8 / max(len(batches), 1)
+    height = len(times) * (0.28 * len(batches) + 0.2)
+    figure = Figure(figsize=(8, max(2.2, height + 1.2)), layout="constrained")
     axes = figure.subplots()
     for number, batch in enumerate(batches):
-        shift = (number - (len(batches) - 1) / 2) * thick
+        shift = (number - (len(batches) - 1) / 2) * thickness
         bars = [(i + shift, row[batch]) for i, row in enumerate(times.values()) if batch in row]
-        places, values = zip(*bars, strict=True)
-        colour = STRONG[number % len(STRONG)]
-        axes.barh(places, values, 0.9 * thick, color=colour, label=f"batch {batch}")
-        for place, value in bars:
-            axes.text(value, place, f" {value:,.0f}", va="center", fontsize=8, color="0.3")
+        positions, values = zip(*bars, strict=True)
+        color = STRONG[number % len(STRONG)]
+        axes.barh(positions, values, 0.9 * thickness, color=color, label=f"batch {batch}")
+        for position, value in bars:
+            axes.text(value, position, f" {value:,.0f}", va="center", fontsize=8, color="0.3")
     longest = max((value for row in times.values() for value in row.values()), default=1)
     axes.set_xlim(0, 1.1 * longest)
     axes.set_yticks(range(len(times)), [_shorten(name, 30) for name in times], fontsize=9)
@@ -360,10 +361,10 @@ def throughput_curves(
     path: Path,
     title: str = "",
 ) -> None:
-    """Images a second over batch size: a panel a mode ("train", "test"), a colour an implementation.
+    """Plot images per second over batch size, one panel per mode ("train", "test") and one color per implementation.
 
-    `panels` maps modes to implementations to points (batch size, median, least, most); bars reach from least
-    to most. Colours go by the order of the implementations, so that one without points keeps its own.
+    `panels` maps modes to implementations to points (batch size, median, minimum, maximum); error bars span minimum to
+    maximum. Colors follow the order of the implementations, including those without points.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     figure = Figure(figsize=(5 * len(panels) + (len(panels) == 1), 4.2), layout="constrained")
@@ -375,11 +376,11 @@ def throughput_curves(
             points = sorted(curves.get(name, ()))
             if not points:
                 continue
-            batch, middle, least, most = np.array(points).T
+            batch, median, minimum, maximum = np.array(points).T
             handles[name] = panel.errorbar(
                 np.searchsorted(sizes, batch) + 0.06 * (number - (len(names) - 1) / 2),
-                middle,
-                (middle - least, most - middle),
+                median,
+                (median - minimum, maximum - median),
                 color=STRONG[number % len(STRONG)],
                 marker=MARKERS[number % len(MARKERS)],
                 markersize=5,
@@ -390,14 +391,14 @@ def throughput_curves(
         panel.set_xlim(-0.5, len(sizes) - 0.5)
         panel.set_ylim(bottom=0)
         panel.set_title(
-            {"train": "training step", "test": "testing step"}.get(mode, mode), fontsize=10
+            {"train": "training step", "test": "test step"}.get(mode, mode), fontsize=10
         )
         panel.set_xlabel("batch size")
         panel.yaxis.set_major_formatter("{x:,.0f}")
         panel.grid(axis="y", color="0.92")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("images a second")
+    axes[0].set_ylabel("images per second")
     figure.legend(
         list(handles.values()),
         list(handles),
@@ -410,14 +411,14 @@ def throughput_curves(
 
 
 def _values(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
-    """A column of summary.csv, NaN where it has no value."""
+    """Values of a column of summary.csv, NaN where missing."""
     return [math.nan if (value := row.get(column)) is None else float(value) for row in rows]
 
 
 def _measured(
     runs: Iterable[Sequence[dict[str, Any]]], quantities: Sequence[str]
 ) -> tuple[str, ...]:
-    """The quantities that some row has, in training or validation; the first if none has any."""
+    """The quantities that any row has, in training or validation; the first one if there are none."""
     rows = [row for run in runs for row in run]
 
     def has(quantity: str) -> bool:
@@ -437,9 +438,9 @@ def _over_epochs(panel: Axes, quantity: str) -> None:
         panel.set_ylim(-0.02, 1.02)
 
 
-def _shorten(name: str, longest: int = 18) -> str:
-    """A class name as a label: cut when long; "$" would start a formula."""
-    name = name if len(name) <= longest else name[: longest - 1] + "…"
+def _shorten(name: str, limit: int = 18) -> str:
+    """Truncate a long name for a label, and escape "$", which would start a formula."""
+    name = name if len(name) <= limit else name[: limit - 1] + "…"
     return name.replace("$", r"\$")
 
 
@@ -450,6 +451,6 @@ def _finish(figure: Figure, path: Path, title: str) -> None:
     with warnings.catch_warnings():
         # Class names in scripts that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # Without the software's name in it, equal pictures are equal files.
+        # Omit matplotlib's version from the file, so that equal figures are equal files.
         figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
     write_atomically(path, content.getvalue())

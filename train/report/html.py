@@ -1,4 +1,4 @@
-"""One self-contained page about a run: `report.html`."""
+"""The report of a run, one self-contained page: `report.html`."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from zoo.common.files import write_atomically
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write `report.html` from the files of a run directory, and return its path.
+    """Write `report.html` from the files of a run directory and return its path.
 
-    What is not there yet (an unfinished run has no test.json) is said rather than missed.
+    Files that do not exist yet are skipped; the page says so if test.json is missing, as in an unfinished run.
     """
     run = RunDir(run_dir)
     recipe = run.read_json(run.config).get("recipe", {})
@@ -35,12 +35,12 @@ def write_report(run_dir: str | Path) -> Path:
         _figure(run, "confusion_matrix", "Confusion matrix (test images)"),
         _figure(run, "tsne", "Features of test images (t-SNE)"),
         _per_class(test) if test and "per_class" in test else "",
-        _mistakes(run),
+        _errors(run),
         _epochs(run.read_summary()),
         _bad_images(run.path / "bad_images.txt"),
         page.section("Settings", page.table(("field", "value"), _flatten(recipe))),
         page.section("Environment", page.table(("field", "value"), _flatten(env))),
-        page.section("Again", f"<pre>{page.text(' '.join(env.get('command', [])))}</pre>"),
+        page.section("Command", f"<pre>{page.text(' '.join(env.get('command', [])))}</pre>"),
     ]
     path = run.path / "report.html"
     write_atomically(path, page.document(title, parts).encode())
@@ -62,8 +62,8 @@ def _subtitle(sizes: dict[str, int], env: dict[str, Any]) -> str:
     return f"Images: {images or 'unknown'}. Trained on {device}, {commit}{changed}."
 
 
-# Who has answered, where it was not the net itself.
-ANSWERED_BY = {
+# What made the predictions, by `scored_by`, if not the net's classifier.
+PREDICTED_BY = {
     "svm": "an SVM on features",
     "kmeans": "k-means clusters, each a class",
     "gmm": "mixture components, each a class",
@@ -73,24 +73,24 @@ ANSWERED_BY = {
 
 
 def _headline(test: dict[str, Any]) -> str:
-    shares = {
+    scores = {
         "accuracy": "test accuracy",
         "f1": "macro-F1",
         "precision": "precision",
         "recall": "recall",
-        "nmi": "normalised mutual information",
+        "nmi": "normalized mutual information",
         "ari": "adjusted Rand index",
     }
-    if test["scored_by"] in ANSWERED_BY:
-        shares["accuracy"] += f" of {ANSWERED_BY[test['scored_by']]}"
-    numbers = [(f"{test[name]:.2%}", text) for name, text in shares.items() if name in test]
+    if test["scored_by"] in PREDICTED_BY:
+        scores["accuracy"] += f" of {PREDICTED_BY[test['scored_by']]}"
+    numbers = [(f"{test[name]:.2%}", text) for name, text in scores.items() if name in test]
     if test["scored_by"] not in ("svm", "kmeans", "gmm"):
         loss = test["loss"]
         numbers.append(("not finite" if loss is None else f"{loss:.4f}", "loss"))
     numbers += [
         (f"{test['test_time_ms']:,.0f} ms", f"test time, {test['num_examples']} images"),
         (f"{test['train_time_ms'] / 1000:,.1f} s", f"training time, {test['epochs_run']} epochs"),
-        (str(test["best_epoch"]), "epoch that was kept"),
+        (str(test["best_epoch"]), "best epoch"),
     ]
     items = "".join(
         f"<li><b>{page.text(value)}</b>{page.text(name)}</li>" for value, name in numbers
@@ -100,7 +100,7 @@ def _headline(test: dict[str, Any]) -> str:
 
 def _figure(run: RunDir, name: str, title: str) -> str:
     path = run.figures / f"{name}.png"
-    return page.section(title, page.picture(path, title)) if path.exists() else ""
+    return page.section(title, page.image(path, title)) if path.exists() else ""
 
 
 def _per_class(test: dict[str, Any]) -> str:
@@ -112,8 +112,8 @@ def _per_class(test: dict[str, Any]) -> str:
     return page.section("Per class", page.table(heading, rows, numeric=True))
 
 
-def _mistakes(run: RunDir, most: int = 10) -> str:
-    """The wrong predictions that the net was surest of."""
+def _errors(run: RunDir, limit: int = 10) -> str:
+    """List the wrong predictions with the highest confidence."""
     if not run.predictions.exists():
         return ""
     with np.load(run.predictions, allow_pickle=False) as saved:
@@ -122,7 +122,7 @@ def _mistakes(run: RunDir, most: int = 10) -> str:
         return ""
     wrong = np.flatnonzero(data["predictions"] != data["labels"])
     if not len(wrong):
-        return page.section("Mistakes", "<p>None on the test images.</p>")
+        return page.section("Errors", "<p>None on the test images.</p>")
     confidence = data["probabilities"].max(axis=1)
     names = data["class_names"]
     rows = [
@@ -132,10 +132,10 @@ def _mistakes(run: RunDir, most: int = 10) -> str:
             names[data["predictions"][i]],
             f"{confidence[i]:.1%}",
         )
-        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
     ]
-    table = page.table(("image", "true", "predicted", "sure"), rows)
-    return page.section(f"Mistakes: {len(wrong)}, the surest first", table)
+    table = page.table(("image", "true", "predicted", "confidence"), rows)
+    return page.section(f"Errors: {len(wrong)}, most confident first", table)
 
 
 def _epochs(rows: list[dict[str, Any]]) -> str:
@@ -147,19 +147,19 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
         "train accuracy",
         "val loss",
         "val accuracy",
-        "rate",
+        "learning rate",
         "images/s",
-        "s",
-        "kept",
+        "seconds",
+        "best",
     )
     body = [
         (
             row["epoch"],
             *[row["stage"]] * stages,
             f"{row['train_loss']:.4f}",
-            _share(row["train_accuracy"]),
+            _percent(row["train_accuracy"]),
             f"{row['val_loss']:.4f}",
-            _share(row["val_accuracy"]),
+            _percent(row["val_accuracy"]),
             f"{row['learning_rate']:.2e}",
             f"{row['images_per_second']:.1f}",
             f"{row['seconds']:.1f}",
@@ -170,7 +170,7 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
     return page.section("Epochs", page.table(heading, body, numeric=True))
 
 
-def _share(value: float) -> str:
+def _percent(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2%}"
 
 
@@ -179,11 +179,11 @@ def _bad_images(path: Path) -> str:
         return ""
     lines = path.read_text(encoding="utf-8").splitlines()
     shown = page.table(("file", "reason"), (line.split("\t", 1) for line in lines[:20]))
-    return page.section(f"Files left out, because they cannot be decoded: {len(lines)}", shown)
+    return page.section(f"Skipped files that cannot be decoded: {len(lines)}", shown)
 
 
 def _flatten(data: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested data as dotted names and values."""
+    """Flatten nested data into rows of (dotted name, value)."""
     if isinstance(data, dict):
         items = [(f"{prefix}.{k}" if prefix else str(k), v) for k, v in data.items()]
     elif isinstance(data, list) and any(isinstance(v, dict) for v in data):

@@ -1,4 +1,4 @@
-"""What our pages are made of: one self-contained HTML file, its style, its tables and pictures."""
+"""Building blocks of self-contained HTML pages: style, sections, tables, images."""
 
 import base64
 import html
@@ -28,7 +28,7 @@ pre { background: var(--card); padding: .8rem; border-radius: .4rem; overflow-x:
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page; empty parts are left out."""
+    """Build a complete page from its parts; empty parts are omitted."""
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
@@ -39,23 +39,23 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def text(value: Any) -> str:
-    """Anything as text that cannot be markup."""
+    """Convert a value to text with HTML markup escaped."""
     return html.escape(str(value))
 
 
 def section(title: str, body: str) -> str:
-    """A heading and what stands under it; nothing for an empty body."""
+    """Build a heading and its body; an empty string for an empty body."""
     return f"<h2>{text(title)}</h2>{body}" if body else ""
 
 
-def picture(path: Path, title: str) -> str:
-    """A PNG file inside the page."""
+def image(path: Path, title: str) -> str:
+    """Embed a PNG file in the page."""
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{text(title)}" src="data:image/png;base64,{data}">'
 
 
 def table(heading: Iterable[str], rows: Iterable[Iterable[Any]], numeric: bool = False) -> str:
-    """A table; with `numeric` all columns but the first are numbers. Nothing without rows."""
+    """Build a table; an empty string without rows. With `numeric`, all columns except the first are right-aligned."""
 
     def cells(tag: str, values: Iterable[Any]) -> str:
         classes = (" class=n" if numeric and i else "" for i in range(1000))

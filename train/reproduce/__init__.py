@@ -1,1 +1,1 @@
-"""Papers against our runs: rows, claims, runner, verdicts, ledger."""
+"""Reproduction of papers: table rows, runs, verdicts and the ledger."""

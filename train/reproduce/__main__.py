@@ -1,8 +1,8 @@
-"""Run the rows of a paper's tables and compare the results with it:  python -m train.reproduce cats_dogs
+"""Run the rows of a paper's tables and compare the results with the paper:  python -m train.reproduce cats_dogs
 
-Each row is trained as the paper says, once per seed, in OUT/<paper>/<row>/seed<k>/; finished runs are reused, stopped
-ones resumed. After every run OUT/<paper>.json and OUT/<paper>/report.html are written: reported, measured, on which
-data, and the verdict. A result on other data than the paper's is never called reproduced.
+Each row is trained with the paper's settings, once per seed, in OUT/<paper>/<row>/seed<k>/. Finished runs are reused,
+interrupted ones are resumed. After every run, OUT/<paper>.json and OUT/<paper>/report.html are updated: reported and
+measured values, the data, and the verdict. A result on other data than the paper's is never called reproduced.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from typing import Annotated
 
 import tyro
 
-from train import cli
+from train import cli, flags
 from train.errors import InputError, RunError
 from train.reproduce import papers
-from train.reproduce.claims import Grid, Paper
 from train.reproduce.runner import Runner
+from train.reproduce.schema import Grid, Paper
 from train.reproduce.settings import Scale
 from train.reproduce.terminal import show_list, show_result
 from zoo.common.names import did_you_mean
@@ -28,37 +28,35 @@ class Arguments:
     """Flags of the command."""
 
     paper: Annotated[str, tyro.conf.Positional]
-    """The paper's short name, such as pig_faces."""
+    """Short name of the paper, such as pig_faces."""
     out: Path = Path("results")
-    """Where runs and results lie; runs that are there are reused."""
+    """Folder of runs and results; finished runs in it are reused."""
     rows: tuple[str, ...] = ()
-    """Names of rows, or patterns such as 'table1-*' (default: all, or none with --grids)."""
+    """Row names, or patterns such as 'table1-*' (default: all, or none with --grids)."""
     seeds: int | None = None
-    """Runs of each row (default: the row's own number; one where it is shortened)."""
+    """Number of runs per row (default: the row's own number, or 1 for a shortened row)."""
     scale: Scale = "full"
-    """The paper's setting; what two CPU cores can afford, marked "shortened"; or the way through the program in
-    seconds, which is no result."""
+    """full: the paper's settings. short: what two CPU cores can afford; results are marked "shortened".
+    smoke: tiny models and data, to test the code in seconds; not a result."""
     data_dir: Path | None = None
-    """Where the paper's data lie: an archive or folder, or a folder that holds the archives."""
+    """The paper's data: an archive or folder, or a folder that contains the archives."""
     grids: tuple[str, ...] = ()
-    """Names or patterns of searches over settings to run, too."""
+    """Names or patterns of grid searches to run as well."""
     points: str | None = None
-    """Only these points of the grids, as A:B from 0 on, B not included."""
+    """Run only these trials of the grids: A:B, counted from 0, excluding B."""
     list: bool = False
-    """Print the rows with what is reported, their settings and their state, and stop."""
+    """List the rows with reported values, settings and state, then exit."""
     report_only: bool = False
-    """Train nothing; write the results of what is there."""
+    """Do not train; update ledger and report from the existing runs."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="python -m train.reproduce", description=__doc__
-    )
+    """Run the command."""
+    arguments = flags.parse(Arguments, argv, "train.reproduce", __doc__)
     paper = find_paper(arguments.paper)
     if arguments.seeds is not None and arguments.seeds < 1:
-        raise InputError(f"--seeds is {arguments.seeds}: give at least 1")
-    points = parse_points(arguments.points) if arguments.points is not None else None
+        raise InputError(f"--seeds is {arguments.seeds}: use at least 1")
+    trials = parse_trial_range(arguments.points) if arguments.points is not None else None
     runner = Runner(
         paper,
         arguments.out,
@@ -69,28 +67,28 @@ def main(argv: Sequence[str]) -> None:
     patterns = arguments.rows or (() if arguments.grids else ("*",))
     rows = runner.rows(patterns) if paper.rows else []
     grids = runner.grids(arguments.grids)
-    if points is not None and not grids:
-        raise InputError("--points is of a grid: name it with --grids, too")
-    chosen = [(grid, points_of(grid, points)) for grid in grids]
+    if trials is not None and not grids:
+        raise InputError("--points selects trials of a grid: name the grid with --grids")
+    chosen = [(grid, select_trials(grid, trials)) for grid in grids]
     if arguments.list:
         show_list(runner.results, rows)
         return
     cli.prepare_environment()
     if arguments.out.exists() and not arguments.out.is_dir():
-        raise InputError(f"--out {arguments.out} is a file: give a folder")
+        raise InputError(f"--out {arguments.out} is a file: use a folder")
     runner.check_data([*rows, *grids])
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {arguments.out}: {error.strerror}; give another folder") from None
+        raise InputError(f"--out {arguments.out}: {error.strerror}; use another folder") from None
     failures = [] if arguments.report_only else runner.run(runner.jobs(rows, chosen))
     show_result(runner.folders, runner.save(), rows, grids)
     if failures:
-        raise RunError(f"{len(failures)} of the runs failed: {'; '.join(failures[:3])}")
+        raise RunError(f"{cli.count(len(failures), 'run')} failed: {'; '.join(failures[:3])}")
 
 
 def find_paper(name: str) -> Paper:
-    """A paper by its short name; InputError offers the nearest ones."""
+    """Return a paper by its short name; InputError for an unknown name, with the nearest ones."""
     if name not in papers.PAPERS:
         known = did_you_mean(name, papers.PAPERS, f"there are {', '.join(papers.PAPERS)}")
         raise InputError(f"unknown paper {name!r}: {known}")
@@ -98,32 +96,32 @@ def find_paper(name: str) -> Paper:
 
 
 @dataclasses.dataclass(frozen=True)
-class Points:
-    """A slice of a grid's points."""
+class TrialRange:
+    """A slice of a grid's trials."""
 
     begin: int = 0
-    end: int | None = None  # not included; None: the last one is
+    end: int | None = None  # exclusive; None: up to the last trial
 
 
-def parse_points(text: str) -> Points:
-    """The value of --points, A:B; InputError for anything else."""
+def parse_trial_range(text: str) -> TrialRange:
+    """Parse the value of --points, A:B; InputError for anything else."""
     found = re.fullmatch(r"(\d*):(\d*)", text)
     if not found:
-        raise InputError(f"--points {text}: give A:B, such as 0:10")
+        raise InputError(f"--points {text}: use A:B, such as 0:10")
     begin, end = found.groups()
-    return Points(int(begin or 0), int(end) if end else None)
+    return TrialRange(int(begin or 0), int(end) if end else None)
 
 
-def points_of(grid: Grid, points: Points | None) -> range:
-    """The indices of a grid's points; InputError when it has not so many."""
+def select_trials(grid: Grid, trials: TrialRange | None) -> range:
+    """Return the indices of the selected trials; InputError if the range is empty or exceeds the grid."""
     total = len(grid)
-    points = points or Points()
-    end = total if points.end is None else points.end
-    if not points.begin < end <= total:
+    trials = trials or TrialRange()
+    end = total if trials.end is None else trials.end
+    if not trials.begin < end <= total:
         raise InputError(
-            f"--points {points.begin}:{end}: give A:B with 0 <= A < B <= {total}, the number of points of {grid.name}"
+            f"--points {trials.begin}:{end}: use A:B with 0 <= A < B <= {total}, the number of trials of {grid.name}"
         )
-    return range(points.begin, end)
+    return range(trials.begin, end)
 
 
 if __name__ == "__main__":

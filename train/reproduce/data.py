@@ -1,4 +1,4 @@
-"""Whether a run's data are the paper's: what its splits.json tells, beside what was published."""
+"""Check whether a run used the paper's data, from its splits.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,19 @@ def describe_data(
     *,
     fewer_on_purpose: bool = False,
 ) -> dict[str, Any]:
-    """What a run's splits.json tells of its data, beside the paper's.
+    """Compare a run's data with the paper's.
 
-    `dataset` is the name of the paper's data, `published` the sizes of its splits (train and validation count
-    together, since few papers have a validation split). `fewer_on_purpose`: the recipe itself uses a subset of
-    the training images. `is_documents` is False, and `why` says why, unless all are as published.
+    Args:
+      manifest: the run's splits.json.
+      dataset: name of the paper's data.
+      published: sizes of the published splits; train and validation are added up, since few papers have a
+        validation split. None: not known, and not checked.
+      fewer_on_purpose: the recipe itself uses a subset of the training images.
+
+    Returns name, fingerprint, synthetic, images (per split), is_documents (the run used the paper's data as
+    published) and why (the reason if it did not).
     """
-    images = {part: len(ids) for part, ids in manifest["splits"].items()}
+    images = {split: len(ids) for split, ids in manifest["splits"].items()}
     why = _why_other_data(manifest, images, dataset, published, fewer_on_purpose)
     return {
         "name": manifest["dataset"],
@@ -52,14 +58,15 @@ def _why_other_data(
     if published is None:
         return ""
 
-    def learning(sizes: Mapping[str, int]) -> int:
+    def for_training(sizes: Mapping[str, int]) -> int:
         return sizes.get("train", 0) + sizes.get("validation", 0)
 
-    ours, papers = (learning(images), images["test"]), (learning(published), published["test"])
-    if ours[1] == papers[1] and (ours[0] == papers[0] or fewer_on_purpose):
+    train, test = for_training(images), images["test"]
+    published_train, published_test = for_training(published), published["test"]
+    if test == published_test and (train == published_train or fewer_on_purpose):
         return ""
-    kind = "subset" if ours[0] <= papers[0] and ours[1] <= papers[1] else "other edition"
+    is_subset = train <= published_train and test <= published_test
     return (
-        f"{kind}: {ours[0]:,} of {papers[0]:,} training images (with validation),"
-        f" {ours[1]:,} of {papers[1]:,} test images"
+        f"{'subset' if is_subset else 'other edition'}: {train:,} of {published_train:,} training images"
+        f" (with validation), {test:,} of {published_test:,} test images"
     )

@@ -1,7 +1,8 @@
-"""The ledger: what a paper reports beside what we measured, and what follows, as JSON-able data.
+"""The ledger: reported values, measured values and verdicts of a paper, as JSON-serializable data.
 
-The keys are those of the recorded ledgers (`benchmarks/results/ledger_*.json`): `document` is the paper, `printed` what
-it reports, `reading` our note, `orderings` the comparisons, `is_documents` whether data are the paper's.
+The keys are those of the recorded ledgers (`benchmarks/results/ledger_*.json`): `document` is the paper, `printed` a
+reported value, `reading` our note, `orderings` the comparisons, `points` the trials of a grid, `documents_best` the
+paper's best trial, and `is_documents` says whether the data are the paper's.
 """
 
 import collections
@@ -10,13 +11,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from train.reproduce import verdicts, words
-from train.reproduce.claims import Comparison, Grid, Paper, Row
+from train.reproduce import formatting, verdicts
+from train.reproduce.schema import Comparison, Grid, Paper, Row
 from train.reproduce.verdicts import RowResult, Run
 
 FORMAT = 1
-# What the record keeps of each run; `train_loss` has one number per epoch, null where it was not finite.
-RECORDED = (
+# Facts recorded for each run; `train_loss` has one value per epoch, null if it was not finite.
+RUN_FACTS = (
     *("directory", "commit", "epochs_run", "best_epoch", "remark"),
     *("train_loss", "effective_clusters"),
 )
@@ -24,9 +25,9 @@ RECORDED = (
 
 @dataclasses.dataclass(frozen=True)
 class GridResult:
-    """What is known of a grid: its points that were run, as in `points_table`."""
+    """The trials of a grid that were run, see `sort_trials`."""
 
-    points: Sequence[Mapping[str, Any]] = ()
+    trials: Sequence[Mapping[str, Any]] = ()
     command: str = ""
     problem: str = ""
 
@@ -38,7 +39,7 @@ def build(
     *,
     smoke: bool = False,
 ) -> dict[str, Any]:
-    """The ledger of a paper, from what is known of its rows and grids by name."""
+    """Build the ledger of a paper from the results of its rows and grids by name."""
     known = {row.name: results.get(row.name, RowResult()) for row in paper.rows}
     chosen = {name: verdicts.comparable(result.runs) for name, result in known.items()}
     comparisons = [
@@ -65,9 +66,9 @@ def _row(
     comparisons: Sequence[Mapping[str, Any]],
     smoke: bool,
 ) -> dict[str, Any]:
-    mine = [c for c in comparisons if row.name in (c["higher"], c["lower"])]
+    of_row = [c for c in comparisons if row.name in (c["higher"], c["lower"])]
     judged = bool(runs) and not verdicts.limits_of(runs[:1]) and not smoke
-    columns = [_column(row, name, result, runs, judged) for name in _columns(row, mine)]
+    columns = [_column(row, name, result, runs, judged) for name in _columns(row, of_row)]
     verdict = verdicts.row_verdict(row, result, runs, columns, smoke=smoke)
     facts = [run.facts for run in runs]
     return {
@@ -77,32 +78,32 @@ def _row(
         "model": row.recipe.model,
         "batch_size": row.recipe.batch_size,
         "failure": row.failure,
-        "printed": bool(row.reported),  # or our own row, which the paper's are compared with
+        "printed": bool(row.reported),  # false for our own rows
         "verdict": verdict.verdict,
-        "text": words.row_text(verdict, columns, mine),
+        "text": formatting.row_text(verdict, columns, of_row),
         "columns": columns,
         "reading": row.note,
         "setting": result.setting,
-        "ran": _different(fact.get("setting") for fact in facts),  # a proxy may have another model
+        "ran": _unique(fact.get("setting") for fact in facts),  # a proxy may have another model
         "command": result.command,
         "needs": result.needs,
         "problem": result.problem,
         "data": dict(runs[0].data) if runs else None,
         "shortened": bool(runs) and runs[0].short,
-        "commits": _different(fact.get("commit") for fact in facts),
+        "commits": _unique(fact.get("commit") for fact in facts),
         "dirty": any(fact.get("dirty") for fact in facts),
-        "hardware": _different(fact.get("hardware") for fact in facts),
-        "versions": _different(fact.get("versions") for fact in facts),
+        "hardware": _unique(fact.get("hardware") for fact in facts),
+        "versions": _unique(fact.get("versions") for fact in facts),
         "runs": [
             {
                 "seed": run.seed,
                 "state": run.state,
                 "text": run.text,
-                **{k: run.facts.get(k) for k in RECORDED},
+                **{k: run.facts.get(k) for k in RUN_FACTS},
             }
             for run in runs
         ],
-        # Runs in the same folders that do not go together with these: unfinished, failed, other data.
+        # The row's other runs, not comparable with these: unfinished, failed, on other data.
         "others": [
             {"seed": run.seed, "state": run.state, "text": run.text}
             for run in result.runs
@@ -112,7 +113,7 @@ def _row(
 
 
 def _columns(row: Row, comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that are reported or compared, and for rows without either the accuracy."""
+    """List the reported and compared columns, or the accuracy for a row without any."""
     names = dict.fromkeys(row.reported) | dict.fromkeys(c["column"] for c in comparisons)
     return list(names) or ["accuracy"]
 
@@ -122,9 +123,10 @@ def _column(
 ) -> dict[str, Any]:
     number = row.reported.get(name)
     reported = None if number is None or not math.isfinite(number) else number
-    if verdicts.kind_of(name) == "size":
+    if verdicts.kind_of(name) == "parameters":
         by_seed: dict[int, float] = {}
-        values = [float(result.sizes[name])] if result.sizes and name in result.sizes else []
+        count = (result.parameters or {}).get(name)
+        values = [] if count is None else [float(count)]
     else:
         by_seed = verdicts.values_of(name, runs)
         values = list(by_seed.values())
@@ -148,46 +150,46 @@ def _column(
     }
 
 
-def _comparison(claim: Comparison, verdict: verdicts.ComparisonVerdict) -> dict[str, Any]:
+def _comparison(comparison: Comparison, verdict: verdicts.ComparisonVerdict) -> dict[str, Any]:
     return {
-        "text": claim.text,
-        "column": claim.column,
-        "higher": claim.higher,
-        "lower": claim.lower,
+        "text": comparison.text,
+        "column": comparison.column,
+        "higher": comparison.higher,
+        "lower": comparison.lower,
         "verdict": verdict.verdict,
         "difference": verdict.difference,
         "sd": verdict.sd,
         "n": verdict.n,
         "paired": verdict.paired,
-        "note": words.comparison_note(verdict, claim.column),
+        "note": formatting.comparison_note(verdict, comparison.column),
     }
 
 
 # Grids.
 
 
-def points_table(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Points sorted by validation accuracy, the best first; those that diverged last, in their order.
+def sort_trials(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Sort trials by validation accuracy, best first; trials without one come last, by index.
 
-    A point has `index`, `point` (the axes' values), `state`, `text`, `data`, `short`, `dirty`, and where it is
-    done `validation_accuracy`, and `accuracy` and `loss` of the test images.
+    A trial has `index`, `point` (the axes' values), `state`, `text`, `data`, `short`, `dirty`, and once it is
+    done `validation_accuracy`, and `accuracy` and `loss` on the test images.
     """
 
-    def key(point: Mapping[str, Any]) -> tuple[bool, float, int]:
-        value = point.get("validation_accuracy")
-        return value is None, -(value or 0.0), point["index"]
+    def key(trial: Mapping[str, Any]) -> tuple[bool, float, int]:
+        value = trial.get("validation_accuracy")
+        return value is None, -(value or 0.0), trial["index"]
 
-    return [dict(point) for point in sorted(points, key=key)]
+    return [dict(trial) for trial in sorted(trials, key=key)]
 
 
 def _grid(grid: Grid, result: GridResult, smoke: bool) -> dict[str, Any]:
-    there = points_table(result.points)
-    # Points on the paper's data and on a proxy, or on two proxies, have no common best.
-    groups = collections.Counter(_data_key(point) for point in there)
+    existing = sort_trials(result.trials)
+    # Only trials on the same data can be ranked: prefer the paper's data, then the data with most trials.
+    groups = collections.Counter(_data_key(trial) for trial in existing)
     chosen = max(groups, key=lambda key: (key[0], groups[key], key), default=None)
-    points = [point for point in there if _data_key(point) == chosen]
-    done = [p for p in points if p.get("validation_accuracy") is not None]
-    rank = next((i for i, p in enumerate(done, 1) if _is_at(p["point"], grid.best)), None)
+    trials = [trial for trial in existing if _data_key(trial) == chosen]
+    done = [t for t in trials if t.get("validation_accuracy") is not None]
+    rank = next((i for i, t in enumerate(done, 1) if _has_values(t["point"], grid.best)), None)
     return {
         "name": grid.name,
         "table": grid.table,
@@ -197,29 +199,29 @@ def _grid(grid: Grid, result: GridResult, smoke: bool) -> dict[str, Any]:
         "command": result.command,
         "problem": result.problem,
         "smoke": smoke,
-        "data": points[0].get("data") if points else None,
-        "shortened": any(p.get("short") for p in points),
+        "data": trials[0].get("data") if trials else None,
+        "shortened": any(t.get("short") for t in trials),
         "documents_best": dict(grid.best),
-        "documents_best_rank": rank,  # among ours by validation accuracy, from 1 on
+        "documents_best_rank": rank,  # among our trials by validation accuracy, from 1
         "best": done[0] if done else None,
-        "diverged": sum(p["state"] == "diverged" for p in points),
-        "dirty": any(p.get("dirty") for p in points),
-        "left_out": len(there) - len(points),  # on other data
-        "points": points,
+        "diverged": sum(t["state"] == "diverged" for t in trials),
+        "dirty": any(t.get("dirty") for t in trials),
+        "left_out": len(existing) - len(trials),  # on other data
+        "points": trials,
     }
 
 
-def _data_key(point: Mapping[str, Any]) -> tuple[bool, str]:
-    data = point.get("data") or {}
+def _data_key(trial: Mapping[str, Any]) -> tuple[bool, str]:
+    data = trial.get("data") or {}
     return bool(data.get("is_documents")), str(data.get("fingerprint", ""))
 
 
-def _is_at(point: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
-    return bool(best) and all(point.get(path) == value for path, value in best.items())
+def _has_values(trial: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    return bool(best) and all(trial.get(path) == value for path, value in best.items())
 
 
-def _different(values: Iterable[Any]) -> list[Any]:
-    """Values without repetitions, in order."""
+def _unique(values: Iterable[Any]) -> list[Any]:
+    """Return the distinct non-empty values, in order."""
     found: list[Any] = []
     for value in values:
         if value and value not in found:

@@ -1,7 +1,9 @@
-"""The runs of a paper's rows and grids: which, on which data, as a list of jobs."""
+"""Plan and run the jobs of a paper's rows and grids."""
 
 import dataclasses
 import fnmatch
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,23 @@ from train.jobs import Job, Outcome
 from train.recipe import JobWeights, Recipe, with_values
 from train.record.directory import write_json
 from train.reproduce import settings
-from train.reproduce.claims import Grid, Paper, Row
-from train.reproduce.folders import Folders, folder_of, point_job, row_job
-from train.reproduce.miniatures import smoke
-from train.reproduce.reading import Results
+from train.reproduce.folders import Folders, folder_name, row_job, trial_job
+from train.reproduce.formatting import show_trial
+from train.reproduce.results import Results
+from train.reproduce.schema import Grid, Paper, Row
 from train.reproduce.settings import Scale
-from train.reproduce.words import show_point
+from train.reproduce.smoke import smoke_recipe
+
+# Least seconds between two versions of a report: drawing its figures takes longer with each row.
+REPORT_SECONDS = 60
 
 
-class NoData(Exception):
-    """The data of a row cannot be loaded; the message says why."""
+class DataUnavailable(Exception):
+    """Raised when the data of a row cannot be loaded; the message says why."""
 
 
 class Runner:
-    """A paper's runs below one folder, at one scale."""
+    """Runs a paper's rows and grids in one folder, at one scale."""
 
     def __init__(
         self,
@@ -43,29 +48,30 @@ class Runner:
         self.seeds = seeds
         self.folders = Folders(paper, out, scale)
         self.results = Results(self.folders)
-        self._bases: dict[str, Recipe | NoData] = {}
+        self._reported = -math.inf  # when the report was last written
+        self._bases: dict[str, Recipe | DataUnavailable] = {}
         self._data: dict[tuple[str, str | None], str | None] = {}
 
-    # Which runs.
+    # Selection.
 
     def rows(self, patterns: Sequence[str]) -> list[Row]:
-        """Rows whose names match; InputError for a pattern that none matches."""
+        """Return the rows whose names match; InputError for a pattern without a match."""
         return [self.paper.row(n) for n in select(patterns, self.paper.rows, "row")]
 
     def grids(self, patterns: Sequence[str]) -> list[Grid]:
-        """Grids, likewise."""
+        """Return the grids whose names match; InputError for a pattern without a match."""
         names = select(patterns, self.paper.grids, "grid")
         return [grid for grid in self.paper.grids if grid.name in names]
 
-    def seeds_of(self, row: Row) -> int:
-        """How many runs a row gets: without --seeds its own number, and one where it is shortened."""
-        whole = self.scale == "full" or (self.scale == "short" and row.short is None)
-        return self.seeds or (row.seeds if whole else 1)
+    def num_seeds(self, row: Row) -> int:
+        """Return the number of runs of a row: --seeds, else the row's own number, or 1 if it is shortened."""
+        full = self.scale == "full" or (self.scale == "short" and row.short is None)
+        return self.seeds or (row.seeds if full else 1)
 
-    def jobs(self, rows: Sequence[Row], points: Sequence[tuple[Grid, range]] = ()) -> list[Job]:
-        """Jobs of the rows and of points of grids, in order; those of other rows, that these start from, are added.
+    def jobs(self, rows: Sequence[Row], trials: Sequence[tuple[Grid, range]] = ()) -> list[Job]:
+        """Return the jobs of rows and of grid trials, in order, including the jobs of other rows they start from.
 
-        InputError when rows start from each other.
+        Raises InputError when rows start from each other.
         """
         found: dict[str, Job] = {}
 
@@ -73,23 +79,23 @@ class Runner:
             if job.name in found:
                 return
             found[job.name] = job
-            for name in job.needs:
+            for name in job.dependencies:
                 row, seed = self._of_job(name)
                 add(self._row_job(row, seed))
 
         for row in rows:
-            for seed in range(self.seeds_of(row)):
+            for seed in range(self.num_seeds(row)):
                 add(self._row_job(row, seed))
-        for grid, indices in points:
-            for number, (index, point) in enumerate(
-                ((i, p) for i, p in enumerate(grid.points()) if i in indices), 1
+        for grid, indices in trials:
+            for number, (index, trial) in enumerate(
+                ((i, t) for i, t in enumerate(grid.trials()) if i in indices), 1
             ):
-                where = f"point {index} ({number} of {len(indices)}): {show_point(point)}"
-                add(self._point_job(grid, index, point, where))
-        return self._titled(jobs.in_order(found.values()))
+                where = f"trial {index} ({number} of {len(indices)}): {show_trial(trial)}"
+                add(self._trial_job(grid, index, trial, where))
+        return self._with_titles(jobs.dependency_order(found.values()))
 
-    def _titled(self, ordered: Sequence[Job]) -> list[Job]:
-        """With "row 2 of 5, seed 0: NAME" as titles of the rows' jobs."""
+    def _with_titles(self, ordered: Sequence[Job]) -> list[Job]:
+        """Title the jobs of rows "row 2 of 5, seed 0: NAME"."""
         rows = list(dict.fromkeys(job.group for job in ordered if not job.title))
         return [
             job
@@ -105,58 +111,61 @@ class Runner:
         values = {"seed": seed}
         return self._job(row, row_job(row.name, seed), values, figures=self.scale != "smoke")
 
-    def _point_job(self, grid: Grid, index: int, point: Mapping[str, Any], where: str) -> Job:
-        # A grid has hundreds of points: numbers only, and nothing that only resuming needs.
-        job = self._job(grid, point_job(grid, index), point, figures=False)
+    def _trial_job(self, grid: Grid, index: int, trial: Mapping[str, Any], where: str) -> Job:
+        # A grid has hundreds of trials: no figures, and no checkpoints, which only resuming needs.
+        job = self._job(grid, trial_job(grid, index), trial, figures=False)
         return dataclasses.replace(job, title=f"grid {grid.name}, {where}", keep_checkpoints=False)
 
     def _job(self, item: Row | Grid, name: str, values: Mapping[str, Any], *, figures: bool) -> Job:
         missing = ""
         try:
             recipe = self.base(item)
-        except NoData as error:
+        except DataUnavailable as error:
             recipe, missing = item.recipe, str(error)
         recipe = with_values(recipe, values)
         return Job(
             name,
             jobs.map_weights(recipe, lambda row: self._weights(row, recipe.seed)),
-            group=folder_of(item),
+            group=folder_name(item),
             missing=missing,
             figures=figures,
         )
 
     def _weights(self, row: str, seed: int) -> JobWeights:
-        """Of a row's run with that seed, or with seed 0 where it has none."""
+        """Return the weights of a row's run with that seed, or with seed 0 if the row has no such run."""
         (first,) = self.rows([row])
-        return JobWeights(row_job(row, seed if seed < self.seeds_of(first) else 0))
+        return JobWeights(row_job(row, seed if seed < self.num_seeds(first) else 0))
 
     def _of_job(self, name: str) -> tuple[Row, int]:
         return next(
             (row, seed)
             for row in self.paper.rows
-            for seed in range(self.seeds_of(row))
+            for seed in range(self.num_seeds(row))
             if row_job(row.name, seed) == name
         )
 
-    # The data that recipes can have.
+    # Data.
 
     def base(self, item: Row | Grid) -> Recipe:
-        """The recipe at this scale, on the first data that can be loaded of: the paper's in --data-dir; those that
-        come by themselves; the proxy. NoData when there are none."""
-        key = folder_of(item)
+        """Return the recipe at this scale on the first data that can be loaded.
+
+        Tried in this order: the paper's data in --data-dir, the paper's data if they need no --data-dir, the proxy.
+        Raises DataUnavailable when none can be loaded.
+        """
+        key = folder_name(item)
         if key not in self._bases:
             try:
                 self._bases[key] = self._find_data(item)
-            except NoData as error:
+            except DataUnavailable as error:
                 self._bases[key] = error
         found = self._bases[key]
-        if isinstance(found, NoData):
+        if isinstance(found, DataUnavailable):
             raise found
         return found
 
     def _find_data(self, item: Row | Grid) -> Recipe:
         if self.scale == "smoke":
-            return smoke(item.recipe)
+            return smoke_recipe(item.recipe)
         reasons = []
         for recipe in settings.variants(item, short=self.scale == "short"):
             takes = settings.takes_data_dir(recipe.dataset)
@@ -167,10 +176,10 @@ class Runner:
                 if reason is None:
                     return recipe
                 reasons.append(reason)
-        raise NoData(reasons[0])
+        raise DataUnavailable(reasons[0])
 
     def _data_problem(self, recipe: Recipe) -> str | None:
-        """Why the recipe's data cannot be loaded."""
+        """Return why the recipe's data cannot be loaded, or None."""
         if recipe.dataset in list_datasets() and not settings.takes_data_dir(recipe.dataset):
             return None
         key = (recipe.dataset, recipe.data_dir)
@@ -193,11 +202,11 @@ class Runner:
         return self._data[key]
 
     def check_data(self, items: Sequence[Row | Grid]) -> None:
-        """InputError when --data-dir is of no use to any of the items."""
+        """Raise InputError when --data-dir has no usable data for any of the items."""
         if self.data_dir is None or self.scale == "smoke":
             return
         if not self.data_dir.exists():
-            raise InputError(f"--data-dir {self.data_dir}: there is nothing: check the path")
+            raise InputError(f"--data-dir {self.data_dir} does not exist: check the path")
         recipes = [recipe for item in items for recipe in settings.variants(item, short=False)]
         wanted = [
             n for n in dict.fromkeys(r.dataset for r in recipes) if settings.takes_data_dir(n)
@@ -211,7 +220,7 @@ class Runner:
     # Running.
 
     def run(self, ordered: Sequence[Job]) -> list[str]:
-        """Run what is not there yet, saving after each row's job; returns the failures, a line each."""
+        """Run the jobs that have no result yet, saving after each row's job; return one line per failure."""
         try:
             outcomes = jobs.run_jobs(
                 ordered,
@@ -222,37 +231,39 @@ class Runner:
         except Interrupted:
             self.save()
             raise
-        return [f"{name} {how}" for name, how in outcomes.items() if how.state == "failed"]
+        return [f"{name} {o}" for name, o in outcomes.items() if o.state == "failed"]
 
     def _after(self, job: Job, outcome: Outcome) -> None:
         problems = self.results.problems
         if outcome.state in ("failed", "not run"):
-            # Without --data-dir, `needs` says it in fewer words.
+            # Without --data-dir, missing data are expected, and `needs` says so more briefly.
             expected = job.missing and not self.data_dir
             problems[job.group] = "" if expected else outcome.text
         else:
             problems.pop(job.group, None)
-        grid = next((g for g in self.paper.grids if folder_of(g) == job.group), None)
+        grid = next((g for g in self.paper.grids if folder_name(g) == job.group), None)
         if grid is None:
-            self.save()
+            self.save(report=time.monotonic() - self._reported > REPORT_SECONDS)
         else:
-            self.results.write_points(grid)
+            self.results.write_trials(grid)
 
-    def save(self) -> dict[str, Any]:
-        """Write the ledger and its page from what is there."""
-        from train.reproduce.page import write_page
-
+    def save(self, *, report: bool = True) -> dict[str, Any]:
+        """Write the ledger and, unless told otherwise, its HTML report from the existing runs; return the ledger."""
         result = self.results.ledger()
         write_json(self.folders.ledger, result)
-        write_page(result, self.folders)
+        if report:
+            from train.reproduce.page import write_page
+
+            write_page(result, self.folders)
+            self._reported = time.monotonic()
         return result
 
 
 def select(patterns: Sequence[str], items: Sequence[Any], what: str) -> list[str]:
-    """Names of the items that match a pattern, in the items' order; InputError for a pattern that matches none."""
+    """Return the names that match a pattern, in the order of `items`; InputError for a pattern without a match."""
     names = [item.name for item in items]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            known = f"there are {', '.join(names)}" if names else f"it has no {what}s"
+            known = f"there are {', '.join(names)}" if names else f"the paper has no {what}s"
             raise InputError(f"no {what} matches {pattern!r}: {known}")
     return [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]

@@ -1,4 +1,4 @@
-"""The recipes of rows and grids: at each scale, on the paper's data or on the proxy, and in words."""
+"""The recipes of rows and grids at each scale, on the paper's data and on the proxy, and their descriptions."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from train.recipe import (
     RunFeatures,
     with_values,
 )
-from train.reproduce.claims import Grid, Row
-from train.reproduce.miniatures import smoke
+from train.reproduce.schema import Grid, Row
+from train.reproduce.smoke import smoke_recipe
 
 Scale = Literal["full", "short", "smoke"]
 
 
 def variants(item: Row | Grid, *, short: bool) -> list[Recipe]:
-    """The recipe on the paper's data, and on the proxy."""
+    """Return the recipe on the paper's data and, if there is a proxy, on the proxy."""
     shortened = dict(item.short or {}) if short else {}
     changes: list[Mapping[str, Any]] = [{}, item.proxy] if item.proxy else [{}]
     return [with_values(item.recipe, {**data, **shortened}) for data in changes]
@@ -31,16 +31,16 @@ def variants(item: Row | Grid, *, short: bool) -> list[Recipe]:
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """A recipe that a recorded run may have."""
+    """A recipe that an existing run may have."""
 
     recipe: Recipe
     short: bool = False
 
 
 def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list[Expected]:
-    """What a recorded run of the item may be, with these fields changed (a seed, a point's values)."""
+    """Return the recipes that an existing run of the item may have, given its seed or its trial's values."""
     if scale == "smoke":
-        return [Expected(with_values(smoke(item.recipe), changes))]
+        return [Expected(with_values(smoke_recipe(item.recipe), changes))]
     return [
         Expected(with_values(recipe, changes), short)
         for short in ([False, True] if item.short else [False])
@@ -48,27 +48,30 @@ def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list
     ]
 
 
-def recognize(recorded: Recipe, among: Sequence[Expected]) -> Expected | None:
-    """The expected recipe that a recorded one is, with rows in place of the folders of their weights."""
+def match_recipe(recorded: Recipe, among: Sequence[Expected]) -> Expected | None:
+    """Return the expected recipe that a recorded one matches, or None.
+
+    A recorded path to a row's best weights matches a reference to that row.
+    """
     return next((e for e in among if not jobs.changes(recorded, e.recipe, is_best_of_row)), None)
 
 
 def is_best_of_row(path: str, job: str) -> bool:
-    """Whether a path is that of a row's best weights, ROW/seed0/best; `job` is the row, or the row with a seed."""
+    """Return whether a path is that of a row's best weights, ROW/seed0/best; `job` is ROW or ROW/seed0."""
     *_, row, _, last = ("", "", *PurePath(path).parts)
     return (row, last) == (PurePath(job).parts[0], "best")
 
 
-# Data and weights that a row needs.
+# Requirements.
 
 
 def takes_data_dir(dataset: str) -> bool:
-    """Whether a data set by that name is read from files that the user has."""
+    """Return whether a named data set is read from files that the user provides."""
     return dataset in list_datasets() and dataset_info(dataset).takes_data_dir
 
 
 def needs(row: Row) -> str:
-    """What a run of the row needs that does not come with the program."""
+    """Describe the data, weights and rows that a run of the row needs; empty if it needs none."""
     recipe, found = row.recipe, []
     if takes_data_dir(recipe.dataset):
         info = dataset_info(recipe.dataset)
@@ -81,14 +84,14 @@ def needs(row: Row) -> str:
         found.append(f"the weights {recipe.pretrained} of {recipe.model}")
     if isinstance(recipe.features, NetFeatures):
         found.append(f"the weights {recipe.features.source} of {recipe.features.model}")
-    found += [f"the row {name}" for name in jobs.needs(recipe)]
+    found += [f"the row {name}" for name in jobs.dependencies(recipe)]
     return f"needs {' and '.join(found)}" if found else ""
 
 
-def count_sizes(recipe: Recipe) -> dict[str, int]:
-    """Parameter counts of the recipe's model for its data's classes, without training."""
+def count_parameters(recipe: Recipe) -> dict[str, int]:
+    """Count the parameters of the recipe's model, with a head for the classes of its data."""
     import zoo
-    from zoo.inspect import count_parameters
+    from zoo import inspect
 
     entry = zoo.get_entry(recipe.model)
     known = recipe.dataset in list_datasets()
@@ -96,15 +99,15 @@ def count_sizes(recipe: Recipe) -> dict[str, int]:
     module = zoo.create_model(recipe.model, classes, **recipe.model_options)
     size = recipe.image_size
     shape = (size, size, 3) if size and len(entry.input_shape) == 3 else entry.input_shape
-    trainable, total = count_parameters(module, shape)
+    trainable, total = inspect.count_parameters(module, shape)
     return {"parameters": trainable, "total_parameters": total}
 
 
-# In words.
+# Descriptions.
 
 
 def describe(recipe: Recipe) -> str:
-    """A recipe in a line."""
+    """Describe a recipe in one line."""
     parts = [f"{recipe.model} on {recipe.dataset}"]
     parts += [f"from {_show_weights(recipe.pretrained)}"] if recipe.pretrained else []
     parts += [f"features of {_show_features(recipe.features)}"] if recipe.features else []

@@ -1,33 +1,38 @@
-"""What the command prints: the rows with their state, and ours beside what is reported."""
+"""Output of the command: the list of rows, and the comparison of reported and measured values."""
 
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from train.reproduce import words
-from train.reproduce.claims import Grid, Row
+from train.reproduce import formatting
 from train.reproduce.folders import Folders
-from train.reproduce.reading import Results
+from train.reproduce.results import Results
+from train.reproduce.schema import Grid, Row
 from train.reproduce.settings import describe
 from train.reproduce.verdicts import NOT_RUN
 
 
 def show_list(results: Results, rows: Sequence[Row]) -> None:
-    """The rows with what is reported, the setting and the state."""
-    known = {row["name"]: row for row in results.ledger(with_sizes=False)["rows"]}
-    table = _table("row", "where", "label", "printed", "setting", "state")
+    """Print the rows with reported values, setting and state."""
+    known = {row["name"]: row for row in results.ledger(with_parameters=False)["rows"]}
+    table = _table("row", "table", "label", "reported", "setting", "state")
     for row in rows:
         item = known[row.name]
-        state = f"{words.seeds_of(item)}: {item['text']}" if item["runs"] else item["text"]
+        state = f"{formatting.show_seeds(item)}: {item['text']}" if item["runs"] else item["text"]
         reported = ", ".join(
-            f"{words.title_of(c['column'])} {words.show_reported(c)}"
+            f"{formatting.column_title(c['column'])} {formatting.show_reported(c)}"
             for c in item["columns"]
             if c["column"] in row.reported
         )
         table.add_row(row.name, row.table, row.label, reported, describe(row.recipe), state)
     for grid in results.paper.grids:
         table.add_row(
-            grid.name, grid.table, f"grid of {len(grid)}", "", describe(grid.recipe), "--grids"
+            grid.name,
+            grid.table,
+            f"grid of {len(grid)} trials",
+            "",
+            describe(grid.recipe),
+            "--grids",
         )
     _print(table)
 
@@ -35,20 +40,20 @@ def show_list(results: Results, rows: Sequence[Row]) -> None:
 def show_result(
     folders: Folders, result: dict[str, Any], rows: Sequence[Row], grids: Sequence[Grid]
 ) -> None:
-    """Ours beside what is reported, from the ledger."""
+    """Print reported and measured values of the chosen rows and grids."""
     names = {row.name for row in rows}
     if rows:
-        table = _table("row", "column", ">printed", ">ours", "verdict")
+        table = _table("row", "column", ">reported", ">our run", "verdict")
         for row in result["rows"]:
             if row["name"] not in names:
                 continue
-            table.add_row(row["name"], "", "", words.seeds_of(row), row["text"])
+            table.add_row(row["name"], "", "", formatting.show_seeds(row), row["text"])
             for c in row["columns"]:
                 table.add_row(
                     "",
-                    words.title_of(c["column"]),
-                    words.show_reported(c),
-                    words.show(c["column"], c["mean"], c["sd"]),
+                    formatting.column_title(c["column"]),
+                    formatting.show_reported(c),
+                    formatting.show_value(c["column"], c["mean"], c["sd"]),
                     c["verdict"],
                 )
             if row["verdict"] == NOT_RUN:
@@ -56,15 +61,15 @@ def show_result(
         _print(table)
     for comparison in result["orderings"]:
         if names & {comparison["higher"], comparison["lower"]}:
-            print(f"{comparison['text']}: {words.describe_comparison(comparison)}")
+            print(f"{comparison['text']}: {formatting.describe_comparison(comparison)}")
     for grid in result["grids"]:
         if grid["name"] in {g.name for g in grids}:
-            print(f"{grid['table']}, {grid['name']}: {words.describe_grid(grid)}")
+            print(f"{grid['table']}, {grid['name']}: {formatting.describe_grid(grid)}")
     print(f"ledger: {folders.ledger}; report: {folders.report}")
 
 
 def _table(*columns: str) -> Any:
-    """A table; columns that begin with > are aligned to the right."""
+    """Create a table; columns that begin with > are right-aligned."""
     from rich import box
     from rich.table import Table
 

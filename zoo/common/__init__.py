@@ -1,4 +1,5 @@
-"""What every package of the project shares: errors, whole files, the resize rule, entry points.
+"""Shared by all packages: errors, atomic file writes, the resize rule, entry points.
 
-It imports the standard library only, and nothing of the project: the one part of `zoo` that `datasets` may import.
+Imports only the standard library and nothing else of the project. It is the only part of `zoo` that `datasets` may
+import.
 """

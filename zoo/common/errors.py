@@ -1,9 +1,9 @@
-"""The error of the whole project for input that cannot be used."""
+"""Errors for unusable input, shared by all packages."""
 
 
 class InputError(ValueError):
-    """Something that the caller gave cannot be used; the message is one line that says what to do."""
+    """Invalid input from the caller. The message is one line: what is wrong, where, and what to do."""
 
 
 class ImageTooSmall(InputError):
-    """Images of which a model's pooling leaves nothing; a larger size helps."""
+    """The images are too small: the model's pooling leaves an empty feature map."""

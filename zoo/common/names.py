@@ -1,11 +1,12 @@
-"""Finding things by name: hints at near names, and what other packages offer through entry points.
+"""Lookup by name: suggestions for misspelled names, and plugins from other packages through entry points.
 
-That is models, data sets, objectives, optimizers and run-log writers. A package declares them in its `pyproject.toml`:
+Plugins are models, data sets, objectives, optimizers and run-log writers. A package declares them in its
+`pyproject.toml`:
 
     [project.entry-points."jax_zoo.models"]
     my_net = "my_package.nets:my_net"
 
-Names that the project has itself win. Nothing is imported before it is asked for by name.
+Built-in names take precedence. A plugin is imported only when it is requested by name.
 """
 
 import difflib
@@ -19,10 +20,10 @@ from zoo.common.errors import InputError
 Group = Literal["models", "datasets", "objectives", "optimizers", "writers"]
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, cutoff: float = 0.5) -> str:
-    """A hint at the nearest known names, or `otherwise` where none is near."""
+def did_you_mean(name: str, known: Iterable[str], fallback: str, *, cutoff: float = 0.5) -> str:
+    """Suggest the closest known names, or return `fallback` if none is close."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
-    return f"did you mean {' or '.join(near)}?" if near else otherwise
+    return f"did you mean {' or '.join(near)}?" if near else fallback
 
 
 @functools.cache
@@ -32,12 +33,12 @@ def _entry_points(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def plugin_names(group: Group) -> list[str]:
-    """Names that installed packages declare, sorted."""
+    """List the names that installed packages declare, sorted."""
     return sorted(_entry_points(group))
 
 
 def load_plugin(group: Group, name: str) -> Any:
-    """The object behind a name of `plugin_names`; InputError when its package cannot be imported."""
+    """Import the object that a name of `plugin_names` refers to. Raises InputError if the import fails."""
     point = _entry_points(group)[name]
     try:
         return point.load()
@@ -48,14 +49,17 @@ def load_plugin(group: Group, name: str) -> Any:
         ) from error
 
 
-def find(group: Group, name: str, ours: Mapping[str, Any], what: str) -> Any:
-    """The object of a name, the project's (`ours`) or another package's; InputError names the nearest ones."""
-    if name in ours:
-        return ours[name]
-    others = plugin_names(group)
-    if name in others:
+def find(group: Group, name: str, builtin: Mapping[str, Any], kind: str) -> Any:
+    """Look up a built-in object or a plugin by name.
+
+    Raises InputError for an unknown name, with the closest known names; `kind` says in the message what it names.
+    """
+    if name in builtin:
+        return builtin[name]
+    plugins = plugin_names(group)
+    if name in plugins:
         return load_plugin(group, name)
-    known = [*ours, *others]
-    there = f"known are {', '.join(known)}" if known else "no installed package declares one"
-    hint = did_you_mean(name, known, there)
-    raise InputError(f"unknown {what} {name!r}: {hint}")
+    known = [*builtin, *plugins]
+    fallback = f"choose from {', '.join(known)}" if known else "no installed package declares one"
+    hint = did_you_mean(name, known, fallback)
+    raise InputError(f"unknown {kind} {name!r}: {hint}")

@@ -1,15 +1,15 @@
-"""Fast forms of layers for a CPU, behind one switch:
+"""Fast CPU kernels for convolution, pooling and batch normalization, enabled by a context manager:
 
     with zoo.cpu.kernels():
         logits = jax.jit(model.apply)(variables, images)
 
-Within it the convolutions, poolings and batch normalizations of any Linen module are computed by the files of this
-folder, with the same variables and the same numbers up to rounding. The price: reverse-mode gradients only, shapes that
-are known, and more to compile. Outside of it a net is what Flax makes of it. The training and evaluation steps of
-`train.engine.parallel` are within it where the devices are CPUs.
+Inside the context, these layers of any Linen module run the implementations of this package, with the same variables
+and, up to rounding, the same results. The limitations: reverse-mode gradients only, static shapes, longer compilation.
+Outside, nets run Flax's own layers. `train.engine.parallel` enters the context for its training and evaluation steps if
+the devices are CPUs.
 
-The switch is part of what `jax.jit` remembers a trace by: a function that was jitted outside is traced again within. It
-holds for the thread that enters it.
+The context is part of the cache key of `jax.jit`, so a function jitted outside is traced again inside. It is local to
+the thread that enters it.
 """
 
 import contextlib
@@ -25,26 +25,31 @@ from jax import lax
 from zoo.cpu import conv, pool, sums, windows
 from zoo.layers import MaxPool, TorchBatchNorm
 
-FORMS = frozenset(["matmul", "winograd", "fourier", "depthwise", "max_pool", "sums", "barriers"])
+KERNELS = frozenset(["matmul", "winograd", "fourier", "depthwise", "max_pool", "sums", "barriers"])
 
-# A part of jit's key, unlike the interceptor, and unlike a variable of our own.
-_forms = jax.make_user_context(default_value=frozenset())
+# A user context is part of jit's cache key; Flax's interceptors and plain Python variables are not.
+_enabled = jax.make_user_context(default_value=frozenset())
 
 
 @contextlib.contextmanager
-def kernels(forms: Collection[str] = FORMS) -> Iterator[None]:
-    """Compute layers by these forms; the others stay as Flax has them. ValueError for an unknown one."""
-    chosen = frozenset(forms)
-    if chosen - FORMS:
-        raise ValueError(f"unknown forms {sorted(chosen - FORMS)}: choose from {sorted(FORMS)}")
-    if chosen == _forms.value:
+def kernels(names: Collection[str] = KERNELS) -> Iterator[None]:
+    """Enable these kernels; all other operations stay Flax's. Raises ValueError for an unknown name."""
+    enabled = frozenset(names)
+    if enabled - KERNELS:
+        raise ValueError(
+            f"unknown kernels {sorted(enabled - KERNELS)}: choose from {sorted(KERNELS)}"
+        )
+    if enabled == _enabled.value:
         yield
         return
     entered = False
 
     def enter(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-        """Flax asks interceptors in the order in which they were entered. Ours, which replaces calls, has to come
-        after those that change what a layer is given or does: it is entered when the whole net is called."""
+        """Enter the interceptor at the call of the outermost module.
+
+        Flax runs interceptors in the order in which they were entered. This one replaces calls, so it must run after
+        those that change a layer's arguments or behavior.
+        """
         nonlocal entered
         if entered or context.module.path:
             return call(*args, **kwargs)
@@ -55,48 +60,47 @@ def kernels(forms: Collection[str] = FORMS) -> Iterator[None]:
         finally:
             entered = False
 
-    with _forms(chosen), nn.intercept_methods(enter):
+    with _enabled(enabled), nn.intercept_methods(enter):
         yield
 
 
-def uses(form: str) -> bool:
-    """Whether what is traced now is to take this form."""
-    return form in _forms.value
+def uses(kernel: str) -> bool:
+    """Whether this kernel is enabled in the current context."""
+    return kernel in _enabled.value
 
 
 def _intercept(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-    """Flax asks this in place of every method of a module. Initialization is Flax's own."""
+    """Replace calls of supported layers. Initialization stays Flax's."""
     module = context.module
     if context.method_name != "__call__" or not args or module.is_initializing():
         return call(*args, **kwargs)
     x, *others = args
     if getattr(x, "ndim", 0) == 4:
-        if type(module) is nn.Conv and _has_form(module, x, others, kwargs):
+        if type(module) is nn.Conv and _supports_conv(module, x, others, kwargs):
             return _conv(module, x)
         if type(module) is MaxPool and uses("max_pool") and module.window <= pool.MAX_WINDOW:
             return _max_pool(module, x)
-        if type(module) in (nn.BatchNorm, TorchBatchNorm) and _is_plain_norm(
+        if type(module) in (nn.BatchNorm, TorchBatchNorm) and _supports_batch_norm(
             module, others, kwargs
         ):
             return _batch_norm(module, x)
-        inner = not isinstance(module, nn.Dropout | MaxPool | nn.BatchNorm)
-        if uses("barriers") and inner:
-            # Written down once: XLA would compute it anew in each fusion that reads it.
+        if uses("barriers") and not isinstance(module, nn.Dropout | MaxPool | nn.BatchNorm):
+            # Materialize the input, or XLA recomputes it in every fusion that reads it.
             x = lax.optimization_barrier(x)
     return call(x, *others, **kwargs)
 
 
-def _has_form(module: nn.Conv, x: jax.Array, others: list, kwargs: dict[str, Any]) -> bool:
-    """Whether this is a convolution of images without dilation, dense or depthwise."""
+def _supports_conv(module: nn.Conv, x: jax.Array, others: list, kwargs: dict[str, Any]) -> bool:
+    """Whether this is a 2-D convolution without dilation, dense or depthwise."""
     padding = module.padding
-    paired = not isinstance(padding, str | int) and all(not isinstance(p, int) for p in padding)
+    explicit = not isinstance(padding, str | int) and all(not isinstance(p, int) for p in padding)
     dense = module.feature_group_count == 1
     depthwise = module.feature_group_count == x.shape[-1] == module.features
     return (
         not others
         and not kwargs
         and np.shape(module.kernel_size) == (2,)
-        and (padding in ("SAME", "VALID") or paired)
+        and (padding in ("SAME", "VALID") or explicit)
         and (dense or (depthwise and uses("depthwise")))
         and module.mask is None
         and all(d in (None, 1, (1, 1)) for d in (module.input_dilation, module.kernel_dilation))
@@ -113,7 +117,7 @@ def _conv(module: nn.Conv, x: jax.Array) -> jax.Array:
     strides: Any = module.strides or 1
     padding: Any = module.padding
     if module.feature_group_count == 1:
-        y = conv.conv(x, kernel, strides, padding, methods=_forms.value)
+        y = conv.conv(x, kernel, strides, padding, methods=_enabled.value)
     else:
         y = conv.depthwise_conv(x, kernel, strides, padding)
     if bias is None:
@@ -123,12 +127,12 @@ def _conv(module: nn.Conv, x: jax.Array) -> jax.Array:
 
 def _max_pool(module: MaxPool, x: jax.Array) -> jax.Array:
     size, stride = module.window, module.stride
-    pads = windows.amounts(module.padding, x.shape[1:3], (size, size), (stride, stride))
+    pads = windows.explicit_padding(module.padding, x.shape[1:3], (size, size), (stride, stride))
     return pool.max_pool(x, size, stride, pads)
 
 
-def _is_plain_norm(module: nn.BatchNorm, others: list, kwargs: dict[str, Any]) -> bool:
-    """Whether this is batch normalization by the batch's own statistics, over channels, in two passes."""
+def _supports_batch_norm(module: nn.BatchNorm, others: list, kwargs: dict[str, Any]) -> bool:
+    """Whether this is batch normalization of channels by batch statistics, with the two-pass variance."""
     return (
         not others
         and not kwargs
@@ -147,7 +151,7 @@ def _batch_norm(module: nn.BatchNorm, x: jax.Array) -> jax.Array:
     bias: Any = module.get_variable("params", "bias")
     y, mean, var = sums.batch_norm(x, scale, bias, module.epsilon, module.axis_name)
     if isinstance(module, TorchBatchNorm):
-        var = var * module.correction(x)
+        var = var * module.bessel_correction(x)
     for name, value in (("mean", mean), ("var", var)):
         moving: Any = module.get_variable("batch_stats", name)
         module.put_variable(

@@ -1,10 +1,10 @@
-"""Pretrained weights: sources, readers of foreign files, name maps.
+"""Pretrained weights: sources, file readers, name maps.
 
     import zoo
     module, variables, preprocessing = zoo.load_pretrained("resnet50", "torchvision", num_classes=3)
 
-`zoo.pretrained.load` also gives a report of what was taken and what was not. Keras, TensorFlow and torch are not
-needed, and nothing that a file holds is ever executed.
+`zoo.pretrained.load` also returns a report of what was loaded and what was not. Keras, TensorFlow and torch are not
+required, and no code from a file is ever executed.
 """
 
 from zoo.pretrained.sources import Source
@@ -13,7 +13,7 @@ __all__ = ["Pretrained", "Source", "load", "load_pretrained"]
 
 
 def __getattr__(name: str):
-    """Load what needs JAX on first use, so that listing the sources is instant."""
+    """Import the module that needs JAX on first use, to list sources without JAX."""
     if name in ("Pretrained", "load", "load_pretrained"):
         from zoo.pretrained import loading
 

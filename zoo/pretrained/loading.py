@@ -1,4 +1,4 @@
-"""`load_pretrained`: a model of this zoo with somebody else's weights in it."""
+"""Loading published and local weights into models of this zoo."""
 
 import dataclasses
 import hashlib
@@ -33,16 +33,14 @@ HEAD = ("params/head/kernel", "params/head/bias")
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model, weights that fit it, and what images they are used to."""
+    """A model with its weights and the image preprocessing that they expect."""
 
     module: Any  # nn.Module
-    options: dict[str, Any]  # its fields that the weights and the caller decide: plain data
-    variables: dict[
-        str, Any
-    ]  # params, and batch_stats where the model has some; float32 NumPy arrays
+    options: dict[str, Any]  # fields of the module set by the weights or the caller: plain data
+    variables: dict[str, Any]  # params and, if the model has any, batch_stats; float32 NumPy arrays
     preprocessing: Preprocessing
-    sha256: str  # of the file that was read, in hex
-    report: str  # one line: what was taken, what is newly initialised, what was left in the file
+    sha256: str  # of the weights file, in hex
+    report: str  # one line: what was loaded, what is newly initialized, what was not loaded
 
 
 def load_pretrained(
@@ -54,7 +52,7 @@ def load_pretrained(
     seed: int = 0,
     **options: Any,
 ) -> tuple[Any, dict[str, Any], Preprocessing]:
-    """`load` without its report, which the logger "zoo" gets: (module, variables, preprocessing)."""
+    """`load`, returning (module, variables, preprocessing); the report goes to the logger "zoo"."""
     loaded = load(name, source, num_classes, image_size=image_size, seed=seed, **options)
     return loaded.module, loaded.variables, loaded.preprocessing
 
@@ -68,33 +66,34 @@ def load(
     seed: int = 0,
     **options: Any,
 ) -> Pretrained:
-    """Build a model and fill it with pretrained weights.
+    """Build a model with pretrained weights.
 
     Args:
       name: a registered model.
-      source: a tag (`python -m train.models --pretrained` lists them), "hf://owner/name[@revision]", or a local
-        .pth, .pt, .safetensors, .h5, .weights.h5 or .keras file; of torchvision, timm, Keras or this zoo; or
-        a run directory of this zoo, or its best/ folder.
-      num_classes: None for the weights' own. Another number means a new head; 0 none.
-      image_size: height and width, where not the weights' own. It chooses among Keras's MobileNetV2, and is
-        needed for a VGG with Keras's first dense layer for other images than 224x224.
-      seed: of what is newly initialised.
-      options: fields of the module. The dialect is the weights'; MobileNetV2's width is seen from a file.
+      source: a tag (listed by `python -m train.models --pretrained`); "hf://owner/name[@revision]"; a local .pth, .pt,
+        .safetensors, .h5, .weights.h5 or .keras file of torchvision, timm, Keras or this zoo; a run directory of this
+        zoo or its best/ folder.
+      num_classes: None for that of the weights. Another number gives a new head, 0 no head.
+      image_size: height and width, if they differ from those of the weights. It selects one of Keras's MobileNetV2
+        weights, and is required for Keras's VGG weights with their dense layers if the images are not 224x224.
+      seed: initializes layers that are not loaded.
+      options: fields of the module. The variant is that of the weights; MobileNetV2's width is inferred from a file.
 
-    Raises InputError: unknown model, option or source; a download that fails or has another hash; a file that
-    is damaged, refused, of another model (the first differences are named) or not finite; weights without a head
-    and no `num_classes`.
+    Raises InputError for an unknown model, option or source; a failed download or a wrong hash; a file that is damaged,
+    rejected, of another model (the message names the first differences) or contains NaN or inf; weights without a head
+    if `num_classes` is None.
     """
     get_entry(name)
     text = os.fspath(source)
     if image_size is not None and image_size < 1:
-        raise InputError(f"image_size is {image_size}: give at least 1 pixel")
+        raise InputError(f"image_size is {image_size}: use at least 1 pixel")
     published = _published(name, text, image_size, options)
     path = fetch(published) if published else _weights_file(Path(text))
     weights = read(path)
     if isinstance(weights, dict) and all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): a for name, a in weights.items()}  # DataParallel's
-    asked = set(options)
+        # torch's DataParallel adds this prefix.
+        weights = {name.removeprefix("module."): a for name, a in weights.items()}
+    given = set(options)
     options = {**(published.options if published else {}), **options}
 
     origin, options = _resolve(name, weights, options, text)
@@ -104,54 +103,55 @@ def load(
     size = preprocessing.input_size
     try:
         shapes = _shapes(module.clone(num_classes=module.num_classes or 1), size)
-        taken = _take(origin, module, weights, shapes)
+        converted = _convert(origin, module, weights, shapes)
     except InputError as error:
         raise InputError(
-            f"{text} does not fit {name}: {error}; give weights of this model"
+            f"{text} does not fit {name}: {error}; use weights of this model"
         ) from None
-    if config and "GlobalMaxPooling2D" in str(config) and HEAD[0] in taken.arrays:
-        taken.left.append(f"{taken.names[HEAD[0]]} (it follows max-pooling, and {name} averages)")
-        _drop_head(taken)
+    if config and "GlobalMaxPooling2D" in str(config) and HEAD[0] in converted.arrays:
+        kernel_name = converted.names[HEAD[0]]
+        converted.unused.append(
+            f"{kernel_name} (trained on max pooling; {name} has average pooling)"
+        )
+        _drop_head(converted)
     body = {leaf: shape for leaf, shape in shapes.items() if leaf not in HEAD}
-    _check(text, name, body, taken, _new_leaves(body, taken))
+    _check_shapes(text, name, body, converted, _new_leaves(body, converted))
 
-    theirs = _classes_of_head(shapes, taken)
-    classes = theirs if num_classes is None else num_classes
+    file_classes = _head_classes(shapes, converted)
+    classes = file_classes if num_classes is None else num_classes
     if classes is None:
         raise InputError(
-            f"{text} has no head that fits {name}: give num_classes for a new one (0: features)"
+            f"{text} has no head that fits {name}: set num_classes for a new head, or to 0 for features"
         )
     notes = []
-    if classes != theirs:
-        if HEAD[0] in taken.arrays:
-            kernel = taken.arrays[HEAD[0]]
-            notes.append(f"left in the file: {taken.names[HEAD[0]]} ({kernel.shape[-1]} classes)")
-        _drop_head(taken)
+    if classes != file_classes:
+        if HEAD[0] in converted.arrays:
+            kernel = converted.arrays[HEAD[0]]
+            notes.append(f"not loaded: {converted.names[HEAD[0]]} ({kernel.shape[-1]} classes)")
+        _drop_head(converted)
     module = module.clone(num_classes=classes)
     head = {HEAD[0]: (*shapes[HEAD[0]][:-1], classes), HEAD[1]: (classes,)}
     shapes = {**body, **(head if classes else {})}
-    new = _new_leaves(shapes, taken)
-    _check(text, name, shapes, taken, new)
-    _check_finite(text, shapes, taken)
-    variables = _fill(module, size, shapes, taken.arrays, new, seed)
+    new = _new_leaves(shapes, converted)
+    _check_shapes(text, name, shapes, converted, new)
+    _check_finite(text, shapes, converted)
+    variables = _fill(module, size, shapes, converted.arrays, new, seed)
 
     if new:
         layers = dict.fromkeys(leaf.split("/", 1)[1].rpartition("/")[0] for leaf in new)
-        notes.insert(0, f"newly initialised: {', '.join(layers)} (seed {seed})")
-    if taken.left:
-        notes.append(f"left in the file: {', '.join(taken.left)}")
+        notes.insert(0, f"newly initialized: {', '.join(layers)} (seed {seed})")
+    if converted.unused:
+        notes.append(f"not loaded: {', '.join(converted.unused)}")
     if origin == "keras" and not published and _rescaling(config) is None:
         notes.append("preprocessing assumed: Keras's preprocess_input")
     height, width = size
-    assumed = (
-        "" if published or _input_size(config) or image_size or _companion(path) else " assumed"
-    )
-    notes.append(f"images of {height}x{width}{assumed}")
-    decided = [f"{k}={v}" for k, v in options.items() if k not in asked]
-    if decided:
-        notes.append(f"options {' '.join(decided)}")
+    size_known = published or _input_size(config) or image_size or _stored_preprocessing(path)
+    notes.append(f"images of {height}x{width}{'' if size_known else ' assumed'}")
+    inferred = [f"{k}={v}" for k, v in options.items() if k not in given]
+    if inferred:
+        notes.append(f"options {' '.join(inferred)}")
     count = len(shapes) - len(new)
-    report = f"{name} from {text} ({origin}): {count} of {len(shapes)} tensors taken"
+    report = f"{name} from {text} ({origin}): {count} of {len(shapes)} tensors loaded"
     report = "; ".join([report, *notes])
     logging.getLogger("zoo").info(report)
     with open(path, "rb") as file:
@@ -160,7 +160,7 @@ def load(
 
 
 def _weights_file(path: Path) -> Path:
-    """The weights of a run, where its directory is given."""
+    """Resolve a run directory or best/ folder to its weights file."""
     for folder in (path / "best", path):
         if (folder / "weights.safetensors").is_file():
             return folder / "weights.safetensors"
@@ -170,7 +170,7 @@ def _weights_file(path: Path) -> Path:
 def _published(
     name: str, source: str, image_size: int | None, options: Mapping[str, Any]
 ) -> Source | None:
-    """The published source that is meant; None for a local file."""
+    """The published source, or None for a local file."""
     if source.startswith("hf://"):
         return huggingface_source(name, source)
     if any(known.tag == source for known in get_entry(name).pretrained):
@@ -178,14 +178,14 @@ def _published(
     if os.path.exists(source):
         return None
     if os.sep in source or "." in source:
-        raise InputError(f"no file {source}: give a .pth, .safetensors, .h5 or .keras file")
+        raise InputError(f"no file {source}: use a .pth, .safetensors, .h5 or .keras file")
     return find_source(name, source)
 
 
 def _resolve(
     name: str, weights: Arrays | KerasFile, options: dict[str, Any], source: str
 ) -> tuple[str, dict[str, Any]]:
-    """Whose names the file uses (keras, torchvision, timm or zoo), and the model's options with its dialect."""
+    """Origin of the file's names (keras, torchvision, timm or zoo), and options with the variant that it implies."""
     if isinstance(weights, KerasFile):
         origin = "keras"
     elif any(leaf.startswith("params/") for leaf in weights):
@@ -193,19 +193,19 @@ def _resolve(
     else:
         origin = "torchvision"
     known = module_options(create_model(name))
-    if origin != "zoo" and "dialect" in known:
-        dialect = "keras" if origin == "keras" else "torch"
-        if options.get("dialect", dialect) != dialect:
+    if origin != "zoo" and "variant" in known:
+        variant = "keras" if origin == "keras" else "torch"
+        if options.get("variant", variant) != variant:
             raise InputError(
-                f"{source} has weights for dialect={dialect!r}, not {options['dialect']!r}"
+                f"{source} has weights for variant={variant!r}, not {options['variant']!r}: drop this option"
             )
-        options = {**options, "dialect": dialect}
+        options = {**options, "variant": variant}
     if origin != "zoo" and "width" in known and "width" not in options:
         width = names.published_width(weights)
         options = options if width is None else {**options, "width": width}
     if origin == "torchvision" and isinstance(weights, dict):
-        timm = {"conv_stem.weight", "pre_logits.fc1.weight"} & set(weights)
-        origin = "timm" if timm else origin
+        timm_only = {"conv_stem.weight", "pre_logits.fc1.weight"}
+        origin = "timm" if timm_only & set(weights) else origin
     return origin, options
 
 
@@ -219,30 +219,30 @@ def _preprocessing(
 ) -> Preprocessing:
     height, width, _ = get_entry(name).input_shape
     if published:
-        chosen = published.preprocessing
+        preprocessing = published.preprocessing
     elif origin == "keras":
         rule = ResizeRule(_input_size(config) or (height, width))
-        chosen = Preprocessing(rule, **getattr(create_model(name), "keras_arithmetic", {}))
+        preprocessing = Preprocessing(rule, **getattr(create_model(name), "keras_arithmetic", {}))
         rescaling = _rescaling(config)
-        if rescaling:  # the model does it itself; here it belongs to the weights
+        if rescaling:  # a layer of the Keras model, part of the preprocessing here
             scale, offset = rescaling
-            chosen = Preprocessing(chosen.rule, scale=scale, mean=(-offset,) * 3)
+            preprocessing = Preprocessing(rule, scale=scale, mean=(-offset,) * 3)
     elif origin == "zoo":
-        chosen = _companion(path) or Preprocessing(ResizeRule((height, width)))
+        preprocessing = _stored_preprocessing(path) or Preprocessing(ResizeRule((height, width)))
     else:
-        chosen = _of_size(torch_preprocessing(), (height, width))
+        preprocessing = _with_size(torch_preprocessing(), (height, width))
     if image_size is not None:
-        chosen = _of_size(chosen, (image_size, image_size))
-    return chosen
+        preprocessing = _with_size(preprocessing, (image_size, image_size))
+    return preprocessing
 
 
-def _of_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+def _with_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
     rule = dataclasses.replace(preprocessing.rule, size=size)
     return dataclasses.replace(preprocessing, rule=rule)
 
 
-def _companion(path: Path) -> Preprocessing | None:
-    """What the model.json of a run's best/ folder says, beside which these weights lie."""
+def _stored_preprocessing(path: Path) -> Preprocessing | None:
+    """Preprocessing from the model.json next to the weights in a run's best/ folder; None without that file."""
     try:
         description = json.loads(path.with_name("model.json").read_text(encoding="utf-8"))
         return Preprocessing.from_json(description["preprocessing"])
@@ -255,10 +255,10 @@ def _companion(path: Path) -> Preprocessing | None:
 
 
 def _input_size(config: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    """Height and width of a Keras model's images, where its configuration fixes them."""
+    """Height and width of a Keras model's input; None if its configuration does not fix them."""
     for layer in _all_layers(config):
-        inner = layer["config"]
-        shape = inner.get("batch_shape") or inner.get("batch_input_shape") or ()
+        layer_config = layer["config"]
+        shape = layer_config.get("batch_shape") or layer_config.get("batch_input_shape") or ()
         match shape:
             case [_, int(height), int(width), 3] if 0 < height <= 4096 and 0 < width <= 4096:
                 return height, width
@@ -266,7 +266,7 @@ def _input_size(config: Mapping[str, Any] | None) -> tuple[int, int] | None:
 
 
 def _rescaling(config: Mapping[str, Any] | None) -> tuple[float, float] | None:
-    """Scale and offset, if the model begins with a single Rescaling layer of plain numbers."""
+    """Scale and offset of the model's only Rescaling layer; None without it, or if they are not scalars."""
     found = [
         layer["config"] for layer in _all_layers(config) if layer.get("class_name") == "Rescaling"
     ]
@@ -277,99 +277,99 @@ def _rescaling(config: Mapping[str, Any] | None) -> tuple[float, float] | None:
 
 
 def _all_layers(config: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Layers of a configuration and of the models nested in it, outermost first."""
-    waiting, found = [config] if config else [], []
-    while waiting:
-        inner = config_layers(waiting.pop(0))
-        found += [layer for layer in inner if isinstance(layer["config"], dict)]
-        waiting += inner
-    return found
+    """Layers of a configuration and of its nested models, outermost first."""
+    queue, layers = [config] if config else [], []
+    while queue:
+        inner = config_layers(queue.pop(0))
+        layers += [layer for layer in inner if isinstance(layer["config"], dict)]
+        queue += inner
+    return layers
 
 
 def _shapes(module: Any, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the model's leaves, by "collection/path/variable"."""
+    """Shapes of the model's variables, by "collection/path/variable"."""
     image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
     tree = jax.eval_shape(module.init, jax.random.key(0), image)
     return {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
 
 
-def _take(
+def _convert(
     origin: str, module: Any, weights: Arrays | KerasFile, shapes: Mapping[str, tuple[int, ...]]
-) -> names.Taken:
+) -> names.Converted:
     if isinstance(weights, KerasFile):
-        return names.take_keras(weights, names.keras_layers(module), shapes)
+        return names.convert_keras(weights, names.keras_layers(module), shapes)
     if origin == "zoo":
         arrays = {leaf: weights[leaf] for leaf in shapes if leaf in weights}
         unknown = [leaf for leaf in weights if leaf not in shapes]
-        return names.Taken(arrays, {leaf: leaf for leaf in shapes}, unknown, [])
+        return names.Converted(arrays, {leaf: leaf for leaf in shapes}, unknown, [])
     modules = names.timm_modules if origin == "timm" else names.torchvision_modules
-    return names.take_torch(weights, modules(module), shapes)
+    return names.convert_torch(weights, modules(module), shapes)
 
 
-def _classes_of_head(shapes: Mapping[str, tuple[int, ...]], taken: names.Taken) -> int | None:
-    """Classes of the file's head; None if it has none, or none that reads this model's features."""
-    kernel = taken.arrays.get(HEAD[0])
+def _head_classes(shapes: Mapping[str, tuple[int, ...]], converted: names.Converted) -> int | None:
+    """Number of classes of the file's head; None without a head that takes this model's features."""
+    kernel = converted.arrays.get(HEAD[0])
     body = {leaf for leaf in shapes if leaf not in HEAD}
-    if kernel is None or kernel.shape[:-1] != shapes[HEAD[0]][:-1] or not body <= set(taken.arrays):
+    if kernel is None or kernel.shape[:-1] != shapes[HEAD[0]][:-1]:
         return None
-    return kernel.shape[-1]
+    return kernel.shape[-1] if body <= set(converted.arrays) else None
 
 
-def _drop_head(taken: names.Taken) -> None:
+def _drop_head(converted: names.Converted) -> None:
     for leaf in HEAD:
-        taken.arrays.pop(leaf, None)
+        converted.arrays.pop(leaf, None)
 
 
-def _new_leaves(shapes: Mapping[str, Any], taken: names.Taken) -> list[str]:
-    """Leaves that may be initialised anew: a head that is not there, and AlexNet's and VGG's hidden dense
-    layers where the file has none of them."""
+def _new_leaves(shapes: Mapping[str, Any], converted: names.Converted) -> list[str]:
+    """Leaves that may be newly initialized: a missing head, and the hidden dense layers of AlexNet and VGG if the file
+    contains none of them."""
     top = [leaf for leaf in shapes if leaf.split("/")[1] in ("top", "fc1", "fc2") or leaf in HEAD]
     hidden = [leaf for leaf in top if leaf not in HEAD]
-    new = [leaf for leaf in HEAD if leaf in shapes and not set(HEAD) & set(taken.arrays)]
-    if hidden and not set(top) & set(taken.arrays):
+    new = [leaf for leaf in HEAD if leaf in shapes and not set(HEAD) & set(converted.arrays)]
+    if hidden and not set(top) & set(converted.arrays):
         new = hidden + new
     return new
 
 
-def _check(
+def _check_shapes(
     source: str,
     name: str,
     shapes: Mapping[str, tuple[int, ...]],
-    taken: names.Taken,
+    converted: names.Converted,
     new: Sequence[str],
 ) -> None:
-    if not taken.arrays:
+    if not converted.arrays:
         raise InputError(
-            f"{source} holds no {name}: what it has is called {', '.join(taken.unknown[:3]) or 'nothing'};"
-            " give weights of this model"
+            f"{source} contains no weights of {name}, but {', '.join(converted.unknown[:3]) or 'nothing'};"
+            " use weights of this model"
         )
-    wrong = [
+    differences = [
         *(
-            f"{taken.names[leaf]} is missing"
+            f"{converted.names[leaf]} is missing"
             for leaf in shapes
-            if leaf not in {*taken.arrays, *new}
+            if leaf not in {*converted.arrays, *new}
         ),
-        *(f"{unknown} is unknown to the model" for unknown in taken.unknown),
+        *(f"{unknown} is not in the model" for unknown in converted.unknown),
         *(
-            f"{taken.names[leaf]} is {list(taken.arrays[leaf].shape)} in our layout, the model's"
-            f" {leaf} is {list(shape)}"
+            f"{converted.names[leaf]} has shape {list(converted.arrays[leaf].shape)} in the zoo's layout,"
+            f" the model's {leaf} has {list(shape)}"
             for leaf, shape in shapes.items()
-            if leaf in taken.arrays and taken.arrays[leaf].shape != shape
+            if leaf in converted.arrays and converted.arrays[leaf].shape != shape
         ),
     ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise InputError(
-            f"{source} does not fit {name}: {'; '.join(wrong[:3])}{more}; give weights of this model, or the"
-            " options that they were made with"
+            f"{source} does not fit {name}: {'; '.join(differences[:3])}{more}; use weights of this model, or the"
+            " options that they were trained with"
         )
 
 
-def _check_finite(source: str, shapes: Mapping[str, Any], taken: names.Taken) -> None:
+def _check_finite(source: str, shapes: Mapping[str, Any], converted: names.Converted) -> None:
     for leaf in shapes:
-        if leaf in taken.arrays and not np.all(np.isfinite(taken.arrays[leaf])):
+        if leaf in converted.arrays and not np.all(np.isfinite(converted.arrays[leaf])):
             raise InputError(
-                f"{source} holds numbers that are not finite, first in {taken.names[leaf]}: take other weights"
+                f"{source} contains NaN or inf, first in {converted.names[leaf]}: use other weights"
             )
 
 
@@ -381,16 +381,16 @@ def _fill(
     new: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """The model's variables: the file's arrays, and initial values for the leaves in `new`."""
+    """Assemble the model's variables from the file's arrays, and initial values for the leaves in `new`."""
     initial: Mapping[str, Any] = {}
     if new:
 
-        @jax.jit  # of which only what is asked for is computed
-        def initialise(key: jax.Array) -> dict[str, jax.Array]:
+        @jax.jit  # computes only the requested leaves
+        def initialize(key: jax.Array) -> dict[str, jax.Array]:
             variables = module.init(key, jnp.zeros((1, *size, 3)))
             flat = flax.traverse_util.flatten_dict(variables, sep="/")
             return {leaf: flat[leaf] for leaf in new}
 
-        initial = jax.device_get(initialise(jax.random.key(seed)))
+        initial = jax.device_get(initialize(jax.random.key(seed)))
     flat = {leaf: initial[leaf] if leaf in initial else arrays[leaf] for leaf in shapes}
     return flax.traverse_util.unflatten_dict(flat, sep="/")

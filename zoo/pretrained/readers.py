@@ -1,13 +1,13 @@
-"""Reading tensors from other people's files without executing anything in them.
+"""Reading tensors from untrusted weights files without executing code from them.
 
-    .pth, .pt                         torch: the zip format (1.6 and later) and the older one
-    .safetensors                      timm, Hugging Face, this zoo's own
-    .h5                               Keras's older format: weights, or a whole model
-    .weights.h5, .keras               Keras 3: weights, a whole model
+    .pth, .pt                         torch: the zip format (1.6 and later) and the legacy format
+    .safetensors                      timm, Hugging Face, this zoo
+    .h5                               legacy Keras: weights or a whole model
+    .weights.h5, .keras               Keras 3: weights; a whole model
 
-torch's files hold a pickle. No unpickler ever sees it: `_Machine` interprets the few instructions that a state
-dict consists of, on plain data, and refuses the rest. HDF5 can point at other files: links that are not hard,
-external storage and virtual data sets are refused. Sizes that a file states are checked before they are believed.
+torch files contain a pickle, which is never unpickled: `_PickleInterpreter` interprets the few instructions of which a
+state dict consists, on plain data, and rejects all others. HDF5 can refer to other files: links that are not hard
+links, external storage and virtual data sets are rejected. Sizes stated in a file are checked before they are used.
 
 Every function raises InputError (one line: what, where, what to do) for a file that it cannot use.
 """
@@ -30,8 +30,8 @@ import safetensors
 
 from zoo.common.errors import InputError
 
-MAX_BYTES = 4 * 2**30  # of one file, and of what it unpacks to; vgg19 has 0.6
-MAX_TEXT = 64 * 2**20  # of a configuration, or of a pickle without its tensors
+MAX_BYTES = 4 * 2**30  # of a file, and of its unpacked content; vgg19 has 0.6 GiB
+MAX_TEXT = 64 * 2**20  # bytes of a configuration, or of a pickle without its tensors
 MAX_OBJECTS = 1_000_000  # instructions of a pickle, objects of an HDF5 file
 
 Arrays = dict[str, np.ndarray]
@@ -41,11 +41,11 @@ Arrays = dict[str, np.ndarray]
 class KerasLayer:
     """A layer with its variables.
 
-    In Keras 3's files a layer sits under a key made of its class and a counter ("conv2d_1"); its own name
-    ("block1_conv2") is beside it since Keras 3.9, else in a whole model's configuration, else unknown.
+    In Keras 3 files, the key of a layer is its class and a counter ("conv2d_1"). Its name ("block1_conv2") is an
+    attribute since Keras 3.9, or part of a whole model's configuration; otherwise it is unknown.
     """
 
-    parent: tuple[str, ...]  # keys of the models that it is nested in; () for the outermost
+    parent: tuple[str, ...]  # keys of the enclosing models; () for the outermost
     key: str
     name: str | None
     variables: Arrays  # kernel, bias, gamma, beta, moving_mean, moving_variance; else "0", "1", ...
@@ -66,17 +66,17 @@ class KerasLayer:
 
 @dataclasses.dataclass(frozen=True)
 class KerasFile:
-    """Layers in the file's order, and the model's configuration where the file is a whole model."""
+    """Layers in the order of the file, and the configuration if the file contains a whole model."""
 
     layers: tuple[KerasLayer, ...]
     config: dict[str, Any] | None
 
 
 def read(path: str | os.PathLike) -> Arrays | KerasFile:
-    """Tensors by name (torch, safetensors) or Keras layers of a local file.
+    """Read a local weights file: tensors by name (torch, safetensors) or Keras layers.
 
-    Floating-point tensors of any width come as float32, integers as they are. What kind a file is, its first
-    bytes decide.
+    Floating-point tensors are converted to float32; integer tensors keep their dtype. HDF5 and zip files are recognized
+    by their first bytes, the others by their suffix.
     """
     path = Path(path)
     try:
@@ -84,17 +84,15 @@ def read(path: str | os.PathLike) -> Arrays | KerasFile:
         with open(path, "rb") as file:
             start = file.read(8)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): give a file of weights"
-        ) from None
+        raise InputError(f"{path} cannot be read ({error.strerror}): use a weights file") from None
     if size > MAX_BYTES:
         raise InputError(
-            f"{path} has {size / 2**30:.1f} GiB, more than any model here: check the file"
+            f"{path} has {size / 2**30:.1f} GiB, more than any model of this zoo: check the file"
         )
     readers: dict[str, Callable[[Path], Arrays | KerasFile]] = {
         ".safetensors": _read_safetensors,
-        ".pth": _read_old_torch,
-        ".pt": _read_old_torch,
+        ".pth": _read_legacy_torch,
+        ".pt": _read_legacy_torch,
     }
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         reader: Callable[[Path], Arrays | KerasFile] = _read_hdf5
@@ -104,13 +102,13 @@ def read(path: str | os.PathLike) -> Arrays | KerasFile:
         reader = readers[path.suffix]
     else:
         raise InputError(
-            f"{path} is no file of weights that is known here: give a .pth, .pt, .safetensors, .h5 or .keras"
+            f"{path} is not a supported weights file: use a .pth, .pt, .safetensors, .h5 or .keras file"
         )
     try:
         return reader(path)
     except InputError:
         raise
-    # What a damaged file makes the parsers of pickle, zip, JSON and HDF5 raise is not documented.
+    # The exceptions that parsers of pickle, zip, JSON and HDF5 raise for damaged files are not documented.
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(
@@ -121,14 +119,13 @@ def read(path: str | os.PathLike) -> Arrays | KerasFile:
 def _float32(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f":
         return array
-    with np.errstate(
-        over="ignore"
-    ):  # a float64 beyond float32 becomes infinite, and is refused then
+    # A float64 value beyond the range of float32 becomes inf, which the caller rejects.
+    with np.errstate(over="ignore"):
         return np.asarray(array, np.float32)
 
 
 def _widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 is the upper half of a float32."""
+    """Convert bfloat16, the upper half of a float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -153,13 +150,13 @@ def _read_safetensors(path: Path) -> Arrays:
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}): download or copy it again"
+            f"{path} is not a valid safetensors file ({error}): download or copy it again"
         ) from None
     arrays = {}
     for name, entry in entries:
         if entry["dtype"] not in _SAFETENSORS_TYPES:
             raise InputError(
-                f"{path}: {name} is of type {entry['dtype']}, which is not read here: convert it to float32"
+                f"{path}: {name} has the unsupported dtype {entry['dtype']}: convert it to float32"
             )
         array = np.frombuffer(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]])
         array = _widen_bfloat16(array) if entry["dtype"] == "BF16" else array
@@ -181,12 +178,12 @@ _STORAGE_TYPES = {
     "torch ByteStorage": "u1",
     "torch BoolStorage": "?",
 }
-_OLD_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
-    """A name that a pickle mentions; it stands for nothing that could be called."""
+    """A global that a pickle refers to by name; it is never resolved."""
 
     name: str
 
@@ -215,7 +212,7 @@ class _Tensor:
     strides: tuple[int, ...]  # in elements
 
     def array(self, storage: np.ndarray) -> np.ndarray:
-        """A copy of its own, float32 if it is floating point."""
+        """Copy the tensor out of its storage, as float32 if it is floating point."""
         if 0 in self.shape:
             return _float32(np.zeros(self.shape, storage.dtype))
         view = np.lib.stride_tricks.as_strided(
@@ -224,15 +221,15 @@ class _Tensor:
             [stride * storage.itemsize for stride in self.strides],
             writeable=False,
         )
-        return _float32(np.array(view))  # in C order, and no longer in the file's memory
+        return _float32(np.array(view))  # C order, independent of the file's buffer
 
 
-class _Refused(Exception):
-    """The pickle does something that a state dict never does."""
+class _Rejected(Exception):
+    """The pickle contains something that a state dict never does."""
 
 
-class _Machine:
-    """Interprets a pickle of plain data and tensors; nothing in it is imported, called or unpickled."""
+class _PickleInterpreter:
+    """Interpreter for pickles of plain data and tensors, which never imports, calls or unpickles anything."""
 
     _LITERALS = frozenset(
         ("BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "FLOAT")
@@ -249,14 +246,14 @@ class _Machine:
         self.storages: dict[str, _Storage] = {}
 
     def run(self, stream: BinaryIO) -> Any:
-        """The value of the pickle at the stream's position, which is then behind it."""
+        """Evaluate the pickle at the current position of the stream, and advance past it."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count > MAX_OBJECTS:
-                raise _Refused("is longer than any state dict")
+                raise _Rejected("is longer than any state dict")
             if opcode.name == "STOP":
                 return self.stack.pop()
             self._step(opcode.name, argument)
-        raise _Refused("ends too early")
+        raise _Rejected("is truncated")
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self.stack
@@ -305,32 +302,32 @@ class _Machine:
         elif name == "REDUCE":
             function, arguments = self._take(len(stack) - 2)
             stack.append(self._reduce(function, arguments))
-        elif name == "BUILD":  # an OrderedDict's attributes (a state dict's versions): not needed
+        elif name == "BUILD":  # attributes of an OrderedDict (versions of a state dict), not needed
             stack.pop()
             if not isinstance(stack[-1], dict):
-                raise _Refused("sets the state of an object")
+                raise _Rejected("sets the state of an object")
         else:
-            raise _Refused(f"holds the instruction {name}")
+            raise _Rejected(f"contains the instruction {name}")
 
     def _take(self, start: int) -> list[Any]:
         if start < 0:
-            raise _Refused("takes more than it has")
-        taken = self.stack[start:]
+            raise _Rejected("pops from an empty stack")
+        items = self.stack[start:]
         del self.stack[start:]
-        return taken
+        return items
 
     def _append(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise _Refused("appends to what is no list")
+            raise _Rejected("appends to an object that is not a list")
         self.stack[-1].extend(items)
 
     def _set(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise _Refused("sets items of what is no dictionary")
+            raise _Rejected("sets items of an object that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int | float | None):  # hashing others may take for ever
-                raise _Refused("holds a dictionary with keys that are no names")
+            if not isinstance(key, str | int | float | None):  # hashing others may never end
+                raise _Rejected("contains a dictionary whose keys are not names")
             target[key] = value
 
     def _storage(self, identity: Any) -> _Storage:
@@ -339,7 +336,7 @@ class _Machine:
                 name in _STORAGE_TYPES and count >= 0 and not any(view)
             ):
                 return self.storages.setdefault(key, _Storage(key, _STORAGE_TYPES[name], count))
-        raise _Refused("refers to a storage of an unknown kind")
+        raise _Rejected("refers to a storage of an unknown type")
 
     def _reduce(self, function: Any, arguments: Any) -> Any:
         name = function.name if isinstance(function, _Global) else "?"
@@ -356,32 +353,31 @@ class _Machine:
                 "torch._utils _rebuild_tensor" | "torch._utils _rebuild_tensor_v2",
                 (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *_),
             ):
-                numbers = (offset, *shape, *strides)
                 if len(shape) != len(strides) or any(
-                    not isinstance(n, int) or n < 0 for n in numbers
+                    not isinstance(n, int) or n < 0 for n in (offset, *shape, *strides)
                 ):
-                    raise _Refused("holds a tensor with an impossible shape")
+                    raise _Rejected("contains a tensor with an invalid shape")
                 last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
                 if 0 not in shape and (last >= storage.count or math.prod(shape) > storage.count):
-                    raise _Refused("holds a tensor that is larger than its storage")
+                    raise _Rejected("contains a tensor that is larger than its storage")
                 return _Tensor(storage, offset, shape, strides)
-        raise _Refused(f"wants to call {name.replace(' ', '.')}")
+        raise _Rejected(f"calls {name.replace(' ', '.')}")
 
 
 def _evaluate(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
-    """The value of a pickle, and the storages that its tensors lie in."""
-    machine = _Machine()
+    """Evaluate a pickle: its value, and the storages of its tensors by key."""
+    interpreter = _PickleInterpreter()
     try:
-        return machine.run(stream), machine.storages
-    except _Refused as refused:
+        return interpreter.run(stream), interpreter.storages
+    except _Rejected as rejected:
         raise InputError(
-            f"{path} is refused: its pickle {refused}, which no state dict does (nothing in it was executed);"
-            " save model.state_dict() with torch.save and give that"
+            f"{path} was rejected: its pickle {rejected}, which is not part of a state dict (no code was executed);"
+            " save model.state_dict() with torch.save and use that file"
         ) from None
 
 
 def _state_dict(path: Path, value: Any) -> dict[str, _Tensor]:
-    """The tensors of a state dict, or of a checkpoint that holds one."""
+    """Tensors of a state dict, or of a checkpoint that contains one."""
     for key in ("state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
@@ -389,34 +385,34 @@ def _state_dict(path: Path, value: Any) -> dict[str, _Tensor]:
     tensors = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, _Tensor)}
     if not tensors:
         raise InputError(
-            f"{path} holds no state dict: give a file of torch.save(model.state_dict(), path), or a"
+            f"{path} contains no state dict: use a file of torch.save(model.state_dict(), path), or a"
             " checkpoint with one under 'state_dict' or 'model'"
         )
     return tensors
 
 
-def _read_old_torch(path: Path) -> Arrays:
-    """The format before torch 1.6: four pickles (magic number, version, machine, object), the storages' keys,
-    then each storage with its length in front."""
+def _read_legacy_torch(path: Path) -> Arrays:
+    """Read the format before torch 1.6: five pickles (magic number, version, system info, object, storage keys), then
+    each storage, preceded by its length."""
     content = path.read_bytes()
     if content[:1] != b"\x80":
-        raise InputError(f"{path} is no file of torch.save: download or copy it again")
+        raise InputError(f"{path} is not a torch file: download or copy it again")
     stream = io.BytesIO(content)
-    magic, version, machine = (_evaluate(path, stream)[0] for _ in range(3))
-    if magic != _OLD_MAGIC or version != 1001 or not machine.get("little_endian"):
+    magic, version, system = (_evaluate(path, stream)[0] for _ in range(3))
+    if magic != _LEGACY_MAGIC or version != 1001 or not system.get("little_endian"):
         raise InputError(
-            f"{path} is a pickle, but not torch's: give a file of torch.save(model.state_dict(), path)"
+            f"{path} is a pickle, but not of torch: use a file of torch.save(model.state_dict(), path)"
         )
-    value, stored = _evaluate(path, stream)
+    value, storages = _evaluate(path, stream)
     tensors = _state_dict(path, value)
     keys, _ = _evaluate(path, stream)
     arrays = {}
     for key in keys:
-        start, storage = stream.tell(), stored[key]
+        start, storage = stream.tell(), storages[key]
         data = content[start + 8 : start + 8 + storage.bytes]
         length = int.from_bytes(content[start : start + 8], "little")
         if length != storage.count or len(data) != storage.bytes:
-            raise InputError(f"{path} is cut off or damaged: download or copy it again")
+            raise InputError(f"{path} is truncated or damaged: download or copy it again")
         arrays[key] = storage.array(data)
         stream.seek(start + 8 + storage.bytes)
     return {name: tensor.array(arrays[tensor.storage.key]) for name, tensor in tensors.items()}
@@ -429,21 +425,19 @@ def _read_zip(path: Path) -> Arrays | KerasFile:
             return _read_keras_zip(path, archive)
         pickles = [name for name in names if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
         if len(pickles) != 1:
-            raise InputError(
-                f"{path} is a zip, but neither torch's nor Keras's: give a file of weights"
-            )
+            raise InputError(f"{path} is a zip file, but not of torch or Keras: use a weights file")
         return _read_torch_zip(path, archive, pickles[0])
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """A member's content; `zipfile` gives no more than the stated size, which must be within the limit."""
+    """Read a member whose stated size is within the limit; `zipfile` never returns more than that size."""
     try:
         stated = archive.getinfo(name).file_size
     except KeyError:
         raise InputError(f"{path} lacks {name}: download or copy it again") from None
     if stated > limit:
         raise InputError(
-            f"{path} is refused: {name} claims {stated:,} bytes where at most {limit:,} are possible;"
+            f"{path} was rejected: {name} claims {stated:,} bytes, but at most {limit:,} are possible;"
             " download it again from its origin"
         )
     return archive.read(name)
@@ -454,7 +448,7 @@ def _read_torch_zip(path: Path, archive: zipfile.ZipFile, pickle: str) -> Arrays
     if f"{root}byteorder" in archive.namelist():
         order = _member(path, archive, f"{root}byteorder", 16)
         if order != b"little":
-            raise InputError(f"{path} is big-endian: save it again on another machine")
+            raise InputError(f"{path} is big-endian: save it on a little-endian machine")
     stream = io.BytesIO(_member(path, archive, pickle, MAX_TEXT))
     tensors = _state_dict(path, _evaluate(path, stream)[0])
     total = sum(s.bytes for s in {t.storage.key: t.storage for t in tensors.values()}.values())
@@ -467,7 +461,7 @@ def _read_torch_zip(path: Path, archive: zipfile.ZipFile, pickle: str) -> Arrays
         if storage.key not in storages:
             data = _member(path, archive, f"{root}data/{storage.key}", storage.bytes)
             if len(data) != storage.bytes:
-                raise InputError(f"{path}: {name} is cut off: download or copy it again")
+                raise InputError(f"{path}: {name} is truncated: download or copy it again")
             storages[storage.key] = storage.array(data)
         arrays[name] = tensor.array(storages[storage.key])
     return arrays
@@ -475,7 +469,7 @@ def _read_torch_zip(path: Path, archive: zipfile.ZipFile, pickle: str) -> Arrays
 
 # Keras
 
-# Variables in the order in which Keras 3 numbers them, by the class in a layer's key.
+# Variables in the order of Keras 3's numbering, by the class in the layer's key.
 _VARIABLES = {
     "conv2d": ("kernel", "bias"),
     "depthwise_conv2d": ("kernel", "bias"),
@@ -483,7 +477,7 @@ _VARIABLES = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
 _CONTAINERS = {"layers", "_layer_checkpoint_dependencies"}
-# HDF5's own filters and lzf, which h5py brings: anything else would load a plug-in.
+# HDF5's built-in filters and lzf, which is part of h5py; any other would load a plugin.
 _FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 
 
@@ -497,9 +491,7 @@ def _read_keras_zip(path: Path, archive: zipfile.ZipFile) -> KerasFile:
 def _config(path: Path, text: str | bytes) -> dict[str, Any]:
     config = json.loads(text)
     if not isinstance(config, dict):
-        raise InputError(
-            f"{path} has a configuration that is none of Keras's: save the model again"
-        )
+        raise InputError(f"{path} has an invalid Keras configuration: save the model again")
     return config
 
 
@@ -511,7 +503,7 @@ def _read_hdf5(path: Path) -> KerasFile:
         if "model_config" in file.attrs:
             config = _config(path, file.attrs["model_config"])
         if {"layer_names", "layer_names0"} & set(contents.groups[root].attrs):
-            return KerasFile(_old_layers(path, contents, root), config)
+            return KerasFile(_legacy_layers(path, contents, root), config)
         return KerasFile(_new_layers(contents, config), config)
 
 
@@ -525,37 +517,40 @@ class _Contents:
 
 
 def _contents(path: Path, file: h5py.File) -> _Contents:
-    """Groups and data sets by path, all of them checked to lie in this file."""
+    """Groups and data sets by path, after checking that all of them are stored in this file."""
     contents = _Contents({"": file["/"]}, {})
     seen: set[Any] = set()
     total = 0
-    waiting = [("", file["/"])]
-    while waiting:
-        prefix, group = waiting.pop()
+    stack = [("", file["/"])]
+    while stack:
+        prefix, group = stack.pop()
         identity = h5py.h5o.get_info(group.id).addr
         if identity in seen or len(seen) + len(contents.datasets) > MAX_OBJECTS:
-            raise InputError(f"{path} is refused: its groups form a circle, which no weights do")
+            raise InputError(
+                f"{path} was rejected: it has cyclic or too many groups, unlike any weights file;"
+                " download it again from its origin"
+            )
         seen.add(identity)
         for key in group:
             where = f"{prefix}/{key}".lstrip("/")
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 raise InputError(
-                    f"{path} is refused: {where} points elsewhere, perhaps into another file, which no"
-                    " weights do"
+                    f"{path} was rejected: {where} is a link, perhaps to another file, unlike in any weights"
+                    " file; download it again from its origin"
                 )
             item = group[key]
             if isinstance(item, h5py.Group):
                 contents.groups[where] = item
-                waiting.append((where, item))
+                stack.append((where, item))
                 continue
             if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub":
-                continue  # a type, or text: no tensor
+                continue  # a type or text, not a tensor
             properties = item.id.get_create_plist()
             filters = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
             if item.external or item.is_virtual or filters - _FILTERS:
                 raise InputError(
-                    f"{path} is refused: {where} lies outside the file or needs a plug-in, which no"
-                    " weights do"
+                    f"{path} was rejected: {where} is stored outside the file or needs a plugin, unlike in any"
+                    " weights file; download it again from its origin"
                 )
             total += item.size * item.dtype.itemsize
             if total > MAX_BYTES:
@@ -564,21 +559,25 @@ def _contents(path: Path, file: h5py.File) -> _Contents:
     return contents
 
 
-def _old_layers(path: Path, contents: _Contents, root: str) -> tuple[KerasLayer, ...]:
-    """Keras 1 to 3's .h5: attributes list the layers, and each layer's weights as paths below it."""
+def _legacy_layers(path: Path, contents: _Contents, root: str) -> tuple[KerasLayer, ...]:
+    """Layers of the .h5 format of Keras 1 to 3: attributes list the layers, and the paths of each layer's weights."""
     layers = []
     for outer in _names(contents.groups[root], "layer_names"):
         group = f"{root}/{outer}".lstrip("/")
         if group not in contents.groups:
-            raise InputError(f"{path} lacks the layer {outer} that it lists: copy it again")
+            raise InputError(
+                f"{path} lists the layer {outer}, but does not contain it: copy it again"
+            )
         inner: dict[str, Arrays] = {}
         for weight in _names(contents.groups[group], "weight_names"):
             if f"{group}/{weight}" not in contents.datasets:
-                raise InputError(f"{path} lacks {outer}/{weight} that it lists: copy it again")
+                raise InputError(
+                    f"{path} lists {outer}/{weight}, but does not contain it: copy it again"
+                )
             owner, _, variable = weight.removesuffix(":0").rpartition("/")
             values = inner.setdefault(owner.rpartition("/")[2] or outer, {})
             values[_variable(variable)] = contents.array(f"{group}/{weight}")
-        # A layer's weights lie under one name; those of a model that serves as a layer under many.
+        # A layer has its weights under one name, a nested model under several.
         if len(inner) == 1:
             layers.append(KerasLayer((), outer, outer, *inner.values()))
         else:
@@ -587,26 +586,26 @@ def _old_layers(path: Path, contents: _Contents, root: str) -> tuple[KerasLayer,
 
 
 def _variable(name: str) -> str:
-    """Keras 1 wrote block1_conv1_W_1, Keras 2 depthwise_kernel."""
+    """Normalize a variable's name: Keras 1 wrote block1_conv1_W_1, Keras 2 depthwise_kernel."""
     old = re.search(r"(?:^|_)(W|b)(?:_\d+)?$", name)
     return {"W": "kernel", "b": "bias"}[old[1]] if old else name.removeprefix("depthwise_")
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names, which Keras cuts into several attributes when it is long."""
-    found: list[Any] = []
+    """Read a list of names, which Keras splits into several attributes if it is long."""
+    names: list[Any] = []
     if attribute in group.attrs:
-        found = list(group.attrs[attribute])
+        names = list(group.attrs[attribute])
     else:
         for index in range(MAX_OBJECTS):
             if f"{attribute}{index}" not in group.attrs:
                 break
-            found += list(group.attrs[f"{attribute}{index}"])
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
+            names += list(group.attrs[f"{attribute}{index}"])
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _new_layers(contents: _Contents, config: Any) -> tuple[KerasLayer, ...]:
-    """Keras 3's layout: layers/conv2d_1/vars/0, models nested as layers/functional/layers/..."""
+    """Layers in Keras 3's layout: layers/conv2d_1/vars/0, with nested models as layers/functional/layers/..."""
     names = dict(_configured_names(config)) if config else {}
     layers = []
     for where, group in contents.groups.items():
@@ -614,10 +613,10 @@ def _new_layers(contents: _Contents, config: Any) -> tuple[KerasLayer, ...]:
         if parts[-1] != "vars" or parts[0] == "optimizer" or "seed_generator" in parts:
             continue
         keys = tuple(part for part in parts[:-1] if part not in _CONTAINERS)
-        numbers = sorted(
-            (key for key in group if f"{where}/{key}" in contents.datasets), key=_order
+        indices = sorted(
+            (key for key in group if f"{where}/{key}" in contents.datasets), key=_sort_key
         )
-        if not keys or not numbers:
+        if not keys or not indices:
             continue
         name = group.attrs.get("name", names.get(keys))
         variables = _VARIABLES.get(re.sub(r"_\d+$", "", keys[-1]), ())
@@ -627,29 +626,29 @@ def _new_layers(contents: _Contents, config: Any) -> tuple[KerasLayer, ...]:
                 keys[-1],
                 None if name is None else str(name),
                 {
-                    variables[int(n)] if n.isdigit() and int(n) < len(variables) else n: (
-                        contents.array(f"{where}/{n}")
+                    variables[int(i)] if i.isdigit() and int(i) < len(variables) else i: (
+                        contents.array(f"{where}/{i}")
                     )
-                    for n in numbers
+                    for i in indices
                 },
             )
         )
-    return tuple(sorted(layers, key=lambda layer: (layer.parent, *_order(layer.key))))
+    return tuple(sorted(layers, key=lambda layer: (layer.parent, *_sort_key(layer.key))))
 
 
-def _order(key: str) -> tuple[str, int]:
-    """conv2d, conv2d_1, ..., conv2d_10: the class, then the counter."""
-    found = re.fullmatch(r"(.*?)_?(\d+)", key)
-    # The 2 of "conv2d" is no counter: it is followed by a letter, so only a last number counts.
-    return (found[1], int(found[2])) if found else (key, -1)
+def _sort_key(key: str) -> tuple[str, int]:
+    """Class and counter, to sort conv2d, conv2d_1, ..., conv2d_10."""
+    # Only a trailing number is a counter; the 2 of "conv2d" is not.
+    match = re.fullmatch(r"(.*?)_?(\d+)", key)
+    return (match[1], int(match[2])) if match else (key, -1)
 
 
 def _configured_names(
     config: Mapping[str, Any], parent: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(keys in the file, the layer's name) of every layer of a configuration.
+    """Yield (keys in the file, name) for every layer of a configuration.
 
-    Keras counts the classes of a model's layers from the start, in their order.
+    Keras numbers the layers of each class within a model, in order.
     """
     counters: dict[str, int] = {}
     for layer in config_layers(config):
@@ -664,13 +663,12 @@ def _configured_names(
 
 
 def config_layers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The layers of a model's (or nested model's) configuration; [] for a plain layer's."""
+    """Layers of the configuration of a model or nested model; [] for that of a plain layer."""
     inner = config.get("config")
-    layers = inner.get("layers") if isinstance(inner, dict) else inner  # Sequential, once a list
-    found = layers if isinstance(layers, list) else []
+    layers = inner.get("layers") if isinstance(inner, dict) else inner  # a list: old Sequential
     return [
         item
-        for item in found
+        for item in (layers if isinstance(layers, list) else [])
         if isinstance(item, dict) and isinstance(item.get("config"), dict | list)
     ]
 

@@ -1,14 +1,14 @@
-"""Ten drawn pigs: embedded proxy data for the photographs of the pig-face paper, which were never published.
+"""Drawings of ten pigs: built-in proxy data for the photographs of the pig_faces paper, which were never published.
 
-It has that data's shape: 10 individuals; 684 training, 77 validation and 254 test images of 256x256x3. The pictures
-are synthetic (`drawing` draws them), so nothing measured on them is a number of that paper.
+The data have the same shape: 10 individuals; 684 training, 77 validation and 254 test images of 256x256x3. The images
+are synthetic (drawn by `drawing`), so results on them are not results of the paper.
 
-Each picture is a pure function of (seed, part, position); the pigs themselves do not depend on the seed. Example i
-of a part shows pig i mod 10, so classes differ by one image at most: 68 or 69 training images each, 7 or 8
-validation, 25 or 26 test.
+Each image is a pure function of (seed, split, index); the pigs themselves do not depend on the seed. Example i of a
+split shows pig i mod 10, so class sizes differ by at most one image: 68 or 69 training, 7 or 8 validation, and 25 or 26
+test images per class.
 
-Drawing all takes about 15 s on one core, so the result is kept in the cache directory ($JAX_ZOO_CACHE, else the
-user's), 200 MB per seed, and is mapped from there.
+Drawing all images takes about 15 s on one core. The result is kept in the cache directory ($JAX_ZOO_CACHE, or else the
+user's), 200 MB per seed, and is memory-mapped.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from zoo.common.resize import ResizeRule
 if TYPE_CHECKING:
     import numpy as np
 
-# Goes up with every change of the pictures: caches of another generator are never read.
+# Increased whenever the images change, so that outdated caches are not read.
 GENERATOR = 1
 CLASS_NAMES = tuple(f"pig{number}" for number in range(1, 11))
 SPLIT_SIZES = {"train": 684, "validation": 77, "test": 254}
@@ -33,8 +33,8 @@ PROGRESS_SECONDS = 0.1
 
 INFO = DatasetInfo(
     name="synthetic_pigs",
-    description="1,015 synthetic (drawn) pig faces of 10 individuals, a stand-in for unpublished photographs",
-    source="drawn by this program; numbers and sizes of images as in the paper on pig faces",
+    description="1,015 synthetic (drawn) pig faces of 10 individuals, proxy data for unpublished photographs",
+    source="drawn by this program; numbers and sizes of images as in the pig_faces paper",
     synthetic=True,
     num_classes=len(CLASS_NAMES),
     image_shape=IMAGE_SHAPE,
@@ -43,18 +43,18 @@ INFO = DatasetInfo(
 
 
 def build(options: Options) -> Dataset:
-    """All pictures of a seed, from the cache or drawn. The parts are fixed, as published data's would be."""
+    """Load all images of a seed from the cache, or draw them. Splits are fixed, like published ones."""
     from PIL import __version__ as pillow
 
     from datasets.formats.examples import Example, Layout, assemble
 
-    pictures = [(part, index) for part in SPLITS for index in range(SPLIT_SIZES[part])]
-    ids = [f"{part}/{CLASS_NAMES[label(i)]}_{i:03d}" for part, i in pictures]
+    keys = [(split, index) for split in SPLITS for index in range(SPLIT_SIZES[split])]
+    ids = [f"{split}/{CLASS_NAMES[label(i)]}_{i:03d}" for split, i in keys]
     seed = options.seed
-    images, digests = _load(pictures, ids, seed, options.progress)
+    images, digests = _load(keys, ids, seed, options.progress)
     examples = [
-        Example(name, position, CLASS_NAMES[label(index)], part)
-        for position, (name, (part, index)) in enumerate(zip(ids, pictures, strict=True))
+        Example(name, row, CLASS_NAMES[label(index)], split)
+        for row, (name, (split, index)) in enumerate(zip(ids, keys, strict=True))
     ]
     return assemble(
         Layout(examples, CLASS_NAMES, SPLITS, []),
@@ -67,25 +67,25 @@ def build(options: Options) -> Dataset:
 
 
 def label(index: int) -> int:
-    """The pig that example `index` of any part shows."""
+    """Return the label of example `index` of any split."""
     return index % len(CLASS_NAMES)
 
 
-def draw(part: str, index: int, *, seed: int = 0) -> "np.ndarray":
-    """Example `index` of a part ("train", "validation", "test"): uint8 RGB [256, 256, 3].
+def draw(split: str, index: int, *, seed: int = 0) -> "np.ndarray":
+    """Draw example `index` of a split ("train", "validation", "test"): uint8 RGB [256, 256, 3].
 
-    Positions beyond the part's size are fine: they are further pictures of the same kind.
+    Indices beyond the size of the split give further images of the same kind.
     """
     from datasets.named.synthetic_pigs import drawing
 
-    key = (drawing.PICTURE, seed, SPLITS.index(part), index)
+    key = (drawing.IMAGE, seed, SPLITS.index(split), index)
     return drawing.draw(label(index), drawing.Draws(*key))
 
 
 def contact_sheet(path: str | os.PathLike, *, per_pig: int = 4, size: int = 88) -> None:
-    """Write a picture of all pigs, one in each column, with so many of their test images below each other.
+    """Write an image of all pigs with one column per pig and `per_pig` of its test images below each other.
 
-    Eight-bit colour, which keeps a figure of documents small.
+    Eight-bit color keeps the file small for documentation.
     """
     import numpy as np
     from PIL import Image
@@ -101,17 +101,17 @@ def contact_sheet(path: str | os.PathLike, *, per_pig: int = 4, size: int = 88) 
     sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
-# The cache: all images, then their fingerprint in 64 ASCII characters, by which a damaged file is noticed.
+# The cache file contains all images, then their fingerprint in 64 ASCII characters, to detect damage.
 
 
 def _load(
-    examples: list[tuple[str, int]], ids: list[str], seed: int, progress: Progress | None
+    keys: list[tuple[str, int]], ids: list[str], seed: int, progress: Progress | None
 ) -> tuple["np.ndarray", list[str]]:
-    """Images uint8 [N, 256, 256, 3], read-only, and the sha256 (hex) of each."""
+    """Return the images, uint8 [N, 256, 256, 3], read-only, and the sha256 (hex) of each."""
     import numpy as np
 
     path = cache_dir() / f"{INFO.name}-generator{GENERATOR}-seed{seed}.rgb"
-    shape = (len(examples), *IMAGE_SHAPE)
+    shape = (len(keys), *IMAGE_SHAPE)
     images, stored = _read(path, shape)
     if images is not None:
         digests = _digests(images)
@@ -119,18 +119,17 @@ def _load(
             return images, digests
     images = np.empty(shape, np.uint8)
     last = 0.0
-    for done, (part, index) in enumerate(examples, 1):
-        images[done - 1] = draw(part, index, seed=seed)
-        if progress and (time.monotonic() - last > PROGRESS_SECONDS or done == len(examples)):
-            progress("drawing synthetic pigs", done, len(examples))
+    for done, (split, index) in enumerate(keys, 1):
+        images[done - 1] = draw(split, index, seed=seed)
+        if progress and (time.monotonic() - last > PROGRESS_SECONDS or done == len(keys)):
+            progress("drawing synthetic pigs", done, len(keys))
             last = time.monotonic()
     images.flags.writeable = False
     digests = _digests(images)
     if _write(path, images, _fingerprint(digests, ids)):
+        # The system can evict the pages of a memory-mapped file: 200 MB less memory in use.
         mapped, _ = _read(path, shape)
-        images = (
-            images if mapped is None else mapped
-        )  # 200 MB that the system can drop and read again
+        images = images if mapped is None else mapped
     return images, digests
 
 
@@ -159,8 +158,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> tuple["np.ndarray | None", byte
 
 
 def _write(path: Path, images: "np.ndarray", name: str) -> bool:
-    """Replace the cache at once, so that no reader meets half a file. Without space or rights the next run
-    draws again: no reason to fail."""
+    """Replace the cache file atomically and return True. A failure is ignored: the next run draws the images again."""
     try:
         with whole_file(path) as file:
             file.write(images.data)

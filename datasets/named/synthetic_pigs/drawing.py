@@ -1,18 +1,18 @@
-"""Draws the faces of ten pigs: the pictures of `synthetic_pigs`.
+"""Draw the pig faces of `synthetic_pigs`.
 
-A picture is a pure function of a pig and of a stream of random draws. What makes a pig who it is, its row in
-`PIGS`, never changes: ears, snout, colours, patches, freckles, stripes, belt. Everything else is drawn anew for each
-picture: pose, light, background, what stands in front, sharpness and sensor noise.
+An image is a pure function of a pig and a stream of random draws. The identity of a pig, its entry in `PIGS`, is fixed:
+ears, snout, colors, patches, freckles, stripes, belt. Everything else is random per image: pose, light, background,
+foreground, sharpness and sensor noise.
 
-Two things are arranged so that a linear classifier on the pixels fails and a small convolutional net does not:
-every coat colour is worn by two or three pigs and at times by a blurred pig behind, so that colour alone does not
-tell who it is; and the head may be anywhere around the middle of the picture, so that no pixel has a fixed meaning.
-What does tell, shape and pattern, keeps its look wherever the head is, and is the only sharp thing in the picture.
+Two properties make a linear classifier on pixels fail, but not a small convolutional network. Every coat color is
+shared by two or three pigs, and sometimes by a blurred pig in the background, so that color alone does not identify a
+pig. And the head may be anywhere around the center, so that no pixel has a fixed meaning. Shape and pattern identify
+the pig; they do not depend on the position of the head, and nothing else in the image is sharp.
 
-Coordinates of a face: x to the right, y down, z towards the viewer, in units of about half a head's height; the
-origin lies between the eyes and the snout. Bytes are the same wherever NumPy and Pillow are the same: the draws are
-PCG64's raw integers, sines are rounded, and polygons have integer corners, so the last bit of a platform's
-mathematics library does not matter.
+Face coordinates: x to the right, y down, z towards the viewer, in units of about half the height of a head; the origin
+is between the eyes and the snout. Bytes depend only on the versions of NumPy and Pillow: draws are raw integers of
+PCG64, sines are rounded, and polygons have integer corners, so that the last bit of a platform's math library does not
+matter.
 """
 
 import math
@@ -23,14 +23,14 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-SIZE = 256  # pixels of a side
+SIZE = 256  # height and width in pixels
 OVERSAMPLING = 3  # the pig is drawn this many times larger, then reduced, which smooths its edges
 CANVAS = SIZE * OVERSAMPLING
-# First words of keys of draws, so that those of pictures and of pigs never meet.
-PICTURE, MARKINGS = 1, 2
-RELIEF = 64  # pixels of a side of the map that light and shade are computed on
+# First elements of the keys of draws, so that images and pigs have different keys.
+IMAGE, MARKINGS = 1, 2
+RELIEF = 64  # height and width of the map on which light and shade are computed
 
-Colour = tuple[float, ...]  # red, green, blue; 0 to 255
+Color = tuple[float, ...]  # red, green, blue; 0 to 255
 
 PINK, CREAM = (234, 178, 164), (236, 198, 176)
 GINGER, GOLD, RUST = (186, 110, 66), (206, 128, 66), (168, 84, 40)
@@ -41,20 +41,20 @@ SHADE, STEEL, STRAW, MUD = (30, 18, 16), (164, 167, 173), (196, 166, 100), (92, 
 
 @dataclass(frozen=True)
 class Ear:
-    """Length and width, place of the root, and how it is carried."""
+    """Size, position and posture of the ears."""
 
     length: float
     width: float
     root: float = 0.50  # distance of the root from the middle of the head
-    outward: float = 0.35  # lean to the side: 0 upright
+    outward: float = 0.35  # sideways lean: 0 upright
     droop: float = 0.0  # 0 pricked, 1 hanging
     point: float = 0.8  # 0 round, 1 pointed
-    notched: bool = False  # a piece is missing from the one on the picture's right
+    notched: bool = False  # a notch in the ear on the right of the image
 
 
 @dataclass(frozen=True)
 class Snout:
-    """Half width and half height of the disc, how square it is, and its nostrils."""
+    """Half width and half height of the disc, its squareness, and its nostrils."""
 
     width: float
     height: float
@@ -67,20 +67,20 @@ class Snout:
 
 @dataclass(frozen=True)
 class Pig:
-    """One individual. Colours are RGB from 0 to 255; sizes are in face units."""
+    """One individual. Colors are RGB from 0 to 255; sizes are in face units."""
 
     description: str
-    coat: Colour
-    ear_colour: Colour
-    snout_colour: Colour
+    coat: Color
+    ear_color: Color
+    snout_color: Color
     ear: Ear
     snout: Snout
-    width: float = 0.80  # of half the head
-    jowl: float = 0.12  # how much wider the head is below
+    width: float = 0.80  # half width of the head
+    jowl: float = 0.12  # how much wider the head is at the bottom
     patches: tuple[tuple[float, float, float], ...] = ()  # x, y, radius on the head
-    ear_patch: float = 0.0  # radius of a patch on the ear on the picture's right
+    ear_patch: float = 0.0  # radius of a patch on the ear on the right of the image
     pattern: str = "plain"  # on head and body: plain, blotches, freckles, stripes, belt
-    pattern_colour: Colour = INK
+    pattern_color: Color = INK
     pattern_count: int = 0  # on the body
     pattern_radius: float = 0.0
     freckles: int = 0  # on the head
@@ -122,7 +122,7 @@ PIGS = (
         width=0.86,
         jowl=0.20,
         pattern="freckles",
-        pattern_colour=RUST,
+        pattern_color=RUST,
         pattern_count=110,
         pattern_radius=0.065,
         freckles=60,
@@ -146,7 +146,7 @@ PIGS = (
         width=0.74,
         jowl=0.04,
         pattern="belt",
-        pattern_colour=WHITE,
+        pattern_color=WHITE,
         blaze=(0.15, 0.28),
     ),
     Pig(
@@ -165,7 +165,7 @@ PIGS = (
         Ear(0.82, 0.34, outward=0.40, point=0.85),
         Snout(0.35, 0.28),
         pattern="belt",
-        pattern_colour=WHITE,
+        pattern_color=WHITE,
         blaze=(0.15, 0.30),
         white_muzzle=True,
     ),
@@ -176,7 +176,7 @@ PIGS = (
         Snout(0.38, 0.31, nostril_width=0.07, nostril_height=0.07),
         width=0.86,
         pattern="stripes",
-        pattern_colour=GOLD,
+        pattern_color=GOLD,
         pattern_count=7,
         pattern_radius=0.10,
         tuft=True,
@@ -189,7 +189,7 @@ PIGS = (
         width=0.76,
         jowl=0.02,
         pattern="stripes",
-        pattern_colour=CHOCOLATE,
+        pattern_color=CHOCOLATE,
         pattern_count=8,
         pattern_radius=0.085,
     ),
@@ -201,7 +201,7 @@ PIGS = (
         width=0.86,
         jowl=0.18,
         pattern="freckles",
-        pattern_colour=WHITE,
+        pattern_color=WHITE,
         pattern_count=110,
         pattern_radius=0.075,
         freckles=52,
@@ -210,9 +210,9 @@ PIGS = (
 
 
 class Draws:
-    """Random draws that depend on the key alone, on any platform and NumPy version.
+    """Random draws that depend only on the key, not on the platform or NumPy version.
 
-    NumPy keeps the raw stream of PCG64 and SeedSequence fixed, but not what Generator makes of it.
+    NumPy guarantees the raw streams of PCG64 and SeedSequence, but not the outputs of Generator.
     """
 
     def __init__(self, *key: int) -> None:
@@ -222,7 +222,7 @@ class Draws:
         return low + (high - low) * ((self._bits.random_raw() >> 11) * 2.0**-53)
 
     def bell(self, deviation: float) -> float:
-        """About normal, mean 0, and never beyond three standard deviations."""
+        """Draw from an approximate normal distribution with mean 0, limited to three standard deviations."""
         return deviation * 2.0 * (self.uniform() + self.uniform() + self.uniform() - 1.5)
 
     def below(self, n: int) -> int:
@@ -232,7 +232,7 @@ class Draws:
         return self.uniform() < probability
 
     def table(self, rows: int, *columns: tuple[float, float]) -> np.ndarray:
-        """Uniform draws [rows, columns], each column between its own bounds."""
+        """Draw a uniform array [rows, columns] with bounds per column."""
         raw = self._bits.random_raw(rows * len(columns)).reshape(rows, len(columns))
         low, high = np.array(columns).T
         return low + (high - low) * ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53)
@@ -260,7 +260,7 @@ CIRCLE, SMALL_CIRCLE = _circle(48), _circle(16)
 def ellipse(
     x: float, y: float, rx: float, ry: float, tilt: float = 0.0, square: float = 0.0
 ) -> np.ndarray:
-    """Outline [48, 2] of an ellipse; `square` from 0 to 1 swells its corners."""
+    """Outline [48, 2] of an ellipse. `square`, from 0 to 1, makes it more rectangular."""
     points = CIRCLE
     if square:
         points = points * (1 + 0.35 * square * (1 / np.abs(points).max(1, keepdims=True) - 1))
@@ -279,7 +279,7 @@ def blob(
     rough: float = 0.22,
     circle: np.ndarray = CIRCLE,
 ) -> np.ndarray:
-    """A patch with an uneven edge: a circle whose radius has a second and a third harmonic."""
+    """Outline of a patch with an uneven edge: a circle whose radius has second and third harmonics."""
     a, b, c, d = (draws.bell(rough) for _ in range(4))
     u, v = circle[:, 0], circle[:, 1]
     second = 0.6 * (a * (u * u - v * v) + 2 * b * u * v)
@@ -287,19 +287,19 @@ def blob(
     return circle * (radius * (1 + second + third))[:, None] + (x, y)
 
 
-def mix(a: Sequence[float], b: Sequence[float], share: float) -> Colour:
-    """The colour that is `share` of the way from a to b."""
+def mix(a: Sequence[float], b: Sequence[float], share: float) -> Color:
+    """Interpolate from color a to color b by `share`."""
     return tuple(p + (q - p) * share for p, q in zip(a, b, strict=True))
 
 
-def ink(colour: Sequence[float]) -> tuple[int, ...]:
-    return tuple(min(255, max(0, round(v))) for v in colour)
+def ink(color: Sequence[float]) -> tuple[int, ...]:
+    return tuple(min(255, max(0, round(v))) for v in color)
 
 
-def vary(colour: Colour, draws: Draws, deviation: float) -> Colour:
-    """A lighter or darker relative of a colour, with a hint of another hue."""
+def vary(color: Color, draws: Draws, deviation: float) -> Color:
+    """Vary the brightness of a color randomly, and slightly its hue."""
     shift = draws.bell(deviation)
-    return tuple(v + shift + draws.bell(deviation / 3) for v in colour)
+    return tuple(v + shift + draws.bell(deviation / 3) for v in color)
 
 
 def corners(points: np.ndarray) -> list[int]:
@@ -307,7 +307,7 @@ def corners(points: np.ndarray) -> list[int]:
 
 
 class Pose:
-    """Where the head is and how it is turned; turns face coordinates into canvas pixels."""
+    """Random position and rotation of the head. Maps face coordinates to canvas pixels."""
 
     def __init__(self, draws: Draws) -> None:
         roll, yaw, pitch = draws.uniform(-0.12, 0.12), draws.uniform(-0.22, 0.22), draws.bell(0.08)
@@ -319,7 +319,7 @@ class Pose:
         self.turn = draws.bell(0.25)
 
     def head(self, points: np.ndarray, depth: float | np.ndarray = 0.0) -> np.ndarray:
-        """Canvas positions [..., 2] of points of the head, in a mild perspective."""
+        """Project points of the head to the canvas, [..., 2], with slight perspective."""
         x, y = points[..., 0], points[..., 1]
         x, depth = x * self.yaw[0] + depth * self.yaw[1], depth * self.yaw[0] - x * self.yaw[1]
         y, depth = (
@@ -329,7 +329,7 @@ class Pose:
         return self._place(x, y, self.roll, self.scale / (1.0 - 0.16 * depth))
 
     def body(self, points: np.ndarray) -> np.ndarray:
-        """Canvas positions [..., 2] of points of the body, which leans less than the head."""
+        """Project points of the body, which leans less than the head, to the canvas, [..., 2]."""
         return self._place(points[..., 0], points[..., 1], self.lean, 0.94 * self.scale)
 
     def _place(
@@ -343,7 +343,7 @@ class Pose:
         return np.stack([self.x + scale * (x * c - y * s), self.y + scale * (x * s + y * c)], -1)
 
 
-# What is the same in every picture of a pig, computed once.
+# The fixed parts of a pig, computed once.
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ class Markings:
     """The fixed outlines of a pig, in face coordinates."""
 
     head: np.ndarray  # [48, 2]
-    head_marks: list[tuple[np.ndarray, np.ndarray, Colour]]  # outlines [n, p, 2], depths [n, p]
+    head_marks: list[tuple[np.ndarray, np.ndarray, Color]]  # outlines [n, p, 2], depths [n, p]
     body_marks: np.ndarray  # [n, p, 2]
     ear_patch: np.ndarray  # [48, 2], about the origin
 
@@ -364,7 +364,7 @@ def markings(index: int) -> Markings:
     width = pig.width * (1 + pig.jowl * y - 0.10 * np.where(y < 0, y * y, 0))
     head = np.stack([circle[:, 0] * width, y * np.where(y < 0, 0.86, 0.92)], 1)
 
-    marks: list[tuple[np.ndarray, Colour]] = []
+    marks: list[tuple[np.ndarray, Color]] = []
     if pig.pattern == "stripes":
         along = np.array([k / 10 for k in range(11)])
         half = pig.pattern_radius * 1.0 * (1 - 0.8 * (2 * along - 1) ** 2)
@@ -373,9 +373,9 @@ def markings(index: int) -> Markings:
             middle, down = x * (1 + 0.25 * along), -0.95 + along * (0.95 - 0.25 * abs(x))
             left, right = np.stack([middle - half, down], 1), np.stack([middle + half, down], 1)
             stripes.append(np.concatenate([left, right[::-1]]))
-        marks.append((np.stack(stripes), pig.pattern_colour))
+        marks.append((np.stack(stripes), pig.pattern_color))
     if pig.patches:
-        marks.append((np.stack([blob(*p, draws) for p in pig.patches]), pig.pattern_colour))
+        marks.append((np.stack([blob(*p, draws) for p in pig.patches]), pig.pattern_color))
     if pig.freckles:
         spots = []
         for _ in range(pig.freckles):
@@ -383,7 +383,7 @@ def markings(index: int) -> Markings:
             radius = pig.pattern_radius * draws.uniform(0.7, 1.3)
             at = 0.80 * out * cos(angle), 0.88 * out * sin(angle)
             spots.append(blob(*at, radius, draws, circle=SMALL_CIRCLE))
-        marks.append((np.stack(spots), pig.pattern_colour))
+        marks.append((np.stack(spots), pig.pattern_color))
     if pig.blaze:
         top, low = pig.blaze
         edge = [(0.6 * top, -1.0), (top, -0.5), (0.9 * top, -0.2), (low, 0.35)]
@@ -391,7 +391,7 @@ def markings(index: int) -> Markings:
         marks.append((outline[None], WHITE))
     if pig.white_muzzle:
         marks.append((blob(0, 0.45, 0.52, draws, rough=0.1)[None], WHITE))
-    depths = [(m, face_depth(pig, m), colour) for m, colour in marks]
+    depths = [(m, face_depth(pig, m), color) for m, color in marks]
     return Markings(head, depths, _body_marks(pig, draws), blob(0, 0, pig.ear_patch, draws))
 
 
@@ -411,7 +411,7 @@ def _body_marks(pig: Pig, draws: Draws) -> np.ndarray:
             ]
         )
     marks = []
-    for k in range(count):  # a sunflower's spiral: evenly spread, at any count
+    for k in range(count):  # a sunflower spiral, evenly spaced for any count
         angle, out = 2.39996 * k + draws.uniform(-0.2, 0.2), math.sqrt((k + 0.5) / count)
         at = 1.35 * out * cos(angle), 1.35 + 0.95 * out * sin(angle)
         circle = SMALL_CIRCLE if pig.pattern == "freckles" else CIRCLE
@@ -420,7 +420,7 @@ def _body_marks(pig: Pig, draws: Draws) -> np.ndarray:
 
 
 def face_depth(pig: Pig, points: np.ndarray) -> np.ndarray:
-    """How far the skin of the head stands out at points [..., 2]."""
+    """Depth (z) of the surface of the head at points [..., 2]."""
     x, y = points[..., 0] / pig.width, points[..., 1] / 0.95
     return 0.45 * np.sqrt(np.maximum(0.0, 1.0 - x * x - y * y))
 
@@ -428,10 +428,10 @@ def face_depth(pig: Pig, points: np.ndarray) -> np.ndarray:
 def ear_outline(
     ear: Ear, side: int, droop: float, *, width: float = 1.0, start: float = 0.0, end: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outline [50, 2] and middle line [25, 2] of an ear, or of a narrower, shorter part of it.
+    """Outline [50, 2] and center line [25, 2] of an ear, or of a narrower and shorter part of it.
 
-    The middle line is a quadratic curve from the root to the tip; drooping moves its control point up and out and
-    its end down.
+    The center line is a quadratic curve from the root to the tip. Droop moves its control point up and outward, and its
+    end down.
     """
     root = np.array([ear.root + 0.10 * droop, -0.66 + 0.10 * droop])
     upward = np.array([ear.outward, -1.0]) / math.sqrt(ear.outward * ear.outward + 1)
@@ -458,56 +458,56 @@ def ear_outline(
     return outline * (side, 1.0), middle * (side, 1.0)
 
 
-# The picture, from back to front.
+# The layers of the image, from back to front.
 
 
-Ends = tuple[float, float, float, float]  # x and y of the one, x and y of the other
+Ends = tuple[float, float, float, float]  # x and y of both end points
 
 
 class Pen:
-    """Draws on an image in its own pixels, and on a mask of what was drawn if there is one."""
+    """Draws on an image in its pixel coordinates, and optionally on a mask of the drawn area."""
 
     def __init__(self, image: Image.Image, cover: Image.Image | None = None) -> None:
         self._draw = ImageDraw.Draw(image)
         self._cover = None if cover is None else ImageDraw.Draw(cover)
 
-    def fill(self, points: np.ndarray, colour: Sequence[float]) -> None:
+    def fill(self, points: np.ndarray, color: Sequence[float]) -> None:
         at = corners(points)
-        self._draw.polygon(at, fill=ink(colour))
+        self._draw.polygon(at, fill=ink(color))
         if self._cover:
             self._cover.polygon(at, fill=255)
 
-    def stroke(self, points: np.ndarray, colour: Sequence[float], width: float) -> None:
+    def stroke(self, points: np.ndarray, color: Sequence[float], width: float) -> None:
         at, width = corners(points), max(1, round(width))
-        self._draw.line(at, fill=ink(colour), width=width, joint="curve")
+        self._draw.line(at, fill=ink(color), width=width, joint="curve")
         if self._cover:
             self._cover.line(at, fill=255, width=width, joint="curve")
 
-    def line(self, ends: Ends, colour: Colour, width: float) -> None:
+    def line(self, ends: Ends, color: Color, width: float) -> None:
         at, width = [round(v) for v in ends], max(1, round(width))
-        self._draw.line(at, fill=ink(colour), width=width)
+        self._draw.line(at, fill=ink(color), width=width)
         if self._cover:
             self._cover.line(at, fill=255, width=width)
 
-    def box(self, ends: Ends, colour: Colour) -> None:
+    def box(self, ends: Ends, color: Color) -> None:
         left, top, right, bottom = (round(v) for v in ends)
         if right >= left and bottom >= top:
-            self._draw.rectangle((left, top, right, bottom), fill=ink(colour))
+            self._draw.rectangle((left, top, right, bottom), fill=ink(color))
 
-    def fade(self, top: Colour, bottom: Colour, height: float = SIZE, steps: int = 24) -> None:
+    def fade(self, top: Color, bottom: Color, height: float = SIZE, steps: int = 24) -> None:
         for k in range(steps):
             self.box((0, height * k / steps, SIZE, SIZE), mix(top, bottom, k / (steps - 1)))
 
 
 def draw_background(draws: Draws) -> Image.Image:
-    """A sty, a wall, a meadow or a pen, other pigs and a trough, all out of focus. RGB, SIZE x SIZE."""
+    """Draw a sty, a wall, a meadow or a pen, with other pigs and a trough, out of focus: RGB, SIZE x SIZE."""
     image = Image.new("RGB", (SIZE, SIZE))
     pen = Pen(image)
     kind = draws.below(len(BACKGROUNDS))
     BACKGROUNDS[kind](pen, draws)
     if draws.chance(0.4):
         scatter_straw(pen, draws, 60, SIZE * 0.72)
-    for _ in range(draws.below(2)):  # another pig's back, in a coat of our ten
+    for _ in range(draws.below(2)):  # the back of another pig, in one of the coat colors
         x, y = draws.uniform(-0.1, 1.1) * SIZE, draws.uniform(0.1, 1.05) * SIZE
         radius = draws.uniform(0.16, 0.42) * SIZE
         coat = vary((PINK, CREAM, GINGER, BLACK, SLATE)[draws.below(5)], draws, 14)
@@ -521,26 +521,26 @@ def draw_background(draws: Draws) -> Image.Image:
             draws.uniform(33, 80),
         )
         y = SIZE - height * draws.uniform(0.5, 1)
-        colour = tuple(draws.uniform(40, 210) for _ in range(3))
+        color = tuple(draws.uniform(40, 210) for _ in range(3))
         sides = [
             (x, y),
             (x + width, y),
             (x + 0.85 * width, y + height),
             (x + 0.15 * width, y + height),
         ]
-        pen.fill(np.array(sides), colour)
-        pen.line((x, y, x + width, y), mix(colour, WHITE, 0.4), 4)
+        pen.fill(np.array(sides), color)
+        pen.line((x, y, x + width, y), mix(color, WHITE, 0.4), 4)
     soft = ImageFilter.GaussianBlur(draws.uniform(2.0, 3.6))
     return image.reduce(2).filter(soft).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 
 
 def scatter_straw(
-    pen: Pen, draws: Draws, count: int, top: float, size: float = SIZE, colour: Colour = STRAW
+    pen: Pen, draws: Draws, count: int, top: float, size: float = SIZE, color: Color = STRAW
 ) -> None:
     unit = size / SIZE
     bounds = ((0, size), (top, size), (0, math.pi), (0.08 * size, 0.28 * size), (1.4, 3), (-40, 40))
     for x, y, angle, length, width, tone in draws.table(count, *bounds).tolist():
-        shade = tuple(v + tone for v in colour)
+        shade = tuple(v + tone for v in color)
         ends = (x, y, x + length * cos(angle), y + 0.7 * length * sin(angle))
         pen.line(ends, shade, width * unit)
 
@@ -549,10 +549,10 @@ def planks(pen: Pen, draws: Draws) -> None:
     woods = ((150, 108, 70), (110, 92, 80), (188, 160, 126), (92, 66, 50))
     wood, upright, at = woods[draws.below(4)], draws.chance(0.6), -draws.uniform(0, 33)
     while at < SIZE:
-        width, colour = draws.uniform(30, 57), vary(wood, draws, 14)
+        width, color = draws.uniform(30, 57), vary(wood, draws, 14)
         for start, end, tone in (
-            (at, at + width, mix(colour, SHADE, 0.6)),
-            (at + 2, at + width, colour),
+            (at, at + width, mix(color, SHADE, 0.6)),
+            (at + 2, at + width, color),
         ):
             box = (start, 0.0, end, SIZE) if upright else (0.0, start, SIZE, end)
             pen.box(box, tone)
@@ -560,9 +560,9 @@ def planks(pen: Pen, draws: Draws) -> None:
 
 
 def straw_bed(pen: Pen, draws: Draws) -> None:
-    colour = vary((178, 148, 88), draws, 15)
-    pen.box((0, 0, SIZE, SIZE), mix(colour, (60, 44, 20), 0.35))
-    scatter_straw(pen, draws, 150, -27, colour=colour)
+    color = vary((178, 148, 88), draws, 15)
+    pen.box((0, 0, SIZE, SIZE), mix(color, (60, 44, 20), 0.35))
+    scatter_straw(pen, draws, 150, -27, color=color)
 
 
 def blocks(pen: Pen, draws: Draws) -> None:
@@ -609,8 +609,8 @@ def metal_pen(pen: Pen, draws: Draws) -> None:
         at += step
 
 
-def bar(pen: Pen, at: float, upright: bool, steel: Colour, width: float, length: float) -> None:
-    """A round metal bar right across the picture: dark, plain and bright strips."""
+def bar(pen: Pen, at: float, upright: bool, steel: Color, width: float, length: float) -> None:
+    """Draw a round metal bar across the image: dark, medium and bright strips."""
     for offset, tone in (
         (0.0, mix(steel, SHADE, 0.4)),
         (0.18, steel),
@@ -635,23 +635,21 @@ BACKGROUNDS = (planks, straw_bed, blocks, meadow, metal_pen, lights)
 
 @dataclass
 class Layer:
-    """The pig, drawn large: colours, what they cover, and the outlines that give it relief."""
+    """The pig on the large canvas: image, mask, and outlines for shading."""
 
     image: Image.Image  # RGB, CANVAS x CANVAS
     cover: Image.Image  # L, CANVAS x CANVAS
-    relief: list[
-        tuple[np.ndarray, int]
-    ]  # outlines on the canvas, from back to front, and heights to 255
-    snout: np.ndarray  # outline of the disc on the canvas
+    relief: list[tuple[np.ndarray, int]]  # outlines from back to front, and heights up to 255
+    snout: np.ndarray  # outline of the disc
 
 
 def draw_pig(index: int, draws: Draws) -> Layer:
-    """One pig in a pose of its own, without background."""
+    """Draw a pig in a random pose, without background."""
     pig, marks, pose = PIGS[index], markings(index), Pose(draws)
     tone, tint = draws.bell(7), [draws.bell(4) for _ in range(3)]
 
-    def skin(colour: Colour) -> Colour:  # today's shade of a colour
-        return tuple(v + tone * (0.4 + v / 320) + t for v, t in zip(colour, tint, strict=True))
+    def skin(color: Color) -> Color:  # the shade of a color in this image
+        return tuple(v + tone * (0.4 + v / 320) + t for v, t in zip(color, tint, strict=True))
 
     coat = skin(pig.coat)
     dark, light = mix(coat, SHADE, 0.38), mix(coat, (255, 246, 236), 0.25)
@@ -660,7 +658,7 @@ def draw_pig(index: int, draws: Draws) -> Layer:
     pen, solid = Pen(image), Pen(image, cover)
     relief: list[tuple[np.ndarray, int]] = []
 
-    # The body: its own little picture, cut out along its outline.
+    # The body.
     belly = ellipse(1.35 * pose.turn, 1.75, 1.5 * pig.width / 0.8, 1.25)
     neck = ellipse(0.58 * pose.turn, 0.98, 0.92 * pig.width / 0.8, 1.0)
     outlines = [pose.body(belly), pose.body(neck)]
@@ -668,7 +666,7 @@ def draw_pig(index: int, draws: Draws) -> Layer:
         solid.fill(outline, dark)
         relief.append((outline, height))
     shift = np.array([0.7 * pose.turn, 0.0])
-    body_marks = [(pose.body(m + shift), skin(pig.pattern_colour)) for m in marks.body_marks]
+    body_marks = [(pose.body(m + shift), skin(pig.pattern_color)) for m in marks.body_marks]
     stitch(
         image, outlines, mix(coat, SHADE, 0.12), [(p, mix(c, SHADE, 0.08)) for p, c in body_marks]
     )
@@ -681,14 +679,14 @@ def draw_pig(index: int, draws: Draws) -> Layer:
         depth = -0.12 if pig.ear.droop < 0.5 else 0.30
         outline, middle = ear_outline(pig.ear, side, droop)
         inner, _ = ear_outline(pig.ear, side, droop, width=0.68, start=0.04, end=0.90)
-        colour = skin(pig.ear_colour)
+        color = skin(pig.ear_color)
         outline = pose.head(outline, depth)
-        solid.fill(outline, mix(colour, SHADE, 0.15))
+        solid.fill(outline, mix(color, SHADE, 0.15))
         relief.append((outline, 200))
-        lining = mix(colour, (226, 130, 126), 0.35) if depth < 0 else mix(colour, light, 0.15)
+        lining = mix(color, (226, 130, 126), 0.35) if depth < 0 else mix(color, light, 0.15)
         pen.fill(pose.head(inner, depth), lining)
         if pig.ear_patch and side > 0:
-            pen.fill(pose.head(marks.ear_patch + middle[13], depth), skin(pig.pattern_colour))
+            pen.fill(pose.head(marks.ear_patch + middle[13], depth), skin(pig.pattern_color))
 
     def both_ears() -> None:
         for side, droop in zip((-1, 1), droops, strict=True):
@@ -700,8 +698,8 @@ def draw_pig(index: int, draws: Draws) -> Layer:
     solid.fill(head, dark)
     relief.append((head, 255))
     head_marks = [
-        (outline, skin(colour))
-        for points, depth, colour in marks.head_marks
+        (outline, skin(color))
+        for points, depth, color in marks.head_marks
         for outline in pose.head(points, depth)
     ]
     stitch(
@@ -713,7 +711,7 @@ def draw_pig(index: int, draws: Draws) -> Layer:
     )
     draw_eyes(pen, pig, pose, dark)
     white = skin(WHITE) if pig.white_muzzle else coat
-    disc = draw_snout(pen, pig.snout, pose, white, skin(pig.snout_colour))
+    disc = draw_snout(pen, pig.snout, pose, white, skin(pig.snout_color))
     if pig.ear.droop >= 0.5:
         both_ears()
     if pig.tuft:
@@ -729,18 +727,18 @@ def draw_pig(index: int, draws: Draws) -> Layer:
 def stitch(
     image: Image.Image,
     outlines: list[np.ndarray],
-    colour: Colour,
-    marks: list[tuple[np.ndarray, Colour]],
-    hairs: Sequence[tuple[np.ndarray, Colour]] = (),
+    color: Color,
+    marks: list[tuple[np.ndarray, Color]],
+    hairs: Sequence[tuple[np.ndarray, Color]] = (),
 ) -> None:
-    """Fill the union of outlines with a colour, and with marks and hairs that end at its edge."""
+    """Fill the union of outlines with a color, and with marks and hairs clipped to it."""
     every = np.concatenate(outlines)
     low = np.clip(np.floor(every.min(0)).astype(int) - 2, 0, CANVAS)
     high = np.clip(np.ceil(every.max(0)).astype(int) + 2, 0, CANVAS)
     if (high <= low).any():
         return
     size = tuple((high - low).tolist())
-    piece, cut = Image.new("RGB", size, ink(colour)), Image.new("L", size)
+    piece, cut = Image.new("RGB", size, ink(color)), Image.new("L", size)
     pen, cutter = Pen(piece), ImageDraw.Draw(cut)
     for points, shade in hairs:
         pen.stroke(points - low, shade, 3)
@@ -752,8 +750,8 @@ def stitch(
 
 
 def bristles(
-    pig: Pig, pose: Pose, draws: Draws, light: Colour, dark: Colour
-) -> list[tuple[np.ndarray, Colour]]:
+    pig: Pig, pose: Pose, draws: Draws, light: Color, dark: Color
+) -> list[tuple[np.ndarray, Color]]:
     table = draws.table(110, (-0.85, 0.85), (-0.9, 0.85), (-0.02, 0.02))
     start = table[:, :2]
     end = np.stack([start[:, 0] * 1.06 + table[:, 2], start[:, 1] + 0.07], 1)
@@ -762,17 +760,17 @@ def bristles(
     return [(p, dark if k % 2 else light) for k, p in enumerate(places)]
 
 
-def draw_eyes(pen: Pen, pig: Pig, pose: Pose, dark: Colour) -> None:
+def draw_eyes(pen: Pen, pig: Pig, pose: Pose, dark: Color) -> None:
     for side in (-1, 1):
         x, y = side * (0.40 * pig.width + 0.03), -0.19
-        for outline, colour in (
+        for outline, color in (
             (ellipse(x, y, 0.115, 0.085, 0.25 * side), mix(dark, (40, 24, 22), 0.35)),
             (ellipse(x, y + 0.012, 0.092, 0.066, 0.25 * side), (214, 206, 198)),
             (ellipse(x, y + 0.008, 0.066, 0.066), (70, 45, 30)),
             (ellipse(x, y + 0.008, 0.036, 0.036), (14, 10, 10)),
             (ellipse(x - 0.025, y - 0.02, 0.017, 0.017), (250, 250, 250)),
         ):
-            pen.fill(pose.head(outline, 0.36), colour)
+            pen.fill(pose.head(outline, 0.36), color)
         brow = [
             (x - 0.13, y - 0.03 + 0.02 * side),
             (x, y - 0.105),
@@ -781,8 +779,8 @@ def draw_eyes(pen: Pen, pig: Pig, pose: Pose, dark: Colour) -> None:
         pen.stroke(pose.head(np.array(brow), 0.36), dark, 6)
 
 
-def draw_snout(pen: Pen, snout: Snout, pose: Pose, skin: Colour, colour: Colour) -> np.ndarray:
-    """A short tube towards the viewer with wrinkles above, its disc with two nostrils, and the mouth below."""
+def draw_snout(pen: Pen, snout: Snout, pose: Pose, skin: Color, color: Color) -> np.ndarray:
+    """Draw a short tube towards the viewer with wrinkles above, a disc with two nostrils, and the mouth below."""
     width, height, square = snout.width, snout.height, snout.square
     for k in range(9):
         t, grow = k / 8, 1.22 - 0.22 * k / 8
@@ -793,12 +791,12 @@ def draw_snout(pen: Pen, snout: Snout, pose: Pose, skin: Colour, colour: Colour)
         fold = [(-half, y + 0.03), (-half / 2, y), (0, y - 0.008), (half / 2, y), (half, y + 0.03)]
         pen.stroke(pose.head(np.array(fold), 0.46), mix(skin, SHADE, 0.32), 5)
     disc = pose.head(ellipse(0, 0.36, width, height, square=square), 0.64)
-    pen.fill(disc, mix(colour, SHADE, 0.28))
+    pen.fill(disc, mix(color, SHADE, 0.28))
     for shape, tone in (
-        (ellipse(0, 0.355, 0.95 * width, 0.94 * height, square=square), colour),
+        (ellipse(0, 0.355, 0.95 * width, 0.94 * height, square=square), color),
         (
             ellipse(-0.02, 0.325, 0.72 * width, 0.62 * height, square=square),
-            mix(colour, WHITE, 0.12),
+            mix(color, WHITE, 0.12),
         ),
     ):
         pen.fill(pose.head(shape, 0.64), tone)
@@ -809,10 +807,8 @@ def draw_snout(pen: Pen, snout: Snout, pose: Pose, skin: Colour, colour: Colour)
             snout.nostril_width,
             snout.nostril_height,
         )
-        pen.fill(
-            pose.head(ellipse(x, 0.36, 1.25 * w, 1.2 * h, tilt), 0.64), mix(colour, SHADE, 0.3)
-        )
-        pen.fill(pose.head(ellipse(x, 0.365, w, h, tilt), 0.64), mix(colour, (24, 10, 12), 0.82))
+        pen.fill(pose.head(ellipse(x, 0.36, 1.25 * w, 1.2 * h, tilt), 0.64), mix(color, SHADE, 0.3))
+        pen.fill(pose.head(ellipse(x, 0.365, w, h, tilt), 0.64), mix(color, (24, 10, 12), 0.82))
     y = 0.36 + 1.12 * height
     mouth = [(-0.34, y - 0.06), (-0.2, y + 0.03), (0, y + 0.055), (0.2, y + 0.03), (0.34, y - 0.06)]
     pen.stroke(pose.head(np.array(mouth), 0.36), mix(skin, (40, 12, 14), 0.6), 8)
@@ -820,7 +816,7 @@ def draw_snout(pen: Pen, snout: Snout, pose: Pose, skin: Colour, colour: Colour)
 
 
 def draw_foreground(pen: Pen, draws: Draws) -> None:
-    """Sometimes a bar, some straw or splashes of mud between the pig and the camera."""
+    """Draw, with some probability, a bar, straw or splashes of mud in front of the pig."""
     if draws.chance(0.2):
         at, upright = draws.uniform(0.05, 0.95) * CANVAS, draws.chance(0.5)
         bar(pen, at, upright, vary(STEEL, draws, 25), draws.uniform(20, 36), CANVAS)
@@ -834,7 +830,7 @@ def draw_foreground(pen: Pen, draws: Draws) -> None:
 
 
 def draw(index: int, draws: Draws) -> np.ndarray:
-    """One picture of pig `index` (0 to 9): uint8 RGB [256, 256, 3]."""
+    """Draw an image of pig `index` (0 to 9): uint8 RGB [256, 256, 3]."""
     background, layer = draw_background(draws), draw_pig(index, draws)
     cover = layer.cover.reduce(OVERSAMPLING)
     image = Image.composite(layer.image.reduce(OVERSAMPLING), background, cover)
@@ -845,17 +841,17 @@ def draw(index: int, draws: Draws) -> np.ndarray:
     contrast, gain = draws.uniform(0.92, 1.08), draws.uniform(0.86, 1.12)
     cast = [gain * (1 + draws.bell(deviation)) for deviation in (0.03, 0.02, 0.035)]
     lit = ((lit - 120) * np.float32(contrast) + 120) * np.array(cast, np.float32)
-    # Sensor noise: the sum of two bytes is triangular, with standard deviation 104.5.
+    # Sensor noise: the sum of two random bytes has a triangular distribution with standard deviation 104.5.
     grain = draws.bytes(2 * lit.size).reshape(2, *lit.shape).astype(np.float32)
     lit += (grain[0] + grain[1] - 255) * np.float32(draws.uniform(1.5, 5) / 104.5)
     return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
 
 
 def illumination(layer: Layer, cover: Image.Image, draws: Draws) -> np.ndarray:
-    """What the light multiplies each pixel by, float32 [256, 256, 1].
+    """Compute the brightness factor of each pixel, float32 [256, 256, 1].
 
-    The outlines, blurred, stand for the height of a surface; its slope against the light shades the pig. The snout
-    throws a shadow downwards, the pig one around itself, and a ramp over the whole picture is the room's light.
+    The blurred outlines serve as a height map, whose slope relative to the light shades the pig. The snout casts a
+    shadow downwards, the pig one around itself, and a gradient over the whole image is the light of the room.
     """
     unit = RELIEF / SIZE
     scale = RELIEF / CANVAS
@@ -893,7 +889,7 @@ def soften(mask: Image.Image, radius: float) -> np.ndarray:
 
 
 def enlarge(field: np.ndarray) -> np.ndarray:
-    """A map of factors from 0 to 2 at the picture's size, float32 [256, 256, 1], by way of bytes."""
+    """Enlarge a map of factors from 0 to 2 to the size of the image, float32 [256, 256, 1], quantized to bytes."""
     coarse = Image.fromarray(np.clip(np.rint(field * 127), 0, 255).astype(np.uint8))
     fine = coarse.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     return np.asarray(fine, np.float32)[..., None] / 127

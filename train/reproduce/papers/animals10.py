@@ -1,26 +1,28 @@
-"""Animals-10, MobileNetV2 by transfer learning.
+"""Animals-10: MobileNetV2 with transfer learning.
 
 Paper: H. Liu, "Animal Image Classification Recognition based on Transfer Learning". Settings:
 `train/recipes/animals10.py`.
 
     python -m train.reproduce animals10 --data-dir archive.zip
 
-Reported: 95.16 % test accuracy after 50 epochs, flat after 40; one GeForce RTX 2080 Ti, TensorFlow.
-Ours: not run, because the data are missing. At small scale (below; two CPU cores, minutes, 3 seeds): from scratch
-66.5 %, head alone 66.1 %, two stages 68.5 % (benchmarks/results/ledger_animals10.json).
+Reported: 95.16% test accuracy after 50 epochs, flat after 40; one GeForce RTX 2080 Ti, TensorFlow.
 
-Where ImageNet's weights, or Animals-10, are not available, the rows "ours-..." make the same comparison at small
-scale: a narrow MobileNetV2 (width 0.35, 48x48 pixels) learns CIFAR-10 first, then cats against dogs. Batch-norm
-momentum 0.9 there, since the runs are short.
+Our runs: not run with the paper's settings, since the data are not available. Small-scale version (see below; two CPU
+cores, minutes, 3 seeds): from scratch 66.5%, head only 66.1%, two stages 68.5%
+(benchmarks/results/ledger_animals10.json).
+
+Without ImageNet weights or Animals-10, the rows "ours-..." make the same comparison at small scale: a narrow
+MobileNetV2 (width 0.35, 48x48 pixels) is pretrained on CIFAR-10 and fine-tuned on cats and dogs, with batch-norm
+momentum 0.9, since the runs are short.
 """
 
 import dataclasses
 from typing import Any
 
 from train.recipe import JobWeights, ModelOptions, Optimizer
-from train.recipes import ours
+from train.recipes import proxy_data
 from train.recipes.animals10 import ANIMALS10, FINE_TUNING, HEAD
-from train.reproduce.claims import Comparison, Paper, Row
+from train.reproduce.schema import Comparison, Paper, Row
 
 NARROW = ModelOptions(width=0.35, last_width=640, norm_momentum=0.9)
 PRETRAINING = "ours-pretraining"
@@ -31,7 +33,7 @@ SMALL = dataclasses.replace(
     dataset="cats_dogs",
     image_size=48,
 )
-# 3,000 photographs: the rates suit a net that has seen little, and steps are few.
+# Learning rates for weak pretraining and few steps: 3,000 photographs.
 SMALL_HEAD = dataclasses.replace(HEAD, epochs=10)
 SMALL_FINE_TUNING = dataclasses.replace(
     FINE_TUNING, epochs=20, optimizer=Optimizer(learning_rate=3e-4, schedule="cosine")
@@ -69,8 +71,8 @@ PAPER = Paper(
             seeds=1,
             pretrained=None,
             dataset="cifar10",
-            batch_size=ours.PRETRAINING_BATCH_SIZE,
-            stages=(ours.PRETRAINING,),
+            batch_size=proxy_data.PRETRAINING_BATCH_SIZE,
+            stages=(proxy_data.PRETRAINING,),
         ),
         _ours(
             "scratch",

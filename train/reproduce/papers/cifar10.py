@@ -1,31 +1,31 @@
-"""CIFAR-10, four small AlexNets with and without deconvolution layers.
+"""CIFAR-10: four small AlexNets with and without deconvolution layers.
 
 Paper: S. Li, L. Wang, J. Li and Y. Yao 2021, "Image Classification Algorithm Based on Improved AlexNet". Settings:
 `train/recipes/cifar10.py`.
 
-    python -m train.reproduce cifar10                  # Table 2 beside ours
+    python -m train.reproduce cifar10                  # Table 2 against our runs
 
-Reported: 87.2 % test accuracy of new_AlexNet_2, about 3 points above AlexNet_2; new_AlexNet_1 about 1 point
-above AlexNet_1; parameters 586k, 8819k, 148k, 2211k. Hardware not named.
-Ours, shortened (one epoch of six crops, on a JPEG copy; two CPU cores, 13 minutes): new_AlexNet_1 45.0 %; the other
-nets are not run, their parameters are as reported (benchmarks/results/ledger_cifar10.json).
+Reported: 87.2% test accuracy of new_AlexNet_2, about 3 points above AlexNet_2; new_AlexNet_1 about 1 point
+above AlexNet_1; parameters 586k, 8819k, 148k, 2211k. Hardware not specified.
+Our run, shortened (one epoch of six crops, on a JPEG copy; two CPU cores, 13 minutes): new_AlexNet_1 45.0%. The other
+nets were not run; their parameter counts are as reported (benchmarks/results/ledger_cifar10.json).
 
-Optimizer and alpha are not stated: the grid `cifar10-choice` tries several and judges them on validation images.
+Optimizer and alpha are not stated: the grid `cifar10-choice` tries several values and selects by validation accuracy.
 
-Contradictions, and our reading (`zoo/deconv_alexnet.py` has the arithmetic): Table 2's totals need a DeConv1 of
-1x1, where Table 1 has 3x3, and we follow Table 2; dropout 0.8 after a convolution is a probability of
-keeping. The "about 3 %" stands once beside the effect of deconvolution and once beside that of doubled widths:
-we read the former, as the last paragraph of section 4.2 has it.
+Contradictions and our interpretation (`zoo/deconv_alexnet.py` has the arithmetic): Table 2's totals require a DeConv1
+of 1x1, while Table 1 has 3x3; we follow Table 2. Dropout 0.8 after a convolution is a keep probability. "About 3 %" is
+stated once for the effect of deconvolution and once for that of doubled widths; we use the former, which agrees with
+the last paragraph of section 4.2.
 """
 
 import dataclasses
 
 from train.recipe import Stage
 from train.recipes.cifar10 import CIFAR10, CROPS, L2, OPTIMIZER
-from train.reproduce.claims import Comparison, Grid, Paper, Row
+from train.reproduce.schema import Comparison, Grid, Paper, Row
 
-# One epoch: a quarter of an hour on two CPU cores for the nets of halved width, an hour for the others, which
-# therefore visit each image once instead of six times; far from any reported accuracy.
+# One epoch with six crops per image takes a quarter of an hour on two CPU cores for the nets of halved width, and an
+# hour for the others, which therefore use one crop. The results are far below the reported accuracy.
 SHORT_HALVED = {"stages.0.epochs": 1}
 SHORT = {**SHORT_HALVED, "stages.0.augment.crops_per_image": 1}
 JPEG = " Proxy: a lossy JPEG copy of the same images."
@@ -70,8 +70,8 @@ PAPER = Paper(
             "new_AlexNet_1",
             "deconv_alexnet_1",
             148000,
-            "Reported in thousands; exactly 148,426 with moving statistics, as Keras counts, of which 11.99 % fully"
-            " connected (reported 12 %). DeConv1 is 1x1.",
+            "Reported in thousands; exactly 148,426 including moving statistics, as Keras counts, of which 11.99 %"
+            " fully connected (reported 12 %). DeConv1 is 1x1.",
             short=SHORT_HALVED,
         ),
         _row(
@@ -87,8 +87,8 @@ PAPER = Paper(
             "new_AlexNet_2",
             "deconv_alexnet_2",
             586000,
-            "Reported in thousands; exactly 585,610 with moving statistics, as Keras counts, of which 11.67 % fully"
-            " connected (reported 11.6 %). DeConv1 is 1x1, where Table 1 has 3x3.",
+            "Reported in thousands; exactly 585,610 including moving statistics, as Keras counts, of which 11.67 %"
+            " fully connected (reported 11.6 %). DeConv1 is 1x1, while Table 1 has 3x3.",
             short=SHORT,
             accuracy=0.872,
         ),
@@ -125,7 +125,7 @@ PAPER = Paper(
                 stages=(
                     Stage(
                         epochs=10,
-                        # Adam reads neither momentum nor nesterov.
+                        # Adam ignores momentum and nesterov.
                         optimizer=dataclasses.replace(OPTIMIZER, momentum=0.9, nesterov=True),
                         augment=CROPS,
                     ),
@@ -144,7 +144,7 @@ PAPER = Paper(
                 "stages.0.augment.crops_per_image": 1,
                 "images_per_class": 1000,
             },
-            note="The paper states neither optimizer nor alpha. Judged on validation images.",
+            note="The paper states neither optimizer nor alpha. Trials are ranked by validation accuracy.",
         ),
     ),
 )

@@ -1,32 +1,32 @@
-"""Pig faces, AlexNet against AlexNet with spatial attention.
+"""Pig faces: AlexNet with and without spatial attention.
 
 Paper: "Pig face identification by AlexNet with a spatial attention module". Settings: `train/recipes/pig_faces.py`.
 
-    python -m train.reproduce pig_faces                           # Table 1 beside ours
+    python -m train.reproduce pig_faces                           # Table 1 against our runs
 
-Reported for the two at batch 16: precision 98.11 and 97.19 %, recall 98.03 and 98.03 %. Hardware: one GTX TITAN of
-6 GB. The paper's photographs were never published: the proxy data are synthetic pigs, so none of our numbers is the
-paper's. The rows are stated on `pig_faces`, for those who have photographs.
+Reported with and without attention at batch 16: precision 98.11 and 97.19%, recall 98.03 and 98.03%. Hardware: one
+GTX TITAN with 6 GB. The paper's photographs were never published. The proxy data are synthetic pigs, so our results do
+not compare with the paper's. The rows use `pig_faces`, for users who have photographs.
 
-Ours, shortened (15 epochs, batch 64, on drawings; two CPU cores): macro-F1 99.22 % AlexNet in 8 minutes, 98.82 % with
-attention in 9 (benchmarks/results/ledger_pig_faces.json).
+Our runs, shortened (15 epochs, batch 64, on synthetic images; two CPU cores): macro-F1 99.22% for AlexNet in 8
+minutes, 98.82% with attention in 9 (benchmarks/results/ledger_pig_faces.json).
 
-Where the paper contradicts itself:
-- An averaged F1 cannot exceed the mean of averaged precision and recall, since it does so in no class. The
-  first row's 98.05 does (97.61); it equals that of the row "Attention-AlexNet (16)".
-- The attention model is "better than or not weaker than" the other at the same batch size: at 64 its F1 is
-  97.27 and the other's 97.28, and the rest is equal. No comparison is taken from that pair but the times.
-What its test time (4 to 5 s for 254 images) contains is not stated: ours is predicting and scoring images that
-are decoded already. The attention model has six more convolutions, and a narrower top.
+Contradictions:
+- An averaged F1 cannot exceed the mean of averaged precision and recall, since this holds in each class. The first row
+  reports 98.05, above its bound of 97.61; 98.05 is also the F1 of the row "Attention-AlexNet (16)".
+- The attention model is "better than or not weaker than" the other at the same batch size, but at batch 64 its F1 is
+  97.27, the other's 97.28, and the rest is equal. We use only the times of that pair for comparisons.
+The paper does not say what its test time (4 to 5 s for 254 images) includes; ours covers prediction and scoring of
+decoded images. The attention model has six more convolutions and a narrower top.
 """
 
 import dataclasses
 
 from train.recipes.pig_faces import FAST_STATISTICS, PIG_FACES
-from train.reproduce.claims import Comparison, Paper, Row
+from train.reproduce.schema import Comparison, Paper, Row
 
 MODELS = {"alexnet": ("pig_alexnet", "AlexNet"), "attention": ("sam_alexnet", "Attention-AlexNet")}
-# Model, batch size; precision, recall, F1 in per cent; test and training time in ms.
+# Model, batch size; precision, recall, F1 in percent; test and training time in ms.
 TABLE_1 = (
     ("alexnet", 16, 97.19, 98.03, 98.05, 5123, 211951),
     ("alexnet", 32, 95.53, 95.28, 95.29, 4926, 203674),
@@ -36,8 +36,8 @@ TABLE_1 = (
     ("attention", 64, 97.48, 97.24, 97.27, 4052, 217527),
 )
 TYPO = (
-    "F1 98.05 is a typo, that of Attention-AlexNet (16): the mean of precision and recall, which an averaged"
-    " F1 cannot exceed, is 97.61."
+    "F1 98.05 is a typo, the value of Attention-AlexNet (16): an averaged F1 cannot exceed the mean of precision and"
+    " recall, 97.61."
 )
 
 
@@ -59,7 +59,7 @@ def _row(
             "train_time_ms": train,
         },
         proxy={"dataset": "synthetic_pigs"},
-        # 15 epochs at batch 64 are 165 steps: `FAST_STATISTICS` says why the momentum is lower.
+        # 15 epochs at batch 64 are 165 steps; see `FAST_STATISTICS` for the lower momentum.
         short={"stages.0.epochs": 15, "model_options": FAST_STATISTICS},
         typos=("f1",) if has_typo else (),
         note=TYPO if has_typo else "",

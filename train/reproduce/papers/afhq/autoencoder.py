@@ -1,13 +1,13 @@
-"""Convolutional auto-encoder with an SVM: section E, Table 4."""
+"""Convolutional autoencoder with an SVM: section E, Table 4."""
 
 from typing import Any
 
 from train.recipe import with_values
 from train.recipes.afhq import AUGMENTATION, CAE
-from train.recipes.ours import DIGITS_IMAGES
-from train.reproduce.claims import Comparison, Grid, Row
+from train.recipes.proxy_data import DIGITS_IMAGES
+from train.reproduce.schema import Comparison, Grid, Row
 
-# Upside down, some digits are others.
+# No flips: some digits turn into others upside down.
 UPRIGHT = {
     **DIGITS_IMAGES,
     "stages.*.augment.flip": False,
@@ -46,7 +46,7 @@ ROWS = (
         "augmentation",
         (0.9909, 0.9570, 0.9647),
         {"stages.*.augment": AUGMENTATION},
-        "Flips and rotation, drawn anew each epoch; the SVM is fitted to the images as they are.",
+        "Random flips and rotation in each epoch; the SVM is fitted to the images without augmentation.",
         UPRIGHT,
     ),
     *(
@@ -60,11 +60,11 @@ ROWS = (
         for percent, reported, note in (
             (5, (0.9815, 0.9212, 0.9355), ""),
             (10, (0.9316, 0.8812, 0.8943), ""),
-            (15, None, " Announced in the text, and not reported."),
+            (15, None, " Mentioned in the text, but not reported."),
             (
                 20,
                 (0.7816, 0.6812, 0.7015),
-                " A fifth of the images cannot cost 26 points while the others stay right.",
+                " A fifth of the images cannot cost 26 points while the others stay correct.",
             ),
         )
     ),
@@ -73,7 +73,7 @@ ROWS = (
         "Gaussian noise of sigma 20 % on all images",
         None,
         {"noisy_images": 1.0, "noise_sigma": 51.0},
-        "The other reading of 20 %: the strength of the noise.",
+        "The other interpretation of 20 %: the strength of the noise.",
     ),
 )
 
@@ -98,7 +98,7 @@ GRIDS = (
         best={"stages.1.optimizer.learning_rate": 0.0005, "stages.1.optimizer.b1": 0.8},
         proxy=DIGITS_IMAGES,
         short={"stages.*.epochs": 10},
-        note="Reported as best: 0.05 with (0.8, 0.999). 0.05 is not in the grid; 0.0005 and 0.005 are, and with a"
-        ' large rate it "can\'t converge".' + IN_DIGITS,
+        note="Reported as best: 0.05 with (0.8, 0.999). 0.05 is not in the grid, but 0.0005 and 0.005 are, and with a"
+        ' large rate training "can\'t converge".' + IN_DIGITS,
     ),
 )

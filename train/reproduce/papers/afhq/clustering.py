@@ -1,4 +1,4 @@
-"""VaDE and GMVAE, and what they are compared with: section D, Table 3."""
+"""VaDE and GMVAE with their baselines: section D, Table 3."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from train.recipe import (
     Stage,
     with_values,
 )
-from train.recipes import ours
+from train.recipes import proxy_data
 from train.recipes.afhq import AE_GMM, GMVAE, KMEANS, VADE
-from train.reproduce.claims import Comparison, Row
+from train.reproduce.schema import Comparison, Row
 
 METHODS = {"vade": VADE, "gmvae": GMVAE, "ae-gmm": AE_GMM, "kmeans": KMEANS}
 LABELS = {
@@ -22,12 +22,14 @@ LABELS = {
     "ae-gmm": "a Gaussian mixture on an auto-encoder's codes",
     "kmeans": "k-means on the features",
 }
-# Nothing is trained for k-means.
-PROXIES = dict.fromkeys(METHODS, ours.DIGITS_CLUSTERING) | {"kmeans": ours.DIGITS_PIXELS}
+# k-means has no training stage.
+PROXIES = dict.fromkeys(METHODS, proxy_data.DIGITS_CLUSTERING) | {
+    "kmeans": proxy_data.DIGITS_PIXELS
+}
 SEEDS = 5
 IN_PIXELS = "Proxy: the 784 pixels of enlarged digits, in ten classes."
 
-# 128 features of each image, of a net that is trained with labels.
+# 128 features per image, from a net trained with labels.
 FEATURES = "ours-cifar-features"
 CIFAR: dict[str, Any] = {
     "dataset": "cifar10",
@@ -48,7 +50,7 @@ def _three_classes(method: str, reported: float | None = None) -> Row:
 
 def _seven_classes(method: str, reported: float | None = None) -> Row:
     recipe = with_values(METHODS[method], {"dataset": "afhq7", "batch_size": 20})
-    note = "The proxy for 3 classes would serve for 7, too: run there."
+    note = "No proxy run: it would be the same as for 3 classes."
     return _row(method, 7, recipe, reported, None, note)
 
 
@@ -80,7 +82,7 @@ def _cifar_row(method: str) -> Row:
         recipe=with_values(METHODS[method], ON_CIFAR[method]),
         proxy={},
         seeds=SEEDS,
-        note=f"On 128 features of the net of {FEATURES}, which was trained with labels, as ImageNet's was.",
+        note=f"On 128 features from the net of {FEATURES}, trained with labels like the paper's ImageNet net.",
     )
 
 
@@ -122,7 +124,7 @@ COMPARISONS = (
         for n in (3, 7)
     ),
     Comparison("accuracy", "ours-cifar-vade", "ours-cifar-gmvae", "VaDE wins, CIFAR-10"),
-    # The paper does not compare; its method would be pointless otherwise.
+    # Not compared in the paper, but a precondition for the method to be useful.
     *(
         Comparison("accuracy", vade, start, f"expected: {text}, {where}")
         for vade, starts, where in (

@@ -1,22 +1,22 @@
-"""In place of AFHQ and of ImageNet's weights: photographs of cats and dogs, and tiny nets pretrained on CIFAR-10."""
+"""Proxies for AFHQ and ImageNet weights: photographs of cats and dogs, and tiny nets pretrained on CIFAR-10."""
 
 from typing import Any
 
 from train.recipe import JobWeights, Recipe
-from train.recipes import ours
-from train.reproduce.claims import Row
+from train.recipes import proxy_data
+from train.reproduce.schema import Row
 
-NOTE = " Proxy: cats and dogs, a tiny net, pretrained on CIFAR-10 where the paper says ImageNet."
+NOTE = " Proxy: a tiny net on cats and dogs, pretrained on CIFAR-10 instead of ImageNet."
 
 
 def proxy(model: str, pretrained: str | None = None) -> dict[str, Any]:
-    """What changes in a row that runs on photographs; `pretrained` names the row whose weights it starts from."""
+    """Return the proxy fields of a row; `pretrained` names the row whose weights it starts from."""
     changes: dict[str, Any] = {"dataset": "cats_dogs", "image_size": 48, "model": model}
     return changes | ({"pretrained": JobWeights(pretrained)} if pretrained else {})
 
 
 def pretraining(name: str, model: str) -> Row:
-    """The row whose weights take the place of ImageNet's."""
+    """Return the row whose weights replace ImageNet weights."""
     return Row(
         name=name,
         table="ours",
@@ -26,8 +26,8 @@ def pretraining(name: str, model: str) -> Row:
             model=model,
             dataset="cifar10",
             image_size=48,
-            batch_size=ours.PRETRAINING_BATCH_SIZE,
-            stages=(ours.PRETRAINING,),
+            batch_size=proxy_data.PRETRAINING_BATCH_SIZE,
+            stages=(proxy_data.PRETRAINING,),
         ),
         proxy={},
         seeds=1,

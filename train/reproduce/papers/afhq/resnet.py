@@ -2,8 +2,8 @@
 
 from train.recipe import with_values
 from train.recipes.afhq import RESNET, RESNET_PLAIN, RESNET_SCRATCH, TORCH_SGD, TUNED_ADAM
-from train.reproduce.claims import Comparison, Grid, Row
 from train.reproduce.papers.afhq import photographs
+from train.reproduce.schema import Comparison, Grid, Row
 
 PRETRAINING = "ours-resnet-pretraining"
 PROXY_SCRATCH = photographs.proxy("resnet_tiny")
@@ -18,7 +18,7 @@ ROWS = (
         recipe=RESNET_SCRATCH,
         reported={"accuracy": 0.60, "train_accuracy": 0.80, "validation_accuracy": 0.60},
         proxy=PROXY_SCRATCH,
-        note="Weights and epochs are stated; rate and batch are those of the run with transfer."
+        note="Initialization and epochs are stated; learning rate and batch size are those of the run with transfer."
         + photographs.NOTE,
     ),
     Row(
@@ -45,7 +45,7 @@ ROWS = (
         recipe=with_values(RESNET_PLAIN, {"stages.0.optimizer": TUNED_ADAM}),
         reported={"accuracy": 0.82},
         proxy=PROXY,
-        note='"About 82 %", were it stopped at epoch 20; we keep the best of 30 epochs.'
+        note='"About 82 %" if stopped at epoch 20; we keep the best of 30 epochs.'
         + photographs.NOTE,
     ),
     Row(
@@ -55,7 +55,7 @@ ROWS = (
         recipe=RESNET,
         reported={"accuracy": 0.87, "loss": 0.35},
         proxy=PROXY,
-        note='87 % by epoch 19; once also 86 % by epoch 20, "the highest".' + photographs.NOTE,
+        note='87 % at epoch 19; elsewhere 86 % at epoch 20, "the highest".' + photographs.NOTE,
     ),
 )
 
@@ -92,7 +92,7 @@ GRIDS = (
         },
         proxy=PROXY,
         short={"stages.0.epochs": 5},
-        note="Judged on test accuracy there, on validation accuracy here." + photographs.NOTE,
+        note="The paper ranks by test accuracy, we rank by validation accuracy." + photographs.NOTE,
     ),
     Grid(
         name="resnet50-adam",
@@ -110,7 +110,8 @@ GRIDS = (
         },
         proxy=PROXY,
         short={"stages.0.epochs": 5},
-        note="The betas are reported as (0.8, 0.9) and (0.9, 0.999), the best as (0.8, 0.999): we vary the first of"
-        " them. Judged on test accuracy there, on validation accuracy here." + photographs.NOTE,
+        note="The betas are reported as (0.8, 0.9) and (0.9, 0.999), the best as (0.8, 0.999): we vary only the first"
+        " one. The paper ranks by test accuracy, we rank by validation accuracy."
+        + photographs.NOTE,
     ),
 )

@@ -5,14 +5,14 @@ import math
 
 from train.recipe import JobWeights, Probe
 from train.recipes.afhq import REPORTED_SVM, VGG, VGG_FIRST, VGG_LINEAR_SVM, VGG_TUNED
-from train.reproduce.claims import Comparison, Grid, Row
 from train.reproduce.papers.afhq import photographs
+from train.reproduce.schema import Comparison, Grid, Row
 
 PRETRAINING = "ours-vgg-pretraining"
 BEST = "table1-vgg16-dropout"
 PROXY_SCRATCH = photographs.proxy("vgg_tiny")
 PROXY = photographs.proxy("vgg_tiny", PRETRAINING)
-# Nothing is trained but the SVM, on the features of the best net.
+# Only the SVM is trained, on the features of the best net.
 SVM = dataclasses.replace(VGG, pretrained=JobWeights(BEST), stages=(), probe=REPORTED_SVM)
 
 ROWS = (
@@ -30,8 +30,8 @@ ROWS = (
         },
         proxy=PROXY_SCRATCH,
         failure=True,
-        note="The loss is NaN. 35.1 % is the share of cats, the first class, which is what the largest of logits"
-        " that are NaN comes to. A run of ours that ends at a NaN has failed alike."
+        note="The loss is NaN. 35.1 % is the fraction of cats, the first class, which the argmax of NaN logits"
+        " predicts for every image. A run of ours with a NaN loss fails in the same way."
         + photographs.NOTE,
     ),
     Row(
@@ -46,7 +46,8 @@ ROWS = (
             "validation_accuracy": 0.96,
         },
         proxy=PROXY,
-        note="A loss of 0.134 is low for 9.7 % of errors; both are reported." + photographs.NOTE,
+        note="A loss of 0.134 is low for an error rate of 9.7 %; both are reported."
+        + photographs.NOTE,
     ),
     Row(
         name=BEST,
@@ -55,7 +56,7 @@ ROWS = (
         recipe=VGG,
         reported={"accuracy": 0.983, "loss": 0.064},
         proxy=PROXY,
-        note="The same with dropout 0.1 after the fully connected layers." + photographs.NOTE,
+        note="As above, with dropout 0.1 after the fully connected layers." + photographs.NOTE,
     ),
     Row(
         name="table2-vgg16-svm",
@@ -65,10 +66,10 @@ ROWS = (
         reported={"accuracy": 0.3507, "train_accuracy": 0.3729, "validation_accuracy": 0.3509},
         proxy=PROXY,
         failure=True,
-        note="The share of cats is 35.05 %: one answer for all, it seems. Of which net the features are is not"
-        " stated; ours is linear, as the first was, trained at a rate that it survives; its features are not scaled."
-        " Features that came in another order than their labels would fail so, too."
-        + photographs.NOTE,
+        note="The fraction of cats is 35.05 %: the SVM seems to predict cat for every image. The paper does not say"
+        " which net the features come from; ours has linear activations like the first one, trained at a learning"
+        " rate at which it does not diverge; its features are not scaled. Features and labels in a different order"
+        " would fail in the same way." + photographs.NOTE,
     ),
     Row(
         name="ours-vgg16-svm-unscaled",
@@ -76,16 +77,16 @@ ROWS = (
         label="the same SVM on the best net's features",
         recipe=SVM,
         proxy=PROXY_SCRATCH,
-        note="Tells what the net contributes to Table 2's failure." + photographs.NOTE,
+        note="Shows how much the net contributes to the failure in Table 2." + photographs.NOTE,
     ),
     Row(
         name="ours-vgg16-svm",
         table="ours",
-        label="SVM on the best net's standardised features, gamma after their variance",
+        label="SVM on the best net's standardized features, gamma set by their variance",
         recipe=dataclasses.replace(SVM, probe=Probe(method="svm")),
         proxy=PROXY_SCRATCH,
-        note="Tells what scaling contributes to it: of 4096 features of variance 1, two images are about 8192"
-        " apart in squared distance, which gamma 0.001 makes exp(-8.2), nearly nothing, and gamma 1/4096 exp(-2)."
+        note="Shows how much scaling contributes: with 4096 features of variance 1, the squared distance of two images"
+        " is about 8192, so the kernel is exp(-8.2), nearly zero, with gamma 0.001, and exp(-2) with gamma 1/4096."
         + photographs.NOTE,
     ),
 )
@@ -122,8 +123,8 @@ GRIDS = (
         },
         proxy=PROXY,
         short={"stages.0.epochs": 2, "images_per_class": 200},
-        note="The activation is that of all hidden layers; it may have been that of the added layers alone, as the"
-        " convolutions were pretrained with ReLU." + photographs.NOTE,
+        note="We vary the activation of all hidden layers; the paper may have varied only that of the added layers,"
+        " since the convolutions were pretrained with ReLU." + photographs.NOTE,
     ),
     Grid(
         name="vgg16-svm",
@@ -136,6 +137,7 @@ GRIDS = (
         },
         best={"probe.c": 1.0, "probe.gamma": 0.001, "probe.kernel": "rbf"},
         proxy=PROXY_SCRATCH,
-        note="A linear kernel has no gamma: its 36 points are six." + photographs.NOTE,
+        note="A linear kernel has no gamma: its 36 trials are six different ones."
+        + photographs.NOTE,
     ),
 )

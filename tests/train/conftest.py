@@ -1,0 +1,30 @@
+"""Fixtures with the model of small_net.py."""
+
+import pytest
+from small_net import registered
+
+
+@pytest.fixture(scope="module")
+def small_net():
+    """`small_net` is a model while the tests of a module run."""
+    with registered():
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(image_folder, tmp_path_factory):
+    from train import run
+
+    workdir = tmp_path_factory.mktemp("runs") / "pens"
+    text = f"--model small_net --dataset {image_folder} --workdir {workdir} --epochs 2"
+    text += " --lr 0.01 --batch-size 16 --model-options norm_momentum=0.5 dropout_rate=0.0"
+    with registered():
+        arguments = run.parse(text.split())
+        run.run(arguments.recipe, arguments.workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def small_run(small_net, trained):
+    """Run directory of a finished run of two epochs, trained on four simulated devices."""
+    return trained

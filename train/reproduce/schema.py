@@ -1,0 +1,91 @@
+"""Dataclasses for the tables of a paper: rows with their recipes, comparisons and grids.
+
+Imports only the standard library. `train/reproduce/papers/` holds the papers, `python -m train.reproduce` runs them.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from train.recipe import Recipe, with_values
+
+# Columns in milliseconds: shown but not judged, since hardware differs.
+TIMES = ("test_time_ms", "train_time_ms")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a table, or one sentence of the paper that states a number.
+
+    A recipe may start from the weights of another row: it then holds `JobWeights` with that row's name.
+    """
+
+    name: str  # unique in the paper, such as "table1-alexnet-16"; also the name of its folder
+    table: str  # where the paper states it: "Table 1", "section 4.2"
+    label: str  # as in the paper
+    recipe: Recipe  # the paper's setting, on the paper's data
+    # Fields of test.json: fractions (not percentages) and milliseconds. Empty for our own rows, which serve as
+    # references for the paper's rows.
+    reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Proxy data: the recipe fields (dotted paths, see `with_values`) to change where the paper's data are not
+    # available. None: the row has no proxy.
+    proxy: Mapping[str, Any] | None = None
+    # Fields to change in addition to make the row affordable on two CPU cores. None: the full row is affordable.
+    short: Mapping[str, Any] | None = None
+    seeds: int = 3  # number of runs of the full setting
+    failure: bool = False  # the paper reports a failure: reproduced only by an equally bad result
+    typos: tuple[str, ...] = ()  # columns of `reported` that cannot be correct; `note` says why
+    note: str = ""  # how we interpret the paper here, and where it contradicts itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A statement of the paper, in its text or by its table: a column is higher in one row than in another."""
+
+    column: str
+    higher: str  # row name
+    lower: str  # row name
+    text: str  # short summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A grid search: one trial per combination of the axes' values."""
+
+    name: str
+    table: str
+    recipe: Recipe
+    axes: Mapping[str, tuple[Any, ...]]  # dotted paths of recipe fields, and the values to try
+    # The best combination by the paper; empty if it reports none.
+    best: Mapping[str, Any]
+    proxy: Mapping[str, Any] | None = None  # as in `Row`
+    short: Mapping[str, Any] | None = None
+    note: str = ""
+
+    def trials(self) -> Iterator[dict[str, Any]]:
+        """Yield the combinations; the last axis varies fastest."""
+        for values in itertools.product(*self.axes.values()):
+            yield dict(zip(self.axes, values, strict=True))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.trials())
+
+    def at(self, trial: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of a trial."""
+        return with_values(self.recipe, trial)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """The rows, comparisons and grids of one paper."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    grids: tuple[Grid, ...] = ()
+
+    def row(self, name: str) -> Row:
+        """Return a row by name."""
+        return next(row for row in self.rows if row.name == name)
