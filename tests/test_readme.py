@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,7 +11,10 @@ import sys
 import pytest
 
 from benchmarks import record, tables
-from train import flags
+from tests.small_net import small_net
+from train import flags, run
+
+__all__ = ["small_net"]
 
 GUIDE = tables.DOCS / "guide"
 TEXTS = {
@@ -92,14 +96,16 @@ def test_commands_are_accepted_by_their_parsers(command):
 
 
 @pytest.mark.slow
-def test_python_examples_run(tmp_path, monkeypatch, small_run):
+def test_python_examples_run(tmp_path, monkeypatch, small_net, image_folder):
     """In the order of the pages, each in the same namespace."""
     import numpy as np
 
+    text = f"--model small_net --dataset {image_folder} --epochs 1 --workdir {tmp_path / 'run'}"
+    run.run(run.parse(text.split()).recipe, tmp_path / "run", figures=False)
     monkeypatch.chdir(tmp_path)
     namespace = {"image": np.zeros((40, 50, 3), np.uint8), "__name__": "my_variants"}
     for block in (block for block in BLOCKS if "def test_" not in block):
-        block = re.sub(r'"runs/[^"]*"', repr(str(small_run)), block)
+        block = re.sub(r'"runs/[^"]*"', repr(str(tmp_path / "run")), block)
         exec(compile(block, "docs", "exec"), namespace)
     assert namespace["logits"].shape == (8, 4)
     assert namespace["codes"].shape == (8, 1024)
@@ -116,12 +122,13 @@ def test_python_examples_run(tmp_path, monkeypatch, small_run):
 def test_variant_in_another_folder_is_tested_and_trained(
     tmp_path, image_folder, command_environment
 ):
-    """Run the two files of the page and its commands, on a small data set."""
+    """Run the two files of the page and its commands, on a small data set and with only the head trained."""
     for block in BLOCKS:
         if name := re.match(r"# (\w+\.py)\n", block):
             (tmp_path / name[1]).write_text(block)
     assert len((tmp_path / "my_variants.py").read_text().splitlines()) <= 20
     environment = {k: v for k, v in command_environment.items() if k != "PYTHONPATH"}
+    environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"]  # compile as fast as in this process
 
     def command(text):
         words = [sys.executable, *shlex.split(text)[1:]]
@@ -135,7 +142,7 @@ def test_variant_in_another_folder_is_tested_and_trained(
     assert "1 passed" in command(pytest_command)
     assert "head_widths" not in command(models) and "sam4" in command(models)
     training = training.replace("synthetic_pigs --epochs 5", f"{image_folder} --epochs 1")
-    command(f"{training} --batch-size 24 --workdir run")
+    command(f"{training} --batch-size 24 --workdir run --stages.0.freeze backbone")
     assert json.loads((tmp_path / "run" / "test.json").read_text())["model"] == (
         "my_variants:narrow_sam"
     )

@@ -15,8 +15,8 @@ def test_timed_variants():
 
 
 @pytest.mark.slow
-def test_overhead_is_relative_to_the_step_without_augmentation(capsys):
-    found = augmentation.measure("deconv_alexnet_tiny", 8, rounds=3, seconds=0.01)
+def test_overhead_is_relative_to_the_step_without_augmentation(small_net, capsys):
+    found = augmentation.measure("small_net", 8, rounds=3, seconds=0.01)
     assert {name: len(times) for name, times in found["step_ms"].items()} == {
         "none": 3,
         "windows, flip": 3,

@@ -45,13 +45,13 @@ def test_a_failing_baseline_is_recorded_and_shown(image_folder, capsys):
 
 
 @pytest.mark.slow
-def test_streamed_and_cached_epochs_have_the_same_losses(image_folder):
+def test_streamed_and_cached_epochs_have_the_same_losses(small_net, image_folder):
     from benchmarks.epoch_worker import ZooEpoch
 
     losses = {}
     for feed in ("streamed", "cached"):
         worker = ZooEpoch(devices=1)
-        built = worker.build_epoch(str(image_folder), "deconv_alexnet_tiny", 16, "float32", feed)
+        built = worker.build_epoch(str(image_folder), "small_net", 16, "float32", feed)
         assert built["images"] % 16 == 0 and built["images"] > 40 and built["classes"] == 3
         # Dropout uses the same keys: equal up to rounding.
         losses[feed] = [worker.run_epoch()["loss"] for _ in range(2)]
@@ -60,9 +60,9 @@ def test_streamed_and_cached_epochs_have_the_same_losses(image_folder):
 
 
 @pytest.mark.slow
-def test_the_zoo_is_timed_for_real(tmp_path, call):
+def test_the_zoo_is_timed_for_real(tmp_path, call, registered_net):
     out = tmp_path / "epoch.json"
-    words = ["--model", "deconv_alexnet_tiny", "--images", "64", "--batch-size", "16"]
+    words = ["--model", registered_net, "--images", "64", "--batch-size", "16"]
     words += ["--feeds", "streamed", "--rounds", "1", "--out", out]
     status, text, err = call(epoch, *words)
     assert status == 0, err

@@ -52,12 +52,11 @@ def test_there_is_no_efficiency_if_one_device_runs_out_of_memory():
 
 
 @pytest.mark.slow
-def test_simulated_devices_agree_and_are_not_timed(call, monkeypatch):
+def test_simulated_devices_agree_and_are_not_timed(call, monkeypatch, small_net):
     """Uses the suite's four devices and keeps its XLA_FLAGS."""
     monkeypatch.setenv("XLA_FLAGS", scaling.os.environ["XLA_FLAGS"])
-    status, out, err = call(
-        scaling, "--model", "deconv_alexnet_tiny", "--simulate", "4", "--counts", "2"
-    )
+    words = ("--model", "small_net", "--simulate", "4", "--counts", "2")
+    status, out, err = call(scaling, *words)
     assert status == 0, err
     assert out.count("agrees") == 2 and "only losses were compared" in out
     assert "images/s" not in out

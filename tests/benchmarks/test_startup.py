@@ -16,16 +16,16 @@ def test_a_command_that_fails_is_named():
 
 
 @pytest.mark.slow
-def test_phases_of_the_first_step_add_up(capsys):
+def test_phases_of_the_first_step_add_up(capsys, registered_net):
     """With an empty and with a filled compilation cache."""
-    found = startup.first_steps("alexnet_tiny", 4)  # a multiple of the simulated devices
+    found = startup.first_steps(registered_net, 4)  # a multiple of the simulated devices
     assert set(found) == {"cold", "warm"}
     for phases in found.values():
         assert sum(phases.values()) == pytest.approx(2 * phases["all"], abs=0.01)
         assert phases["compile and run the step"] > 0
     startup.show(
         {
-            "model": "alexnet_tiny",
+            "model": registered_net,
             "batch_size": 4,
             "seconds": {"x": [1.0, 3.0]},
             "first_step": found,

@@ -29,10 +29,10 @@ def test_comparisons_match_the_reported_times():
 
 
 @pytest.mark.slow
-def test_a_test_and_an_epoch_are_timed(tmp_path, call):
+def test_a_test_and_an_epoch_are_timed(tmp_path, call, small_net):
     """With a smaller last batch, on the suite's four devices."""
     out = tmp_path / "table1.json"
-    words = ["--models", "deconv_alexnet_tiny", "--batch-sizes", "8", "--train-images", "21"]
+    words = ["--models", "small_net", "--batch-sizes", "8", "--train-images", "21"]
     words += ["--validation-images", "4", "--test-images", "10", "--rounds", "2", "--out", out]
     status, text, err = call(table1, *words)
     assert status == 0, err
@@ -45,11 +45,11 @@ def test_a_test_and_an_epoch_are_timed(tmp_path, call):
     assert out.with_suffix(".png").exists()
 
 
-def test_an_epoch_uses_every_image_once(monkeypatch):
+def test_an_epoch_uses_every_image_once(monkeypatch, small_net):
     arguments = table1.Arguments(
-        models=("deconv_alexnet_tiny",), train_images=21, validation_images=4, test_images=10
+        models=("small_net",), train_images=21, validation_images=4, test_images=10
     )
-    case = table1.Case("deconv_alexnet_tiny", 8, arguments, {})
+    case = table1.Case("small_net", 8, arguments, {})
     seen = []
 
     def step(state, batch, clock):

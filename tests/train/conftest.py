@@ -1,14 +1,10 @@
-"""Fixtures with the model of small_net.py."""
+"""A run of `small_net` in place of the one of larger models."""
 
 import pytest
-from small_net import registered
 
+from tests.small_net import registered, registered_net, small_net
 
-@pytest.fixture(scope="module")
-def small_net():
-    """`small_net` is a model while the tests of a module run."""
-    with registered():
-        yield
+__all__ = ["registered_net", "small_net"]
 
 
 @pytest.fixture(scope="session")

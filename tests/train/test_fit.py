@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import re
+import shutil
 
 import flax.linen as nn
 import numpy as np
@@ -19,6 +20,8 @@ from train.record.files import FileWriter
 from train.record.log import RunLog, Writers
 from train.setup import resolve
 from zoo import registry
+
+pytestmark = pytest.mark.slow
 
 STEPS = 4  # per epoch: 30 images in batches of 8, 8, 8 and 4
 TIMES = ("seconds", "images_per_second", "data_wait_share")
@@ -129,9 +132,14 @@ def without_times(record):
 
 
 @pytest.fixture(scope="module")
-def whole(experiment, tmp_path_factory):
+def whole_directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(experiment, whole_directory):
     """An uninterrupted run."""
-    return run(experiment, tmp_path_factory.mktemp("whole"))
+    return run(experiment, whole_directory, FileWriter(RunDir(whole_directory)))
 
 
 def test_recorder_records_all_events():
@@ -192,18 +200,8 @@ def test_new_best_comes_before_its_epoch_record_with_the_same_scores(whole):
     assert (end.best.epoch, end.best.score) == (max(best), max(scores))
 
 
-def test_engine_does_not_print(experiment, tmp_path, capsys):
-    recorder, _ = run(experiment, tmp_path, stop=after(6))
-    run(experiment, tmp_path)
-    assert capsys.readouterr() == ("", "")
-    assert any(
-        "compiled in" in note for note in recorder.of("note")
-    )  # there was something to print
-
-
-def test_files_hold_the_recorded_values(experiment, tmp_path):
-    directory = RunDir(tmp_path)
-    recorder, _ = run(experiment, tmp_path, FileWriter(directory))
+def test_files_hold_the_recorded_values(whole, whole_directory):
+    directory, (recorder, _) = RunDir(whole_directory), whole
     lines = [json.loads(line) for line in directory.metrics.read_text().splitlines()]
     assert lines == [
         {"step": s.step, "epoch": s.epoch, "stage": s.stage, **s.values}
@@ -215,9 +213,25 @@ def test_files_hold_the_recorded_values(experiment, tmp_path):
     assert rows == [{name: epoch[name] for name in SUMMARY_COLUMNS} for epoch in epochs]
 
 
-@pytest.mark.parametrize("calls", [0, 2, 3, 4, 5, 9, 11, 13])
-def test_stopped_run_resumes_exactly(experiment, whole, tmp_path, calls):
-    """Bit for bit, including the files, wherever it stopped: within an epoch, at its end, at the end of a stage."""
+# `stop` is called after each of the four steps of an epoch and once more at its end.
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param(0, marks=pytest.mark.long),
+        2,
+        3,  # at the last step of an epoch
+        pytest.param(4, marks=pytest.mark.long),
+        pytest.param(5, marks=pytest.mark.long),
+        9,  # at the end of a stage: stopped in the next one
+        pytest.param(11, marks=pytest.mark.long),
+        13,
+    ],
+)
+def test_stopped_run_resumes_exactly(experiment, whole, tmp_path, calls, capsys):
+    """Bit for bit, including the files, wherever it stopped: within an epoch, at its end, at the end of a stage.
+
+    The engine prints nothing.
+    """
     files = FileWriter(RunDir(tmp_path))
     first, end = run(experiment, tmp_path, files, stop=after(calls))
     assert isinstance(end, Interrupted)
@@ -237,16 +251,19 @@ def test_stopped_run_resumes_exactly(experiment, whole, tmp_path, calls):
     lines = RunDir(tmp_path).metrics.read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [s.values["loss"] for s in steps]
     assert len(RunDir(tmp_path).read_summary()) == 4
+    assert any("compiled in" in note for note in first.of("note"))  # there was something to print
+    assert capsys.readouterr() == ("", "")
 
 
-def test_finished_run_trains_no_more_steps(experiment, tmp_path, whole):
-    run(experiment, tmp_path)
+def test_finished_run_trains_no_more_steps(experiment, tmp_path, whole, whole_directory):
+    shutil.copytree(whole_directory, tmp_path, dirs_exist_ok=True)
     recorder, end = run(experiment, tmp_path)
     assert recorder.letters("np") == "rdz"
     assert (end.step, end.best) == (whole[1].step, whole[1].best)
 
 
-def test_best_newer_than_the_checkpoint_is_replaced_only_by_better_weights(experiment, tmp_path):
+def test_best_newer_than_the_checkpoint_is_replaced_only_by_better_weights(tmp_path):
+    experiment = experiment_of(dataclasses.replace(FIRST, epochs=3))
     run(experiment, tmp_path, stop=after(STEPS + 1))
     saved = SavedBest(step=2 * STEPS, epoch=2, score=0.99)
     recorder, end = run(experiment, tmp_path, saved_best=saved)

@@ -132,7 +132,7 @@ def test_normalize_applies_channel_order_scale_mean_and_std():
 
 
 @pytest.mark.slow
-def test_run_with_windows_repeats_and_class_balance(image_folder, tmp_path, monkeypatch):
+def test_run_with_windows_repeats_and_class_balance(small_net, image_folder, tmp_path, monkeypatch):
     """72 of 90 images are for training: 4 steps per epoch with batches of 16, and 9 with two crops per image."""
     from train.engine import stage as stages
     from train.engine import steps
@@ -150,10 +150,10 @@ def test_run_with_windows_repeats_and_class_balance(image_folder, tmp_path, monk
     make_train_step = steps.make_train_step
     monkeypatch.setattr(stages, "TrainBatches", spy_batches)
     monkeypatch.setattr(steps, "make_train_step", spy_step)
-    windows = Augmentation(resize=72, crops_per_image=2, flip=True)
-    optimizer = Optimizer(learning_rate=1e-3)
+    windows = Augmentation(resize=9, crops_per_image=2, flip=True)
+    optimizer = Optimizer(learning_rate=1e-2)
     recipe = Recipe(
-        model="sam_alexnet_tiny",
+        model="small_net",
         model_options=ModelOptions(norm_momentum=0.5, dropout_rate=0.0),
         dataset=str(image_folder),
         batch_size=16,
@@ -162,20 +162,20 @@ def test_run_with_windows_repeats_and_class_balance(image_folder, tmp_path, monk
             Stage("second", epochs=1, optimizer=optimizer, balance="class_weights"),
         ),
     )
-    results = run.run(recipe, tmp_path / "run")
+    results = run.run(recipe, tmp_path / "run", figures=False)
     assert results["accuracy"] > 0.6
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 9 + 4 + 1))
     info = json.loads((tmp_path / "run" / "best" / "model.json").read_text())
-    assert info["preprocessing"]["input_size"] == [64, 64]
-    assert info["preprocessing"]["crop_fraction"] == 64 / 72
+    assert info["preprocessing"]["input_size"] == [8, 8]
+    assert info["preprocessing"]["crop_fraction"] == 8 / 9
 
     first, second = batches
     labels = load_dataset(image_folder).splits["train"].labels
     expected = balanced_order(labels, seed=0, epoch=0, repeats=2)
     np.testing.assert_array_equal(first.order(0), expected)
     np.testing.assert_array_equal(second.order(0), epoch_order(72, seed=0, epoch=0))
-    assert (first.samples.rule.size, second.samples.rule.size) == ((72, 72), (64, 64))
+    assert (first.samples.rule.size, second.samples.rule.size) == ((9, 9), (8, 8))
     assert weights[0] is None
     np.testing.assert_allclose(weights[1], [1, 1, 1])
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -142,32 +144,67 @@ def site(tmp_path_factory):
     return root / "site"
 
 
-@pytest.fixture
-def command(site, command_environment, tmp_path):
-    """Run `python -m train.run` with the package installed."""
+RUN = """
+import contextlib, io, json, os, sys
+from train import cli, run
 
-    def run(*words):
-        path = f"{command_environment['PYTHONPATH']}:{site}"
-        return subprocess.run(
-            [sys.executable, "-m", "train.run", *map(str, words)],
-            env=command_environment | {"PYTHONPATH": path},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+for words in json.load(sys.stdin):
+    sys.argv = ["train.run", *words.split()]
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(run.main)
+        except SystemExit as stopped:
+            status = stopped.code
+    print(json.dumps([status, out.getvalue(), err.getvalue(), os.path.exists("out")]))
+"""
+LISTS = ("--list-models", "--list-datasets")
+MISTAKES = {
+    "--writers diry": "unknown run-log writer 'diry': did you mean diary?",
+    "--writers broken": "cannot be imported",
+    "--stages.0.optimizer.name lino": "unknown optimizer 'lino': did you mean lion?",
+    "--stages.0.objective squarde": "unknown objective 'squarde': did you mean squared",
+    "--dataset stripe": "did you mean stripes?",
+}
+TRAINING = (
+    "--model striped_net --dataset stripes --writers diary --epochs 3 --batch-size 12 --lr 0.01"
+    " --stages.0.objective squared --stages.0.optimizer.name lion --workdir out"
+)
 
-    return run
 
+@pytest.fixture(scope="module")
+def commands(site, tmp_path_factory):
+    """Run `python -m train.run` with the package installed, all commands in one new process.
 
-def test_a_run_uses_every_kind_of_plugin(command, tmp_path):
-    words = (
-        "--model striped_net --dataset stripes --writers diary --epochs 3 --batch-size 12 --lr 0.01"
+    Returns the folder, and [status, stdout, stderr, whether the folder `out` exists] of each command.
+    """
+    folder = tmp_path_factory.mktemp("work")
+    words = [*LISTS]
+    for mistake in MISTAKES:
+        model = "--model striped_net --dataset stripes" if "--dataset" not in mistake else ""
+        words.append(f"{model} {mistake} --workdir out")
+    words.append(TRAINING)
+    path = f"{Path(__file__).parents[2]}:{site}"
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        env=os.environ | {"PYTHONPATH": path, "COLUMNS": "200"},
+        cwd=folder,
+        input=json.dumps(words),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    words += " --stages.0.objective squared --stages.0.optimizer.name lion --workdir out"
-    done = command(*words.split())
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "out"
+    names = (*LISTS, *MISTAKES, TRAINING)
+    return folder, dict(zip(names, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.slow
+def test_a_run_uses_every_kind_of_plugin(commands):
+    folder, results = commands
+    status, _, stderr, _ = results[TRAINING]
+    assert status == 0, stderr
+    run = folder / "out"
     best = json.loads((run / "best/model.json").read_text("utf-8"))
     assert (best["model"], best["objective"], best["dataset"]) == (
         "striped_net",
@@ -191,18 +228,13 @@ def test_a_run_uses_every_kind_of_plugin(command, tmp_path):
     assert test["scored_by"] == "squared" and test["num_examples"] == 6
 
 
-def test_names_are_listed_and_bad_names_are_one_line(command, tmp_path):
-    assert "striped_net" in command("--list-models").stdout.splitlines()
-    assert "stripes" in command("--list-datasets").stdout.splitlines()
-    for words, message in (
-        ("--writers diry", "unknown run-log writer 'diry': did you mean diary?"),
-        ("--writers broken", "cannot be imported"),
-        ("--stages.0.optimizer.name lino", "unknown optimizer 'lino': did you mean lion?"),
-        ("--stages.0.objective squarde", "unknown objective 'squarde': did you mean squared"),
-        ("--dataset stripe", "did you mean stripes?"),
-    ):
-        model = "--model striped_net --dataset stripes" if "--dataset" not in words else ""
-        done = command(*f"{model} {words} --workdir out".split())
-        assert done.returncode == 2, (words, done.stderr)
-        assert message in done.stderr and "Traceback" not in done.stderr
-        assert not (tmp_path / "out").exists()
+@pytest.mark.slow
+def test_names_are_listed_and_bad_names_are_one_line(commands):
+    _, results = commands
+    for flag, name in zip(LISTS, ("striped_net", "stripes"), strict=True):
+        assert name in results[flag][1].splitlines()
+    for words, message in MISTAKES.items():
+        status, _, stderr, wrote = results[words]
+        assert status == 2, (words, stderr)
+        assert message in stderr and "Traceback" not in stderr
+        assert not wrote

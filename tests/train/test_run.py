@@ -1,7 +1,6 @@
 """`python -m train.run` and the run directory it writes."""
 
 import csv
-import inspect
 import json
 import os
 import re
@@ -12,17 +11,16 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
-from small_net import SmallNet
 
 from train import evaluate, recipes, run
-from train.recipe import Optimizer, Recipe, Stage
+from train.recipe import Optimizer, Probe, Recipe, Stage
 from train.record.directory import SUMMARY_COLUMNS
 from train.results import TIMING_FIELDS
 from train.setup import resolve
-from zoo import registry
 
 pytestmark = pytest.mark.usefixtures("small_net")
 
@@ -130,6 +128,7 @@ def test_evaluate_another_split(small_run, call):
     assert results["loss"] == pytest.approx(float(best["val_loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_running_a_finished_run_again_does_not_train(small_run, call):
     before = read(small_run / "test.json")
     status, stdout, stderr = call(run, "--workdir", small_run)
@@ -157,6 +156,7 @@ def test_moved_data_are_accepted_and_changed_data_rejected(small_run, image_fold
     assert "differ from those of the run" in stderr
 
 
+@pytest.mark.slow
 def test_splits_of_another_run(small_run, image_folder, tmp_path, call):
     """With a duplicate of a training image added to the test split."""
     import shutil
@@ -229,16 +229,6 @@ def test_folds_and_groups_by_flag(image_folder):
 
 # Interruptions, in separate processes.
 
-NET = f"""import flax.linen as nn
-import zoo
-
-{inspect.getsource(SmallNet)}
-
-@zoo.register_model(input_shape=(8, 8, 3), num_classes=10, source="a test")
-def net(num_classes):
-    return SmallNet(num_classes)
-"""
-
 
 class Training:
     """A run of four epochs of 18 steps in a separate process, which can be stopped at any time.
@@ -251,15 +241,16 @@ class Training:
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "train.run", *self.words(workdir, image_folder)],
-                env=environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{workdir.parent}"},
+                env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
 
     @staticmethod
     def words(workdir, image_folder):
-        text = f"--model my_nets:net --dataset {image_folder} --workdir {workdir} --epochs 4"
-        return f"{text} --image-size 256 --batch-size 4 --stages.0.augment.flip".split()
+        text = f"--model tests.registered_net:net --dataset {image_folder} --workdir {workdir}"
+        text += " --epochs 4 --image-size 256 --batch-size 4 --stages.0.augment.flip"
+        return text.split()
 
     def stderr(self):
         return self.log.read_text()
@@ -286,16 +277,13 @@ def files_without_times(workdir):
 
 @pytest.mark.slow
 def test_killed_and_interrupted_runs_resume_exactly(
-    image_folder, command_environment, tmp_path, call, monkeypatch
+    image_folder, command_environment, tmp_path, call, registered_net
 ):
     """SIGKILL after some steps, Ctrl-C after some more: weights and logs equal those of one run bit for bit.
 
     The run that is never stopped and the end of the other are trained in this process, which compiles the same
     programs if the flags are the same.
     """
-    (tmp_path / "my_nets.py").write_text(NET)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     environment = command_environment | {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     status, _, stderr = call(run, *Training.words(whole, image_folder))
@@ -326,6 +314,7 @@ def last_metrics(workdir):
     return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_run_that_diverges_before_the_first_checkpoint_names_the_step(image_folder, tmp_path, call):
     workdir = tmp_path / "run"
     status, _, stderr = call(
@@ -344,6 +333,7 @@ def test_run_that_diverges_before_the_first_checkpoint_names_the_step(image_fold
     assert not any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_run_that_diverges_names_the_step_and_keeps_the_last_checkpoint(
     image_folder, tmp_path, call, monkeypatch
 ):
@@ -371,6 +361,7 @@ def test_run_that_diverges_names_the_step_and_keeps_the_last_checkpoint(
     assert diverged_at[0] == diverged_at[1] > 4
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended(small_run, image_folder, tmp_path, call):
     import shutil
 
@@ -386,6 +377,7 @@ def test_a_finished_run_can_be_extended(small_run, image_folder, tmp_path, call)
     assert len(lines) == 12
 
 
+@pytest.mark.slow
 def test_a_batch_size_that_is_not_a_multiple_of_the_devices(image_folder, tmp_path, call):
     """The grid of "Animal face classification based on deep learning" has batches of 6, which must run anywhere."""
     status, _, stderr = call(
@@ -517,6 +509,7 @@ def test_damaged_run_directories(damage, command, small_run, tmp_path, call):
 
 # Orbax leaks futures of a closed event loop when it reads empty files.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_skipped_unless_all_are_damaged(small_run, tmp_path, call):
     import shutil
 
@@ -542,6 +535,7 @@ def test_a_damaged_checkpoint_is_skipped_unless_all_are_damaged(small_run, tmp_p
     assert "every checkpoint in" in stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_can_be_resumed(
     image_folder, tmp_path, call, monkeypatch
 ):
@@ -568,6 +562,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_be_resumed(
     assert (status, "after epoch 1, step 4" in stderr) == (0, True)
 
 
+@pytest.mark.slow
 def test_exhausted_device_memory_is_one_line(image_folder, tmp_path, call, monkeypatch):
     import jax
 
@@ -583,6 +578,7 @@ def test_exhausted_device_memory_is_one_line(image_folder, tmp_path, call, monke
     assert "smaller --batch-size" in stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_bad_images_are_listed_in_a_file(image_folder, tmp_path, call):
     import shutil
 
@@ -644,6 +640,7 @@ def flat_weights(path):
     return safetensors.numpy.load_file(path / "best" / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_the_weights_of_another(small_run, image_folder, tmp_path, call):
     """With everything frozen except the head, only the head changes."""
     weights = small_run / "best" / "weights.safetensors"
@@ -659,6 +656,7 @@ def test_a_run_can_start_from_the_weights_of_another(small_run, image_folder, tm
     assert "frozen: 4 of 6 parameter arrays" in stderr
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_read_its_initial_weights(
     small_run, image_folder, tmp_path, call, monkeypatch
 ):
@@ -685,28 +683,35 @@ def test_a_resumed_run_does_not_read_its_initial_weights(
 
 
 @pytest.mark.slow
-def test_settings_of_pretrained_weights_are_stored_in_best(image_folder, tmp_path, call):
-    """Variant, width and preprocessing; the predictor does not need the weights file."""
+def test_settings_of_pretrained_weights_are_stored_in_best(image_folder, tmp_path, capsys):
+    """Variant, width and preprocessing; the predictor does not need the weights file.
+
+    The run has no stages, since `best` gets the settings from the same place with and without training.
+    """
     import jax
     import keras
 
     import train
 
-    with jax.numpy_rank_promotion("allow"):
+    zeros = mock.patch.object(  # Keras's initializer would be compiled once per shape
+        keras.initializers.GlorotUniform, "__call__", lambda _, shape, dtype: np.zeros(shape, dtype)
+    )
+    with jax.numpy_rank_promotion("allow"), zeros:
         origin = keras.applications.MobileNetV2(
             weights=None, alpha=0.35, input_shape=(32, 32, 3), classes=3
         )
         origin.save_weights(tmp_path / "pretrained.weights.h5")
-    workdir = tmp_path / "run"
-    status, _, stderr = call(
-        run,
-        *("--model", "mobilenet_v2", "--from-recipe", "default"),
-        *("--pretrained", tmp_path / "pretrained.weights.h5"),
-        *("--dataset", image_folder, "--workdir", workdir, "--epochs", 1, "--batch-size", 4),
-        # A frozen backbone takes a third of the time to compile.
-        *("--image-size", 32, "--stages.0.freeze", "backbone"),
+    recipe = Recipe(
+        model="mobilenet_v2",
+        pretrained=str(tmp_path / "pretrained.weights.h5"),
+        dataset=str(image_folder),
+        image_size=32,
+        stages=(),
+        probe=Probe("svm", layer="input"),
     )
-    assert status == 0, stderr
+    workdir = tmp_path / "run"
+    run.run(recipe, workdir, figures=False)
+    stderr = capsys.readouterr().err
     assert "weights: mobilenet_v2 from" in stderr and "newly initialized" not in stderr
     description = read(workdir / "best" / "model.json")
     assert description["options"] == {"variant": "keras", "width": 0.35}

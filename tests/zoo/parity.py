@@ -250,16 +250,20 @@ def small_resnet(**options):
     return resnet.ResNet(stack, False, True, **options)
 
 
+SMALL_MOBILENET = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 320, 1, 1))  # its table in the zoo
+
+
 def small_mobilenet(**options):
-    """MobileNetV2 with the first three blocks: without expansion, with stride 2, and with a residual."""
+    """MobileNetV2 with four blocks: without expansion, with stride 2, with a residual, and the last."""
     from keras.src.applications import mobilenet_v2
 
     block = mobilenet_v2._inverted_res_block
 
-    def first_blocks(x, **settings):
-        return block(x, **settings) if settings["block_id"] < 3 else x
+    def some_blocks(x, *, block_id, **settings):
+        renumbered = {0: 0, 1: 1, 2: 2, 16: 3}
+        return block(x, block_id=renumbered[block_id], **settings) if block_id in renumbered else x
 
-    with mock.patch.object(mobilenet_v2, "_inverted_res_block", first_blocks):
+    with mock.patch.object(mobilenet_v2, "_inverted_res_block", some_blocks):
         return mobilenet_v2.MobileNetV2(**options)
 
 

@@ -107,6 +107,7 @@ def example():
     return outputs, prior
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", variational.LIKELIHOODS)
 def test_vade_bound_is_equation_12(likelihood):
     """In the form of the paper: reconstruction, mixture, weights, entropy."""
@@ -158,10 +159,11 @@ def test_gmvae_bound_is_the_sum_of_its_terms(free_bits):
         np.testing.assert_allclose(found[name], [value], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_free_bits_remove_the_gradient_below_the_threshold():
     """The gradient of the y prior term is unchanged above the threshold and zero below."""
     model, variables, x = prepared("gmvae_tiny")
-    outputs = model.apply(variables, x)
+    outputs = jax.jit(model.apply)(variables, x)
 
     def gradient(free_bits):
         def value(log_posterior):
@@ -179,6 +181,7 @@ def test_free_bits_remove_the_gradient_below_the_threshold():
     assert np.all(np.any(gradient(0.0) != gradient(1.0), axis=1))
 
 
+@pytest.mark.slow
 def test_gaussian_kl_and_density_against_samples():
     """The closed form against the mean of log q - log p over samples."""
     rng = np.random.default_rng(0)
@@ -197,6 +200,7 @@ def test_gaussian_kl_and_density_against_samples():
     np.testing.assert_allclose(density, norm.logpdf(z[:5], mean, scale).sum(axis=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_have_the_given_mean_and_variance():
     mean, log_variance = jnp.array([[1.0, -2.0]]), jnp.log(jnp.array([[0.25, 4.0]]))
     tiled = [jnp.tile(a, (100_000, 1)) for a in (mean, log_variance)]
@@ -213,6 +217,7 @@ def log_integral(logs, axis=-1):
     return logsumexp(logs, axis=axis) + np.log(STEP)
 
 
+@functools.cache
 def narrow(name):
     """A model with one latent dimension and parameters away from their initial values."""
     options = {"latent_size": 1, "widths": (6,), "input_size": 3}
@@ -220,12 +225,14 @@ def narrow(name):
         options["w_size"] = 1
     model = zoo.create_model(name, 2, **options)
     x = jax.random.normal(jax.random.key(1), (4, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), x)
-    noise = jax.random.key(2)
-    variables = jax.tree.map(
-        lambda leaf: leaf + 0.3 * jax.random.normal(noise, leaf.shape), variables
-    )
-    return model, variables, x
+
+    @jax.jit
+    def variables(key, noise):
+        return jax.tree.map(
+            lambda leaf: leaf + 0.3 * jax.random.normal(noise, leaf.shape), model.init(key, x)
+        )
+
+    return model, variables(jax.random.key(0), jax.random.key(2)), x
 
 
 def exact_log_likelihoods(name, model, variables, x):
@@ -247,6 +254,7 @@ def exact_log_likelihoods(name, model, variables, x):
     return log_integral(given_z + log_prior[None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_bound_stays_below_the_log_likelihood(name):
     """After training, which closes the gap and would exploit any term that raises the bound above the log-likelihood.
@@ -282,6 +290,7 @@ def test_bound_stays_below_the_log_likelihood(name):
     assert np.all(mean > exact - 0.5)  # and the gap is small with one latent dimension
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_bound_is_tight_if_the_posterior_is_the_prior(name):
     """If x does not depend on the latents and q equals the prior, the bound equals log p(x), constants included."""
@@ -304,6 +313,7 @@ def test_bound_is_tight_if_the_posterior_is_the_prior(name):
     np.testing.assert_allclose(found, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_vade_posterior_is_bayes_rule():
     model, variables, x = narrow("vade_tiny")
     prior, outputs = model.apply(variables, method="prior"), model.apply(variables, x)
@@ -314,6 +324,7 @@ def test_vade_posterior_is_bayes_rule():
     np.testing.assert_allclose(np.exp(outputs["cluster_log_probabilities"]), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gmvae_posterior_is_bayes_rule():
     model, variables, x = narrow("gmvae_tiny")
     outputs = model.apply(variables, x)
@@ -326,6 +337,7 @@ def test_gmvae_posterior_is_bayes_rule():
     np.testing.assert_allclose(np.exp(outputs["cluster_log_probabilities"]), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4, -1e4])
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_posteriors_sum_to_one(name, scale):
@@ -335,6 +347,7 @@ def test_posteriors_sum_to_one(name, scale):
     np.testing.assert_allclose(np.exp(log_probabilities).sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_latents_are_samples_in_training_and_means_in_evaluation(name):
     model, variables, x = prepared(name)
@@ -371,6 +384,7 @@ def test_encode_and_decode_agree_with_a_call(name):
     np.testing.assert_array_equal(decoded, outputs["reconstruction"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_log_variances_are_clamped(name):
     model, variables, x = prepared(name)
@@ -444,6 +458,7 @@ def test_invalid_mixtures_are_rejected(weights, means, variances, message):
         vade.with_mixture(prepared("vade_tiny")[1], weights, means, variances)
 
 
+@functools.cache
 def trained_pair():
     """A model with a bottleneck; the same model without, its variables, and images."""
     model = zoo.create_model("conv_autoencoder_tiny")
@@ -452,6 +467,7 @@ def trained_pair():
     return model, plain, jax.jit(plain.init)(jax.random.key(1), images), images
 
 
+@pytest.mark.slow
 def test_bottleneck_is_inserted_into_trained_convolutions():
     model, _, trained, images = trained_pair()
     assert trained["params"].keys() == {"encoder", "decoder"}
@@ -467,6 +483,7 @@ def test_bottleneck_is_inserted_into_trained_convolutions():
     assert model.apply(inserted, images)["latent"].shape == (2, 16)
 
 
+@pytest.mark.slow
 def test_identity_bottleneck_does_not_change_the_output():
     """With a code of the size of the feature map and identity kernels, both models compute the same function."""
     model, plain, trained, images = trained_pair()
@@ -479,6 +496,7 @@ def test_identity_bottleneck_does_not_change_the_output():
     assert np.any(actual["reconstruction"] < 0)  # the last layer is linear
 
 
+@pytest.mark.slow
 def test_with_bottleneck_rejects_other_models():
     model, plain, trained, _ = trained_pair()
     with pytest.raises(zoo.InputError, match="has no bottleneck"):
@@ -488,11 +506,12 @@ def test_with_bottleneck_rejects_other_models():
 
 
 def test_autoencoder_rejects_images_of_another_size():
-    model, variables, _ = prepared("conv_autoencoder_tiny")
+    model = zoo.create_model("conv_autoencoder_tiny")
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     with pytest.raises(
         zoo.InputError, match=r"\(24, 32, 3\) do not match input_shape=\(32, 32, 3\)"
     ):
-        model.apply(variables, jnp.zeros((1, 24, 32, 3)))
+        jax.eval_shape(model.apply, variables, jnp.zeros((1, 24, 32, 3)))
     odd = ConvAutoencoder(widths=(4, 4, 4), input_shape=(30, 32, 3))
     with pytest.raises(zoo.InputError, match="30x32 cannot be halved 3 times.*multiples of 8"):
         odd.init(jax.random.key(0), jnp.zeros((1, 30, 32, 3)))

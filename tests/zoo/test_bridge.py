@@ -17,7 +17,12 @@ import zoo
 def test_nnx_bridge_computes_the_same_and_has_gradients(name):
     model = zoo.create_model(name, 5)
     images = jax.random.uniform(jax.random.key(1), (2, *zoo.get_entry(name).input_shape))
-    bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(params=0, dropout=1)).lazy_init(images)
+
+    @nnx.jit
+    def initialized():
+        return nnx.bridge.ToNNX(model, rngs=nnx.Rngs(params=0, dropout=1)).lazy_init(images)
+
+    bridged = initialized()
 
     def collection(kind):
         flat = nnx.to_flat_state(nnx.state(bridged, kind))

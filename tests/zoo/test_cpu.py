@@ -213,16 +213,16 @@ def test_batch_norm_equals_flax(shape):
     scale, bias = random(shape[-1], seed=1), random(shape[-1], seed=2)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def outputs(norm):
+    def outputs(norm, x, scale, bias):
         _, mean, var = norm(x, scale, bias, 1e-3)
         return mean, var, *forward_and_backward(lambda *a: norm(*a, 1e-3)[0])(x, scale, bias)
 
-    actual = outputs(batch_norm)
+    actual = outputs(batch_norm, x, scale, bias)
     np.testing.assert_allclose(
         actual[0], np.mean(x, axis=tuple(range(x.ndim - 1))), rtol=1e-4, atol=1e-6
     )
     # The gradients of scale and bias are sums of up to 30,000 values of either sign.
-    for a, b in zip(actual, outputs(flax_norm), strict=True):
+    for a, b in zip(actual, outputs(flax_norm, x, scale, bias), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.sqrt(x.size))
 
 
@@ -506,6 +506,7 @@ def test_transforms_are_not_chosen_in_bfloat16():
     assert set(methods.values()) == {"xla"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "strides", "padding"),
     [((5, 5), 1, "SAME"), ((3, 3), 2, "SAME"), ((3, 3), 1, ((3, 0), (0, 0))), ((3, 3), 1, "VALID")],
@@ -515,6 +516,7 @@ def test_winograd_rejects_unsupported_arguments(kernel, strides, padding):
         conv(random(1, 2, 9, 2), random(*kernel, 2, 2), strides, padding, "winograd")
 
 
+@pytest.mark.slow
 def test_empty_batch():
     x, kernel = random(2, 5, 5, 3), random(3, 3, 3, 3)
     with pytest.raises(ValueError, match="at least one image"):
@@ -558,6 +560,7 @@ def test_matmul_rejects_larger_kernels_and_padding():
             conv(random(2, 7, 6, 5), kernel, 1, padding, "matmul")
 
 
+@pytest.mark.slow
 def test_sum_of_squares_of_a_large_array():
     x = random(300_001)
     np.testing.assert_allclose(sum_of_squares(x), np.sum(np.float64(x) ** 2), rtol=1e-5)
@@ -588,9 +591,9 @@ def trainable(name, **options):
     return module, variables, images, loss
 
 
-ONE_BLOCK = ((1, 8, 1, 1),)  # of MobileNetV2: with every kernel but pooling
-
-
+ONE_BLOCK = (
+    (1, 8, 1, 1),
+)  # of MobileNetV2: a depthwise convolution, a matrix product and normalization
 # Matrix products, depthwise convolutions and torch's normalization; pools and Keras's normalization.
 SHORT = ("mobilenet_v2_tiny", "sam_alexnet_tiny")
 

@@ -88,6 +88,7 @@ def test_parameter_counts(name):
     assert (info.parameters, info.total_parameters) == PARAMETERS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_large(PARAMETERS, pytest.mark.long))
 def test_outputs_and_variables_are_float32_in_any_compute_dtype(name):
     """Also, every output has one row per sample. From shapes only."""
@@ -102,6 +103,7 @@ def test_outputs_and_variables_are_float32_in_any_compute_dtype(name):
         assert all(leaf.dtype == jnp.float32 for leaf in leaves(variables))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_large(CLASSIFIERS, pytest.mark.long))
 def test_zero_classes_omit_the_head(name):
     shape = (2, *zoo.get_entry(name).input_shape)
@@ -131,6 +133,7 @@ def test_autoencoders_reconstruct_the_shape_of_their_input(name):
         assert outputs["cluster_log_probabilities"].shape == (2, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_large(PARAMETERS, pytest.mark.long))
 def test_layer_table_lists_every_parameter_once(name):
     rows = zoo.layer_table(zoo.create_model(name), zoo.get_entry(name).input_shape)

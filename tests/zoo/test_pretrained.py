@@ -44,16 +44,19 @@ def remove_names(path) -> None:
         file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
 
 
+SMALL = {"table": parity.SMALL_MOBILENET}
+
+
 @pytest.fixture(scope="module")
 def keras_files(tmp_path_factory):
-    """Files in each format of a MobileNetV2, and of one nested under another head, with images and logits."""
+    """Files in each format of a small MobileNetV2, and of one nested under another head, with images and logits."""
     import keras
 
     root = tmp_path_factory.mktemp("keras")
     images = np.random.default_rng(1).uniform(-1, 1, (2, *SIZE, 3)).astype(np.float32)
     with parity.KERAS_MAY_BROADCAST():
-        whole = parity.keras_application("MobileNetV2", SIZE, alpha=0.35)
-        body = parity.keras_application("MobileNetV2", SIZE, alpha=0.35, include_top=False)
+        whole = parity.keras_application(parity.small_mobilenet, SIZE, alpha=0.35)
+        body = parity.keras_application(parity.small_mobilenet, SIZE, alpha=0.35, include_top=False)
         nested = keras.Sequential(
             [
                 keras.layers.Input((*SIZE, 3)),
@@ -91,22 +94,37 @@ def logits_of(loaded, images):
     return parity.zoo_logits(loaded.module, loaded.variables, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5", "nameless.weights.h5"])
 def test_keras_model_computes_the_same(keras_files, ending):
     root, images, logits = keras_files
-    loaded = load("mobilenet_v2", root / f"whole.{ending}", image_size=32)
+    loaded = load("mobilenet_v2", root / f"whole.{ending}", image_size=32, **SMALL)
     assert (loaded.module.width, loaded.module.variant) == (0.35, "keras")
     np.testing.assert_allclose(logits_of(loaded, images), logits["whole"], atol=1e-4)
-    assert "262 of 262 tensors loaded" in loaded.report
+    assert "67 of 67 tensors loaded" in loaded.report
     assert loaded.preprocessing == zoo.Preprocessing(
         zoo.ResizeRule(SIZE), scale=1 / 127.5, mean=(1.0, 1.0, 1.0)
     )
 
 
+@pytest.mark.slow
+def test_every_variable_of_a_keras_model_is_loaded(tmp_path):
+    """With all 17 blocks. test_mobilenet.py shows that these variables give the same logits."""
+    path = tmp_path / "whole.keras"
+    with parity.KERAS_MAY_BROADCAST():
+        model = parity.keras_application("MobileNetV2", SIZE, alpha=0.35)
+        model.save(path)
+    loaded = load("mobilenet_v2", path)
+    assert "262 of 262 tensors loaded" in loaded.report
+    expected = parity.keras_variables(model, parity.mobilenet_path)
+    np.testing.assert_equal(parity.flatten(loaded.variables), parity.flatten(expected))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5", "nameless.weights.h5"])
 def test_nested_keras_backbone_is_loaded_with_its_head(keras_files, ending):
     root, images, logits = keras_files
-    loaded = load("mobilenet_v2", root / f"nested.{ending}", image_size=32)
+    loaded = load("mobilenet_v2", root / f"nested.{ending}", image_size=32, **SMALL)
     assert loaded.module.num_classes == 6
     np.testing.assert_allclose(logits_of(loaded, images), logits["nested"], atol=1e-4)
     if "weights" not in ending:  # the configuration has the Rescaling layer
@@ -117,31 +135,33 @@ def test_nested_keras_backbone_is_loaded_with_its_head(keras_files, ending):
         assert "preprocessing assumed" in loaded.report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5"])
 def test_keras_head_that_does_not_fit_is_newly_initialized(keras_files, ending):
     root, images, logits = keras_files
     path = root / f"flat.{ending}"
-    assert "has no head that fits" in error_of_load("mobilenet_v2", path)
-    loaded = load("mobilenet_v2", path, 3, image_size=32)
-    assert "260 of 262 tensors loaded; newly initialized: head (seed 0)" in loaded.report
+    assert "has no head that fits" in error_of_load("mobilenet_v2", path, **SMALL)
+    loaded = load("mobilenet_v2", path, 3, image_size=32, **SMALL)
+    assert "65 of 67 tensors loaded; newly initialized: head (seed 0)" in loaded.report
     assert "options variant=keras width=0.35" in loaded.report
     assert "images of 32x32" in loaded.report
     assert loaded.report.count("dense") == 2  # both are reported as not loaded
-    features = load("mobilenet_v2", path, 0, image_size=32)
+    features = load("mobilenet_v2", path, 0, image_size=32, **SMALL)
     np.testing.assert_allclose(logits_of(features, images), logits["features"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_gives_a_new_head_from_the_seed(keras_files, caplog):
     root, images, _ = keras_files
     path = str(root / "whole.keras")
     with caplog.at_level(logging.INFO, logger="zoo"):
-        module, variables, _ = zoo.load_pretrained("mobilenet_v2", path, 3)
+        module, variables, _ = zoo.load_pretrained("mobilenet_v2", path, 3, **SMALL)
     assert "newly initialized: head (seed 0)" in caplog.text
     assert "not loaded: predictions/kernel (10 classes)" in caplog.text
     assert module.num_classes == 3
-    original = load("mobilenet_v2", path).variables
-    same_seed = load("mobilenet_v2", path, 3).variables
-    other_seed = load("mobilenet_v2", path, 3, seed=1).variables
+    original = load("mobilenet_v2", path, **SMALL).variables
+    same_seed = load("mobilenet_v2", path, 3, **SMALL).variables
+    other_seed = load("mobilenet_v2", path, 3, seed=1, **SMALL).variables
     kernel = variables["params"]["head"]["kernel"]
     assert kernel.shape == (1280, 3)
     assert np.array_equal(kernel, same_seed["params"]["head"]["kernel"])
@@ -149,39 +169,24 @@ def test_another_number_of_classes_gives_a_new_head_from_the_seed(keras_files, c
     np.testing.assert_equal(variables["params"]["features"], original["params"]["features"])
 
 
+@pytest.mark.slow
 def test_keras_weights_of_another_model_are_rejected(keras_files):
     root, _, _ = keras_files
     for ending in ("keras", "h5", "weights.h5"):
         text = error_of_load("resnet50", root / f"whole.{ending}")
         assert "whole" in text and "Conv1" in text
     assert "does not fit mobilenet_v2" in error_of_load(
-        "mobilenet_v2", root / "whole.keras", width=0.5
+        "mobilenet_v2", root / "whole.keras", width=0.5, **SMALL
     )
-    text = error_of_load("mobilenet_v2", root / "whole.keras", variant="torch")
+    text = error_of_load("mobilenet_v2", root / "whole.keras", variant="torch", **SMALL)
     assert "has weights for variant='keras', not 'torch'" in text
 
 
+@pytest.mark.slow
 def test_small_keras_resnet(tmp_path):
     """Keras's ResNet code with fewer blocks. Files without names depend on the order of layers."""
-    from keras.src.applications import resnet
-
-    def stack(x):
-        x = resnet.stack_residual_blocks_v1(x, 64, 2, stride1=1, name="conv2")
-        return resnet.stack_residual_blocks_v1(x, 8, 1, name="conv3")
-
     with parity.KERAS_MAY_BROADCAST():
-        model = resnet.ResNet(
-            stack,
-            False,
-            True,
-            weights=None,
-            input_shape=(*SIZE, 3),
-            classes=4,
-            classifier_activation=None,
-        )
-        rng = np.random.default_rng(0)
-        for v in model.variables:
-            v.assign(parity.random_array(v.name, tuple(v.shape), int(np.prod(v.shape[:-1])), rng))
+        model = parity.keras_application(parity.small_resnet, SIZE)
         model.save(tmp_path / "m.keras")
         model.save_weights(tmp_path / "m.weights.h5")
     remove_names(tmp_path / "m.weights.h5")
@@ -189,7 +194,7 @@ def test_small_keras_resnet(tmp_path):
     expected = parity.keras_logits(model, images)
     options = {"blocks": (2, 1), "widths": (64, 8)}
     for name in ("m.keras", "m.weights.h5"):
-        module = zoo.create_model("resnet50", 4, variant="keras", **options)
+        module = zoo.create_model("resnet50", 10, variant="keras", **options)
         layers = names.keras_layers(module)
         assert list(layers) == [la.name for la in model.layers if la.variables]
         loaded = load("resnet50", tmp_path / name, image_size=32, **options)
@@ -425,6 +430,7 @@ def test_url_hash_and_crop_of_a_torchvision_source():
     assert source.preprocessing.rule.crop_fraction == 224 / 232
 
 
+@pytest.mark.slow
 def test_keras_sources_match_the_installed_keras(monkeypatch):
     """Same URL and MD5 as Keras requests for its own models."""
     import keras

@@ -207,6 +207,7 @@ def test_invalid_preprocessing_is_rejected(change, error):
         zoo.Preprocessing.from_json(VERSION_0_1 | change)
 
 
+@pytest.mark.slow
 def test_a_family_is_added_by_one_file(tmp_path):
     """In a copy of the package, its name is listed without importing JAX, and its model is created."""
     package = Path(zoo.__file__).parent

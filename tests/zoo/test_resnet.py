@@ -34,6 +34,7 @@ def test_parameter_counts_equal_torchvision(name, published):
     assert count_parameters(zoo.create_model(name), IMAGE)[0] == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "published"),  # total of model.summary(), including moving statistics
     [
@@ -52,6 +53,7 @@ def rows(name, **options):
     return {r.path: r.output_shape for r in zoo.layer_table(model, IMAGE, leaves_only=False)}
 
 
+@pytest.mark.slow
 def test_sizes_of_named_stages():
     sizes = rows("resnet50")
     stages = {
@@ -72,6 +74,7 @@ def test_sizes_of_named_stages():
     assert basic == {f"layer{stage}/0/downsample" for stage in (2, 3, 4)}
 
 
+@pytest.mark.slow
 def test_variant_determines_the_convolution_with_the_stride():
     assert rows("resnet50")["layer2/0/conv1"] == (56, 56, 128)
     assert rows("resnet50", variant="keras")["layer2/0/conv1"] == (28, 28, 128)
@@ -174,6 +177,7 @@ def test_dropout_applies_to_the_features(tiny_variables):
     np.testing.assert_allclose(dropped, np.where(kept, 2 * complete, 0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_torch_moving_variance_is_unbiased_over_all_devices():
     x = np.asarray(jax.random.normal(jax.random.key(0), (2, 3, 2, 1, 4)))  # devices, batch, ...
     norm = TorchBatchNorm(False, momentum=0.9, axis_name="batch", use_fast_variance=False)

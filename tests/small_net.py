@@ -1,6 +1,7 @@
 """A model for tests that need an image classifier, but none in particular: its programs compile in a second."""
 
 import contextlib
+import sys
 
 import flax.linen as nn
 import pytest
@@ -21,9 +22,10 @@ class SmallNet(nn.Module):
     def __call__(self, x, *, train=False):
         x = nn.Conv(self.width, (3, 3), (2, 2), name="conv")(x)
         axis_name = self.axis_name if train else None
-        x = nn.BatchNorm(not train, momentum=self.norm_momentum, axis_name=axis_name, name="norm")(
-            x
+        norm = nn.BatchNorm(
+            not train, momentum=self.norm_momentum, axis_name=axis_name, name="norm"
         )
+        x = norm(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(nn.tanh(x).mean((1, 2)))
         return nn.Dense(self.num_classes, name="head")(x) if self.num_classes else x
 
@@ -37,3 +39,18 @@ def registered():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry._ENTRIES, "small_net", entry)
         yield
+
+
+@pytest.fixture(scope="module")
+def small_net():
+    """`small_net` is a model while the tests of a module run."""
+    with registered():
+        yield
+
+
+@pytest.fixture
+def registered_net(monkeypatch):
+    """Name of the same net for commands in new processes, which may be used in this process, too."""
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    yield "tests.registered_net:net"
+    sys.modules.pop("tests.registered_net", None)
