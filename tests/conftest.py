@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,16 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Four simulated devices, for the tests that need them. Most of the suite's time is compilation, which takes half as
-# long without LLVM's optimizations. Tests that start commands in new processes compile with the default settings.
+# Four simulated devices, for the tests that need them. Most of the suite's time is compilation, which takes a quarter
+# as long without LLVM's optimizations, in one LLVM module, and with XLA's older code generator (gone in JAX 0.12).
+# Tests that start commands in new processes compile with the default settings.
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_experimental_ynn_fusion_type= --xla_force_host_platform_device_count=4"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
+if tuple(map(int, metadata.version("jax").split(".")[:2])) < (0, 12):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "xla")
 os.environ["JAX_ZOO_CACHE"] = str(CACHE / "zoo")
 os.environ["KERAS_BACKEND"] = "jax"

@@ -15,6 +15,9 @@ TINY = [name for name in keras_nets.NETS if name.endswith("_tiny")]
 # In CI, parameters of the tiny nets and of one larger net per family are counted.
 COUNTED = {*TINY, "pig_alexnet", "cifar_alexnet_1", "vgg11", "resnet18", "mobilenet_v2"}
 
+# The layers and blocks of all nets: attention and Keras's normalization, deconvolutions, inverted residuals.
+COMPARED = {"sam_alexnet_tiny", "deconv_alexnet_tiny", "mobilenet_v2_tiny"}
+
 
 def only(names, chosen):
     """The names as parameters; those that are not among the chosen are long tests."""
@@ -59,7 +62,7 @@ def test_parameter_counts(model, zeros):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", only(TINY, TINY))
+@pytest.mark.parametrize("model", only(TINY, COMPARED))
 def test_losses(model, zeros, reference):
     path, losses = reference(model)
     baseline = keras_worker.Keras().compare(model, 10, path)

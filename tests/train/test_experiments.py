@@ -122,7 +122,7 @@ def test_vade_trains_in_two_stages_and_is_scored_by_clusters(vade_run):
 def test_streamed_and_cached_vectors_give_equal_losses(tmp_path):
     short = dataclasses.replace(VADE, images_per_class=20)
     for feed in ("streamed", "cached"):
-        run.run(dataclasses.replace(short, feed=feed), tmp_path / feed)
+        run.run(dataclasses.replace(short, feed=feed), tmp_path / feed, figures=False)
     losses = [[float(r["val_loss"]) for r in rows(tmp_path / w)] for w in ("streamed", "cached")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
@@ -134,7 +134,7 @@ def test_warning_for_collapsed_clusters(tmp_path, capsys):
     )
     stages = (dataclasses.replace(stages[0], epochs=10), stages[1])
     short = dataclasses.replace(VADE, images_per_class=40, feature_scaling="none", stages=stages)
-    results = run.run(short, tmp_path / "run")
+    results = run.run(short, tmp_path / "run", figures=False)
     assert "clusters have collapsed" in results["collapsed"]
     assert capsys.readouterr().err.count("warning: epoch 11: clusters have collapsed") == 1
 
@@ -173,8 +173,8 @@ def test_run_killed_in_its_second_stage_resumes_exactly(vade_run, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr(fit, "_save_after_epoch", save_and_kill)
         with pytest.raises(Killed):
-            run.run(VADE, tmp_path / "run")
-    run.run(VADE, tmp_path / "run")
+            run.run(VADE, tmp_path / "run", figures=False)
+    run.run(VADE, tmp_path / "run", figures=False)
     columns = ("epoch", "step", "stage", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
     resumed, whole = (
         [[r[k] for k in columns] for r in rows(w)] for w in (tmp_path / "run", vade_run)
@@ -212,9 +212,9 @@ def test_run_killed_before_the_bottleneck_resumes_exactly(autoencoder_run, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr(fit, "_save_after_epoch", save_and_kill)
         with pytest.raises(Killed):
-            run.run(AUTOENCODER, tmp_path / "run")
+            run.run(AUTOENCODER, tmp_path / "run", figures=False)
     assert read(tmp_path / "run" / "best" / "model.json")["options"]["bottleneck"] is None
-    run.run(AUTOENCODER, tmp_path / "run")
+    run.run(AUTOENCODER, tmp_path / "run", figures=False)
     digests = [
         read(w / "best" / "model.json")["weights_sha256"]
         for w in (tmp_path / "run", autoencoder_run)
@@ -226,7 +226,7 @@ def test_run_killed_before_the_bottleneck_resumes_exactly(autoencoder_run, tmp_p
 def test_probes_of_the_input_need_no_training(method, tmp_path):
     probe = Probe(method=method, layer="input", standardize=method == "svm")
     recipe = Recipe(model="vade_tiny", dataset="digits", features=Pixels(), stages=(), probe=probe)
-    results = run.run(recipe, tmp_path / "run")
+    results = run.run(recipe, tmp_path / "run", figures=False)
     assert results["scored_by"] == method
     assert results["accuracy"] > (0.9 if method == "svm" else 0.5)
     assert results["epochs_run"] == results["best_epoch"] == 0
@@ -245,14 +245,14 @@ def test_features_of_a_trained_run_are_cached(small_run, image_folder, tmp_path,
     original = features.collect_outputs
     monkeypatch.setattr(features, "collect_outputs", lambda *a: calls.append(1) or original(*a))
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path / "cache"))
-    first = run.run(recipe, tmp_path / "one")
-    second = run.run(recipe, tmp_path / "two")
+    first = run.run(recipe, tmp_path / "one", figures=False)
+    second = run.run(recipe, tmp_path / "two", figures=False)
     assert len(calls) == 3  # once per split
     assert first["accuracy"] == second["accuracy"] > 0.8  # the run was trained on these classes
     # A damaged cache file is rewritten.
     (cached,) = (tmp_path / "cache" / "features").glob("*.npz")
     cached.write_bytes(cached.read_bytes()[:100])
-    assert run.run(recipe, tmp_path / "three")["accuracy"] == first["accuracy"]
+    assert run.run(recipe, tmp_path / "three", figures=False)["accuracy"] == first["accuracy"]
     assert len(calls) == 6
 
 
@@ -346,10 +346,10 @@ def test_cached_features_do_not_change_results(image_folder, tmp_path, monkeypat
         ),
     )
     for feed in ("streamed", "cached"):
-        run.run(dataclasses.replace(recipe, feed=feed), tmp_path / feed)
+        run.run(dataclasses.replace(recipe, feed=feed), tmp_path / feed, figures=False)
     assert capsys.readouterr().err.count(CACHED) == 2
     monkeypatch.setattr(stage_module, "_find_cut", lambda *a: None)
-    run.run(recipe, tmp_path / "without features")
+    run.run(recipe, tmp_path / "without features", figures=False)
     assert CACHED not in capsys.readouterr().err
     results = [
         [
@@ -372,7 +372,7 @@ def test_features_are_not_cached_with_augmentation(image_folder, tmp_path, capsy
     recipe = Recipe(
         model="mobilenet_v2_tiny", dataset=str(image_folder), batch_size=16, stages=(stage,)
     )
-    run.run(recipe, tmp_path / "run")
+    run.run(recipe, tmp_path / "run", figures=False)
     assert CACHED not in capsys.readouterr().err
 
 
