@@ -23,6 +23,7 @@ os.environ["XLA_FLAGS"] = (
 if tuple(map(int, metadata.version("jax").split(".")[:2])) < (0, 12):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_ZOO_CACHE"] = str(CACHE / "zoo")
 os.environ["KERAS_BACKEND"] = "jax"
 

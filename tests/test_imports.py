@@ -176,6 +176,7 @@ def is_command(path: Path) -> bool:
     return "cli.main(main)" in path.read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [name for name, path in modules() if is_command(path)],
@@ -185,6 +186,7 @@ def test_importing_a_command_loads_no_heavy_library(module):
     assert not newly_loaded(module) & HEAVY
 
 
+@pytest.mark.slow
 def test_a_heavy_import_is_found():
     assert newly_loaded("numpy") & HEAVY
     assert not newly_loaded("zoo.alexnet") <= PACKAGES | sys.stdlib_module_names

@@ -135,6 +135,7 @@ def test_imports_of_the_packages_are_declared():
     assert names == {"numba", "opencv-python-headless", "simplejpeg"}
 
 
+@pytest.mark.slow
 def test_imports_of_tests_and_baselines_are_declared():
     imported = third_party_imports(["tests"])
     del imported["packaging"]  # a dependency of pytest

@@ -81,6 +81,7 @@ def test_recorded_ledgers_pass_the_checks_for_recording():
         assert path.name == f"ledger_{content['document']}.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_accepted_by_their_parsers(command):
     """The commands are parsed but not run, since they use the reader's data."""

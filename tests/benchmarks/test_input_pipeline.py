@@ -12,7 +12,7 @@ SMALL = ("--images", "40", "--batch-size", "8", "--image-size", "48", "--rounds"
 @pytest.mark.slow
 def test_every_loader_is_timed(tmp_path, call, capsys):
     out = tmp_path / "times.json"
-    words = [*SMALL, "--num-workers", "1", "2", "--cached-images", "320", "--out", str(out)]
+    words = [*SMALL, "--num-workers", "1", "--cached-images", "320", "--out", str(out)]
     status, text, err = call(
         input_pipeline, *words, "--peers", "torchvision", "torchvision-float32"
     )
@@ -20,14 +20,14 @@ def test_every_loader_is_timed(tmp_path, call, capsys):
     record = json.loads(out.read_text())
     rows = {(row["side"], row["workers"]): row for row in record["results"]}
     for decoder in ("exact", "fast"):
-        for workers in (1, 2):
+        for workers in (1,):
             row = rows[f"zoo, {decoder}", workers]
             assert len(row["seconds"]) == 2 and row["images_per_second"] > 0
             assert row["peak_memory_mb"] > 50
         assert record["best"][f"zoo, {decoder}"] > 0
     # torch may be missing in this environment: this is recorded, and the other loaders are timed.
     for baseline in ("torchvision", "torchvision-float32"):
-        assert {workers for name, workers in rows if name == baseline} == {0, 1, 2}
+        assert {workers for name, workers in rows if name == baseline} == {0, 1}
     for (name, _), row in rows.items():
         if name.startswith("torchvision") and "error" in row:
             assert "is not installed: python -m pip" in row["error"]

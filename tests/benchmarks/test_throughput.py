@@ -97,6 +97,7 @@ def test_the_table_shows_errors_verbatim(capsys):
     assert "'.[bench]'" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_slow_build_is_recorded_with_its_error():
     rows = run(["Sleeping"], modes=("train",), limit=2.0)["results"]
     assert rows[1]["error"] == "took more than 2 s"
@@ -168,6 +169,7 @@ def test_the_table_shows_speedups_and_errors(capsys):
     assert "out of memory" in text
 
 
+@pytest.mark.slow
 def test_files_in_a_folder_are_named_after_model_device_and_versions(tmp_path, call, monkeypatch):
     commands = {
         "zoo": [*FAKE, "Described"],

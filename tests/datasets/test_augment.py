@@ -68,6 +68,7 @@ def warp(image, size=None, window=None, **changes):
     return sample_affine(image, matrix, offset, size), np.asarray(matrix), np.asarray(offset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "window", "changes"),
     [
@@ -319,6 +320,7 @@ def test_cutout_fills_a_square():
     np.testing.assert_allclose(mean[hidden], 59.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_augmentation_depends_only_on_image_and_key(photographs):
     batch = augment(photographs, keys(6), (20, 20), **ALL)
     alone = augment(photographs[2:3], keys(6)[2:3], (20, 20), **ALL)
@@ -351,6 +353,7 @@ def test_result_does_not_depend_on_the_number_of_devices(photographs):
     np.testing.assert_allclose(several.reshape(one.shape), one, atol=1e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),

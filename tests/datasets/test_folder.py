@@ -464,6 +464,7 @@ def test_duplicate_path(tmp_path):
     assert "contains cats/1.png twice: remove or rename" in error_message(tmp_path, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_bad_images_at_scale(tmp_path, kind):
     """One percent of ten thousand images."""

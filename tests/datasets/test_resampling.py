@@ -122,6 +122,7 @@ def test_not_available_with_a_different_pillow_or_without_the_libraries(monkeypa
             assert not available()
 
 
+@pytest.mark.slow
 def test_first_use_is_thread_safe(command_environment):
     """In a separate process, since only the first use imports and compiles."""
     code = """

@@ -39,6 +39,7 @@ def test_splits_are_disjoint_complete_and_stratified(sizes, validation, test, se
             )
 
 
+@pytest.mark.slow
 @given(class_sizes, st.integers(0, 2**32), st.randoms(use_true_random=False))
 def test_split_does_not_depend_on_the_order_of_examples(sizes, seed, shuffler):
     ids, classes = examples(sizes)
@@ -242,6 +243,7 @@ def all_folds(ids, classes, folds, seed, groups=None, fractions=None):
     ]
 
 
+@pytest.mark.slow
 @given(class_sizes, st.integers(2, 6), st.integers(0, 2**32), st.randoms(use_true_random=False))
 def test_every_example_is_tested_in_one_fold(sizes, folds, seed, shuffler):
     ids, classes = examples(sizes)

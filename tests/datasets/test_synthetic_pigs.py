@@ -20,6 +20,7 @@ def pigs():
     return load_dataset("synthetic_pigs")
 
 
+@pytest.mark.slow
 def test_data_have_the_shape_of_the_papers_data(pigs):
     assert {name: len(split) for name, split in pigs.splits.items()} == SIZES
     assert len(pigs.class_names) == len(PIGS) == 10
@@ -30,12 +31,14 @@ def test_data_have_the_shape_of_the_papers_data(pigs):
         assert (image.shape, image.dtype) == ((256, 256, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_data_are_marked_as_synthetic(pigs):
     assert pigs.info.synthetic
     assert "synthetic" in pigs.name and "synthetic" in pigs.info.description
     assert pigs.provenance["kind"] == "synthetic"
 
 
+@pytest.mark.slow
 def test_all_images_are_different(pigs):
     """Within and across splits, so that no test image is a training image."""
     digests = [

@@ -145,6 +145,7 @@ def test_images_of_all_modes(tmp_path):
     assert shapes == {(20, 30, 3), (6, 5, 3)}
 
 
+@pytest.mark.slow
 def test_images_without_files_are_stored_as_png(tmp_path):
     data = load_dataset("digits", seed=2)
     assert data.splits["train"].content(0) is None

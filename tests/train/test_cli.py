@@ -247,6 +247,7 @@ def test_durations(seconds, text):
     assert cli.duration(seconds) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--list-models"], ["--list-datasets"], ["--list-recipes"]],

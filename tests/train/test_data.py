@@ -20,6 +20,7 @@ from train.report import figures
 from train.setup import resolve
 
 
+@pytest.mark.slow
 def test_show_writes_two_figures_and_prints_their_paths(call, image_folder, tmp_path):
     out = tmp_path / "pens.png"
     flags = ["--image-size", 20, "--augment.resize", 24, "--augment.rotation", 15, "--count", 4]
@@ -31,6 +32,7 @@ def test_show_writes_two_figures_and_prints_their_paths(call, image_folder, tmp_
             assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 
+@pytest.mark.slow
 def test_show_plots_the_samples_of_the_training_step(image_folder):
     """Sample by sample, the same pixels as from the pipeline and the augmentation of the step."""
     augment = Augmentation(resize=24, crops_per_image=2, rotation=20, flip=True, noise_share=0.5)

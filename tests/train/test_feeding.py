@@ -118,6 +118,7 @@ def test_streamed_and_cached_give_the_same_losses(num_devices):
     )
 
 
+@pytest.mark.slow
 def test_chunks_of_an_epoch_equal_the_whole(monkeypatch):
     """For any chunk size and any first step, so that a resumed epoch is the same."""
     setup = Setup(1, num_epochs=2)

@@ -218,7 +218,7 @@ def test_files_hold_the_recorded_values(whole, whole_directory):
     "calls",
     [
         pytest.param(0, marks=pytest.mark.long),
-        2,
+        pytest.param(2, marks=pytest.mark.long),
         3,  # at the last step of an epoch
         pytest.param(4, marks=pytest.mark.long),
         pytest.param(5, marks=pytest.mark.long),

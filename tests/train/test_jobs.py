@@ -10,6 +10,8 @@ from train.jobs import Job, Outcome, run_jobs
 from train.recipe import JobWeights, Recipe, RunFeatures, with_values
 from train.record.directory import RunDir, write_json
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(name="tiny", model="sam_alexnet_tiny", dataset="digits", batch_size=64)
 
 

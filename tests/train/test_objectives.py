@@ -40,6 +40,13 @@ CASES = [
     ("gmvae", "gmvae_tiny", (("likelihood", "bernoulli"), ("free_bits", 0.3))),
 ]
 UNSUPERVISED = CASES[1:]
+# One net per objective, each option in one of them; the other cases are long tests.
+SHORT = (CASES[0], CASES[2], CASES[6], CASES[8])
+
+
+def with_long(cases):
+    """The cases, those that are not in `SHORT` as long tests."""
+    return [pytest.param(*c, marks=() if c in SHORT else pytest.mark.long) for c in cases]
 
 
 def build(objective, model, **fields):
@@ -154,7 +161,7 @@ def test_smoothed_loss_equals_keras():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective_name", "name", "options"), CASES)
+@pytest.mark.parametrize(("objective_name", "name", "options"), with_long(CASES))
 def test_training_reduces_the_loss(objective_name, name, options):
     objective, variables, batch = prepared(objective_name, name, options)
     optimizer = optax.adam(3e-3)
@@ -178,7 +185,7 @@ def test_training_reduces_the_loss(objective_name, name, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective_name", "name", "options"), UNSUPERVISED)
+@pytest.mark.parametrize(("objective_name", "name", "options"), with_long(UNSUPERVISED))
 def test_outputs_are_per_sample_and_independent_of_the_batch(objective_name, name, options):
     objective, variables, batch = prepared(objective_name, name, options)
     compiled = jax.jit(objective.outputs)
@@ -248,6 +255,7 @@ def test_reconstruction_error_by_hand(likelihood):
     np.testing.assert_allclose(found, naive, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vade_tiny", "gmvae_tiny"])
 def test_loss_uses_the_models_likelihood(name):
     """The KL divergences do not depend on it, so two losses differ by as much as the log-likelihoods."""

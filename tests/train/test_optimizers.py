@@ -51,6 +51,7 @@ def decaying(kind, rate, decay, **options):
     return kind(schedule, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "make_keras"),
     [

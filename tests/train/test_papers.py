@@ -77,6 +77,7 @@ def parameters(model, options, size):
     return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
 
 
+@pytest.mark.slow
 def test_every_recipe_is_valid_and_survives_json():
     for where, recipe in all_recipes():
         recipe.validate()
@@ -93,6 +94,7 @@ def test_every_model_accepts_its_options():
         zoo.create_model(model, **dict(options))
 
 
+@pytest.mark.slow
 def test_freezing_patterns_match_some_but_not_all_parameters():
     seen = {
         (stage.freeze, recipe.model, tuple(recipe.model_options.items()), recipe.image_size)

@@ -35,6 +35,7 @@ def rows_of(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.slow
 def test_folder_gives_one_row_per_image_and_reports_damaged_files(small_run, photos, call):
     status, stdout, stderr = call(predict, small_run, photos)
     rows = rows_of(stdout)

@@ -41,6 +41,7 @@ def test_curves_label_the_stages(tmp_path):
     assert (one[:60] != two[:60]).any()  # stage names are above the panels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_curves_without_accuracy_show_only_the_loss(tmp_path, missing):
     rows = [row(i, i == 2, train_accuracy=missing, val_accuracy=missing) for i in (1, 2, 3)]
@@ -62,6 +63,7 @@ def test_each_run_has_its_color(tmp_path):
     figures.curves_of_runs(many, ("accuracy",), tmp_path / "many.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [1, 3, 7, 40])
 def test_embedding_has_one_color_per_class(tmp_path, total):
     labels = np.repeat(np.arange(total), 12)
@@ -121,6 +123,7 @@ def test_equal_data_give_identical_files(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [1, 2, 5, 60])
 def test_confusion_matrix_size_is_limited(tmp_path, total):
     names = (NAMES * 12)[:total]
@@ -129,6 +132,7 @@ def test_confusion_matrix_size_is_limited(tmp_path, total):
     assert 300 < height < 2000 and width < 2200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [1, 4, 20])
 def test_grid_shows_errors_in_red(tmp_path, total):
     def red_pixels(predicted):

@@ -29,6 +29,8 @@ from train.reproduce.results import Results
 from train.reproduce.schema import Comparison, Grid, Paper, Row
 from train.reproduce.smoke import TINY_MODELS, TinyModel
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(
     name="tiny",
     model="sam_alexnet_tiny",

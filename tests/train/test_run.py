@@ -348,11 +348,10 @@ def test_run_that_diverges_names_the_step_and_keeps_the_last_checkpoint(
         status, _, stderr = call(run, *given)
         assert status == 1
         last = last_metrics(workdir)
-        assert (
-            last["grad_norm"] is None and last["loss"] > 1e20
-        )  # this net has one dense layer only
+        assert last["grad_norm"] is None
+        what = "loss" if last["loss"] is None else "gradient norm"  # depends on the program
         assert stderr.splitlines()[-1] == (
-            f"error: Training diverged: the gradient norm became NaN or inf at step {last['step']}. The last"
+            f"error: Training diverged: the {what} became NaN or inf at step {last['step']}. The last"
             " checkpoint, of step 4, is kept, but resuming it would repeat these steps: start again with a lower --lr"
             " than 1e+30 and another --workdir"
         )

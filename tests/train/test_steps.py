@@ -72,7 +72,7 @@ def train(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.long), 4])
 def test_without_dropout_several_devices_equal_one(num_devices):
     """Including augmentation, which depends on the sample and not on the device.
 

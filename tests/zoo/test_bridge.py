@@ -12,7 +12,10 @@ import zoo
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["sam_alexnet_tiny", pytest.param("mobilenet_v2_tiny", marks=pytest.mark.long), "vgg_tiny"],
+    [
+        "sam_alexnet_tiny",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("mobilenet_v2_tiny", "vgg_tiny")),
+    ],
 )
 def test_nnx_bridge_computes_the_same_and_has_gradients(name):
     model = zoo.create_model(name, 5)

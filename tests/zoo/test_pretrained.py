@@ -263,6 +263,7 @@ TORCH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "origin"),
     [(n, "torchvision") for n in TORCH] + [(n, "timm") for n in TORCH if "alexnet" not in n],
@@ -360,6 +361,7 @@ def test_state_dict_without_a_head_requires_num_classes(tmp_path, resnet_state):
     assert "head" not in load("resnet_tiny", path, 0).variables["params"]
 
 
+@pytest.mark.slow
 def test_weights_of_this_zoo(tmp_path):
     module = zoo.create_model("sam_alexnet_tiny", 5)
     variables = random_variables(module, (64, 64))
@@ -583,6 +585,7 @@ def test_modified_cached_file_is_rejected(server, expected):
         sources.fetch(source_of("b.pth", expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", ["interrupted", "missing", "offline"])
 def test_failed_downloads(server, tmp_path, monkeypatch, failure):
     server.files["/b.pth"] = b"abc" * 100_000
