@@ -95,6 +95,7 @@ def modules() -> list[tuple[str, Path]]:
     return found
 
 
+@pytest.mark.slow
 def test_packages_import_in_one_direction():
     found = [
         line

@@ -66,6 +66,7 @@ def _mentions_text(node: ast.expr, errors: frozenset[str], texts: frozenset[str]
     return False
 
 
+@pytest.mark.slow
 def test_no_code_branches_on_text():
     found = [
         f"{path.relative_to(ROOT)}:{line} in {function or 'the module'}"

@@ -124,6 +124,7 @@ def undeclared(imported: dict[str, Path], requirements: list[Requirement]) -> li
     return found
 
 
+@pytest.mark.slow
 def test_imports_of_the_packages_are_declared():
     imported = third_party_imports(PACKAGES, without="benchmarks/peers")
     # Optional: both modules handle missing packages.

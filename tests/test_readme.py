@@ -53,6 +53,7 @@ def test_pages_are_what_the_command_writes():
     assert not different, f"run `python -m benchmarks.tables`: {', '.join(different)}"
 
 
+@pytest.mark.slow
 def test_a_changed_table_is_restored():
     text = TEXTS[tables.README]
     changed = text.replace("`alexnet`, `alexnet_tiny`", "`alexnett`").replace("96.06%", "99.99%")

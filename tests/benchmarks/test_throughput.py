@@ -44,6 +44,7 @@ def test_results_have_timms_names():
     assert len(train["train_step_times"]) == 3
 
 
+@pytest.mark.slow
 def test_rates_are_relative_to_the_measured_peak():
     """2 GFLOP and 50 MB in 10 ms; the peak of the fake device is 100 GFLOP/s and 10 GB/s."""
     train, _ = run()["results"]
@@ -61,6 +62,7 @@ def test_uncounted_operations_have_no_rate():
     assert throughput.rate_cells(row, "gbytes") == ("", "")
 
 
+@pytest.mark.slow
 def test_speedup_is_over_the_baseline():
     rows = run(["Slower"])["results"]
     assert [row["implementation"] for row in rows] == ["zoo", "Slower"] * 2
@@ -144,6 +146,7 @@ def test_step_time_is_the_median_with_minimum_and_maximum():
     assert (record["train_step_time_min"], record["train_step_time_max"]) == (1, 9)
 
 
+@pytest.mark.slow
 def test_files_contain_the_results(tmp_path):
     record = run(["Slower", "OutOfMemory"])
     throughput.write(tmp_path / "times.json", record)
@@ -162,6 +165,7 @@ def test_the_recorded_command_omits_paths_of_this_machine():
     assert shown == "python -m benchmarks.throughput --models a --peers torch"
 
 
+@pytest.mark.slow
 def test_the_table_shows_speedups_and_errors(capsys):
     throughput.show(run(["Slower", "OutOfMemory"], modes=("train",)))
     text = capsys.readouterr().out
@@ -194,6 +198,7 @@ def test_files_in_a_folder_are_named_after_model_device_and_versions(tmp_path, c
     assert name == "throughput_2_models_cpu_2_cores_bfloat16_jax_0.12.0.json"
 
 
+@pytest.mark.slow
 def test_figures_show_only_timed_models(tmp_path, monkeypatch):
     from train.report import figures
 
@@ -211,6 +216,7 @@ def test_figures_show_only_timed_models(tmp_path, monkeypatch):
     assert panels["train"]["OutOfMemory"] == []
 
 
+@pytest.mark.slow
 def test_the_speed_table_shows_errors_and_all_baselines(tmp_path, monkeypatch):
     from benchmarks import tables
 

@@ -46,6 +46,7 @@ def test_a_failed_call_leaves_the_worker_alive():
         assert worker.call("describe") == {"fake": "1.0"}
 
 
+@pytest.mark.slow
 def test_a_call_that_takes_too_long_kills_the_worker():
     with start("Sleeping", timeout=2) as worker:
         began = time.monotonic()
@@ -61,6 +62,7 @@ def test_a_missing_interpreter_is_named():
         Worker(["/no/such/python"])
 
 
+@pytest.mark.slow
 def test_a_worker_is_stopped_between_calls():
     """A thread that ticks every 10 ms must not run while another worker is timed."""
     with start("Ticking") as worker:

@@ -87,6 +87,7 @@ def test_sampling_equals_scipy(images, size, window, changes):
         np.testing.assert_allclose(warped[..., channel], expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_rotation_equals_pillow(images):
     """Counter-clockwise for positive angles, about the center; compared away from the border."""
     warped, *_ = warp(images[0], angle=np.deg2rad(10))
@@ -272,6 +273,7 @@ def test_brightness_and_contrast_are_drawn_independently():
     assert abs(np.corrcoef(bright, contrasty)[0, 1]) < 0.2  # 4.5 standard deviations
 
 
+@pytest.mark.slow
 def test_noise_is_gaussian_on_the_given_fraction_of_images():
     gray = jnp.full((1000, 8, 8, 3), 128.0)
     noise = np.asarray(add_noise(gray, keys(1000), 0.1, 10.0)) - 128
@@ -286,6 +288,7 @@ def test_noise_is_gaussian_on_the_given_fraction_of_images():
     assert np.all(np.abs(add_noise(gray, keys(1000), 1.0) - 128).max(axis=(1, 2, 3)) > 0)
 
 
+@pytest.mark.slow
 def test_noise_of_a_sample_does_not_depend_on_the_batch():
     images = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 3), np.uint8)
     index = np.arange(40)
@@ -334,6 +337,7 @@ def test_augmentation_depends_only_on_image_and_key(photographs):
     assert np.abs(twins[0] - twins[1]).mean() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"noise_share": 0.4}, {"cutout": 0.2}])
 def test_adding_a_change_does_not_alter_the_others(photographs, more):
     """Each kind has its own draws: pixels that the added change does not affect are the same."""
@@ -344,6 +348,7 @@ def test_adding_a_change_does_not_alter_the_others(photographs, more):
     assert np.isclose(moved, before, atol=1e-3).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_the_number_of_devices(photographs):
     """Two images on each of three devices, compared with one batch."""
     one = jax.jit(lambda x, k: augment(x, k, (20, 20), **ALL))(photographs, keys(6))

@@ -228,6 +228,7 @@ def test_missing_and_duplicate_batches(tmp_path):
     assert "more than once: keep one" in error_message(data_dir=write_folder(tmp_path / "b", both))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_images_in_folders(tmp_path, suffix):
     folders = [f"{split}/{name}" for split in ("train", "test") for name in CLASSES]

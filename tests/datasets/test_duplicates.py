@@ -71,6 +71,7 @@ def test_modified_copies_have_similar_hashes(change):
         assert distance(before, after) <= MAX_DISTANCE
 
 
+@pytest.mark.slow
 def test_unrelated_images_have_different_hashes():
     hashes = hash_bits([perceptual_hash(np.asarray(scene(seed))) for seed in range(200)])
     assert hashes.shape == (200, 8)
@@ -128,6 +129,7 @@ def search(left, right):
     return [(i, d) if i >= 0 else -1 for i, d in found]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(0, 16), st.integers(1, 60), st.integers(1, 60))
 def test_search_equals_brute_force(seed, flips, n, m):
     """Among modified copies, some of them equal, at all distances around the limit."""

@@ -33,6 +33,7 @@ def deviation(content, options):
     return np.abs(approximate.astype(int) - exact).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 300), (232, 310), (224, 224), (100, 120), (900, 1300)])
 @pytest.mark.parametrize(
     "options", [("squash",), ("crop",), ("crop", "bilinear", 0.875), ("squash", "bicubic")]
@@ -41,6 +42,7 @@ def test_result_is_close_to_pillow(size, options):
     assert deviation(encoded(scene(*size)), ((224, 224), *options)) < 3
 
 
+@pytest.mark.slow
 def test_large_photographs_are_reduced_by_the_decoder(monkeypatch):
     """But not below the size that the crop requires."""
     sizes = []

@@ -196,6 +196,7 @@ def test_undecodable_files_raise_one_line_errors(content, reason):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 400),
     st.binary(min_size=1, max_size=40),

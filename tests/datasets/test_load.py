@@ -205,6 +205,7 @@ def test_digits_are_split_by_class(digits):
     assert digits.class_names == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_digits_in_any_size(digits):
     large = load_dataset("digits", image_size=20)
     image, label = large.splits["test"][5]

@@ -26,6 +26,7 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
+@pytest.mark.slow
 @given(st.tuples(sides, sides), st.tuples(sides, sides), st.sampled_from(["bilinear", "bicubic"]))
 def test_whole_images_equal_pillow(size, new_size, interpolation):
     image, box = noise(*size), (0, 0, *size)

@@ -134,6 +134,7 @@ def units(ids, groups):
     return [group or name for name, group in zip(ids, groups, strict=True)]
 
 
+@pytest.mark.slow
 @given(grouped(), shares, shares, st.integers(0, 2**32), st.randoms(use_true_random=False))
 def test_groups_stay_in_one_split(data, validation, test, seed, shuffler):
     ids, classes, groups = data
@@ -157,6 +158,7 @@ def test_groups_stay_in_one_split(data, validation, test, seed, shuffler):
         assert {ids[i] for i in indices} == {new_ids[i] for i in again[name]}
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 4), min_size=60, max_size=100), st.integers(0, 2**32))
 def test_small_groups_meet_the_fractions(counts, seed):
     """For both of two classes, with every fifth group in both."""
@@ -266,6 +268,7 @@ def test_every_example_is_tested_in_one_fold(sizes, folds, seed, shuffler):
     assert sorted(tested) == list(range(len(ids)))
 
 
+@pytest.mark.slow
 @given(grouped(), st.integers(2, 6), st.integers(0, 2**32))
 def test_folds_keep_groups_together(data, folds, seed):
     ids, classes, groups = data
@@ -284,6 +287,7 @@ def test_folds_keep_groups_together(data, folds, seed):
         assert {classes[i] for i in splits["train"]} == set(classes)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 9), min_size=40, max_size=80), st.integers(0, 2**32))
 def test_grouped_folds_are_balanced(counts, seed):
     examples = [(f"{n}-{i}", "ab"[n % 2], f"g{n}") for n, c in enumerate(counts) for i in range(c)]

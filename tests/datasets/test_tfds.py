@@ -235,6 +235,7 @@ def test_failure_leaves_no_incomplete_data(tmp_path, pets, monkeypatch):
     assert load_dataset(prepare(pets, tmp_path / "out")).fingerprint == pets.fingerprint
 
 
+@pytest.mark.slow
 def test_incomplete_data_of_a_killed_process_are_ignored(tmp_path, pets):
     code = """
 import sys, time
@@ -558,6 +559,7 @@ def test_reading_is_thread_safe(tmp_path, pets):
         np.testing.assert_array_equal(image, pets.splits["train"][i % len(split)][0])
 
 
+@pytest.mark.slow
 def test_preparing_and_reading_import_no_tensorflow_and_print_nothing(tmp_path, pets):
     """In a separate process, to check its imports."""
     code = """

@@ -28,7 +28,7 @@ def assert_within_bounds(result):
 
 
 # Three families run with the slow tests, the other cases with the long ones.
-SHORT = ("alexnet", "resnet50", "mobilenet_v2 x 0.35")
+SHORT = ("alexnet", "resnet18", "mobilenet_v2 x 0.35")
 
 
 @pytest.mark.slow

@@ -94,6 +94,7 @@ def test_state_of_several_devices_is_restored_on_one(tmp_path):
     assert_is(restore(tmp_path)[0], 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "metadata", "empty folder"])
 def test_damaged_checkpoint_is_reported_and_older_one_restored(tmp_path, damage):
     save(tmp_path, [1, 2])

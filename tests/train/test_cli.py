@@ -152,6 +152,7 @@ needs_glibc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_glibc
 @pytest.mark.parametrize(
     ("words", "rest"),
@@ -165,6 +166,7 @@ def test_a_command_restarts_once_for_huge_pages(started, words, rest):
     assert started(words) == (2, f"{HUGE} {HUGE}", rest)
 
 
+@pytest.mark.slow
 @needs_glibc
 def test_restarting_keeps_other_tunables_and_never_loops(started):
     both = f"glibc.malloc.check=0:{HUGE}"
@@ -174,6 +176,7 @@ def test_restarting_keeps_other_tunables_and_never_loops(started):
     assert started(["script.py"], GPU="1", JAX_PLATFORMS="cpu")[0] == 2
 
 
+@pytest.mark.slow
 @needs_glibc
 @pytest.mark.parametrize(
     ("words", "options", "values"),

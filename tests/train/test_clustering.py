@@ -87,6 +87,7 @@ def test_one_cluster():
     assert scores["collapsed"] is None  # only one cluster was requested
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(1, 6), st.integers(1, 40))
 def test_scores_do_not_depend_on_cluster_numbers(seed, num_classes, num_clusters, total):
@@ -167,6 +168,7 @@ def test_collapse_is_relative_to_known_class_shares():
     assert collapse_warning(np.array([0.994, 0.003, 0.003]), 3, class_shares=unequal) is not None
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2000), min_size=2, max_size=8).filter(any))
 @example([2000] * 7 + [1])

@@ -98,6 +98,7 @@ def test_default_image_size_is_that_of_the_data_set():
     assert data_show._default_size("photos.zip") == data_show.DEFAULT_SIZE
 
 
+@pytest.mark.slow
 def test_many_classes_are_plotted_without_names(tmp_path):
     counts = {
         split: np.arange(300) * (3 - k) for k, split in enumerate(("train", "validation", "test"))
@@ -114,6 +115,7 @@ def test_every_subcommand_has_its_own_arguments():
     assert len(set(kinds)) == len(kinds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["show", "--help"]])
 def test_help_does_not_import_jax(words, command_environment):
     code = (

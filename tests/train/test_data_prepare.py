@@ -23,6 +23,7 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.mark.slow
 def test_prepare_summarizes_the_data_and_prints_a_training_command(image_folder, tmp_path, call):
     status, stdout, stderr = call(data, "prepare", image_folder, "--out", tmp_path / "my data")
     assert (status, stderr) == (0, "")
@@ -108,6 +109,7 @@ def test_training_batches_are_those_of_the_original_data(image_folder, tmp_path,
             np.testing.assert_array_equal(values, prepared[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["prepare", "--help"]])
 def test_help_imports_no_large_packages(arguments, command_environment):
     code = (

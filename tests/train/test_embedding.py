@@ -11,6 +11,7 @@ LABELS = np.repeat([0, 1, 2], 20)
 FEATURES = (20 * np.eye(3, 10)[LABELS] + RNG.normal(size=(60, 10))).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_neighbors_remain_neighbors():
     points, chosen = tsne(FEATURES, perplexity=10)
     assert points.shape == (60, 3) and points.dtype == np.float32
@@ -19,6 +20,7 @@ def test_neighbors_remain_neighbors():
     np.testing.assert_array_equal(LABELS[distances.argmin(axis=1)], LABELS)
 
 
+@pytest.mark.slow
 def test_limit_subsamples_by_the_seed():
     points, chosen = tsne(FEATURES, dims=2, seed=3, limit=20)
     same_points, same_chosen = tsne(FEATURES, dims=2, seed=3, limit=20)
@@ -32,6 +34,7 @@ def test_limit_subsamples_by_the_seed():
     assert chosen.tolist() != other.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 10), (5, 10), (40, 2)])
 def test_few_points_and_few_features(shape):
     points, chosen = tsne(RNG.normal(size=shape))

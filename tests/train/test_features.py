@@ -147,7 +147,7 @@ def train(name, num_devices, cut=None, **options):
         ("resnet_tiny", {"dropout_rate": 0.3, "dtype": jnp.bfloat16}, 2),
         long("resnet_tiny", {"dropout_rate": 0.0}, 1),
         long("resnet_tiny", {"dropout_rate": 0.0}, 2),
-        ("vgg_tiny", {"dropout_rate": 0.0}, 1),
+        long("vgg_tiny", {"dropout_rate": 0.0}, 1),
         long("vgg_tiny", {"dropout_rate": 0.0}, 2),
     ],
 )
@@ -210,6 +210,7 @@ def test_path_of_the_cut(name, options, expected):
     assert (cut and cut.path) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patterns", "is_cut"),
     [

@@ -134,6 +134,7 @@ def test_chunks_of_an_epoch_equal_the_whole(monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, end, state)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_one_program_call():
     setup = Setup(1, drop_last=True, num_epochs=1)
     context = steps.RngContext(np.uint32(0), np.int32(0))

@@ -127,6 +127,7 @@ def test_frozen_batch_norm_runs_in_inference_mode():
     assert abs(trainable[0]["loss"] - expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_optimizer_has_no_state_for_frozen_parameters():
     _, variables = model_and_variables()
     frozen = freezing.frozen_paths(variables["params"], ["backbone"])
@@ -205,6 +206,7 @@ def test_patterns_without_a_match_raise_input_error(pattern, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [

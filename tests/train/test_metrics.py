@@ -41,6 +41,7 @@ def test_class_without_samples_or_predictions_scores_zero():
     assert np.shape(scores["confusion_matrix"]) == (4, 4)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 40))
 def test_scores_equal_scikit_learn(seed, num_classes, total):

@@ -83,6 +83,7 @@ def test_lookup_by_name_and_by_model():
     assert objectives_for("vade") == ["autoencoder", "vade"]
 
 
+@pytest.mark.slow
 def test_label_smoothing_comes_from_the_stage():
     batch = {"image": np.eye(3, dtype=np.float32)[:2] * 3, "label": np.array([0, 2])}
 
@@ -141,6 +142,7 @@ def test_weighted_loss_and_gradient_equal_keras():
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_smoothed_loss_equals_keras():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(6, 5)).astype("f"), rng.integers(0, 5, 6)
@@ -273,6 +275,7 @@ def test_loss_uses_the_models_likelihood(name):
     assert np.all(np.abs(likelihoods[0] - likelihoods[1]) > 0.1)
 
 
+@pytest.mark.slow
 def test_loss_uses_the_models_free_bits():
     _, variables, batch = prepared("gmvae", "gmvae_tiny", ())
     losses = []
@@ -282,6 +285,7 @@ def test_loss_uses_the_models_free_bits():
     np.testing.assert_allclose(losses[1] - losses[0], 10, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pretraining_has_no_gradient_for_the_mixture():
     objective, variables, batch = prepared("autoencoder", "vade_tiny", ())
     gradient = jax.jit(jax.grad(objective.loss, has_aux=True))

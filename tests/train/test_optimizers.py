@@ -166,6 +166,7 @@ def test_twenty_steps_equal_torch(spec, expected):
     np.testing.assert_allclose(optimize(spec)[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learning_rates_of_warmup_and_cosine():
     cosine = recipe.Optimizer("sgd", 0.1, schedule="cosine", warmup_steps=4)
     _, rates = optimize(cosine)

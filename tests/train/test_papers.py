@@ -85,6 +85,7 @@ def test_every_recipe_is_valid_and_survives_json():
         assert recipe.dataset in list_datasets(), where
 
 
+@pytest.mark.slow
 def test_every_model_accepts_its_options():
     seen = set()
     for _, recipe in all_recipes():

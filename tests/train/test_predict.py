@@ -49,6 +49,7 @@ def test_folder_gives_one_row_per_image_and_reports_damaged_files(small_run, pho
     assert all(1 / 3 <= float(r["probability"]) <= 1 for r in rows if not r["error"])
 
 
+@pytest.mark.slow
 def test_rows_are_in_natural_order(small_run, photos, call):
     rows = rows_of(call(predict, small_run, photos / "sub")[1])
     numbers = [int("".join(c for c in r["image"].rpartition("/")[2] if c.isdigit())) for r in rows]
@@ -59,6 +60,7 @@ def test_rows_are_in_natural_order(small_run, photos, call):
     assert by_color == sorted(by_color)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "gztar"])
 def test_archive_gives_the_rows_of_the_folder(small_run, photos, tmp_path, call, kind):
     archive = shutil.make_archive(str(tmp_path / "archived"), kind, photos)

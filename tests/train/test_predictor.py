@@ -20,6 +20,7 @@ def images():
     ]
 
 
+@pytest.mark.slow
 def test_images_of_any_size_are_classified(small_run, images):
     predictor = train.load_run(small_run)
     probabilities = predictor.probabilities(images)
@@ -30,6 +31,7 @@ def test_images_of_any_size_are_classified(small_run, images):
     assert accuracy > 0.7
 
 
+@pytest.mark.slow
 def test_moved_best_folder_gives_the_same_predictions(small_run, images, tmp_path):
     folder = tmp_path / "moved"
     shutil.copytree(small_run / "best", folder)

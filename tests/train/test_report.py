@@ -53,6 +53,7 @@ def test_curves_without_accuracy_show_only_the_loss(tmp_path, missing):
     assert loss < 0.7 * both
 
 
+@pytest.mark.slow
 def test_each_run_has_its_color(tmp_path):
     runs = {f"run {i} $x": [row(e, val_loss=i + e) for e in (1, 2)] for i in range(3)}
     figures.curves_of_runs(runs, ("loss",), tmp_path / "three.png", "title")
@@ -80,6 +81,7 @@ def test_embedding_with_an_empty_class(tmp_path):
     assert not has_colors(path, [figures.PALETTE[1]], 1)
 
 
+@pytest.mark.slow
 def test_box_plot_shows_every_seed(tmp_path):
     def colored_pixels(scores):
         figures.seed_boxplot(scores, tmp_path / "box.png", "title", "clustering accuracy")

@@ -172,6 +172,7 @@ def test_step_takes_random_windows_of_the_models_size():
     assert len(set(offsets)) > 4  # of 25 possible ones for 8 images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 4])
 def test_class_weights_reach_the_loss(num_devices):
     """Also if the shards of the devices differ in the sum of their weights."""
@@ -246,6 +247,7 @@ def test_batch_size_not_divisible_by_the_number_of_devices_is_rejected():
         Devices(jax.local_devices()).split({"image": np.zeros((6, 2, 2, 3), np.uint8)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", [(), ("sums",)])
 @pytest.mark.parametrize("size", [1, 1000, 2 * sums.BLOCK, 3 * sums.BLOCK + 17])
 def test_global_norm(size, kernels):
@@ -313,6 +315,7 @@ def test_training_reduces_the_loss_on_one_batch():
     assert state.step == 10
 
 
+@pytest.mark.slow
 def test_moving_average_equals_keras_and_is_evaluated():
     """Keras averages the same parameters, step by step."""
     optimizer = build_optimizer(recipe.Optimizer("sgd", 1.0))

@@ -125,6 +125,7 @@ def test_vade_bound_is_equation_12(likelihood):
     np.testing.assert_allclose(found["elbo"], [expected], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_bits", [0.0, 0.1, 0.5])
 def test_gmvae_bound_is_the_sum_of_its_terms(free_bits):
     outputs, prior = example()
@@ -370,6 +371,7 @@ def test_latents_are_samples_in_training_and_means_in_evaluation(name):
         assert np.max(np.abs(z[:, : w.shape[1]] - w)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_encode_and_decode_agree_with_a_call(name):
     model, variables, x = prepared(name)
@@ -399,6 +401,7 @@ def test_log_variances_are_clamped(name):
             assert np.any(np.abs(value) == 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTERING)
 def test_invalid_options_and_shapes_are_rejected(name):
     with pytest.raises(zoo.InputError, match="at least one cluster"):

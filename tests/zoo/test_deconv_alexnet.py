@@ -52,6 +52,7 @@ def test_nets_with_the_kernels_of_table_1(name, total, percentage):
     assert dense_percentage(name, deconv_kernels=(3, 3)) == pytest.approx(percentage, abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "total", "parent"),
     [

@@ -320,6 +320,7 @@ def without(state, name):
     return {k: v for k, v in state.items() if k != name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -353,6 +354,7 @@ def test_state_dicts_that_do_not_fit(tmp_path, resnet_state, change, message):
     assert "w.pth" in text
 
 
+@pytest.mark.slow
 def test_state_dict_without_a_head_requires_num_classes(tmp_path, resnet_state):
     path = tmp_path / "w.pth"
     save_torch(path, {k: v for k, v in resnet_state.items() if not k.startswith("fc.")})
