@@ -10,7 +10,7 @@ SHELL = /bin/bash
 python = $(VENV)/bin/python
 needs = pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help run test test-fast test-all test-long parity docs bench record constraints clean
+.PHONY: help run test test-fast test-all test-long parity docs bench bench-gpu record constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test-long    what takes longer than CI should: more of the comparison with torch"
 	@echo "make docs         build the documentation into site/, in an environment of its own; open site/index.html"
 	@echo "make bench        time three nets on this machine, alongside torch and Keras if they are installed"
+	@echo "make bench-gpu    measure a GPU, where there is one (benchmarks.gpu)"
 	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and docs/"
 	@echo "make constraints  update the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
 	@echo "make clean        remove the environments and caches that make created"
@@ -78,6 +79,10 @@ $(DOCS)/.installed-docs: pyproject.toml
 	@$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/requirements.txt
 	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $(DOCS)/requirements.txt
 	@touch $@
+
+# What a GPU gives, on a machine that has one; DRY=--dry-run tries the command anywhere.
+bench-gpu: $(VENV)/.installed
+	@$(python) -m benchmarks.gpu $(DRY)
 
 bench: $(VENV)/.installed
 	@$(python) -m benchmarks.throughput --models sam_alexnet deconv_alexnet_2 mobilenet_v2 --batch-sizes 16 \

@@ -6,8 +6,10 @@ JPEG files of CIFAR's size are created (or read from --data). Each implementatio
 net's input size and trains on all of them, shuffled, without augmentation. "streamed" prefetches batches while the
 device computes; "cached" loads all images into device memory once and runs an epoch as one program. The time until
 training includes opening the files and, for the zoo, compiling and loading the cache. torch runs with each of
---num-workers, and the fastest one is compared. The nets are first checked to be equal, as in benchmarks.throughput.
-Each implementation runs in its own process. They take turns after each epoch; a first epoch is not timed.
+--num-workers, and the fastest one is compared; torch-graph keeps the images in device memory, too, and replays its
+training step as a CUDA graph. With --crops 6, an epoch has six random crops of each image. The nets are first checked
+to be equal, as in benchmarks.throughput. Each implementation runs in its own process.
+They take turns after each epoch; a first epoch is not timed.
 """
 
 import contextlib
@@ -27,6 +29,7 @@ from train import cli, flags
 from train.recipe import InputError
 
 FILE_SIZE = 32  # pixels, as CIFAR's
+GRAPH = "torch-graph"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,11 @@ class Arguments:
     """Image folder to read instead, with one subfolder per class, or with splits of one subfolder per class."""
     feeds: tuple[Literal["streamed", "cached"], ...] = ("streamed", "cached")
     """Feeding modes of the zoo to time."""
-    peers: tuple[Literal["torch", "torch-compile"], ...] = ()
+    peers: tuple[Literal["torch", "torch-compile", "torch-graph"], ...] = ()
     """Baselines to time."""
+    crops: int = 1
+    """Random crops of each image per epoch, from files of 32x32 pixels; 1: none, images are resized. Of the baselines,
+    only torch-graph has crops."""
     num_workers: tuple[int, ...] = (0, 2)
     """Numbers of torch's loader processes to try; 0 loads in the main process."""
     rounds: int = 3
@@ -73,12 +79,22 @@ def check(arguments: Arguments) -> None:
     """Raise InputError for invalid flags, before any work."""
     if zoo.get_entry(arguments.model).objective != "classification":
         raise InputError(f"{arguments.model} is not a classifier: use an image classifier")
-    command.check_at_least_one(arguments, ("batch_size", "images", "rounds"))
+    command.check_at_least_one(arguments, ("batch_size", "images", "rounds", "crops"))
+    if arguments.crops > 1:
+        size = zoo.get_entry(arguments.model).input_shape[0]
+        if size > FILE_SIZE:
+            raise InputError(
+                f"--crops needs a model for at most {FILE_SIZE} pixels, and {arguments.model} has {size}"
+            )
+        if set(arguments.peers) - {GRAPH}:
+            raise InputError(f"--crops: of the baselines, only {GRAPH} has random crops")
     if not arguments.limit > 0:
         raise InputError(f"--limit is {arguments.limit:g}: use more than 0 seconds")
     if not arguments.feeds:
         raise InputError("--feeds is empty: use at least one")
-    if arguments.peers and (not arguments.num_workers or min(arguments.num_workers) < 0):
+    if set(arguments.peers) - {GRAPH} and (
+        not arguments.num_workers or min(arguments.num_workers) < 0
+    ):
         raise InputError("--num-workers must have one or more counts of at least 0")
     if arguments.data is None:
         command.check_images(arguments.images, arguments.batch_size)
@@ -93,9 +109,12 @@ def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) 
     head = command.head("benchmarks.epoch", environment=False)
     checks = []
     if arguments.peers and commands is None:
-        steps = worker_commands(arguments.peers, arguments.torch_python)
+        checked = tuple(dict.fromkeys("torch" if p == GRAPH else p for p in arguments.peers))
+        steps = worker_commands(checked, arguments.torch_python)
         checks = compare(arguments.model, steps, arguments.limit)
     excluded = {check["peer"]: check["error"] for check in checks if check["error"]}
+    if "torch" in excluded:
+        excluded[GRAPH] = excluded["torch"]
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data
         if data is None:
@@ -109,6 +128,7 @@ def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) 
             "model": arguments.model,
             "batch_size": arguments.batch_size,
             "dtype": arguments.dtype,
+            "crops": arguments.crops,
             "data": data.name if arguments.data else f"{FILE_SIZE}x{FILE_SIZE} JPEG",
             "checks": checks,
             **epochs(arguments, data, commands or epoch_commands(arguments), excluded),
@@ -119,8 +139,10 @@ def epoch_commands(arguments: Arguments) -> dict[str, list[str]]:
     """Return the command of each implementation's worker."""
     commands = {"zoo": worker_command("benchmarks.epoch_worker")}
     for name in arguments.peers:
+        module = "torch_graph" if name == GRAPH else "torch_epoch"
+        words = () if name == GRAPH else BASELINES[name][1]
         commands[name] = worker_command(
-            "benchmarks.peers.torch_epoch", *BASELINES[name][1], python=arguments.torch_python
+            f"benchmarks.peers.{module}", *words, python=arguments.torch_python
         )
     return commands
 
@@ -135,9 +157,14 @@ def epochs(
         "model": arguments.model,
         "batch_size": arguments.batch_size,
         "dtype": arguments.dtype,
+        "crops": arguments.crops,
     }
     cases: list[tuple[str, dict[str, Any]]] = [("zoo", {"feed": feed}) for feed in arguments.feeds]
-    cases += [(p, {"num_workers": n}) for p in arguments.peers for n in arguments.num_workers]
+    cases += [
+        (p, {"num_workers": n})
+        for p in arguments.peers
+        for n in ((0,) if p == GRAPH else arguments.num_workers)
+    ]
     environment: dict[str, Any] = {}
     results: list[dict[str, Any]] = []
     counts: dict[str, Any] | None = None  # images and classes, from the zoo's worker
@@ -206,6 +233,8 @@ def label(row: dict[str, Any]) -> str:
     """Return the display name of a result: implementation and setting."""
     if "feed" in row:
         return f"{row['side']}, {row['feed']}"
+    if row["side"] == GRAPH:
+        return f"{GRAPH}, cached"
     return f"{row['side']}, {cli.count(row['num_workers'], 'worker')}"
 
 

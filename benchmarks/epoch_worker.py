@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from benchmarks import workers
+from benchmarks.epoch import FILE_SIZE
 from benchmarks.zoo_worker import ADAM, Zoo
 from train.engine.stage import DeviceCache, initial_state, prepare, rng_context
 from train.engine.state import LoopState
-from train.recipe import Recipe, Stage
+from train.recipe import Augmentation, Recipe, Stage
 from train.record.log import RunLog
 from train.setup import resolve
 
@@ -25,20 +26,24 @@ class ZooEpoch(Zoo):
         batch_size: int,
         dtype: Literal["float32", "bfloat16"],
         feed: Literal["streamed", "cached"],
+        crops: int = 1,
     ) -> dict[str, Any]:
-        """Open an image folder, compile, and train for one epoch.
+        """Open an image folder, compile, and train for one epoch, with `crops` random crops of each image.
 
         Returns `images` per epoch, `classes`, and `seconds` until training could start, including compilation and,
         for cached data, loading all images.
         """
         began = time.perf_counter()
+        augment = Augmentation()
+        if crops > 1:
+            augment = Augmentation(resize=FILE_SIZE, crops_per_image=crops)
         recipe = Recipe(
             model=model,
             dataset=path,
             batch_size=batch_size,
             dtype=dtype,
             feed=feed,
-            stages=(Stage(epochs=10_000, optimizer=ADAM),),
+            stages=(Stage(epochs=10_000, optimizer=ADAM, augment=augment),),
         )
         self.experiment = resolve(recipe)
         devices, plan = self.experiment.devices, self.experiment.stages[0]

@@ -99,7 +99,10 @@ class Worker:
     """A worker process, stopped except during calls."""
 
     def __init__(self, command: Sequence[str | os.PathLike], *, timeout: float = 300.0):
-        """Start the process. A call that takes longer than `timeout` seconds kills it."""
+        """Start the process. A call that takes longer than `timeout` seconds kills it.
+
+        JAX allocates a GPU's memory as needed: by default it would reserve three quarters, while other workers live.
+        """
         self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         try:
@@ -109,7 +112,11 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={
+                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                },
                 bufsize=0,
             )
         except OSError as error:

@@ -43,6 +43,7 @@ class DatasetInfo:
     split_sizes: dict[str, int] | None = None  # with default options; as published for paper data
     needs_data_dir: bool = False  # the user must download the files and pass `data_dir`
     takes_data_dir: bool = False  # `data_dir` is accepted; implied by `needs_data_dir`
+    pools_splits: bool = False  # by default, the published splits are pooled and split anew
 
     def __post_init__(self) -> None:
         if self.needs_data_dir:
@@ -64,6 +65,7 @@ class Options:
     folds: int = 0
     fold: int = 0
     splits_file: str | os.PathLike[str] | None = None
+    published_splits: Literal["auto", "keep", "pool"] = "auto"
 
     def check(self, field_name: Callable[[str], str] = str) -> None:
         """Raise InputError for values that are invalid for any data set.
@@ -88,6 +90,8 @@ class Options:
             raise invalid("image_size", "at least 1 pixel")
         if self.on_bad_image not in ("skip", "error"):
             raise invalid("on_bad_image", "skip or error")
+        if self.published_splits not in ("auto", "keep", "pool"):
+            raise invalid("published_splits", "auto, keep or pool")
         if self.group is not None:
             try:
                 re.compile(self.group)

@@ -59,6 +59,7 @@ def load_dataset(
     folds: int = 0,
     fold: int = 0,
     splits_file: str | os.PathLike[str] | None = None,
+    published_splits: Literal["auto", "keep", "pool"] = "auto",
 ) -> Dataset[Split]:
     """Load a data set: find it, check all its images, and split it.
 
@@ -81,6 +82,8 @@ def load_dataset(
         split is kept, and the fold becomes the validation split.
       splits_file: `splits.json` of an earlier run, or its directory: reuse its splits and its order of classes (see
         `datasets.manifest`).
+      published_splits: "keep" the splits that come with the data, "pool" all images and split them anew, or do as the
+        data set's paper does ("auto": afhq pools, all others keep).
 
     Raises InputError with a one-line message for unusable data or options.
     """
@@ -96,6 +99,7 @@ def load_dataset(
         folds=folds,
         fold=fold,
         splits_file=splits_file,
+        published_splits=published_splits,
     )
     options.check()
     return _builder(name_or_path)(options)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, get_args
 import grain
 import numpy as np
 
-from datasets.dataset import InputError, Split
+from datasets.dataset import InputError, Progress, Split
 from datasets.images.resize import Decoder
 from zoo.common.resize import ResizeRule
 
@@ -95,6 +95,24 @@ class ImageSamples:
         for batch in eval_batches(self, batch_size=16):
             images[batch["index"][batch["mask"]]] = batch["image"][batch["mask"]]
         return images
+
+
+def channel_statistics(
+    samples: ImageSamples, progress: Progress | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of red, green and blue over all pixels of all images, in [0, 1], to six digits."""
+    count, total, squares = 0, np.zeros(3), np.zeros(3)
+    for batch in eval_batches(samples, batch_size=16):
+        pixels = batch["image"][batch["mask"]].reshape(-1, 3).astype(np.float64) / 255
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+        if progress:
+            done = min(int(batch["index"].max()) + 1, len(samples))
+            progress("mean and deviation of training images", done, len(samples))
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    return tuple(mean.round(6).tolist()), tuple(deviation.round(6).tolist())
 
 
 @functools.lru_cache(maxsize=4)  # called every step; shuffling 50,000 samples takes 5 ms

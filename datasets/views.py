@@ -1,11 +1,11 @@
-"""Data sets derived from others: fewer training images per class, or noise on some images."""
+"""Data sets derived from others: fewer training images per class, noise on some images, or several splits in one."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.dataset import Dataset, Split
+from datasets.dataset import Dataset, Labeled, Split, VectorSplit
 from datasets.images.resize import Decoder
 from zoo.common.resize import ResizeRule
 
@@ -63,6 +63,53 @@ class Noisy(Split):
             return image
         noise = np.random.default_rng([self._seed, index]).normal(0, self._sigma, image.shape)
         return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+class Joined(Split):
+    """The examples of several splits, one after the other."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self._splits = list(splits)
+        self._starts = np.cumsum([0, *(len(split) for split in splits)])
+        merged = _merged(splits)
+        super().__init__(
+            merged.ids,
+            merged.labels,
+            lambda index: self._locate(index)[0][self._locate(index)[1]][0],
+            digests=merged.digests,
+            groups=merged.groups,
+        )
+
+    def _locate(self, index: int) -> tuple[Split, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._splits[number], index - int(self._starts[number])
+
+    def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
+        """Return image `index` resized, as `Split.resized` does."""
+        split, own = self._locate(index)
+        return split.resized(own, rule, decoder)
+
+    def content(self, index: int) -> bytes | None:
+        """Return the bytes of image `index`'s file, as `Split.content` does."""
+        split, own = self._locate(index)
+        return split.content(own)
+
+
+def joined(splits: Sequence[Labeled]) -> Labeled:
+    """Join splits, all of images or all of vectors, into one."""
+    vectors = [split.values for split in splits if isinstance(split, VectorSplit)]
+    if vectors:
+        return VectorSplit(_merged(splits), np.concatenate(vectors))
+    return Joined([split for split in splits if isinstance(split, Split)])
+
+
+def _merged(splits: Sequence[Labeled]) -> Labeled:
+    return Labeled(
+        [name for split in splits for name in split.ids],
+        np.concatenate([split.labels for split in splits]),
+        digests=[digest for split in splits for digest in split.digests],
+        groups=[group for split in splits for group in split.groups],
+    )
 
 
 def limit_per_class(dataset: Dataset[Split], count: int, seed: int) -> Dataset[Split]:

@@ -88,6 +88,8 @@ def prepare_environment(*, large_arrays: bool = True) -> None:
         # jaxlib 0.10.2 fuses CPU code through YNNPACK: wrong results in a known case, and the nets of the zoo run two
         # to three times slower (SAM-AlexNet, batch 16, two cores: 1309 instead of 802 ms per training step).
         os.environ["XLA_FLAGS"] = f"{flags} {YNN_FLAG}=".strip()
+    # Nothing is set for GPUs: no flag has been measured on one, and XLA's defaults include autotuning, command buffers
+    # and Triton fusions. Settings for GPUs belong here.
     # Compilation takes 5 to 35 s on two cores; later runs read its result from this cache.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

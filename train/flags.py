@@ -132,7 +132,7 @@ def _parse_options(words: list[str]) -> ModelOptions:
 def _features(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Features | None] | None:
     if info.type != Features | None:
         return None
-    metavar = "pixels|RUN|MODEL=SOURCE"
+    metavar = "pixels|gray-pixels|RUN|MODEL=SOURCE"
     return _optional(metavar, parse_features, format_features, Pixels, RunFeatures, NetFeatures)
 
 
@@ -146,7 +146,7 @@ def _pretrained(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None
 def format_features(features: Features) -> str:
     """Inverse of `parse_features`, also used in messages."""
     if isinstance(features, Pixels):
-        return "pixels"
+        return "gray-pixels" if features.gray else "pixels"
     if isinstance(features, NetFeatures):
         return f"{features.model}={features.source}"
     return features.run if isinstance(features.run, str) else f"the job {features.run.job}"

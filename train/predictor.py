@@ -135,7 +135,10 @@ def load_run(path: str | os.PathLike) -> Predictor:
             inputs = VectorInputs(tuple(info["input_shape"]))
         else:
             inputs = ImageInputs(zoo.Preprocessing.from_json(info["preprocessing"]))
-        module = build_module(info["model"], len(class_names), info["dtype"], info["options"])
+        options = info["options"]
+        if info["format"] == 1:
+            options = zoo.options_of_version_0_1(info["model"], options)
+        module = build_module(info["model"], len(class_names), info["dtype"], options)
         digest = info["weights_sha256"]
     except (KeyError, TypeError) as error:
         raise InputError(

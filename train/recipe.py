@@ -16,7 +16,9 @@ from typing import Any, Literal
 from datasets.dataset import Options
 from zoo.common.errors import InputError as InputError
 
-FORMAT = 2  # version of `Recipe.to_json`; in format 1, options and features were text
+# Version of `Recipe.to_json`. In format 1, options and features were text.
+FORMAT = 3
+LAST_FORMAT_OF_VERSION_0_1 = 2
 
 
 def flag_of(path: str) -> str:
@@ -38,6 +40,8 @@ class JobWeights:
 @dataclasses.dataclass(frozen=True)
 class Pixels:
     """The flattened pixels of each image, as a feature vector."""
+
+    gray: bool = False  # converted to gray levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Optimizer:
     """Optimizer and learning rate schedule. Defaults are Keras's, where Keras has the optimizer."""
 
     name: str = "adam"
-    """adam, sgd, or an optimizer from another package."""
+    """adam, keras_adam (Keras's, with another epsilon), sgd, or an optimizer from another package."""
     learning_rate: float = 1e-3
     """Initial learning rate."""
     b1: float = 0.9
@@ -71,7 +75,7 @@ class Optimizer:
     b2: float = 0.999
     """Adam: decay rate of the second moment."""
     epsilon: float = 1e-7
-    """Adam: Keras's epsilon."""
+    """Adam: epsilon; Keras's default."""
     momentum: float = 0.0
     """SGD: momentum."""
     nesterov: bool = False
@@ -94,26 +98,54 @@ class Optimizer:
     """Learning rate schedule after warmup; cosine decays to 0 at the last update of the stage."""
 
 
+Score = Literal["loss", "accuracy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Normalization of images: (pixels in [0, 1] - mean) / std, per channel.
+
+    By default that of the pretrained weights, and without any mean 0 and std 1.
+    """
+
+    mean: tuple[float, ...] = ()
+    """Mean of red, green and blue, of pixels in [0, 1]."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of red, green and blue, of pixels in [0, 1]."""
+    of_training_images: bool = False
+    """Use the mean and standard deviation of the training images."""
+    crop_fraction: float | None = None
+    """Central part of each image that is used, as a fraction of its sides; 1 resizes the whole image (default: that of
+    the pretrained weights, else 1)."""
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 @dataclasses.dataclass(frozen=True)
 class Plateau:
-    """Keras's ReduceLROnPlateau on the validation loss."""
+    """Keras's ReduceLROnPlateau."""
 
     patience: int = 0
     """Epochs without improvement before the learning rate is reduced (0: off)."""
     factor: float = 0.1
     """Factor by which the learning rate is multiplied."""
     min_delta: float = 1e-4
-    """Smallest decrease of the loss that counts as an improvement."""
+    """Smallest change of the score that counts as an improvement."""
+    monitor: Score = "loss"
+    """Validation score to monitor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStop:
-    """Keras's EarlyStopping on the validation loss."""
+    """Keras's EarlyStopping."""
 
     patience: int = 0
     """Stop after this many consecutive epochs without improvement (0: off)."""
     min_delta: float = 0.0
-    """Smallest decrease of the loss that counts as an improvement."""
+    """Smallest change of the score that counts as an improvement."""
+    monitor: Score = "loss"
+    """Validation score to monitor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +209,12 @@ class Stage:
     """Parameters to freeze: backbone (all except the head), or paths such as conv1 or features.:14."""
     epochs: int = 30
     """Maximum number of epochs."""
+    batch_size: int | None = None
+    """Images per step in this stage (default: the recipe's)."""
+    all_splits: bool = False
+    """Train on the images of all splits, without their labels; results are then transductive."""
+    monitor: Literal["auto", "loss", "accuracy"] = "auto"
+    """Validation score that selects the best epoch (auto: accuracy of a classifier, else the loss)."""
     optimizer: Optimizer = Optimizer()
     plateau: Plateau = Plateau()
     early_stop: EarlyStop = EarlyStop()
@@ -205,6 +243,8 @@ class Probe:
     """SVM: gamma of the rbf kernel (default: scikit-learn's "scale")."""
     kernel: Literal["rbf", "linear"] = "rbf"
     """SVM: kernel."""
+    every_epoch: bool = False
+    """Also score the probe on the validation split after each epoch; its accuracy is then that of the epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +288,8 @@ class Recipe:
     """Cross-validation: index of the test fold, from 0."""
     splits: str | None = None
     """splits.json of an earlier run, to reuse its splits."""
+    published_splits: Literal["auto", "keep", "pool"] = "auto"
+    """Splits that come with the data: keep them, pool all images and split them anew, or do as the data set's paper."""
     images_per_class: int | None = None
     """Maximum number of training images per class; the validation and test splits are not reduced."""
     noisy_images: float = 0.0
@@ -255,7 +297,8 @@ class Recipe:
     noise_sigma: float = 25.5
     """Standard deviation of the noise, in gray levels (0 to 255)."""
     features: Features | None = None
-    """Train on vectors: pixels, or features of a run directory or of MODEL=SOURCE, such as resnet50=torchvision."""
+    """Train on vectors: pixels, gray-pixels, or features of a run directory or of MODEL=SOURCE, such as
+    resnet50=torchvision."""
     feature_scaling: Literal["none", "unit", "standardize"] = "none"
     """Scaling by training statistics: one standard deviation for all features (unit), or standardize each feature."""
     on_bad_image: Literal["skip", "error"] = "skip"
@@ -263,6 +306,9 @@ class Recipe:
     decoder: Literal["exact", "fast"] = "exact"
     """Decoding and resizing in training: exact (identical to Pillow) or fast (small differences); evaluation is
     always exact."""
+    normalization: Normalization = Normalization()
+    score: Literal["best", "last"] = "best"
+    """Weights to test and to keep in best/: those of the best epoch, or of the last."""
     feed: Literal["auto", "streamed", "cached"] = "auto"
     """Input pipeline: stream batches, or cache all images on the device; auto: cache on a GPU if they fit."""
     stages: tuple[Stage, ...] = (Stage(),)
@@ -280,6 +326,7 @@ class Recipe:
             folds=self.folds,
             fold=self.fold,
             splits_file=self.splits,
+            published_splits=self.published_splits,
         )
 
     def validate(self, field_name: Callable[[str], str] = flag_of) -> None:
@@ -291,6 +338,7 @@ class Recipe:
         self.data_options().check(lambda name: field_name(_RECIPE_FIELDS.get(name, name)))
         if not self.stages and self.probe.method == "none":
             raise InputError(f"recipe {self.name!r} has no stages and no probe: add a stage")
+        self._check_normalization(field_name)
         names = [stage.name for stage in self.stages]
         for index, stage in enumerate(self.stages):
             if stage.name in names[:index]:
@@ -302,6 +350,18 @@ class Recipe:
                 raise InputError(
                     f"{field_name(f'stages.{index}.optimizer.nesterov')} needs a momentum above 0, such as 0.9"
                 )
+
+    def _check_normalization(self, field_name: Callable[[str], str]) -> None:
+        given = self.normalization
+        mean, std = (field_name(f"normalization.{name}") for name in ("mean", "std"))
+        if len(given.mean) not in (0, 3) or len(given.std) != len(given.mean):
+            raise InputError(f"{mean} and {std} need three values each: red, green and blue")
+        if not all(0 < value < math.inf for value in given.std):
+            raise InputError(f"{std} is {given.std}: use values above 0")
+        if given.mean and given.of_training_images:
+            raise InputError(
+                f"{mean} and {field_name('normalization.of_training_images')} are mutually exclusive: use one of them"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON-serializable data for config.json."""
@@ -328,9 +388,9 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def parse_features(text: str) -> Features:
-    """Parse the command-line syntax of features: pixels, a run directory, or MODEL=SOURCE."""
-    if text == "pixels":
-        return Pixels()
+    """Parse the command-line syntax of features: pixels, gray-pixels, a run directory, or MODEL=SOURCE."""
+    if text in ("pixels", "gray-pixels"):
+        return Pixels(gray=text == "gray-pixels")
     model, equals, source = text.partition("=")
     return NetFeatures(model, source) if equals and not Path(text).exists() else RunFeatures(text)
 
@@ -394,7 +454,15 @@ LIMITS: dict[type, dict[str, Limit]] = {
         "c": Limit(lambda v: 0 < v < math.inf, "a number above 0"),
         "gamma": Limit(lambda v: 0 < v < math.inf, "a number above 0"),
     },
-    Stage: {"epochs": _AT_LEAST_1, "label_smoothing": _DECAY, "ema": _DECAY},
+    Normalization: {
+        "crop_fraction": Limit(lambda v: 0 < v <= 1, "a fraction above 0, at most 1, such as 0.875")
+    },
+    Stage: {
+        "epochs": _AT_LEAST_1,
+        "batch_size": _AT_LEAST_1,
+        "label_smoothing": _DECAY,
+        "ema": _DECAY,
+    },
     Optimizer: {
         "learning_rate": _RATE,
         "b1": _DECAY,

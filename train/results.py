@@ -101,7 +101,8 @@ def _cluster_predictions(clusters: np.ndarray, scores: dict[str, Any]) -> dict[s
 
 def _score_probe(predictor: Predictor, experiment: Experiment, split: str) -> Results:
     """Fit the recipe's probe to the training split and score it; also its accuracy in training and validation."""
-    from train.probing import FittedProbe, probe_features
+    from train.analysis.probes import FittedProbe
+    from train.probing import probe_features
 
     recipe, dataset = experiment.recipe, experiment.dataset
     probe, names = recipe.probe, dataset.class_names

@@ -162,7 +162,7 @@ def run(
     directory = RunDir(workdir)
     with directory.locked(), cli.StopRequest() as stop:
         log = _open_log(experiment, directory, plugins)
-        directory.begin(experiment.recipe, experiment.dataset, experiment.pretrained_settings())
+        directory.begin(experiment.recipe, experiment.dataset, experiment.start_settings())
         try:
             end = fit(
                 experiment,
@@ -181,7 +181,9 @@ def run(
     where = f"; report: {directory.path / 'report.html'}" if figures else ""
     cli.say(f"done in {cli.duration(time.time() - start_time)}{where}")
     synthetic = " (synthetic images)" if experiment.dataset.info.synthetic else ""
-    print(f"{recipe.model} on {experiment.dataset.name}{synthetic}: {_scores(results)}")
+    print(
+        f"{recipe.model} on {experiment.dataset.name}{synthetic}: {_scores(results, recipe.score)}"
+    )
     return results
 
 
@@ -259,17 +261,18 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]}x{shape[1]} pixels" if len(shape) == 3 else f"vectors of {shape[0]}"
 
 
-def _scores(results: dict[str, Any]) -> str:
+def _scores(results: dict[str, Any], score: str) -> str:
     """Format the scores for the last line of output."""
     if "accuracy" not in results:
         text = f"test loss {results['loss']:.4f}"
     else:
         text = f"test accuracy {results['accuracy']:.2%}, macro-F1 {results['f1']:.2%}"
     how = f" ({results['scored_by']})" if results["scored_by"] != "classification" else ""
-    return (
-        f"{text}{how}, {results['num_examples']} images,"
-        f" best of {cli.count(results['epochs_run'], 'epoch')}: {results['best_epoch']}"
-    )
+    epochs = cli.count(results["epochs_run"], "epoch")
+    which = f"best of {epochs}: {results['best_epoch']}"
+    if results["best_epoch"] == results["epochs_run"] and score == "last":
+        which = f"last of {epochs}"
+    return f"{text}{how}, {results['num_examples']} images, {which}"
 
 
 if __name__ == "__main__":

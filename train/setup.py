@@ -15,17 +15,27 @@ import zoo
 from datasets import Dataset, list_datasets, load_dataset
 from datasets.dataset import VectorSplit
 from datasets.images import fast
-from datasets.pipeline import steps_per_epoch
+from datasets.pipeline import ImageSamples, channel_statistics, steps_per_epoch
 from datasets.views import add_noise, limit_per_class
 from train import cli
 from train.engine import freezing
 from train.engine.experiment import Experiment, StagePlan, build_module
-from train.engine.inputs import Inputs, VectorInputs, image_inputs
+from train.engine.inputs import Inputs, VectorInputs, image_inputs, normalized
 from train.engine.objectives import Entry, get_objective, objectives_for
 from train.engine.optimizers import OPTIMIZERS, build_optimizer
 from train.engine.parallel import Devices
+from train.engine.stage import training_split
 from train.engine.steps import abstract_variables
-from train.recipe import InputError, JobWeights, Recipe, RunFeatures, Stage, flag_of
+from train.recipe import (
+    InputError,
+    JobWeights,
+    NetFeatures,
+    Normalization,
+    Recipe,
+    RunFeatures,
+    Stage,
+    flag_of,
+)
 from train.record.directory import RunDir
 from train.vectors import vector_dataset
 from zoo.common.names import find
@@ -69,6 +79,8 @@ def resolve(
     if workdir is not None:
         run = RunDir(workdir)
         run.check(recipe, resume)
+        if run.exists() and run.is_of_version_0_1() and (changed := _changed_since(recipe)):
+            cli.say(f"note: this run of version 0.1 keeps {changed}")
     entry = zoo.get_entry(recipe.model)
     on_vectors = recipe.features is not None or (dataset is not None and _has_vectors(dataset))
     objectives = _objectives(recipe, entry, on_vectors) if train else ()
@@ -79,7 +91,7 @@ def resolve(
     size = _input_size(recipe, entry)
     dataset, data_key = _load_data(recipe, options, size, run, dataset)
     shape = (*size, 3) if size and not on_vectors else dataset.splits["train"].shape
-    model = _model(recipe, shape, len(dataset.class_names), run, field_name, train=train)
+    model = _model(recipe, shape, dataset, run, field_name, train=train)
     if not train:
         devices = devices or Devices()
         return Experiment(recipe, dataset, data_key, devices=devices, **vars(model))
@@ -98,6 +110,13 @@ def resolve(
         stages=stages,
         **vars(model),
     )
+
+
+def _changed_since(recipe: Recipe) -> str:
+    """Describe what a recipe of version 0.1 has other than today's; empty if nothing."""
+    before = zoo.options_of_version_0_1(recipe.model, {})
+    kept = [f"{name}={recipe.model_options.get(name)}" for name in before]
+    return f"its reading of the paper for {recipe.model}: {', '.join(kept)}" if kept else ""
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -137,6 +156,16 @@ def _objectives(recipe: Recipe, entry: zoo.ModelEntry, on_vectors: bool) -> tupl
             f"{recipe.model} takes vectors: use --features pixels, the directory of a finished run, or"
             " resnet50=torchvision"
         )
+    if (
+        on_vectors
+        and recipe.normalization != Normalization()
+        and (
+            not isinstance(recipe.features, NetFeatures) or recipe.normalization.of_training_images
+        )
+    ):
+        raise InputError(
+            "--normalization is for images, not for these --features: use --feature-scaling for vectors"
+        )
     if on_vectors and not takes_vectors:
         raise InputError(
             f"{recipe.model} takes images: --features is for models that take vectors, such as vade"
@@ -155,6 +184,11 @@ def _objectives(recipe: Recipe, entry: zoo.ModelEntry, on_vectors: bool) -> tupl
         if stage.start == "bottleneck" and entry.objective != "autoencoder":
             raise InputError(
                 f"{flag}.start bottleneck requires conv_autoencoder, not {recipe.model}"
+            )
+        if stage.all_splits and objective.reads_labels:
+            raise InputError(
+                f"{flag}.all-splits: {stage.objective} uses labels, and must not see those of the test split: leave it"
+                " out"
             )
         if stage.balance == "class_weights" and not objective.reads_labels:
             raise InputError(
@@ -230,19 +264,25 @@ def _load_data(
 
 def _devices(recipe: Recipe, dataset: Dataset, devices: Devices | None) -> Devices:
     """Select the devices that share a batch, unless some are given. Raises InputError if the batch is too large."""
+    sizes = {"--batch-size": recipe.batch_size}
+    for index, stage in enumerate(recipe.stages):
+        if stage.batch_size:
+            sizes[f"--stages.{index}.batch-size"] = stage.batch_size
     if devices is None:
-        devices = Devices.for_batch_size(recipe.batch_size)
+        devices = Devices.for_batch_size(math.gcd(*sizes.values()))
         if len(devices) < (count := len(Devices())):
+            flag, size = next((f, s) for f, s in sizes.items() if s % count)
             cli.say(
-                f"note: a batch of {recipe.batch_size} is split across {len(devices)} of {count} devices;"
-                f" to use all of them, set --batch-size to a multiple of {count}"
+                f"note: a batch of {size} is split across {len(devices)} of {count} devices;"
+                f" to use all of them, set {flag} to a multiple of {count}"
             )
     train_size = len(dataset.splits["train"])
-    if recipe.batch_size > train_size:
-        raise InputError(
-            f"--batch-size {recipe.batch_size} exceeds the {train_size} training images"
-            f" of {dataset.name}: use at most {train_size}"
-        )
+    for flag, size in sizes.items():
+        if size > train_size:
+            raise InputError(
+                f"{flag} {size} exceeds the {train_size} training images"
+                f" of {dataset.name}: use at most {train_size}"
+            )
     return devices
 
 
@@ -252,7 +292,7 @@ def _data_bytes(recipe: Recipe, dataset: Dataset, inputs: Inputs) -> int:
     sizes = [
         math.prod(samples.shape) * samples.dtype.itemsize * len(samples)
         for stage in recipe.stages
-        for samples in [inputs.train_samples(splits["train"], stage.augment)]
+        for samples in [inputs.train_samples(training_split(splits, stage), stage.augment)]
     ]
     validation = inputs.eval_samples(splits["validation"])
     return max(sizes, default=0) + len(validation) * (
@@ -293,7 +333,7 @@ class _Model:
 def _model(
     recipe: Recipe,
     shape: tuple[int, ...],
-    num_classes: int,
+    dataset: Dataset,
     run: RunDir | None,
     field_name: Callable[[str], str],
     *,
@@ -310,14 +350,19 @@ def _model(
     weights: dict[str, Any] | None = None
     preprocessing, pretrained = None, {}
     options: dict[str, Any] = dict(recipe.model_options)
+    num_classes = len(dataset.class_names)
     without_weights = recipe.pretrained is None or not train
-    if without_weights:
-        if len(shape) == 3:
-            preprocessing = zoo.Preprocessing(ResizeRule((shape[0], shape[1])))
-    elif run is not None and run.start.exists() and run.has_checkpoint():
+    restored = train and run is not None and run.start.exists() and run.has_checkpoint()
+    if restored:
+        assert run is not None
         start = run.read_json(run.start)
         preprocessing = zoo.Preprocessing.from_json(start["preprocessing"])
         options, pretrained = start["options"], start["pretrained"]
+        if run.is_of_version_0_1():
+            options = zoo.options_of_version_0_1(recipe.model, options)
+    elif without_weights:
+        if len(shape) == 3:
+            preprocessing = zoo.Preprocessing(ResizeRule((shape[0], shape[1])))
     else:
         loaded = _pretrained(recipe, num_classes)
         preprocessing, options = loaded.preprocessing, loaded.options
@@ -326,6 +371,8 @@ def _model(
         cli.say(f"weights: {loaded.report}")
     inputs: Inputs = VectorInputs(shape)
     if preprocessing is not None:
+        if train and not restored:
+            preprocessing = _normalized(recipe, preprocessing, dataset.splits["train"])
         inputs = image_inputs(preprocessing, recipe.stages, recipe.decoder, field_name)
     if not train:
         return _Model(inputs, None, {}, None, {})
@@ -336,6 +383,20 @@ def _model(
         module = module.clone(**options)
     _check_size(module, recipe.model, inputs.shape)
     return _Model(inputs, module, options, weights, pretrained)
+
+
+def _normalized(recipe: Recipe, preprocessing: zoo.Preprocessing, split: Any) -> zoo.Preprocessing:
+    """Replace the normalization of the weights by that of the recipe, if it has one."""
+    given = recipe.normalization
+    if given.of_training_images:
+        progress = cli.Progress()
+        try:
+            samples = ImageSamples(split, preprocessing.rule)
+            mean, std = channel_statistics(samples, cli.progress_callback(progress))
+        finally:
+            progress.stop()
+        given = dataclasses.replace(given, mean=mean, std=std)
+    return normalized(preprocessing, given)
 
 
 def _pretrained(recipe: Recipe, num_classes: int) -> Any:
@@ -373,9 +434,11 @@ def _stages(
     for index, (stage, objective) in enumerate(zip(recipe.stages, objectives, strict=True)):
         module = model.module.clone(**stage.model_options)
         abstract = abstract_variables(module, model.inputs.shape)
+        _check_monitors(recipe, index, stage, objective)
+        batch_size = stage.batch_size or recipe.batch_size
         num_steps = steps_per_epoch(
-            len(dataset.splits["train"]) * stage.augment.crops_per_image,
-            recipe.batch_size,
+            len(training_split(dataset.splits, stage)) * stage.augment.crops_per_image,
+            batch_size,
             drop_last=recipe.drop_last,
             multiple_of=len(devices),
         )
@@ -386,6 +449,7 @@ def _stages(
                 abstract,
                 objective,
                 build_optimizer(stage.optimizer, stage.epochs * num_steps),
+                batch_size,
                 _frozen(recipe, index, stage, abstract["params"]),
                 previous is not None and _comparable(previous, stage),
             )
@@ -394,12 +458,29 @@ def _stages(
     return tuple(plans)
 
 
+def _check_monitors(recipe: Recipe, index: int, stage: Stage, objective: Entry) -> None:
+    """Raise InputError if a stage monitors an accuracy that it does not have."""
+    if objective.predicts != "loss" or recipe.probe.every_epoch:
+        return
+    for rule, monitor in (
+        ("", stage.monitor),
+        ("early_stop.", stage.early_stop.monitor),
+        ("plateau.", stage.plateau.monitor),
+    ):
+        if monitor == "accuracy":
+            raise InputError(
+                f"{flag_of(f'stages.{index}.{rule}monitor')} is accuracy, which the objective {stage.objective} does"
+                " not have: use loss, or a probe with --probe.every-epoch"
+            )
+
+
 def _comparable(previous: Stage, stage: Stage) -> bool:
     """Whether the validation scores of two consecutive stages can be compared."""
     return (
         stage.start == "continue"
         and stage.objective == previous.objective
         and stage.model_options == previous.model_options
+        and stage.monitor == previous.monitor
     )
 
 
@@ -420,6 +501,15 @@ def _frozen(recipe: Recipe, index: int, stage: Stage, params: Any) -> frozenset[
 def _check_probe(recipe: Recipe, model: _Model) -> None:
     """Raise InputError if the model does not have the probe's layer."""
     layer = recipe.probe.layer
+    if recipe.probe.every_epoch and (
+        recipe.probe.method == "none"
+        or layer != "features"
+        or any(get_objective(stage.objective).predicts == "classes" for stage in recipe.stages)
+    ):
+        raise InputError(
+            "--probe.every-epoch needs a --probe.method on the features of an autoencoder, which its objective returns:"
+            " leave it out"
+        )
     if recipe.probe.method == "none" or layer in ("features", "input"):
         return
     variables = abstract_variables(model.module, model.inputs.shape)

@@ -9,9 +9,10 @@ import numpy as np
 from datasets import Dataset
 from datasets.dataset import Progress, VectorSplit
 from datasets.pipeline import ImageSamples, load_arrays
+from train.analysis.probes import scale
 from train.engine import features
 from train.engine.checkpoints import digest
-from train.engine.inputs import ImageInputs, Inputs
+from train.engine.inputs import ImageInputs, Inputs, normalized
 from train.engine.parallel import Devices
 from train.predictor import load_run
 from train.recipe import Features, InputError, JobWeights, NetFeatures, Pixels, Recipe, RunFeatures
@@ -19,6 +20,7 @@ from zoo.common.resize import ResizeRule
 from zoo.pretrained import load as load_weights
 
 FEATURE_BATCH = 64
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def vector_dataset(
@@ -31,7 +33,7 @@ def vector_dataset(
     """Replace the images of a data set by vectors. Raises InputError if the source cannot be used."""
     if isinstance(source, Pixels):
         size = (recipe.image_size, recipe.image_size) if recipe.image_size else None
-        vectors = pixels(dataset, size)
+        vectors = pixels(dataset, size, gray=source.gray)
     else:
         module, variables, inputs = _load_feature_network(recipe, source)
         vectors = network_features(module, variables, inputs, dataset, key, progress=progress)
@@ -46,7 +48,8 @@ def _load_feature_network(
 ) -> tuple[Any, dict[str, Any], ImageInputs]:
     if isinstance(source, NetFeatures):
         loaded = load_weights(source.model, source.source, None, image_size=recipe.image_size)
-        return loaded.module, loaded.variables, ImageInputs(loaded.preprocessing)
+        preprocessing = normalized(loaded.preprocessing, recipe.normalization)
+        return loaded.module, loaded.variables, ImageInputs(preprocessing)
     if isinstance(source.run, JobWeights):
         raise InputError(
             f"this run needs features of the job {source.run.job}, which has not been run: run it first"
@@ -59,10 +62,12 @@ def _load_feature_network(
     return predictor.module, predictor.variables, predictor.inputs
 
 
-def pixels(dataset: Dataset, size: tuple[int, int] | None) -> dict[str, np.ndarray]:
+def pixels(
+    dataset: Dataset, size: tuple[int, int] | None, *, gray: bool = False
+) -> dict[str, np.ndarray]:
     """Flatten the images of each split to vectors in [0, 1]: float32 [N, H * W * 3], or [N, H * W] if all are gray.
 
-    `size` is height and width (default: that of the images).
+    `size` is height and width (default: that of the images). `gray` converts colors to luma (ITU-R 601).
     """
     if size is None:
         if dataset.info.image_shape is None:
@@ -74,9 +79,10 @@ def pixels(dataset: Dataset, size: tuple[int, int] | None) -> dict[str, np.ndarr
         size = (height, width)
     rule = ResizeRule(size)
     arrays = {n: load_arrays(ImageSamples(s, rule))[0] for n, s in dataset.splits.items()}
-    gray = all((a[..., :1] == a).all() for a in arrays.values())
-    if gray:
+    if all((a[..., :1] == a).all() for a in arrays.values()):
         arrays = {name: a[..., :1] for name, a in arrays.items()}
+    elif gray:
+        arrays = {name: a @ LUMA for name, a in arrays.items()}
     return {n: a.reshape(len(a), -1).astype(np.float32) / 255 for n, a in arrays.items()}
 
 
@@ -108,16 +114,3 @@ def network_features(
         },
         progress=progress,
     )
-
-
-def scale(vectors: Mapping[str, np.ndarray], method: str) -> dict[str, np.ndarray]:
-    """Scale the vectors of all splits by statistics of the training split. `method`: see `Recipe.feature_scaling`."""
-    train = vectors["train"].astype(np.float64)
-    if method == "none":
-        return dict(vectors)
-    if method == "unit":
-        mean, deviation = np.zeros(1), np.array([train.std()])
-    else:
-        mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1.0)  # do not divide constant features by zero
-    return {n: ((v - mean) / deviation).astype(np.float32) for n, v in vectors.items()}

@@ -19,6 +19,7 @@ from zoo.registry import (
     get_entry,
     list_models,
     model_info,
+    options_of_version_0_1,
     register_model,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "load_pretrained",
     "load_variables",
     "model_info",
+    "options_of_version_0_1",
     "register_model",
     "save_variables",
 ]

@@ -1,4 +1,9 @@
-"""AlexNet: the three variants of two papers, and torchvision's.
+"""AlexNet: the original, the three variants of two papers, and torchvision's.
+
+`alexnet_original` is the net of Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convolutional
+neural networks": two towers, one per GPU, written as convolutions with two groups of channels, and local response
+normalization. It has 60,965,224 parameters, 96.17% of them in dense layers: the "60 million" and "96.2%" that "Image
+Classification Algorithm Based on Improved AlexNet" quotes.
 
 `alexnet` is the Keras variant of Le 2021, "Alexnet and image classification" (after Krizhevsky et al. 2012): one tower,
 227x227 input, no local response normalization, 62,378,344 parameters with 1000 classes. All output shapes and
@@ -9,13 +14,17 @@ spatial attention module". Both take 256x256 input and use valid padding ("effec
 reproduces all sizes that the paper reports. `sam_alexnet` adds a spatial attention module after each of the two
 384-channel convolutions and has a narrower top.
 
-Where that paper is ambiguous, we assume:
-- Figure 2 distinguishes "conv" from "conv + bn" but does not say which layer is which. Batch normalization follows
-  every convolution of both nets; `norm=False` turns it off.
-- The text says "9 weight layers, 4 fully connected", but the figure shows only 4096 and 10. The baseline has AlexNet's
-  original top, 4096-4096-10; `head_widths` changes it.
+How we read that paper (`norm_layers` and `head_widths` change it):
+- Batch normalization follows convolutions 1 and 2, where "AlexNet jointed the LRN layer after the 1st and 2nd
+  convolution layer", which the paper removes. Figure 2 distinguishes "the conventional convolution operation" from
+  "conv+bn", and the third level has "384 conventional convolutions". Whether the fifth convolution is normalized is
+  open; here it is not. The batch normalization in the attention modules is stated, and independent of `norm_layers`.
+- The baseline's top is 4096-4096-4096-10: "A total of 9 weight layers were there, among which 5 convolution layers and
+  4 fully connected layers". Figure 2 shows only one 4,096 and the 10.
 - Dropout 0.4 follows each hidden fully connected layer.
 - Convolutions before batch normalization keep their bias, which is Keras's default.
+Version 0.1 normalized every convolution, and its baseline's top was 4096-4096-10. Weights of that version are loaded
+with these options.
 
 `alexnet_torchvision` is the net of torchvision's weights (Krizhevsky 2014, "One weird trick for parallelizing
 convolutional neural networks"): narrower convolutions, dropout before each hidden dense layer, any image size. Biases
@@ -37,6 +46,7 @@ from zoo.layers import (
     KERAS_NORM_MOMENTUM,
     Classifier,
     ConvNormAct,
+    LocalResponseNorm,
     MaxPool,
     SpatialAttention,
     adaptive_average_pool,
@@ -84,38 +94,101 @@ class AlexNet(nn.Module):
         return head(self.num_classes, x)
 
 
+class OriginalAlexNet(nn.Module):
+    """AlexNet of Krizhevsky et al. 2012: images [B, 227, 227, 3] to float32 logits [B, num_classes].
+
+    Images of 224 pixels, as stated, do not give the stated feature maps of 55x55; those of 227 do. Weights are drawn
+    from N(0, 0.01); the biases of convolutions 2, 4 and 5 and of the hidden dense layers start at 1 (section 5).
+    """
+
+    num_classes: int
+    widths: Sequence[int] = (96, 256, 384, 384, 256)
+    groups: Sequence[int] = (1, 2, 1, 2, 2)
+    head_widths: Sequence[int] = (4096, 4096)
+    dropout_rate: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        normal, zeros, ones = (
+            nn.initializers.normal(0.01),
+            nn.initializers.zeros,
+            nn.initializers.ones,
+        )
+
+        def conv(index: int, kernel: int, stride: int = 1, padding: str = "SAME") -> ConvNormAct:
+            return ConvNormAct(
+                self.widths[index - 1],
+                (kernel, kernel),
+                stride,
+                padding,
+                norm=False,
+                groups=self.groups[index - 1],
+                kernel_init=normal,
+                bias_init=ones if index in (2, 4, 5) else zeros,
+                dtype=self.dtype,
+                name=f"conv{index}",
+            )
+
+        x = x.astype(self.dtype)
+        x = LocalResponseNorm(name="norm1")(conv(1, 11, stride=4, padding="VALID")(x))
+        x = MaxPool(name="pool1")(x)  # [B, 27, 27, 96]
+        x = LocalResponseNorm(name="norm2")(conv(2, 5)(x))
+        x = MaxPool(name="pool2")(x)  # [B, 13, 13, 256]
+        x = conv(3, 3)(x)  # [B, 13, 13, 384]
+        x = conv(4, 3)(x)  # [B, 13, 13, 384]
+        x = conv(5, 3)(x)  # [B, 13, 13, 256]
+        x = MaxPool(name="pool5")(x)  # [B, 6, 6, 256]
+        top = Classifier(
+            self.head_widths,
+            self.dropout_rate,
+            self.dtype,
+            kernel_init=normal,
+            bias_init=ones,
+            name="top",
+        )
+        return head(self.num_classes, top(x, train=train), normal)
+
+
 class PigAlexNet(nn.Module):
     """AlexNets of the pig face paper: images [B, 256, 256, 3] to float32 logits [B, num_classes]."""
 
     num_classes: int
     attention: bool = False  # SAM after each of the two 384-channel convolutions (Figure 4)
     widths: Sequence[int] = (96, 256, 384, 384, 256)
-    head_widths: Sequence[int] = (4096, 4096)
+    head_widths: Sequence[int] = (4096, 4096, 4096)
     stem: tuple[int, int] = (11, 4)  # kernel and stride of the first convolution
     dropout_rate: float = 0.4
-    norm: bool = True
+    norm_layers: Sequence[int] = (1, 2)  # numbers of the convolutions with batch normalization
+    attention_norm: bool = True  # False: weights of version 0.1 without any batch normalization
     norm_momentum: float = KERAS_NORM_MOMENTUM
     axis_name: str | None = None  # mapped axis over which batch statistics are averaged
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        norm = {
-            "norm": self.norm,
+        shared = {
             "norm_momentum": self.norm_momentum,
             "axis_name": self.axis_name,
             "dtype": self.dtype,
         }
 
         def conv(x: jax.Array, index: int, kernel: int, stride: int = 1) -> jax.Array:
-            width = self.widths[index - 1]
-            block = ConvNormAct(width, (kernel, kernel), stride, **norm, name=f"conv{index}")
+            block = ConvNormAct(
+                self.widths[index - 1],
+                (kernel, kernel),
+                stride,
+                norm=index in self.norm_layers,
+                **shared,
+                name=f"conv{index}",
+            )
             return block(x, train=train)
 
         def attend(x: jax.Array, index: int) -> jax.Array:
             if not self.attention:
                 return x
-            return SpatialAttention(**norm, name=f"sam{index}")(x, train=train)
+            block = SpatialAttention(norm=self.attention_norm, **shared, name=f"sam{index}")
+            return block(x, train=train)
 
         x = x.astype(self.dtype)
         x = conv(x, 1, *self.stem)  # [B, 62, 62, 96]
@@ -189,10 +262,31 @@ def alexnet(num_classes: int) -> AlexNet:
 
 
 @register_model(
+    input_shape=(227, 227, 3),
+    num_classes=1000,
+    source='Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks"',
+)
+def alexnet_original(num_classes: int) -> OriginalAlexNet:
+    """The original AlexNet: two towers, local response normalization."""
+    return OriginalAlexNet(num_classes)
+
+
+ALL_CONVOLUTIONS = (1, 2, 3, 4, 5)
+
+
+def norm_of_version_0_1(options: dict[str, Any]) -> dict[str, Any]:
+    """Convert options of version 0.1, which normalized every convolution, or none with `norm=False`."""
+    options = dict(options)
+    norm = options.pop("norm", True)
+    return {"norm_layers": ALL_CONVOLUTIONS if norm else (), "attention_norm": norm, **options}
+
+
+@register_model(
     input_shape=(256, 256, 3),
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figure 2',
-    notes="batch norm after every convolution and the 4096-4096-10 top are our assumptions",
+    notes="batch norm after convolutions 1 and 2 and the 4096-4096-4096-10 top are our reading",
+    from_version_0_1=lambda options: {"head_widths": (4096, 4096), **norm_of_version_0_1(options)},
 )
 def pig_alexnet(num_classes: int) -> PigAlexNet:
     """AlexNet with valid padding and batch norm: the pig face paper's baseline."""
@@ -203,7 +297,8 @@ def pig_alexnet(num_classes: int) -> PigAlexNet:
     input_shape=(256, 256, 3),
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figures 3 and 4',
-    notes="batch norm after every convolution, and operation 2 of the SAM on its input, are our assumptions",
+    notes="batch norm after convolutions 1 and 2, and operation 2 of the SAM on its input, are our reading",
+    from_version_0_1=norm_of_version_0_1,
 )
 def sam_alexnet(num_classes: int) -> PigAlexNet:
     """Attention-AlexNet: two spatial attention modules and a 1024-1024-10 top."""
@@ -230,14 +325,26 @@ def alexnet_tiny(num_classes: int) -> AlexNet:
 
 
 @register_model(
-    input_shape=(64, 64, 3), num_classes=10, source="no paper: for small images and tests"
+    input_shape=(67, 67, 3), num_classes=10, source="no paper: for small images and tests"
+)
+def alexnet_original_tiny(num_classes: int) -> OriginalAlexNet:
+    """alexnet_original with narrow layers, for 67x67 images."""
+    return OriginalAlexNet(num_classes, widths=(16, 24, 32, 32, 24), head_widths=(64, 64))
+
+
+@register_model(
+    input_shape=(64, 64, 3),
+    num_classes=10,
+    source="no paper: for small images and tests",
+    from_version_0_1=norm_of_version_0_1,
 )
 def sam_alexnet_tiny(num_classes: int) -> PigAlexNet:
-    """sam_alexnet with a small stem and narrow layers, for 64x64 images."""
+    """sam_alexnet with a small stem, narrow layers and batch norm after every convolution, for 64x64 images."""
     return PigAlexNet(
         num_classes,
         attention=True,
         widths=(16, 24, 32, 32, 24),
         head_widths=(64, 64),
         stem=(5, 1),
+        norm_layers=ALL_CONVOLUTIONS,
     )

@@ -2,11 +2,14 @@
 
 The paper trains it without the fully connected bottleneck, then inserts the bottleneck, initializes the convolutions
 from the trained weights (`with_bottleneck`), fine-tunes all layers, and trains an SVM on the codes. It states neither
-layers nor sizes. We use a plain design: 4x4 convolutions with stride 2 down to 7x7, ReLU, no normalization, and a
-mirrored decoder of transposed convolutions. The kernel size is a multiple of the stride, so that every pixel receives
-the same number of weights; 3x3 kernels leave a checkerboard pattern (Odena et al. 2016, "Deconvolution and checkerboard
-artifacts"). The last layer is linear, for images normalized by mean and standard deviation. The code is
-128-dimensional.
+layers nor sizes, only that it is a "shallow CAE with only few layers"; the network of its reference 8 (Guo et al. 2017,
+"Deep clustering with convolutional autoencoders") has three convolutions, and so has `conv_autoencoder`. The deeper
+`conv_autoencoder_deep` has five, down to 7x7; version 0.1 called it `conv_autoencoder`.
+
+We use a plain design: 4x4 convolutions with stride 2, ReLU, no normalization, and a mirrored decoder of transposed
+convolutions. The kernel size is a multiple of the stride, so that every pixel receives the same number of weights; 3x3
+kernels leave a checkerboard pattern (Odena et al. 2016, "Deconvolution and checkerboard artifacts"). The last layer is
+linear, for images normalized by mean and standard deviation. The code is 128-dimensional.
 
 `num_classes` is ignored: an autoencoder has no classes.
 """
@@ -76,7 +79,7 @@ class ConvAutoencoder(nn.Module):
     """
 
     num_classes: int = 0  # ignored
-    widths: tuple[int, ...] = (32, 64, 128, 256, 256)
+    widths: tuple[int, ...] = (32, 64, 128)
     bottleneck: int | None = 128  # size of the code; None: no fully connected layers
     input_shape: tuple[int, int, int] = (224, 224, 3)
     dtype: Any = jnp.float32
@@ -111,7 +114,7 @@ class ConvAutoencoder(nn.Module):
                 f"images of shape {x.shape[1:]} do not match input_shape={tuple(self.input_shape)}:"
                 " set this model option"
             )
-        x = self.encoder(x.astype(self.dtype))  # [B, 7, 7, 256]
+        x = self.encoder(x.astype(self.dtype))  # [B, 28, 28, 128]
         if self.bottleneck is not None:
             x = self.code(x.reshape(x.shape[0], -1))
         return x.astype(jnp.float32)
@@ -170,6 +173,7 @@ def with_bottleneck(
     }
 
 
+DEEP = (32, 64, 128, 256, 256)
 NOTES = (
     "the paper states neither layers nor sizes, the design is ours; bottleneck=None omits the fully connected layers;"
     " num_classes is ignored"
@@ -182,10 +186,22 @@ NOTES = (
     source='Han et al., "Animal face classification based on deep learning", section E',
     notes=NOTES,
     objective="autoencoder",
+    from_version_0_1=lambda options: {"widths": DEEP, **options},
 )
 def conv_autoencoder(num_classes: int) -> ConvAutoencoder:
-    """Convolutional autoencoder with a 128-dimensional code; no classes."""
+    """Shallow convolutional autoencoder with a 128-dimensional code; no classes."""
     return ConvAutoencoder(num_classes)
+
+
+@register_model(
+    input_shape=(224, 224, 3),
+    num_classes=0,
+    source="no paper: a deeper conv_autoencoder",
+    objective="autoencoder",
+)
+def conv_autoencoder_deep(num_classes: int) -> ConvAutoencoder:
+    """conv_autoencoder with five convolutions, down to 7x7."""
+    return ConvAutoencoder(num_classes, widths=DEEP)
 
 
 @register_model(

@@ -43,6 +43,26 @@ class MaxPool(nn.Module):
         return nn.max_pool(x, (size, size), (stride, stride), self.padding)
 
 
+class LocalResponseNorm(nn.Module):
+    """Local response normalization over channels, [B, H, W, C] to the same shape (Krizhevsky et al. 2012, section 3.3).
+
+    Divides by (k + alpha * the sum of squares over `size` adjacent channels) ** beta. torch and Caffe divide alpha by
+    `size`.
+    """
+
+    size: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        squares = jnp.square(x.astype(jnp.float32))
+        window, strides = (1, 1, 1, self.size), (1, 1, 1, 1)
+        sums = lax.reduce_window(squares, 0.0, lax.add, window, strides, "SAME")
+        return (x / (self.k + self.alpha * sums) ** self.beta).astype(x.dtype)
+
+
 class ConvNormAct(nn.Module):
     """Convolution, optional batch normalization, optional activation.
 
@@ -59,9 +79,10 @@ class ConvNormAct(nn.Module):
     activation: Callable[[jax.Array], jax.Array] | None = nn.relu
     axis_name: str | None = None  # mapped axis over which batch statistics are averaged
     dtype: Any = jnp.float32
-    depthwise: bool = False  # one kernel per channel; requires features == input channels
+    groups: int = 1  # of channels; a depthwise convolution has as many as channels
     use_bias: bool = True
     kernel_init: Callable = glorot_uniform
+    bias_init: Callable = nn.initializers.zeros
     norm_epsilon: float = KERAS_NORM_EPSILON
     unbiased_variance: bool = False  # see TorchBatchNorm
 
@@ -72,9 +93,10 @@ class ConvNormAct(nn.Module):
             self.kernel,
             (self.stride, self.stride),
             self.padding,
-            feature_group_count=self.features if self.depthwise else 1,
+            feature_group_count=self.groups,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
             dtype=self.dtype,
             name="conv",
         )(x)
@@ -146,6 +168,7 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Callable = glorot_uniform
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -156,7 +179,11 @@ class Classifier(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.widths, start=1):
             dense = nn.Dense(
-                width, kernel_init=self.kernel_init, dtype=self.dtype, name=f"fc{index}"
+                width,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
+                dtype=self.dtype,
+                name=f"fc{index}",
             )
             x = self.activation(dense(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

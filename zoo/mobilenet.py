@@ -104,7 +104,7 @@ class InvertedResidual(nn.Module):
         if self.expansion != 1:
             y = self.conv(x.shape[-1] * self.expansion, (1, 1), name="expand")(y, train=train)
         y = self.conv(
-            y.shape[-1], (3, 3), self.stride, self.padding, depthwise=True, name="depthwise"
+            y.shape[-1], (3, 3), self.stride, self.padding, groups=y.shape[-1], name="depthwise"
         )(y, train=train)
         y = self.conv(self.features, (1, 1), activation=None, name="project")(y, train=train)
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y

@@ -84,20 +84,26 @@ def alexnet(
 def pig_alexnet(
     x: Tensor,
     widths: Sequence[int] = (96, 256, 384, 384, 256),
-    head_widths: Sequence[int] = (4096, 4096),
+    head_widths: Sequence[int] = (4096, 4096, 4096),
     stem: tuple[int, int] = (11, 4),
+    norm_layers: Sequence[int] = (1, 2),
     *,
     attention: bool = False,
 ) -> Tensor:
     """zoo.alexnet.PigAlexNet."""
     pool = layers.MaxPooling2D
-    x = pool(3, 2)(conv_norm_act(x, "conv1", widths[0], *stem))
-    x = pool(3, 2)(conv_norm_act(x, "conv2", widths[1], 5))
+
+    def conv(x: Tensor, index: int, kernel: int, stride: int = 1) -> Tensor:
+        norm = KERAS_NORM if index in norm_layers else None
+        return conv_norm_act(x, f"conv{index}", widths[index - 1], kernel, stride, norm=norm)
+
+    x = pool(3, 2)(conv(x, 1, *stem))
+    x = pool(3, 2)(conv(x, 2, 5))
     for index in (3, 4):
-        x = conv_norm_act(x, f"conv{index}", widths[index - 1], 3)
+        x = conv(x, index, 3)
         if attention:
             x = spatial_attention(x, f"sam{index}")
-    x = pool(3, 2)(conv_norm_act(x, "conv5", widths[4], 3))
+    x = pool(3, 2)(conv(x, 5, 3))
     return classifier(x, head_widths, 0.4)
 
 
@@ -265,7 +271,10 @@ NETS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
     "resnet152": (224, partial(resnet, blocks=(3, 8, 36, 3))),
     "mobilenet_v2": (224, mobilenet_v2),
     "alexnet_tiny": (67, partial(alexnet, **TINY)),
-    "sam_alexnet_tiny": (64, partial(pig_alexnet, **TINY, stem=(5, 1), attention=True)),
+    "sam_alexnet_tiny": (
+        64,
+        partial(pig_alexnet, **TINY, stem=(5, 1), norm_layers=(1, 2, 3, 4, 5), attention=True),
+    ),
     "deconv_alexnet_tiny": (
         28,
         partial(deconv_alexnet, widths=(8, 8, 16, 32), deconv_widths=(16, 8), head_widths=(32,)),

@@ -31,8 +31,11 @@ class TorchEpoch(Torch):
         images: int,
         classes: int,
         num_workers: int,
+        crops: int = 1,
     ) -> dict[str, Any]:
         """Open an image folder, or its train/ split if there is one, and train for one epoch on `images` images."""
+        if crops > 1:
+            raise workers.Unsupported("random crops are not implemented here")
         began = time.perf_counter()
         torch.manual_seed(0)
         transforms = torchvision.transforms

@@ -33,10 +33,11 @@ class ConvNormAct(nn.Module):
         padding: int | str = 0,
         *,
         norm: bool = True,
+        groups: int = 1,
         activation: Callable[[], nn.Module] = InplaceReLU,
     ):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups)
         # torch's momentum is the weight of the new value, Keras's that of the moving average.
         momentum = 1 - KERAS_NORM_MOMENTUM
         self.norm = nn.BatchNorm2d(outputs, KERAS_NORM_EPSILON, momentum) if norm else nn.Identity()
@@ -110,6 +111,38 @@ class AlexNet(nn.Module):
         return self.head(self.top(x))
 
 
+class OriginalAlexNet(nn.Module):
+    """zoo.alexnet.OriginalAlexNet for 3x227x227 images."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int] = (96, 256, 384, 384, 256),
+        head_widths: Sequence[int] = (4096, 4096),
+        *,
+        feature_size: int = 6,
+        dropout_rate: float = 0.5,
+    ):
+        super().__init__()
+        conv = functools.partial(ConvNormAct, norm=False)
+        self.conv1 = conv(3, widths[0], 11, stride=4)
+        self.conv2 = conv(widths[0], widths[1], 5, padding=2, groups=2)
+        self.conv3 = conv(widths[1], widths[2], 3, padding=1)
+        self.conv4 = conv(widths[2], widths[3], 3, padding=1, groups=2)
+        self.conv5 = conv(widths[3], widths[4], 3, padding=1, groups=2)
+        self.pool = nn.MaxPool2d(3, 2)
+        self.normalize = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2)  # alpha / 5 = 1e-4
+        self.top = Classifier(feature_size * feature_size * widths[4], head_widths, dropout_rate)
+        self.head = nn.Linear(head_widths[-1], num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.normalize(self.conv1(x)))
+        x = self.pool(self.normalize(self.conv2(x)))
+        x = self.conv4(self.conv3(x))
+        x = self.pool(self.conv5(x))
+        return self.head(self.top(x))
+
+
 class PigAlexNet(nn.Module):
     """zoo.alexnet.PigAlexNet for 3x256x256 images; `feature_size`: height and width of the features before the top."""
 
@@ -117,19 +150,26 @@ class PigAlexNet(nn.Module):
         self,
         num_classes: int,
         widths: Sequence[int] = (96, 256, 384, 384, 256),
-        head_widths: Sequence[int] = (4096, 4096),
+        head_widths: Sequence[int] = (4096, 4096, 4096),
         stem: tuple[int, int] = (11, 4),
+        norm_layers: Sequence[int] = (1, 2),
         *,
         attention: bool = False,
         feature_size: int = 2,
         dropout_rate: float = 0.4,
     ):
         super().__init__()
-        self.conv1 = ConvNormAct(3, widths[0], *stem)
-        self.conv2 = ConvNormAct(widths[0], widths[1], 5)
-        self.conv3 = ConvNormAct(widths[1], widths[2], 3)
-        self.conv4 = ConvNormAct(widths[2], widths[3], 3)
-        self.conv5 = ConvNormAct(widths[3], widths[4], 3)
+
+        def conv(index: int, kernel: int, stride: int = 1) -> ConvNormAct:
+            inputs = 3 if index == 1 else widths[index - 2]
+            norm = index in norm_layers
+            return ConvNormAct(inputs, widths[index - 1], kernel, stride, norm=norm)
+
+        self.conv1 = conv(1, *stem)
+        self.conv2 = conv(2, 5)
+        self.conv3 = conv(3, 3)
+        self.conv4 = conv(4, 3)
+        self.conv5 = conv(5, 3)
         self.pool = nn.MaxPool2d(3, 2)
         self.sam3 = SpatialAttention(widths[2]) if attention else nn.Identity()
         self.sam4 = SpatialAttention(widths[3]) if attention else nn.Identity()
@@ -425,6 +465,7 @@ MOBILE_TINY: dict[str, Any] = {
 # The zoo's registered names, each with a factory that takes num_classes.
 NETS: dict[str, Callable[[int], nn.Module]] = {
     "alexnet": AlexNet,
+    "alexnet_original": OriginalAlexNet,
     "pig_alexnet": PigAlexNet,
     "sam_alexnet": functools.partial(PigAlexNet, attention=True, head_widths=(1024, 1024)),
     "alexnet_torchvision": TorchAlexNet,
@@ -447,8 +488,16 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "resnet152": functools.partial(ResNet, blocks=(3, 8, 36, 3)),
     "mobilenet_v2": MobileNetV2,
     "alexnet_tiny": functools.partial(AlexNet, widths=TINY, head_widths=TINY_TOP, feature_size=1),
+    "alexnet_original_tiny": functools.partial(
+        OriginalAlexNet, widths=TINY, head_widths=TINY_TOP, feature_size=1
+    ),
     "sam_alexnet_tiny": functools.partial(
-        PigAlexNet, widths=TINY, head_widths=TINY_TOP, stem=(5, 1), attention=True
+        PigAlexNet,
+        widths=TINY,
+        head_widths=TINY_TOP,
+        stem=(5, 1),
+        norm_layers=(1, 2, 3, 4, 5),
+        attention=True,
     ),
     "deconv_alexnet_tiny": functools.partial(
         DeconvAlexNet, widths=(8, 8, 16, 32), deconv_widths=(16, 8), head_widths=(32,)

@@ -164,6 +164,16 @@ def assemble(
     )
 
 
+def _pooled(layout: Layout) -> Layout:
+    """Forget the published splits."""
+    return Layout(
+        [dataclasses.replace(example, split=None) for example in layout.examples],
+        layout.class_names,
+        published=(),
+        notes=[*layout.notes, "the published splits are pooled and split anew"],
+    )
+
+
 def apply_options(
     layout: Layout,
     options: Options,
@@ -175,6 +185,8 @@ def apply_options(
     Called before the images are checked, and again afterwards with the bad images and the digests of the others.
     """
     groups: Mapping[str, str] = {}
+    if options.published_splits == "pool" and layout.published:
+        layout = _pooled(layout)
     if options.splits_file is not None:
         manifest = read_manifest(options.splits_file)
         layout = _apply_manifest(layout, manifest, bad, digests or {})

@@ -121,7 +121,8 @@ def test_split_sizes_match_the_published_counts(name):
     edition = module.DOWNLOAD.editions[0]
     held_out = {split: count for split, count in edition.items() if split != "train"}
     assert sum(info.split_sizes.values()) == sum(edition.values())
-    assert {split: info.split_sizes[split] for split in held_out} == held_out
+    if name != "afhq":  # whose published splits are pooled
+        assert {split: info.split_sizes[split] for split in held_out} == held_out
 
 
 def test_split_sizes_follow_from_the_class_sizes():
@@ -132,9 +133,12 @@ def test_split_sizes_follow_from_the_class_sizes():
         "validation": taken,
         "test": taken,
     }
-    taken = sum(split_counts(n, {"validation": 0.1})["validation"] for n in (5153, 4739, 4738))
-    assert afhq.INFO.split_sizes == {"train": 14630 - taken, "validation": taken, "test": 1500}
-    assert sum(afhq.DOWNLOAD.editions[0].values()) == 16130  # as in the paper
+    # All images of the first version are pooled: cats are 35.05% of them, which 500 of 1,500 test images cannot give.
+    pooled = (5653, 5239, 5238)
+    assert sum(pooled) == sum(afhq.DOWNLOAD.editions[0].values()) == 16130  # as in the paper
+    taken = sum(split_counts(n, both)["test"] for n in pooled)
+    assert afhq.INFO.split_sizes == {"train": 16130 - 2 * taken, "validation": taken, "test": 1613}
+    assert round(566 / taken, 4) == 0.3509  # what the paper's failing models score
     assert split_counts(500, both) == {"validation": 50, "test": 50}
     assert afhq7.INFO.split_sizes == {"train": 7 * 400, "validation": 7 * 50, "test": 7 * 50}
 
@@ -212,7 +216,7 @@ def test_afhq(tmp_path, version):
     files, test_folder = [(AFHQ_1, "val"), (AFHQ_2, "test")][version - 1]
     archive = ["afhq.zip", "afhq_v2.zip"][version - 1]
     loaded = {
-        form: load_dataset("afhq", data_dir=path)
+        form: load_dataset("afhq", data_dir=path, published_splits="keep")
         for form, path in write_all(tmp_path, files, archive, "afhq").items()
     }
     assert len({d.fingerprint for d in loaded.values()}) == 1
@@ -225,8 +229,31 @@ def test_afhq(tmp_path, version):
     assert data.provenance["published_parts"] == ["train", "test"]
 
 
+@pytest.mark.parametrize("options", [{}, {"published_splits": "pool"}])
+def test_afhq_pools_the_published_splits(tmp_path, options):
+    data = load_dataset("afhq", data_dir=write_folder(tmp_path, AFHQ_1), **options)
+    # 69 images in three classes, of which a tenth are 2.3 each.
+    assert sizes(data) == {"train": 57, "validation": 6, "test": 6}
+    assert {i.split("/")[0] for i in data.splits["train"].ids} == {"train", "val"}
+    assert "the published splits are pooled and split anew" in data.notes
+    assert data.provenance["published_parts"] == []
+    again = load_dataset("afhq", data_dir=tmp_path, seed=1, **options)
+    assert again.fingerprint == data.fingerprint
+    assert again.splits["test"].ids != data.splits["test"].ids
+
+
+def test_published_splits_of_a_folder_can_be_pooled(tmp_path):
+    root = write_folder(tmp_path, AFHQ_1)
+    kept, pooled = (load_dataset(root, published_splits=choice) for choice in ("auto", "pool"))
+    assert {i.split("/")[0] for i in kept.splits["validation"].ids} == {"val"}
+    assert sizes(pooled) == {"train": 57, "validation": 6, "test": 6}
+    with pytest.raises(InputError, match="published_splits is merge: use auto, keep or pool"):
+        load_dataset(root, published_splits="merge")
+
+
 def test_afhq_with_three_splits(tmp_path):
-    data = load_dataset("afhq", data_dir=write_folder(tmp_path, AFHQ_1 | AFHQ_2))
+    files = write_folder(tmp_path, AFHQ_1 | AFHQ_2)
+    data = load_dataset("afhq", data_dir=files, published_splits="keep")
     for split, folder in (("train", "train"), ("validation", "val"), ("test", "test")):
         assert {i.split("/")[0] for i in data.splits[split].ids} == {folder}
 

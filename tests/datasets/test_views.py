@@ -1,10 +1,11 @@
-"""Data sets derived from others: fewer images per class, and fixed noise."""
+"""Data sets derived from others: fewer images per class, fixed noise, several splits in one."""
 
 import numpy as np
 import pytest
 
 from datasets import ResizeRule, load_dataset
-from datasets.views import add_noise, limit_per_class
+from datasets.dataset import VectorSplit
+from datasets.views import add_noise, joined, limit_per_class
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,31 @@ def test_noise_has_the_given_sigma_after_resizing(digits):
     noise = np.concatenate(differences)
     assert abs(noise.mean()) < 0.5
     assert noise.std() == pytest.approx(10, rel=0.05)
+
+
+def test_joined_splits_hold_all_examples_in_order(digits):
+    splits = list(digits.splits.values())
+    whole = joined(splits)
+    assert whole.ids == sum((split.ids for split in splits), ())
+    assert whole.digests == sum((split.digests for split in splits), ())
+    np.testing.assert_array_equal(whole.labels, np.concatenate([s.labels for s in splits]))
+    rule, first = ResizeRule((16, 16)), len(splits[0])
+    for index, split, own in (
+        (0, splits[0], 0),
+        (first - 1, splits[0], first - 1),
+        (first, splits[1], 0),
+        (len(whole) - 1, splits[2], len(splits[2]) - 1),
+    ):
+        np.testing.assert_array_equal(whole.resized(index, rule), split.resized(own, rule))
+        np.testing.assert_array_equal(whole[index][0], split[own][0])
+
+
+def test_joined_vectors(digits):
+    splits = [
+        VectorSplit(split, np.full((len(split), 2), number, np.float32))
+        for number, split in enumerate(digits.splits.values())
+    ]
+    whole = joined(splits)
+    assert isinstance(whole, VectorSplit)
+    assert np.bincount(whole.values[:, 0].astype(int)).tolist() == [len(s) for s in splits]
+    assert whole.ids == sum((split.ids for split in splits), ())

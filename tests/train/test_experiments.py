@@ -7,13 +7,17 @@ import json
 import numpy as np
 import pytest
 
+from datasets import load_dataset
 from train import evaluate, predict, run, vectors
 from train.engine import features, fit
 from train.engine import stage as stage_module
+from train.predictor import load_run
 from train.recipe import (
+    IMAGENET,
     Augmentation,
     InputError,
     ModelOptions,
+    Normalization,
     Optimizer,
     Pixels,
     Probe,
@@ -24,6 +28,7 @@ from train.recipe import (
 )
 from train.record.directory import RunDir
 from train.results import TIMING_FIELDS
+from train.setup import resolve
 
 pytestmark = pytest.mark.slow
 
@@ -258,13 +263,63 @@ def test_features_of_a_trained_run_are_cached(small_run, image_folder, tmp_path,
     assert len(calls) == 6
 
 
-def test_pixel_vectors_have_one_dimension_per_gray_pixel_and_three_per_color_pixel(image_folder):
-    from datasets import load_dataset
+def test_an_autoencoder_can_train_on_all_splits_and_be_probed_after_each_epoch(tmp_path):
+    """As the paper does: all images in the first stage, a larger batch in the second, an SVM after each epoch."""
+    recipe = with_values(
+        AUTOENCODER,
+        {"stages.0.all_splits": True, "stages.1.batch_size": 64, "probe.every_epoch": True},
+    )
+    results = run.run(recipe, tmp_path / "run", figures=False)
+    splits = read(tmp_path / "run" / "splits.json")["splits"]
+    sizes = {name: len(ids) for name, ids in splits.items()}
+    assert sizes["train"] == 300 and sizes["test"] > 100
+    epochs = rows(tmp_path / "run")
+    steps = [int(epochs[0]["step"]), int(epochs[1]["step"]) - int(epochs[0]["step"])]
+    assert steps == [sum(sizes.values()) // 32, 300 // 64]
+    assert all(0.3 < float(epoch["val_accuracy"]) <= 1 for epoch in epochs)
+    # The run is scored by the same probe, with the same weights.
+    assert results["validation_accuracy"] == float(epochs[1]["val_accuracy"])
 
+
+@pytest.mark.parametrize(
+    ("normalization", "mean", "std"),
+    [
+        (IMAGENET, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        (Normalization(of_training_images=True), None, None),
+    ],
+)
+def test_images_are_normalized_as_the_recipe_says(image_folder, tmp_path, normalization, mean, std):
+    """In training, after a resumption, and in the predictor of best/."""
+    recipe = Recipe(
+        model="sam_alexnet_tiny",
+        dataset=str(image_folder),
+        batch_size=16,
+        normalization=normalization,
+        stages=(Stage(epochs=1, optimizer=FAST),),
+    )
+    if mean is None:
+        images = (
+            resolve(recipe).inputs.eval_samples(load_dataset(image_folder).splits["train"]).arrays()
+        )
+        pixels = images.reshape(-1, 3) / 255
+        mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    workdir = tmp_path / "run"
+    run.run(recipe, workdir, figures=False)
+    run.run(with_values(recipe, {"stages.0.epochs": 2}), workdir, figures=False)
+    for found in (load_run(workdir).inputs, resolve(recipe, workdir=None).inputs):
+        np.testing.assert_allclose(found.preprocessing.mean, mean, atol=1e-6)
+        np.testing.assert_allclose(found.preprocessing.std, std, atol=1e-6)
+    assert (workdir / "start.json").exists() == normalization.of_training_images
+
+
+def test_pixel_vectors_have_one_dimension_per_gray_pixel_and_three_per_color_pixel(image_folder):
     gray = vectors.pixels(load_dataset("digits"), None)
     assert gray["train"].shape == (1439, 64)
     assert (gray["train"].min(), gray["train"].max()) == (0, 1)
     colors = load_dataset(image_folder, image_size=8)
+    luma = vectors.pixels(colors, (8, 8), gray=True)["test"]
+    rgb = vectors.pixels(colors, (8, 8))["test"].reshape(9, 64, 3)
+    np.testing.assert_allclose(luma, rgb @ [0.299, 0.587, 0.114], atol=1e-6)
     assert vectors.pixels(colors, (8, 8))["test"].shape == (9, 3 * 64)
     with pytest.raises(InputError, match="use an --image-size"):
         vectors.pixels(colors, None)
@@ -304,6 +359,21 @@ def test_scaling_uses_statistics_of_the_training_split():
         ("--images-per-class 0", "--images-per-class is 0: use at least 1"),
         ("--probe.method svm --probe.layer conv9", "--probe.layer: no layer 'conv9' in this model"),
         ("--probe.c -1", "--probe.c is -1.0: use a number above 0"),
+        (
+            "--model conv_autoencoder_tiny --stages.0.objective autoencoder --stages.0.monitor accuracy",
+            "--stages.0.monitor is accuracy, which the objective autoencoder does not have",
+        ),
+        ("--probe.every-epoch --probe.method svm", "--probe.every-epoch needs a --probe.method on"),
+        ("--stages.0.all-splits", "--stages.0.all-splits: classification uses labels"),
+        ("--stages.0.batch-size 0", "--stages.0.batch-size is 0: use at least 1"),
+        ("--stages.0.batch-size 5000", "--stages.0.batch-size 5000 exceeds the 1439 training"),
+        ("--normalization.mean 0.5 0.5 --normalization.std 1 1", "need three values each"),
+        ("--normalization.mean 0 0 0 --normalization.std 1 0 1", "use values above 0"),
+        ("--normalization.crop-fraction 0", "--normalization.crop-fraction is 0.0: use a fraction"),
+        (
+            "--model vade_tiny --features pixels --normalization.of-training-images",
+            "--normalization is for images, not for these --features",
+        ),
         (
             "--model vade_tiny --features nowhere --stages.0.objective vade",
             "nowhere does not exist: use a run directory",

@@ -7,11 +7,13 @@ import re
 import shutil
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 from train.engine.checkpoints import Checkpoints
 from train.engine.fit import fit
+from train.engine.objectives import OBJECTIVES
 from train.errors import Diverged, Interrupted
 from train.recipe import Augmentation, EarlyStop, Optimizer, Plateau, Probe, Recipe, Stage
 from train.record.best import SavedBest
@@ -306,6 +308,68 @@ def test_early_stopping_ends_the_stage_but_not_the_run(tmp_path):
     assert recorder.of("stage_ended") == ["first", "second"]
     assert "early stop: no improvement of the validation loss for 1 epoch" in recorder.of("note")
     assert (end.step, end.stage, end.stopped) == (16, 1, False)
+
+
+@pytest.mark.parametrize("monitor", ["loss", "accuracy"])
+def test_rules_and_the_best_epoch_follow_the_score_that_they_monitor(
+    tmp_path, monkeypatch, monitor
+):
+    """The loss improves in epochs 1 and 2, the accuracy in epochs 1 and 3."""
+    losses, accuracies = iter([3.0, 2.0, 4.0, 5.0, 6.0]), iter([0.2, 0.1, 0.3, 0.2, 0.1])
+    scores = {"loss": losses, "accuracy": accuracies}
+    stage = dataclasses.replace(
+        FIRST,
+        epochs=5,
+        monitor=monitor,
+        early_stop=EarlyStop(patience=2, monitor=monitor),
+        plateau=Plateau(patience=1, factor=0.5, monitor=monitor),
+    )
+    experiment = experiment_of(stage)
+    build = OBJECTIVES["classification"].build
+
+    def with_scores(model, stage):
+        def next_scores(outputs):
+            return {name: next(values) for name, values in scores.items()}
+
+        return dataclasses.replace(build(model, stage), scores=next_scores)
+
+    entry = dataclasses.replace(OBJECTIVES["classification"], build=with_scores)
+    (plan,) = experiment.stages
+    experiment = dataclasses.replace(
+        experiment, stages=(dataclasses.replace(plan, objective=entry),)
+    )
+    recorder, _ = run(experiment, tmp_path)
+    epochs = recorder.of("epoch")
+    best, last = ([1, 2], 4) if monitor == "loss" else ([1, 3], 5)
+    assert [e.epoch for e in epochs if e.is_best] == best
+    assert epochs[-1].epoch == last
+    waits = {"loss": [1, 1, 1, 0.5], "accuracy": [1, 1, 0.5, 0.5, 0.25]}[monitor]
+    assert [e.learning_rate / SGD.learning_rate for e in epochs] == pytest.approx(waits)
+    assert {best.facts["monitor"] for best in recorder.of("new_best")} == {monitor}
+    assert any(f"no improvement of the validation {monitor}" in n for n in recorder.of("note"))
+
+
+def test_the_last_epoch_is_kept_whatever_its_score(tmp_path):
+    """Also after an interruption."""
+    experiment = experiment_of(FIRST, SECOND, score="last")
+    recorder, end = run(experiment, tmp_path / "whole")
+    assert [e.is_best for e in recorder.of("epoch")] == [True] * 4
+    assert (end.best.epoch, recorder.of("new_best")[-1].facts["epoch"]) == (4, 4)
+    run(experiment, tmp_path / "broken", stop=after(STEPS + 1))
+    again, _ = run(experiment, tmp_path / "broken")
+    for name in ("params", "batch_stats"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            *(r.of("new_best")[-1].variables[name] for r in (recorder, again)),
+        )
+
+
+def test_a_stage_may_have_its_own_batch_size(tmp_path):
+    """30 images: 4 steps of 8 (the last of 6), then 2 of 16."""
+    own = dataclasses.replace(SECOND, batch_size=16)
+    recorder, _ = run(experiment_of(FIRST, own), tmp_path)
+    steps = [(s.stage, s.steps_per_epoch) for s in recorder.of("step")]
+    assert steps == 8 * [("first", 4)] + 4 * [("second", 2)]
 
 
 def test_recipe_without_stages_reports_the_initial_variables(tmp_path):

@@ -25,6 +25,7 @@ def test_scores_by_hand():
     assert scores["recall"] == pytest.approx(np.mean(recall))
     f1 = [2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True)]
     assert scores["f1"] == pytest.approx(np.mean(f1))
+    assert scores["weighted_f1"] == pytest.approx(np.mean(f1))  # two samples of each class
     assert scores["per_class"]["c"] == pytest.approx(
         {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
     )
@@ -49,10 +50,12 @@ def test_scores_equal_scikit_learn(seed, num_classes, total):
     labels, logits = rng.integers(0, num_classes, total), rng.normal(size=(total, num_classes))
     scores = classification_metrics(labels, logits, [f"c{i}" for i in range(num_classes)])
     predicted = logits.argmax(axis=1)
-    options = {"average": "macro", "labels": range(num_classes), "zero_division": 0}
+    options = {"labels": range(num_classes), "zero_division": 0}
     for name in ("precision", "recall", "f1"):
-        expected = getattr(sklearn_metrics, f"{name}_score")(labels, predicted, **options)
-        assert scores[name] == pytest.approx(expected)
+        score = getattr(sklearn_metrics, f"{name}_score")
+        for prefix, average in (("", "macro"), ("weighted_", "weighted")):
+            expected = score(labels, predicted, average=average, **options)
+            assert scores[f"{prefix}{name}"] == pytest.approx(expected)
     assert scores["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
     naive = -np.log(np.exp(logits)[np.arange(total), labels] / np.exp(logits).sum(axis=1)).mean()
     assert scores["loss"] == pytest.approx(naive)

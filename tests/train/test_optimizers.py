@@ -56,6 +56,7 @@ def decaying(kind, rate, decay, **options):
     ("spec", "make_keras"),
     [
         (recipe.Optimizer("adam", 1e-2), lambda k: k.Adam(1e-2)),
+        (recipe.Optimizer("keras_adam", 1e-2, epsilon=0.1), lambda k: k.Adam(1e-2, epsilon=0.1)),
         (
             recipe.Optimizer("adam", 1e-2, b1=0.8, b2=0.99),
             lambda k: k.Adam(1e-2, beta_1=0.8, beta_2=0.99),
@@ -103,6 +104,33 @@ def test_twenty_steps_equal_keras(spec, make_keras):
         optimizer.apply([GRADIENT(variable.value)])
     assert np.abs(result - START).max() > 0.03  # it moved
     np.testing.assert_allclose(result, variable.value, rtol=1e-5, atol=1e-6)
+
+
+GRADIENTS = np.logspace(-7, 0, 8, dtype="f")
+
+
+def test_keras_adam_equals_keras_for_small_gradients():
+    """Gradients from 1e-7 to 1, for ten steps; Optax's Adam differs by up to a factor of 20."""
+
+    def run(name):
+        spec = recipe.Optimizer(name, 1e-3)
+        transform = build_optimizer(spec)
+        params = {"kernel": jnp.zeros(8)}
+        state = transform.init(params)
+        for _ in range(10):
+            updates, state = transform.update({"kernel": jnp.asarray(GRADIENTS)}, state, params)
+            params = optax.apply_updates(params, updates)
+            yield np.asarray(params["kernel"])
+
+    variable, optimizer = keras.Variable(np.zeros(8, "f")), keras.optimizers.Adam(1e-3)
+    optimizer.build([variable])
+    ours = list(run("keras_adam"))
+    for value in ours:
+        optimizer.apply([GRADIENTS])
+        np.testing.assert_allclose(value, variable.value, rtol=2e-5)
+    # sqrt(0.001) * 1e-5 / (sqrt(0.001) * 1e-5 + 1e-7), by hand.
+    assert ours[0][2] == pytest.approx(-0.760e-3, rel=1e-3)
+    assert next(run("adam"))[2] == pytest.approx(-0.990e-3, rel=1e-3)
 
 
 def test_l2_equals_keras_regularizer_and_applies_to_kernels_only():

@@ -1,10 +1,16 @@
-"""Names of version 0.1 still work in run directories, `best/` folders and flags."""
+"""Names, runs and `best/` folders of version 0.1 still work."""
 
+import json
+import shutil
+
+import numpy as np
 import pytest
 
+import train
 import zoo
-from train import flags, run
+from train import evaluate, flags, run
 from train.recipe import ModelOptions, Probe, Recipe, parse_option
+from train.record.directory import RunDir
 
 
 def test_a_config_with_old_names_is_the_same_recipe():
@@ -55,3 +61,69 @@ def test_an_old_model_option_equals_its_new_name():
         zoo.create_model("vgg16", variant="keras"),
     )
     assert old == new
+
+
+def write(path, data):
+    path.write_text(json.dumps(data))
+
+
+def test_an_old_run_keeps_the_published_splits_that_are_pooled_today(tmp_path):
+    for dataset, expected in (("afhq", "keep"), ("cats_dogs", "auto"), ("photos.zip", "auto")):
+        run_dir = RunDir(tmp_path / dataset)
+        run_dir.path.mkdir()
+        recipe = Recipe(model="vgg16", dataset=dataset).to_json()
+        for version, found in ((2, expected), (3, "auto")):
+            write(run_dir.config, {"format": version, "recipe": recipe})
+            assert run_dir.read_recipe().published_splits == found
+
+
+@pytest.fixture
+def old_run(tmp_path, image_folder):
+    """A run of version 0.1 of sam_alexnet_tiny: formats 2 and 1, and an option that has since been replaced."""
+    options = {"norm": True, "norm_momentum": 0.5}
+    new = zoo.options_of_version_0_1("sam_alexnet_tiny", options)
+    recipe = Recipe(
+        model="sam_alexnet_tiny",
+        dataset=str(image_folder),
+        batch_size=16,
+        model_options=ModelOptions(new),
+        stages=(train.recipe.Stage(epochs=1),),
+    )
+    workdir = tmp_path / "old"
+    run.run(recipe, workdir, figures=False)
+    config = json.loads((workdir / "config.json").read_text())
+    old = config["recipe"] | {"model_options": options}
+    for field in ("score", "normalization", "published_splits"):
+        del old[field]
+    for field in ("monitor", "batch_size", "all_splits"):
+        del old["stages"][0][field]
+    write(workdir / "config.json", {"format": 2, "recipe": old})
+    best = json.loads((workdir / "best" / "model.json").read_text())
+    old_options = {**best["options"], **options}
+    for option in ("norm_layers", "attention_norm"):
+        del old_options[option]
+    write(workdir / "best" / "model.json", best | {"format": 1, "options": old_options})
+    return workdir
+
+
+@pytest.mark.slow
+def test_an_old_run_is_evaluated_resumed_and_predicts(old_run, tmp_path, call):
+    recipe = RunDir(old_run).read_recipe()
+    assert recipe.model_options["norm_layers"] == (1, 2, 3, 4, 5)
+    assert (recipe.published_splits, recipe.score) == ("auto", "best")
+    before = json.loads((old_run / "test.json").read_text())
+    status, out, stderr = call(evaluate, old_run)
+    assert status == 0, stderr
+    assert json.loads(out)["loss"] == pytest.approx(before["loss"], rel=1e-6)
+    moved = shutil.copytree(old_run / "best", tmp_path / "moved")
+    logits = train.load_run(moved).logits([np.zeros((64, 64, 3), np.uint8)])
+    assert np.isfinite(logits).all()
+
+    status, _, stderr = call(run, "--workdir", old_run, "--epochs", 2)
+    assert status == 0, stderr
+    assert "resuming after epoch 1" in stderr
+    assert "note: this run of version 0.1 keeps its reading of the paper" in stderr
+    assert "norm_layers=(1, 2, 3, 4, 5)" in stderr
+    assert json.loads((old_run / "config.json").read_text())["format"] == 3
+    status, _, stderr = call(run, "--workdir", old_run, "--epochs", 3)
+    assert status == 0 and "version 0.1" not in stderr

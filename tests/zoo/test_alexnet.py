@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.layers import KERAS_NORM_EPSILON, SpatialAttention
+from zoo.layers import KERAS_NORM_EPSILON, LocalResponseNorm, SpatialAttention
 
 
 def table(name, **options):
@@ -54,14 +54,17 @@ PIG_FACES_SIZES = {  # reported, of both nets
 
 def test_pig_alexnet_matches_the_reported_sizes():
     rows = table("pig_alexnet")
-    sizes = PIG_FACES_SIZES | {"top/fc1": (4096,), "top/fc2": (4096,), "head": (10,)}
+    top = {f"top/fc{index}": (4096,) for index in (1, 2, 3)}
+    sizes = PIG_FACES_SIZES | top | {"head": (10,)}
     assert {name: rows[name].output_shape for name in sizes} == sizes
     assert not any("sam" in name for name in rows)
-    # Convolutions with bias; scale and bias of 1,376 normalized channels; a 4096-4096-10 top.
+    # Convolutions with bias; scale and bias of the 96 + 256 channels after which AlexNet normalizes; a
+    # 4096-4096-4096-10 top: "9 weight layers, among which 5 convolution layers and 4 fully connected layers".
     convolutions = 34_944 + 614_656 + 885_120 + 1_327_488 + 884_992
-    top = (1024 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 10
-    assert sum(r.parameters for r in rows.values()) == convolutions + 2 * 1_376 + top
-    assert sum(r.statistics for r in rows.values()) == 2 * 1_376
+    top = (1024 + 1) * 4096 + 2 * (4096 + 1) * 4096 + (4096 + 1) * 10
+    assert sum(r.parameters for r in rows.values()) == convolutions + 2 * 352 + top
+    assert {name for name, r in rows.items() if r.statistics} == {"conv1/norm", "conv2/norm"}
+    assert sum(r.parameters > 0 and "norm" not in name for name, r in rows.items()) == 9
 
 
 def test_sam_alexnet_matches_the_reported_sizes():
@@ -83,13 +86,75 @@ def test_flops_count_two_per_multiply_add():
     assert rows["pool1"].flops == 0
 
 
-def test_norm_can_be_turned_off():
-    variables = jax.eval_shape(
-        zoo.create_model("sam_alexnet_tiny", norm=False).init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32),
+def normalized(model):
+    """Paths of the modules with batch statistics."""
+    rows = zoo.layer_table(model, (64, 64, 3))
+    return {row.path.removesuffix("/norm") for row in rows if row.statistics}
+
+
+SAM = {f"sam{index}/{part}" for index in (3, 4) for part in ("middle", "squeeze", "excite")}
+
+
+@pytest.mark.parametrize("layers", [(), (1, 2), (5,), (1, 2, 3, 4, 5)])
+def test_norm_layers_are_chosen_without_touching_the_attention_modules(layers):
+    model = zoo.create_model("sam_alexnet_tiny", norm_layers=layers)
+    assert normalized(model) == SAM | {f"conv{index}" for index in layers}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("pig_alexnet", {}, {"norm_layers": (1, 2, 3, 4, 5), "head_widths": (4096, 4096)}),
+        ("pig_alexnet", {"head_widths": (64,)}, {"head_widths": (64,)}),
+        ("sam_alexnet", {"norm": True}, {"norm_layers": (1, 2, 3, 4, 5), "attention_norm": True}),
+        ("sam_alexnet_tiny", {"norm": False}, {"norm_layers": (), "attention_norm": False}),
+        ("alexnet", {"dropout_rate": 0.1}, {"dropout_rate": 0.1}),
+    ],
+)
+def test_options_of_version_0_1(name, options, expected):
+    converted = zoo.options_of_version_0_1(name, options)
+    model = zoo.create_model(name, **converted)
+    assert {option: getattr(model, option) for option in expected} == expected
+
+
+def test_nets_of_version_0_1_have_their_parameters():
+    """The counts of version 0.1."""
+    for name, count in (("pig_alexnet", 24_770_634), ("sam_alexnet", 8_816_202)):
+        model = zoo.create_model(name, **zoo.options_of_version_0_1(name, {}))
+        rows = zoo.layer_table(model, (256, 256, 3))
+        assert sum(row.parameters for row in rows) == count
+    model = zoo.create_model(
+        "sam_alexnet_tiny", **zoo.options_of_version_0_1("sam_alexnet_tiny", {"norm": False})
     )
-    assert set(variables) == {"params"}
+    assert normalized(model) == set()
+
+
+def test_original_alexnet_has_two_towers_and_the_quoted_share_of_dense_layers():
+    """ "60 million parameters", 96.2% of them "about the full connection layer" (cifar10, section 1)."""
+    rows = table("alexnet_original")
+    counts = {name: row.parameters for name, row in rows.items() if row.parameters}
+    assert counts == {
+        "conv1": 34_944,
+        "conv2": 5 * 5 * 48 * 256 + 256,  # half of the 96 channels
+        "conv3": 885_120,  # all channels: the towers communicate
+        "conv4": 3 * 3 * 192 * 384 + 384,
+        "conv5": 3 * 3 * 192 * 256 + 256,
+        "top/fc1": 37_752_832,
+        "top/fc2": 16_781_312,
+        "head": 4_097_000,
+    }
+    dense = counts["top/fc1"] + counts["top/fc2"] + counts["head"]
+    assert round(dense / sum(counts.values()), 4) == 0.9617
+
+
+def test_local_response_normalization_equals_the_formula():
+    """Krizhevsky et al. 2012, section 3.3, with n = 5 channels, fewer at the ends."""
+    x = np.random.default_rng(0).normal(0, 30, (2, 3, 2, 7)).astype("f")
+    expected = np.empty_like(x)
+    for i in range(7):
+        near = x[..., max(0, i - 2) : min(7, i + 3)].astype(np.float64)
+        expected[..., i] = x[..., i] / (2 + 1e-4 * (near**2).sum(axis=-1)) ** 0.75
+    np.testing.assert_allclose(LocalResponseNorm().apply({}, x), expected, rtol=1e-5)
 
 
 @pytest.mark.slow

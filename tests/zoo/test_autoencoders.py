@@ -33,6 +33,12 @@ def conv(kernel, *channels):
     [
         (
             "conv_autoencoder",
+            conv(4, 3, 32, 64, 128)
+            + dense(28 * 28 * 128, 128, 28 * 28 * 128)
+            + conv(4, 128, 64, 32, 3),
+        ),
+        (
+            "conv_autoencoder_deep",
             conv(4, 3, 32, 64, 128, 256, 256)
             + dense(7 * 7 * 256, 128, 7 * 7 * 256)
             + conv(4, 256, 256, 128, 64, 32, 3),
@@ -532,7 +538,7 @@ def test_autoencoder_ignores_num_classes():
 def test_decoder_mirrors_the_encoder():
     rows = {
         row.path: row
-        for row in zoo.layer_table(zoo.create_model("conv_autoencoder"), (224, 224, 3))
+        for row in zoo.layer_table(zoo.create_model("conv_autoencoder_deep"), (224, 224, 3))
     }
     sizes = [rows[f"encoder/conv{k}"].output_shape for k in range(1, 6)]
     assert [size[0] for size in sizes] == [112, 56, 28, 14, 7]

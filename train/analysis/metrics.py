@@ -34,11 +34,12 @@ def prediction_scores(
     classes = np.arange(len(class_names))
     per_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     precision, recall, f1, support = (np.asarray(values) for values in per_class)
+    averages = {"precision": precision, "recall": recall, "f1": f1}
+    weights = support / max(support.sum(), 1)
     return {
         "accuracy": float(np.mean(predicted == labels)),
-        "precision": float(precision.mean()),
-        "recall": float(recall.mean()),
-        "f1": float(f1.mean()),
+        **{name: float(values.mean()) for name, values in averages.items()},
+        **{f"weighted_{name}": float(values @ weights) for name, values in averages.items()},
         "num_examples": len(labels),
         "per_class": {
             name: {
@@ -64,9 +65,10 @@ def classification_metrics(
       class_names: C names.
 
     Returns:
-      Accuracy, loss, scores per class, and macro averages of precision, recall and F1. A class that is never predicted
-      has precision 0, a class without samples recall 0. A loss that is not finite is None. Rows of the confusion matrix
-      are true classes.
+      Accuracy, loss, scores per class, and averages of precision, recall and F1: macro averages, and weighted by the
+      number of samples of each class (`weighted_...`; the weighted recall is the accuracy). A class that is never
+      predicted has precision 0, a class without samples recall 0. A loss that is not finite is None. Rows of the
+      confusion matrix are true classes.
     """
     loss, _ = loss_and_accuracy(labels, logits)
     scores = prediction_scores(labels, logits.argmax(axis=1), class_names)

@@ -24,6 +24,7 @@ class StagePlan:
     abstract: Mapping[str, Any]  # structure, shapes and dtypes of its `params` and `batch_stats`
     objective: Entry
     optimizer: optax.GradientTransformation  # its schedule spans the steps of this stage
+    batch_size: int
     frozen: frozenset[freezing.Path]
     comparable: bool  # whether its scores can be compared with those of the previous stage
 
@@ -50,9 +51,9 @@ class Experiment:
     # Source, sha256 and report of pretrained weights, even if a checkpoint has replaced them.
     pretrained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def pretrained_settings(self) -> dict[str, Any] | None:
-        """Settings that follow from the pretrained weights, for `start.json`; None without pretrained weights."""
-        if not self.pretrained:
+    def start_settings(self) -> dict[str, Any] | None:
+        """Settings that follow from pretrained weights or training images, for `start.json`; None without any."""
+        if not self.pretrained and not self.recipe.normalization.of_training_images:
             return None
         return {
             "options": dict(self.options),

@@ -6,13 +6,14 @@ checkpoints. It stops on request and resumes exactly where it stopped.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 import zoo
+from train.analysis.probes import probe_accuracy
 from train.engine.checkpoints import Checkpoints
 from train.engine.experiment import Experiment, StagePlan
 from train.engine.feeding import Chunk
@@ -32,6 +33,8 @@ from train.record.best import SavedBest
 from train.record.log import EpochRecord, NewBest, RunLog, RunStart, StepRecord
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints within a long epoch
+# Largest dimension of latents that `Probe.every_epoch` scores: an SVM on 100,000 features would take minutes.
+MAX_PROBED_FEATURES = 4096
 MIN_CHECKPOINT_SECONDS = 3.0  # between checkpoints after short epochs
 
 
@@ -213,22 +216,23 @@ def _end_epoch(
     began = time.monotonic()
     outputs = prepared.outputs(loop.train.variables(), "validation")
     scores = objective.scores(outputs)
+    if experiment.recipe.probe.every_epoch and "accuracy" not in scores:
+        scores |= _probe(experiment, prepared, loop, outputs)
     warning = objective.warning(outputs, len(experiment.dataset.class_names))
     if warning and not loop.warned:
         loop.warned = True
         log.note(f"warning: epoch {loop.epoch + 1}: {warning}")
     loop.epoch += 1
     loop.stage_epoch += 1
-    by_accuracy = objective.monitor == "accuracy"
-    score = scores["accuracy"] if by_accuracy else -scores["loss"]
+    monitor: str = objective.monitor if stage.monitor == "auto" else stage.monitor
+    if experiment.recipe.score == "last":
+        monitor, loop.best.epoch = "epoch", loop.epoch
+    else:
+        loop.best.update(-_to_minimize(scores, monitor), loop.epoch)
     # Also an epoch that is trained again because the process was killed after writing its weights.
-    is_best = loop.best.update(score, loop.epoch) or loop.best.epoch == loop.epoch
+    is_best = loop.best.epoch == loop.epoch
     if is_best:
-        facts: dict[str, Any] = {
-            "epoch": loop.epoch,
-            "step": loop.step,
-            "monitor": objective.monitor,
-        }
+        facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": monitor}
         facts |= {f"val_{name}": value for name, value in scores.items()}
         log.new_best(NewBest(stage, jax.device_get(loop.train.variables()), facts))
     elapsed = time.monotonic() - began
@@ -236,7 +240,8 @@ def _end_epoch(
     loop.train_seconds += elapsed
 
     train_accuracy = sums.accuracy / sums.samples
-    if math.isnan(train_accuracy) and "accuracy" in scores:  # clusters are matched after the epoch
+    if math.isnan(train_accuracy) and "cluster_log_probabilities" in outputs:
+        # Clusters are matched after the epoch.
         outputs = prepared.outputs(loop.train.variables(), "train")
         train_accuracy = objective.scores(outputs)["accuracy"]
     log.epoch(
@@ -259,11 +264,38 @@ def _end_epoch(
     )
 
     scale = loop.plateau.scale
-    if loop.plateau.update(scores["loss"], stage.plateau) != scale:
+    if loop.plateau.update(_to_minimize(scores, stage.plateau.monitor), stage.plateau) != scale:
         opt_state = set_plateau_scale(loop.train.opt_state, loop.plateau.scale)
         loop.train = loop.train.replace(opt_state=opt_state)
-    loop.stopped = loop.early_stop.update(scores["loss"], stage.early_stop)
+    monitored = _to_minimize(scores, stage.early_stop.monitor)
+    loop.stopped = loop.early_stop.update(monitored, stage.early_stop)
     loop.start_epoch()
+
+
+def _to_minimize(scores: Mapping[str, float], monitor: str) -> float:
+    """The loss, or the negative accuracy."""
+    return scores["loss"] if monitor == "loss" else -scores["accuracy"]
+
+
+def _probe(
+    experiment: Experiment,
+    prepared: PreparedStage,
+    loop: LoopState,
+    validation: Mapping[str, np.ndarray],
+) -> dict[str, float]:
+    """Accuracy of the recipe's probe on the latents; empty for the wide feature map of a net without bottleneck."""
+    assert loop.train is not None
+    if validation["latent"].shape[1] > MAX_PROBED_FEATURES:
+        return {}
+    train = prepared.outputs(loop.train.variables(), "train")
+    accuracy = probe_accuracy(
+        experiment.recipe.probe,
+        (train["latent"], train["label"]),
+        (validation["latent"], validation["label"]),
+        len(experiment.dataset.class_names),
+        experiment.recipe.seed,
+    )
+    return {"accuracy": accuracy}
 
 
 def _save_after_epoch(
@@ -278,9 +310,11 @@ def _save_after_epoch(
     if is_finished or asked_to_stop or checkpoints.seconds_since_save() > MIN_CHECKPOINT_SECONDS:
         _save(loop, checkpoints, log)
     if loop.stopped:
-        patience = plan.spec.early_stop.patience
-        epochs = "epoch" if patience == 1 else "epochs"
-        log.note(f"early stop: no improvement of the validation loss for {patience} {epochs}")
+        rule = plan.spec.early_stop
+        epochs = "epoch" if rule.patience == 1 else "epochs"
+        log.note(
+            f"early stop: no improvement of the validation {rule.monitor} for {rule.patience} {epochs}"
+        )
     elif asked_to_stop and not is_finished:
         _interrupt(loop, checkpoints, log)
 

@@ -15,7 +15,7 @@ import zoo
 from datasets.dataset import VectorSplit
 from datasets.images.augment import augment, example_keys
 from datasets.pipeline import ImageSamples, Samples
-from train.recipe import Augmentation, InputError, Stage, flag_of
+from train.recipe import Augmentation, InputError, Normalization, Stage, flag_of
 from zoo.common.resize import ResizeRule
 
 # Fields of an Augmentation that control how images are loaded, not how they are changed.
@@ -111,6 +111,19 @@ def normalize(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
     mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, 3)
     std = jnp.asarray(preprocessing.std, jnp.float32).reshape(1, 1, 1, 3)
     return (images * preprocessing.scale - mean) / std
+
+
+def normalized(preprocessing: zoo.Preprocessing, given: Normalization) -> zoo.Preprocessing:
+    """Replace mean, std and crop of the weights' preprocessing by those that are given."""
+    if given.crop_fraction is not None:
+        rule = dataclasses.replace(preprocessing.rule, crop_fraction=given.crop_fraction)
+        preprocessing = dataclasses.replace(preprocessing, rule=rule)
+    if not given.mean:
+        return preprocessing
+    (red, green, blue), (of_red, of_green, of_blue) = given.mean, given.std
+    return zoo.Preprocessing(
+        preprocessing.rule, mean=(red, green, blue), std=(of_red, of_green, of_blue)
+    )
 
 
 def image_inputs(

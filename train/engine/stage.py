@@ -10,6 +10,7 @@ import numpy as np
 
 from datasets.dataset import Labeled, VectorSplit
 from datasets.pipeline import Samples, TrainBatches, eval_batches, load_arrays
+from datasets.views import joined
 from train.engine import features, steps
 from train.engine.evaluation import collect_outputs
 from train.engine.experiment import Experiment, StagePlan
@@ -19,7 +20,7 @@ from train.engine.objectives import OBJECTIVES, Objective, balanced_weights
 from train.engine.parallel import Devices
 from train.engine.state import LoopState
 from train.engine.transitions import TRANSITIONS, TransitionContext
-from train.recipe import Augmentation
+from train.recipe import Augmentation, Stage
 from train.record.log import RunLog
 
 
@@ -161,13 +162,14 @@ def prepare(
         splits = _extract_features(experiment, plan, cut, loop, log)
         inputs = VectorInputs(cut.feature_shape)
 
+    train_split = training_split(splits, stage)
     weights = None
     if stage.balance == "class_weights":
         weights = balanced_weights(splits["train"].labels, len(experiment.dataset.class_names))
     made = make_steps(experiment, plan, model=model, inputs=inputs, class_weights=weights)
     batches = TrainBatches(
-        inputs.train_samples(splits["train"], stage.augment),
-        batch_size=recipe.batch_size,
+        inputs.train_samples(train_split, stage.augment),
+        batch_size=plan.batch_size,
         seed=recipe.seed,
         drop_last=recipe.drop_last,
         num_epochs=stage.epochs,
@@ -195,6 +197,11 @@ def prepare(
     prepared.compile(loop, rng_context(experiment, loop))
     log.note(f"compiled in {time.monotonic() - began:.1f} s")
     return prepared
+
+
+def training_split(splits: Mapping[str, Labeled], stage: Stage) -> Labeled:
+    """The samples that a stage trains on: the training split, or all splits together."""
+    return joined(list(splits.values())) if stage.all_splits else splits["train"]
 
 
 def rng_context(experiment: Experiment, loop: LoopState) -> steps.RngContext:

@@ -14,7 +14,8 @@ Not stated, our choice:
 - the unfrozen part: features.14 to features.18, the blocks of 160 and 320 channels and the last 1x1 convolution;
 - dropout 0.2 before the head, batch 32, and the ranges of the augmentation;
 - class imbalance: all classes are sampled equally often, and augmentation makes repeated images differ;
-- the weights: Keras's, since the paper names TensorFlow and "the model that has been trained in Google".
+- Adam is Keras's, and so are the weights, since the paper names TensorFlow and "the model that has been trained in
+  Google".
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ HEAD = Stage(
     name="head",
     freeze=("backbone",),
     epochs=20,
-    optimizer=Optimizer(learning_rate=1e-3),
+    optimizer=Optimizer(name="keras_adam", learning_rate=1e-3),
     balance="sampling",
     augment=AUGMENTATION,
 )
@@ -37,7 +38,7 @@ FINE_TUNING = dataclasses.replace(
     name="fine-tuning",
     freeze=("features.:14",),
     epochs=30,
-    optimizer=Optimizer(learning_rate=1e-5),
+    optimizer=Optimizer(name="keras_adam", learning_rate=1e-5),
 )
 
 ANIMALS10 = Recipe(

@@ -10,6 +10,7 @@ from typing import Any
 from train.recipe import (
     Augmentation,
     ModelOptions,
+    Normalization,
     Optimizer,
     Pixels,
     Plateau,
@@ -61,6 +62,7 @@ DIGITS_PIXELS: dict[str, Any] = {
     "dataset": "digits",
     "image_size": 28,
     "features": Pixels(),
+    "normalization": Normalization(),
     "feature_scaling": "none",
 }
 DIGITS_CLUSTERING = {

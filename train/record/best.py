@@ -12,7 +12,7 @@ from train.record.directory import write_json
 from train.record.environment import versions
 from train.record.log import NewBest, RunLog
 
-FORMAT = 1
+FORMAT = 2  # format 1: version 0.1
 WEIGHTS = "weights.safetensors"
 MODEL = "model.json"
 
@@ -70,6 +70,8 @@ def saved_best(directory: Path) -> SavedBest | None:
     """Read the description of a `best/` folder; None if it is missing or unreadable."""
     try:
         info = json.loads((directory / MODEL).read_text(encoding="utf-8"))
+        if info["monitor"] == "epoch":  # each epoch replaces the one before
+            return None
         by_accuracy = info["monitor"] == "accuracy"
         score = info["val_accuracy"] if by_accuracy else -info["val_loss"]
         return SavedBest(info["step"], info["epoch"], score)

@@ -15,8 +15,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import zoo
+from datasets import dataset_info, list_datasets
 from datasets.dataset import Dataset
-from train.recipe import FORMAT, InputError, Recipe, differences
+from train.recipe import (
+    FORMAT,
+    LAST_FORMAT_OF_VERSION_0_1,
+    InputError,
+    ModelOptions,
+    Recipe,
+    differences,
+)
 from train.record.environment import environment
 from zoo.common.files import write_atomically
 
@@ -56,16 +65,16 @@ class RunDir:
         self.figures = self.path / "figures"
 
     def begin(
-        self, recipe: Recipe, dataset: Dataset, pretrained_settings: Mapping[str, Any] | None
+        self, recipe: Recipe, dataset: Dataset, start_settings: Mapping[str, Any] | None
     ) -> None:
         """Write the initial files of a run, config.json last, because its existence marks the folder as a run.
 
-        When a run is resumed, only the recipe is rewritten. `pretrained_settings` are options and preprocessing
-        that come from pretrained weights, for start.json.
+        When a run is resumed, only the recipe is rewritten. `start_settings` are options and preprocessing
+        that come from pretrained weights or training images, for start.json.
         """
         manifest = dataset.manifest()
-        if pretrained_settings is not None:
-            write_json(self.start, pretrained_settings)
+        if start_settings is not None:
+            write_json(self.start, start_settings)
         if not self.exists():
             write_json(self.splits, manifest)
             write_json(self.path / "env.json", environment())
@@ -93,7 +102,13 @@ class RunDir:
 
     def read_recipe(self) -> Recipe:
         """Read the recipe of the run. Raises InputError if it is missing or unreadable."""
-        return Recipe.from_json(self.read_json(self.config).get("recipe", {}))
+        config = self.read_json(self.config)
+        recipe = Recipe.from_json(config.get("recipe", {}))
+        return recipe if _is_current(config) else _of_version_0_1(recipe)
+
+    def is_of_version_0_1(self) -> bool:
+        """Whether the run was started by version 0.1."""
+        return not _is_current(self.read_json(self.config))
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """Read a JSON object from a file in this directory. Raises InputError if it is missing or damaged."""
@@ -132,8 +147,7 @@ class RunDir:
             raise InputError(
                 f"{self.path} already contains a run: use another --workdir, or --resume auto to resume it"
             )
-        config = self.read_json(self.config)
-        before = Recipe.from_json(config.get("recipe", {}))
+        before = self.read_recipe()
         # A run may get more epochs, its data may have moved (the fingerprint is compared later), and the input pipeline
         # only affects the speed.
         changed = [
@@ -198,6 +212,22 @@ class RunDir:
             return []
         with open(self.summary, newline="", encoding="utf-8") as file:
             return [{k: _parse(k, v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _is_current(config: dict[str, Any]) -> bool:
+    return config.get("format", 1) > LAST_FORMAT_OF_VERSION_0_1
+
+
+def _of_version_0_1(recipe: Recipe) -> Recipe:
+    """Make the choices explicit that version 0.1 made for recipes and that have other defaults today."""
+    try:
+        options = zoo.options_of_version_0_1(recipe.model, recipe.model_options)
+    except InputError:  # an unknown model, reported where it is built
+        options = recipe.model_options
+    recipe = dataclasses.replace(recipe, model_options=ModelOptions(options))
+    if recipe.dataset in list_datasets() and dataset_info(recipe.dataset).pools_splits:
+        return dataclasses.replace(recipe, published_splits="keep")
+    return recipe
 
 
 # A list of numbers as indented by `json.dumps`. Never matches inside a string, whose line breaks are escaped.

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train import cli
 from train.reproduce import verdicts
 from train.reproduce.verdicts import (
     NOT_MEASURED,
     NOT_RUN,
     REPRODUCED,
+    ClaimVerdict,
     ComparisonVerdict,
+    Obstacle,
     RowVerdict,
 )
 
@@ -20,7 +23,8 @@ MAX_REASON = 160  # characters
 
 def column_title(column: str) -> str:
     """Return the display name of a column."""
-    return {"f1": "F1"}.get(column, column.removesuffix("_ms").replace("_", " "))
+    name = column.removesuffix("_ms").replace("_", " ")
+    return {"f1": "F1", "fc_share": "share in dense layers"}.get(column, name)
 
 
 def show_value(column: str, value: float | None, sd: float | None = None) -> str:
@@ -30,9 +34,11 @@ def show_value(column: str, value: float | None, sd: float | None = None) -> str
     kind = verdicts.kind_of(column)
     if kind == "time":
         return f"{value:,.0f}{f' ± {sd:,.0f}' if sd is not None else ''} ms"
-    if kind == "parameters":
+    if kind == "count":
         return f"{value:,.0f}"
-    if kind == "loss":
+    if kind == "epochs":
+        return f"{value:.1f}{f' ± {sd:.1f}' if sd is not None else ''}"
+    if kind in ("loss", "fluctuation"):
         return f"{value:.4f}{f' ± {sd:.4f}' if sd is not None else ''}"
     return f"{value:.2%}{f' ± {100 * sd:.2f}' if sd is not None else ''}"
 
@@ -47,21 +53,22 @@ def show_reported(column: Mapping[str, Any]) -> str:
 
 
 def show_difference(comparison: Mapping[str, Any]) -> str:
-    """Format the difference in percentage points or in the column's unit, with its standard deviation."""
-    value, sd, column = comparison["difference"], comparison["sd"], comparison["column"]
+    """Format the difference in percentage points or in the column's unit, with its 95% interval."""
+    value, column = comparison["difference"], comparison["column"]
     if value is None:
         return ""
-    if verdicts.kind_of(column) == "score":
-        spread = f" ± {100 * sd:.2f}" if sd is not None else ""
-        return f"{100 * value:+.2f}{spread} points"
-    sign = "+" if value >= 0 else ""
-    return sign + show_value(column, value, sd)
+    interval = comparison.get("interval")
+    if verdicts.kind_of(column) in ("score", "error", "share"):
+        spread = f", 95% {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}" if interval else ""
+        return f"{100 * value:+.2f} points{spread}"
+    low, high = (show_value(column, v) for v in interval) if interval else ("", "")
+    spread = f", 95% {low} to {high}" if interval else ""
+    return f"{'+' if value >= 0 else ''}{show_value(column, value)}{spread}"
 
 
 def show_seeds(row: Mapping[str, Any]) -> str:
     """Format the number of seeds behind a row's values."""
-    count = len(row["runs"])
-    return f"{count} seed{'' if count == 1 else 's'}" if count else ""
+    return cli.count(len(row["runs"]), "seed") if row["runs"] else ""
 
 
 def show_data(row: Mapping[str, Any]) -> str:
@@ -90,7 +97,7 @@ def row_text(
     )
     divergence = f"{verdict.divergence}{share}" if verdict.diverged else ""
     if verdict.by_columns:
-        return _columns_text(verdict.verdict, columns)
+        return _columns_text(verdict, columns)
     if verdict.verdict == verdicts.SMOKE:
         return "; ".join(filter(None, (verdict.verdict, verdict.divergence)))
     if verdict.limits:
@@ -110,20 +117,27 @@ def row_text(
     return verdict.verdict + (f": {reason}" if reason else "") + _parameter_verdicts(columns)
 
 
-def _columns_text(verdict: str, columns: Sequence[Mapping[str, Any]]) -> str:
+def _columns_text(verdict: RowVerdict, columns: Sequence[Mapping[str, Any]]) -> str:
     contradictions = _titles(c for c in columns if c["verdict"] == verdicts.CONTRADICTS)
     contradiction = f"{verdicts.CONTRADICTS} ({contradictions})" if contradictions else ""
-    if verdict == verdicts.CONTRADICTS:
+    if verdict.verdict == verdicts.CONTRADICTS:
         return contradiction
-    text = verdict
-    if verdict == verdicts.NOT_REPRODUCED:
-        missed = [c for c in columns if c["verdict"] == verdict]
-        worst = max(missed, key=lambda c: abs(c["mean"] - c["printed"]))
+    text = verdict.verdict
+    if verdict.runs and text in (REPRODUCED, verdicts.NOT_REPRODUCED):
+        text += f" ({cli.count(verdict.runs, 'seed')})"
+    if verdict.verdict == verdicts.NOT_REPRODUCED:
+        missed = [c for c in columns if c["verdict"] == verdict.verdict]
+        worst = max(missed, key=_relative_miss)
         measured, reported = (show_value(worst["column"], worst[k]) for k in ("mean", "printed"))
         text += f": {column_title(worst['column'])} {measured}, reported {reported}"
-    unmeasured = verdicts.unmeasured(columns) if verdict == REPRODUCED else []
+    unmeasured = verdicts.unmeasured(columns) if verdict.verdict == REPRODUCED else []
     gap = f"{_titles(unmeasured)} {NOT_MEASURED}" if unmeasured else ""
     return "; ".join(filter(None, (text, contradiction, gap)))
+
+
+def _relative_miss(column: Mapping[str, Any]) -> float:
+    """Return how far a measured value is from the reported one, comparable among columns with different units."""
+    return abs(column["mean"] - column["printed"]) / max(abs(column["printed"]), 1e-9)
 
 
 def _titles(columns: Any) -> str:
@@ -135,43 +149,83 @@ def _parameter_verdicts(columns: Sequence[Mapping[str, Any]]) -> str:
     judged = [
         c
         for c in columns
-        if verdicts.kind_of(c["column"]) == "parameters" and None not in (c["printed"], c["mean"])
+        if c["column"] in verdicts.PARAMETER_COLUMNS and None not in (c["printed"], c["mean"])
     ]
     return "".join(f"; {column_title(c['column'])} {c['verdict']}" for c in judged)
 
 
 def _count_holding(comparisons: Sequence[Mapping[str, Any]]) -> str:
     measured = [c for c in comparisons if c["verdict"] != NOT_MEASURED]
-    holding = sum(c["verdict"] == verdicts.HOLDS for c in measured)
     if not measured:
         return "its orderings are not measured"
-    return f"{holding} of {len(measured)} {'ordering holds' if len(measured) == 1 else 'orderings hold'}"
+    counts = []
+    for verdict, plural in (
+        (verdicts.HOLDS, "hold"),
+        (verdicts.DOES_NOT_HOLD, "do not hold"),
+        (verdicts.UNDECIDED, verdicts.UNDECIDED),
+    ):
+        if count := sum(c["verdict"] == verdict for c in measured):
+            counts.append(f"{count} {verdict if count == 1 else plural}")
+    return f"of {cli.count(len(measured), 'ordering')}, {', '.join(counts)}"
 
 
 def comparison_note(verdict: ComparisonVerdict, column: str) -> str:
     """Return why two rows cannot be compared, or what limits their comparison."""
-    if verdict.obstacle is None:
-        excluded = (
-            f"without {diverged} of {runs} runs of {row}, which diverged"
-            for row, diverged, runs in verdict.diverged
-        )
-        return ", ".join((*verdict.limits, *excluded))
-    row = verdict.obstacle.row
+    if verdict.obstacle is not None:
+        return _show_obstacle(verdict.obstacle, column)
+    excluded = (
+        f"without {diverged} of {runs} runs of {row}, which diverged"
+        for row, diverged, runs in verdict.diverged
+    )
+    return ", ".join((*verdict.limits, *excluded))
+
+
+def claim_note(verdict: ClaimVerdict, column: str) -> str:
+    """Return why a claim cannot be judged, or what limits the verdict."""
+    if verdict.obstacle is not None:
+        return _show_obstacle(verdict.obstacle, column)
+    return ", ".join(verdict.limits)
+
+
+def _show_obstacle(obstacle: Obstacle, column: str) -> str:
     return {
-        "not run": f"{row} was not run",
-        "diverged": f"{row} {verdict.obstacle.text}",
-        "no column": f"no {column_title(column)} in {row}",
+        "not run": f"{obstacle.row} was not run",
+        "diverged": f"{obstacle.row} {obstacle.text}",
+        "no column": f"no {column_title(column)} in {obstacle.row}",
         "different data": "the two rows were run on different data",
-    }[verdict.obstacle.kind]
+    }[obstacle.kind]
 
 
 def describe_comparison(comparison: Mapping[str, Any]) -> str:
     """Format the verdict and the difference of a comparison in one line."""
     parts = [comparison["verdict"]]
     if comparison["difference"] is not None:
-        spread = f" over {comparison['n']} seeds" if comparison["n"] > 1 else ""
-        parts.append(f"{show_difference(comparison)}{spread}")
+        spread = "spread " if comparison.get("statistic") == "sd" else ""
+        parts.append(f"{spread}{show_difference(comparison)}{_over_seeds(comparison)}")
+    if comparison.get("magnitude") is not None:
+        stated = show_value(comparison["column"], comparison["magnitude"])
+        parts.append(f"its size, about {stated}: {comparison['magnitude_verdict']}")
     return ", ".join(parts) + (f" ({comparison['note']})" if comparison["note"] else "")
+
+
+def describe_claim(claim: Mapping[str, Any]) -> str:
+    """Format the verdict and the mean of a claim in one line."""
+    parts, column = [claim["verdict"]], claim["column"]
+    if claim["mean"] is not None:
+        interval = claim["interval"]
+        spread = ""
+        if interval:
+            low, high = (show_value(column, value) for value in interval)
+            spread = f", 95% {low} to {high}"
+        title = column_title(column)
+        parts.append(f"{title} {show_value(column, claim['mean'])}{spread}{_over_seeds(claim)}")
+    return ", ".join(parts) + (f" ({claim['note']})" if claim["note"] else "")
+
+
+def _over_seeds(item: Mapping[str, Any]) -> str:
+    if item["column"] in verdicts.PARAMETER_COLUMNS:
+        return ""
+    return f" over {item['n']} seeds" if item["n"] > 1 else ", 1 seed"
 
 
 # Grids.

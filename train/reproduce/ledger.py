@@ -2,7 +2,7 @@
 
 The keys are those of the recorded ledgers (`benchmarks/results/ledger_*.json`): `document` is the paper, `printed` a
 reported value, `reading` our note, `orderings` the comparisons, `points` the trials of a grid, `documents_best` the
-paper's best trial, and `is_documents` says whether the data are the paper's.
+paper's best trial, and `is_documents` says whether the data are the paper's. Format 1 has neither claims nor intervals.
 """
 
 import collections
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from train.reproduce import formatting, verdicts
-from train.reproduce.schema import Comparison, Grid, Paper, Row
+from train.reproduce.schema import Claim, Comparison, Grid, Paper, Row
 from train.reproduce.verdicts import RowResult, Run
 
-FORMAT = 1
+FORMAT = 2
 # Facts recorded for each run; `train_loss` has one value per epoch, null if it was not finite.
 RUN_FACTS = (
     *("directory", "commit", "epochs_run", "best_epoch", "remark"),
@@ -52,14 +52,19 @@ def build(
         "title": paper.title,
         "smoke": smoke,
         "rows": [
-            _row(row, known[row.name], chosen[row.name], comparisons, smoke) for row in paper.rows
+            _row(paper, row, known[row.name], chosen[row.name], comparisons, smoke)
+            for row in paper.rows
         ],
         "orderings": comparisons,
+        "claims": [
+            _claim(c, verdicts.judge_claim(c, chosen[c.row], smoke=smoke)) for c in paper.claims
+        ],
         "grids": [_grid(g, (grids or {}).get(g.name, GridResult()), smoke) for g in paper.grids],
     }
 
 
 def _row(
+    paper: Paper,
     row: Row,
     result: RowResult,
     runs: Sequence[Run],
@@ -68,7 +73,9 @@ def _row(
 ) -> dict[str, Any]:
     of_row = [c for c in comparisons if row.name in (c["higher"], c["lower"])]
     judged = bool(runs) and not verdicts.limits_of(runs[:1]) and not smoke
-    columns = [_column(row, name, result, runs, judged) for name in _columns(row, of_row)]
+    claimed = [claim.column for claim in paper.claims if claim.row == row.name]
+    names = _columns(row, [*(c["column"] for c in of_row), *claimed])
+    columns = [_column(row, name, result, runs, judged) for name in names]
     verdict = verdicts.row_verdict(row, result, runs, columns, smoke=smoke)
     facts = [run.facts for run in runs]
     return {
@@ -112,10 +119,9 @@ def _row(
     }
 
 
-def _columns(row: Row, comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+def _columns(row: Row, compared: Iterable[str]) -> list[str]:
     """List the reported and compared columns, or the accuracy for a row without any."""
-    names = dict.fromkeys(row.reported) | dict.fromkeys(c["column"] for c in comparisons)
-    return list(names) or ["accuracy"]
+    return list(dict.fromkeys((*row.reported, *compared))) or ["accuracy"]
 
 
 def _column(
@@ -123,7 +129,7 @@ def _column(
 ) -> dict[str, Any]:
     number = row.reported.get(name)
     reported = None if number is None or not math.isfinite(number) else number
-    if verdicts.kind_of(name) == "parameters":
+    if name in verdicts.PARAMETER_COLUMNS:
         by_seed: dict[int, float] = {}
         count = (result.parameters or {}).get(name)
         values = [] if count is None else [float(count)]
@@ -156,12 +162,31 @@ def _comparison(comparison: Comparison, verdict: verdicts.ComparisonVerdict) -> 
         "column": comparison.column,
         "higher": comparison.higher,
         "lower": comparison.lower,
+        "statistic": comparison.statistic,
         "verdict": verdict.verdict,
         "difference": verdict.difference,
         "sd": verdict.sd,
+        "interval": list(verdict.interval) if verdict.interval else None,
         "n": verdict.n,
         "paired": verdict.paired,
+        "magnitude": comparison.magnitude,
+        "magnitude_verdict": verdict.magnitude,
         "note": formatting.comparison_note(verdict, comparison.column),
+    }
+
+
+def _claim(claim: Claim, verdict: verdicts.ClaimVerdict) -> dict[str, Any]:
+    return {
+        "text": claim.text,
+        "column": claim.column,
+        "row": claim.row,
+        "at_least": claim.at_least if math.isfinite(claim.at_least) else None,
+        "at_most": claim.at_most if math.isfinite(claim.at_most) else None,
+        "verdict": verdict.verdict,
+        "mean": verdict.mean,
+        "interval": list(verdict.interval) if verdict.interval else None,
+        "n": verdict.n,
+        "note": formatting.claim_note(verdict, claim.column),
     }
 
 

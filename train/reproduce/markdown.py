@@ -5,6 +5,7 @@ from typing import Any
 
 from train.reproduce.formatting import (
     column_title,
+    describe_claim,
     describe_comparison,
     describe_grid,
     show_data,
@@ -26,6 +27,7 @@ def markdown(ledger: Mapping[str, Any], link: str = "") -> str:
     lines += ["| row | reported | our run | data | verdict |", "| --- | --- | --- | --- | --- |"]
     lines += [_row(row) for row in ledger["rows"] if row["verdict"] != NOT_RUN or row["printed"]]
     comparisons = [o for o in ledger["orderings"] if o["verdict"] != NOT_MEASURED]
+    claims = [c for c in ledger.get("claims", ()) if c["verdict"] != NOT_MEASURED]
     grids = [g for g in ledger["grids"] if g["points"]]
     for heading, key, items in (
         (
@@ -33,9 +35,10 @@ def markdown(ledger: Mapping[str, Any], link: str = "") -> str:
             "orderings",
             [f"{c['text']}: {describe_comparison(c)}" for c in comparisons],
         ),
+        ("Claims", "claims", [f"{c['text']}: {describe_claim(c)}" for c in claims]),
         ("Grids", "grids", [f"{g['table']}, {g['name']}: {describe_grid(g)}" for g in grids]),
     ):
-        rest = len(ledger[key]) - len(items)
+        rest = len(ledger.get(key, ())) - len(items)
         items += [f"{rest} {'more ' if items else ''}{NOT_MEASURED}"] if rest else []
         if items:
             lines += ["", f"{heading}:", "", *(f"- {_cell(item)}" for item in items)]

@@ -23,6 +23,7 @@ def write_page(result: Mapping[str, Any], folders: Folders) -> Path:
         f"<p class=soft>{page.text(result['title'])}</p>",
         *(_table(result, name) for name in dict.fromkeys(r["table"] for r in result["rows"])),
         _comparisons(result["orderings"]),
+        _claims(result["claims"]),
         *(_grid(grid) for grid in result["grids"]),
         *_figures(result, out, folders.root / "figures"),
         page.section("Details per row", "".join(_row(row, out) for row in result["rows"])),
@@ -59,6 +60,11 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
     ]
     heading = ("statement of the paper", "higher", "lower", "our runs")
     return page.section("Comparisons", page.table(heading, lines))
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
+    lines = [(c["text"], c["row"], formatting.describe_claim(c)) for c in claims]
+    return page.section("Claims", page.table(("statement of the paper", "row", "our runs"), lines))
 
 
 def _grid(grid: Mapping[str, Any]) -> str:

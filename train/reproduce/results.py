@@ -14,7 +14,7 @@ from train import cli, jobs
 from train.recipe import Recipe
 from train.record.directory import RunDir, write_json
 from train.record.environment import hardware
-from train.reproduce import ledger, settings, verdicts
+from train.reproduce import columns, ledger, settings, verdicts
 from train.reproduce.data import describe_data
 from train.reproduce.folders import Folders, folder_name, row_job, trial_job
 from train.reproduce.ledger import GridResult
@@ -31,7 +31,7 @@ class Results:
         self.folders = folders
         # Folder name of a row or grid -> why its runs did not start, in this call or the previous one.
         self.problems: dict[str, str] = _earlier_problems(folders.ledger)
-        self._parameters: dict[str, dict[str, int] | None] = {}
+        self._parameters: dict[str, dict[str, float] | None] = {}
 
     @property
     def paper(self) -> Paper:
@@ -40,9 +40,13 @@ class Results:
 
     def ledger(self, *, with_parameters: bool = True) -> dict[str, Any]:
         """Build the paper's ledger from all existing runs."""
+        rows = {row.name: self.row(row, with_parameters=with_parameters) for row in self.paper.rows}
+        for row in self.paper.rows:
+            if row.faster_than:
+                rows[row.name] = columns.with_time_saved(rows[row.name], rows[row.faster_than])
         return ledger.build(
             self.paper,
-            {row.name: self.row(row, with_parameters=with_parameters) for row in self.paper.rows},
+            rows,
             {grid.name: self.grid(grid) for grid in self.paper.grids},
             smoke=self.folders.scale == "smoke",
         )
@@ -123,7 +127,7 @@ class Results:
         compared = [c.column for c in self.paper.comparisons if row.name in (c.higher, c.lower)]
         return any(name in verdicts.PARAMETER_COLUMNS for name in [*row.reported, *compared])
 
-    def _count(self, row: Row) -> dict[str, int] | None:
+    def _count(self, row: Row) -> dict[str, float] | None:
         if row.name not in self._parameters:
             try:
                 self._parameters[row.name] = settings.count_parameters(row.recipe)
@@ -175,9 +179,9 @@ class Results:
         trials = self.grid(grid).trials
         if not trials:
             return
-        columns = ["index", *grid.axes, "state", "text", "validation_accuracy", "accuracy", "loss"]
+        heading = ["index", *grid.axes, "state", "text", "validation_accuracy", "accuracy", "loss"]
         lines = io.StringIO(newline="")
-        writer = csv.DictWriter(lines, columns, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(lines, heading, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows({**t["point"], **t} for t in trials)
         folder = self.folders.root / folder_name(grid)
@@ -226,13 +230,7 @@ def _portable(data_dir: str | None, manifest: dict[str, Any]) -> str | None:
 def _state(run: RunDir) -> dict[str, Any]:
     """Return state, text and values of a run, as fields of `verdicts.Run`."""
     if run.test.exists():
-        values = {
-            name: float(value)
-            for name, value in run.read_json(run.test).items()
-            if isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-        }
+        values = columns.values(run.read_json(run.test), run.read_summary())
         return {"state": "done", "values": values, "text": ""}
     if outcome := jobs.read_outcome(run):
         return {"state": outcome.state, "text": outcome.text}

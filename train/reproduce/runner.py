@@ -65,6 +65,8 @@ class Runner:
 
     def num_seeds(self, row: Row) -> int:
         """Return the number of runs of a row: --seeds, else the row's own number, or 1 if it is shortened."""
+        if not row.seeds:
+            return 0
         full = self.scale == "full" or (self.scale == "short" and row.short is None)
         return self.seeds or (row.seeds if full else 1)
 

@@ -1,12 +1,13 @@
-"""Dataclasses for the tables of a paper: rows with their recipes, comparisons and grids.
+"""Dataclasses for the tables of a paper: rows with their recipes, comparisons, claims and grids.
 
 Imports only the standard library. `train/reproduce/papers/` holds the papers, `python -m train.reproduce` runs them.
 """
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from train.recipe import Recipe, with_values
 
@@ -33,9 +34,11 @@ class Row:
     proxy: Mapping[str, Any] | None = None
     # Fields to change in addition to make the row affordable on two CPU cores. None: the full row is affordable.
     short: Mapping[str, Any] | None = None
-    seeds: int = 3  # number of runs of the full setting
+    seeds: int = 3  # number of runs of the full setting; 0: only its parameters are counted
     failure: bool = False  # the paper reports a failure: reproduced only by an equally bad result
     typos: tuple[str, ...] = ()  # columns of `reported` that cannot be correct; `note` says why
+    # The row to which the column `test_time_saved` refers: 1 - own test time / its test time.
+    faster_than: str | None = None
     note: str = ""  # how we interpret the paper here, and where it contradicts itself
 
 
@@ -47,6 +50,21 @@ class Comparison:
     higher: str  # row name
     lower: str  # row name
     text: str  # short summary
+    # The difference if the paper states it ("about 3 points" is 0.03), in the column's unit.
+    magnitude: float | None = None
+    # What is compared: the mean over the seeds, or the standard deviation over them.
+    statistic: Literal["mean", "sd"] = "mean"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement of the paper about one row: the mean of a column lies in a range."""
+
+    column: str
+    row: str
+    text: str  # short summary
+    at_least: float = -math.inf
+    at_most: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +96,13 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """The rows, comparisons and grids of one paper."""
+    """The rows, comparisons, claims and grids of one paper."""
 
     name: str
     title: str
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...] = ()
+    claims: tuple[Claim, ...] = ()
     grids: tuple[Grid, ...] = ()
 
     def row(self, name: str) -> Row:

@@ -88,8 +88,11 @@ def needs(row: Row) -> str:
     return f"needs {' and '.join(found)}" if found else ""
 
 
-def count_parameters(recipe: Recipe) -> dict[str, int]:
-    """Count the parameters of the recipe's model, with a head for the classes of its data."""
+def count_parameters(recipe: Recipe) -> dict[str, float]:
+    """Count the parameters of the recipe's model, with a head for the classes of its data.
+
+    `fc_share` is the fraction of `total_parameters` in dense layers.
+    """
     import zoo
     from zoo import inspect
 
@@ -100,7 +103,9 @@ def count_parameters(recipe: Recipe) -> dict[str, int]:
     size = recipe.image_size
     shape = (size, size, 3) if size and len(entry.input_shape) == 3 else entry.input_shape
     trainable, total = inspect.count_parameters(module, shape)
-    return {"parameters": trainable, "total_parameters": total}
+    layers = inspect.layer_table(module, shape)
+    dense = sum(layer.parameters for layer in layers if layer.kind == "Dense")
+    return {"parameters": trainable, "total_parameters": total, "fc_share": dense / max(total, 1)}
 
 
 # Descriptions.
@@ -124,7 +129,9 @@ def describe(recipe: Recipe) -> str:
 def _show_features(features: Features) -> str:
     if isinstance(features, RunFeatures):
         return _show_weights(features.run)
-    return "pixels" if isinstance(features, Pixels) else f"{features.model}={features.source}"
+    if isinstance(features, Pixels):
+        return "gray pixels" if features.gray else "pixels"
+    return f"{features.model}={features.source}"
 
 
 def _show_weights(weights: str | JobWeights) -> str:

@@ -8,7 +8,15 @@ taken from other rows stay the same.
 import dataclasses
 from collections.abc import Mapping
 
-from train.recipe import JobWeights, ModelOptions, Pixels, Recipe, RunFeatures, Stage
+from train.recipe import (
+    JobWeights,
+    ModelOptions,
+    Normalization,
+    Pixels,
+    Recipe,
+    RunFeatures,
+    Stage,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,7 @@ TINY_MODELS: dict[str, TinyModel] = {
     "sam_alexnet": TinyModel("sam_alexnet_tiny", 64),
     "pig_alexnet": TinyModel("sam_alexnet_tiny", 64, ModelOptions(attention=False)),
     "alexnet": TinyModel("alexnet_tiny", 67),
+    "alexnet_original": TinyModel("alexnet_original_tiny", 67),
     "cifar_alexnet_1": _CIFAR_ALEXNET,
     "cifar_alexnet_2": _CIFAR_ALEXNET,
     "deconv_alexnet_1": _DECONV_ALEXNET,
@@ -92,7 +101,9 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
         image_size=None if features_of_row else tiny.image_size,
         batch_size=16,
         images_per_class=8,
+        validation_fraction=0.1,
         features=recipe.features if features_of_row or recipe.features is None else Pixels(),
+        normalization=recipe.normalization if recipe.features is None else Normalization(),
         stages=tuple(_smoke_stage(stage, tiny) for stage in recipe.stages),
     )
 
@@ -102,4 +113,4 @@ def _smoke_stage(stage: Stage, tiny: TinyModel) -> Stage:
         stage.augment, crops_per_image=min(stage.augment.crops_per_image, 2)
     )
     freeze = tuple(tiny.freeze.get(pattern, pattern) for pattern in stage.freeze)
-    return dataclasses.replace(stage, epochs=1, freeze=freeze, augment=augment)
+    return dataclasses.replace(stage, epochs=1, batch_size=None, freeze=freeze, augment=augment)

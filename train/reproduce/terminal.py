@@ -62,6 +62,9 @@ def show_result(
     for comparison in result["orderings"]:
         if names & {comparison["higher"], comparison["lower"]}:
             print(f"{comparison['text']}: {formatting.describe_comparison(comparison)}")
+    for claim in result["claims"]:
+        if claim["row"] in names:
+            print(f"{claim['text']}: {formatting.describe_claim(claim)}")
     for grid in result["grids"]:
         if grid["name"] in {g.name for g in grids}:
             print(f"{grid['table']}, {grid['name']}: {formatting.describe_grid(grid)}")

@@ -1,9 +1,13 @@
-"""Verdicts on a paper's rows and comparisons, from our runs. Pure functions on plain data.
+"""Verdicts on a paper's rows, comparisons and claims, from our runs. Pure functions on plain data.
 
-Only runs with the paper's settings on the paper's data are judged. A score is reproduced when
-seed mean >= reported - slack, slack = max(1 percentage point, 2 standard deviations over the seeds). Times and losses
-are shown but not judged, since they depend on hardware and on how they are computed. Parameter counts do not depend on
-data and are always judged.
+Only runs with the paper's settings on the paper's data are judged by their scores. A score is reproduced when
+seed mean >= reported - slack, where slack = min(2, max(1, 2 standard errors of the mean)) percentage points, and one
+point with a single seed. A test loss is a score, too, lower being better, with 10 and 20% of the reported value in
+place of one and two points. Times depend on hardware, and a high training accuracy may be overfitting: they are shown
+but not judged. Numbers of parameters do not depend on data and are always judged.
+
+A comparison or claim holds, does not hold, or is undecided: by the 95% confidence interval (Student's t) over the
+seeds. With a single seed there is no interval, and it is undecided.
 """
 
 import dataclasses
@@ -12,11 +16,24 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from train.reproduce.schema import TIMES, Comparison, Paper, Row
+from train.reproduce.schema import TIMES, Claim, Comparison, Paper, Row
 
-PARAMETER_COLUMNS = ("parameters", "total_parameters")
-MIN_SLACK = 0.01  # one percentage point
+# Columns that follow from the model alone.
+PARAMETER_COLUMNS = ("parameters", "total_parameters", "fc_share")
+# Columns that are shown but not judged, besides times.
+TRAINING_COLUMNS = ("train_accuracy", "train_loss", "above_chance")
+# Smallest and largest slack: in a score's unit (percentage points), and as a fraction of a reported loss.
+MIN_SLACK, MAX_SLACK = 0.01, 0.02
+MIN_LOSS_SLACK, MAX_LOSS_SLACK = 0.1, 0.2
+CONFIDENCE = 0.95
+# "About 3 points" is met by 1.5 to 4.5 points.
+ABOUT = (0.5, 1.5)
 ROUNDING = 1e-9  # floating-point tolerance
+
+Interval = tuple[float, float]
+Kind = Literal[
+    "time", "saving", "loss", "fluctuation", "epochs", "count", "share", "error", "score"
+]
 
 # The verdicts as stored in the ledger.
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
@@ -24,7 +41,7 @@ CONTRADICTS = "the paper contradicts itself"
 PROXY, SHORTENED, SMOKE = "stand-in", "shortened", "smoke"
 DIVERGED, FAILED, NOT_RUN = "diverged", "failed", "not run"
 SHOWN, NOT_MEASURED = "shown", "not measured"
-HOLDS, DOES_NOT_HOLD = "holds", "does not hold"
+HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "undecided"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +64,7 @@ class RowResult:
     """The results of a row."""
 
     runs: Sequence[Run] = ()
-    parameters: Mapping[str, int] | None = None  # counts by column: parameters, total_parameters
+    parameters: Mapping[str, float] | None = None  # values of `PARAMETER_COLUMNS`
     setting: str = ""  # the paper's setting in one line
     command: str = ""  # the command that runs the row
     needs: str = ""  # data, weights and rows that a run needs
@@ -57,13 +74,33 @@ class RowResult:
 # Values.
 
 
-def kind_of(column: str) -> Literal["time", "loss", "parameters", "score"]:
-    """Return the kind of a column: a time in ms, a loss, a parameter count, or a score in [0, 1]."""
-    if column in TIMES:
-        return "time"
-    if column in PARAMETER_COLUMNS:
-        return "parameters"
-    return "loss" if column == "loss" or column.endswith("_loss") else "score"
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(TIMES, "time"),
+    "test_time_saved": "saving",
+    "parameters": "count",
+    "total_parameters": "count",
+    "fc_share": "share",
+    "loss_fluctuation": "fluctuation",
+    "convergence_epoch": "epochs",
+}
+
+
+def kind_of(column: str) -> Kind:
+    """Return the kind of a column, which decides its unit and how it is judged.
+
+    time: milliseconds. saving: fraction of a time. loss: nats. fluctuation: nats per epoch. epochs: a number of epochs.
+    count: of parameters. share: fraction of the parameters. error: fraction, lower is better. score: fraction.
+    """
+    if column in _KINDS:
+        return _KINDS[column]
+    if column == "loss" or column.endswith("_loss"):
+        return "loss"
+    return "error" if column.startswith("confused: ") else "score"
+
+
+def lower_is_better(column: str) -> bool:
+    """Whether a smaller value of a column is the better one."""
+    return kind_of(column) in ("time", "loss", "error", "fluctuation", "epochs")
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -71,6 +108,33 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
     if not values:
         return None, None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def interval_of_mean(values: Sequence[float]) -> Interval | None:
+    """Return the 95% confidence interval of the mean by Student's t; None for fewer than two values."""
+    mean, sd = mean_and_sd(values)
+    if mean is None or sd is None:
+        return None
+    return _interval(mean, sd / math.sqrt(len(values)), len(values) - 1)
+
+
+def _interval(mean: float, error: float, degrees: float) -> Interval:
+    from scipy import stats  # half a second
+
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
+    return mean - half, mean + half
+
+
+def slack_of(column: str, reported: float, values: Sequence[float]) -> float:
+    """Return how much worse than the reported value the mean may be, in the column's unit.
+
+    It grows with the uncertainty of the mean, up to a limit: with widely scattered seeds, nothing is reproduced.
+    """
+    _, sd = mean_and_sd(values)
+    two_errors = 2 * (sd or 0.0) / math.sqrt(len(values))
+    if kind_of(column) == "loss":
+        return min(MAX_LOSS_SLACK * reported, max(MIN_LOSS_SLACK * reported, two_errors))
+    return min(MAX_SLACK, max(MIN_SLACK, two_errors))
 
 
 def column_verdict(
@@ -91,20 +155,32 @@ def column_verdict(
     """
     if typo:
         return CONTRADICTS
-    mean, sd = mean_and_sd(values)
+    mean, _ = mean_and_sd(values)
     if mean is None:
         return NOT_MEASURED
     kind = kind_of(column)
-    if reported is None or kind in ("time", "loss") or column == "train_accuracy":
-        return SHOWN  # a high training accuracy may also be overfitting, and reproduces nothing
-    if kind == "parameters":
-        tolerance = 500 if reported % 1000 == 0 else 0.5  # rounded to thousands, or exact
-        return REPRODUCED if abs(mean - reported) < tolerance else NOT_REPRODUCED
-    if not judged:
+    if reported is None:
         return SHOWN
-    slack = max(MIN_SLACK, 2 * (sd or 0.0)) + ROUNDING
-    reached = abs(mean - reported) <= slack if failure else mean >= reported - slack
+    if kind in ("count", "share"):
+        return REPRODUCED if abs(mean - reported) < _precision(kind, reported) else NOT_REPRODUCED
+    if not judged or column in TRAINING_COLUMNS or kind not in ("score", "loss", "error"):
+        return SHOWN
+    slack = slack_of(column, reported, values) + ROUNDING
+    shortfall = mean - reported if lower_is_better(column) else reported - mean
+    reached = abs(shortfall) <= slack if failure else shortfall <= slack
     return REPRODUCED if reached else NOT_REPRODUCED
+
+
+def _precision(kind: Kind, reported: float) -> float:
+    """Return the precision to which a reported count or share is stated.
+
+    Counts are exact, rounded to thousands, or "about 60 million" for 60.97; shares are truncated to tenths of a point.
+    """
+    if kind == "share":
+        return 0.001
+    if reported % 1_000_000 == 0:
+        return 1_000_000
+    return 500 if reported % 1000 == 0 else 0.5
 
 
 def comparable(runs: Iterable[Run]) -> list[Run]:
@@ -175,7 +251,7 @@ def row_verdict(
         reports_divergence = any(not math.isfinite(value) for value in row.reported.values())
         as_reported = reports_divergence and len(diverged) == len(runs)
         return dataclasses.replace(base, verdict=REPRODUCED if as_reported else DIVERGED)
-    return RowVerdict(verdict_of_columns(columns), by_columns=True)
+    return RowVerdict(verdict_of_columns(columns), runs=len(runs), by_columns=True)
 
 
 def limits_of(runs: Iterable[Run]) -> tuple[str, ...]:
@@ -191,7 +267,7 @@ def _without_runs(row: Row, result: RowResult, columns: Sequence[Mapping[str, An
         return RowVerdict(FAILED, reason=failed[0].text)
     reported = [c for c in columns if c["column"] in row.reported]
     if reported and all(
-        kind_of(c["column"]) == "parameters" and c["mean"] is not None for c in reported
+        c["column"] in PARAMETER_COLUMNS and c["mean"] is not None for c in reported
     ):
         return RowVerdict(verdict_of_columns(columns), by_columns=True)
     unfinished = [run for run in result.runs if run.state == "unfinished"]
@@ -216,7 +292,7 @@ def unmeasured(columns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         for c in columns
         if c["verdict"] == NOT_MEASURED
         and c["printed"] is not None
-        and kind_of(c["column"]) != "parameters"
+        and c["column"] not in PARAMETER_COLUMNS
     ]
 
 
@@ -239,11 +315,27 @@ class ComparisonVerdict:
     verdict: str = NOT_MEASURED
     difference: float | None = None  # mean over the seeds, in the column's unit
     sd: float | None = None
+    interval: Interval | None = None  # 95%, of the difference
     n: int = 0  # number of seeds
     paired: bool = False  # differences are per seed
+    magnitude: str | None = (
+        None  # whether the difference is as large as stated; None if none is stated
+    )
     obstacle: Obstacle | None = None
     limits: tuple[str, ...] = ()  # PROXY, SHORTENED, or SMOKE alone
     diverged: tuple[tuple[str, int, int], ...] = ()  # row, runs that diverged, total runs
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimVerdict:
+    """Whether a claim holds."""
+
+    verdict: str = NOT_MEASURED
+    mean: float | None = None
+    interval: Interval | None = None  # 95%, of the mean
+    n: int = 0  # number of seeds
+    obstacle: Obstacle | None = None
+    limits: tuple[str, ...] = ()  # PROXY, SHORTENED, or SMOKE alone
 
 
 def compare(
@@ -256,20 +348,19 @@ def compare(
 ) -> ComparisonVerdict:
     """Judge a comparison; `chosen` are the comparable runs of each row."""
     column, pair = comparison.column, (comparison.higher, comparison.lower)
-    if kind_of(column) == "parameters":
+    if column in PARAMETER_COLUMNS:
         counts = [(results[name].parameters or {}).get(column) for name in pair]
-        if None in counts:
+        if counts[0] is None or counts[1] is None:
             return ComparisonVerdict()
-        return _difference({0: float(counts[0] or 0)}, {0: float(counts[1] or 0)})
+        difference = float(counts[0]) - float(counts[1])
+        return ComparisonVerdict(HOLDS if difference > 0 else DOES_NOT_HOLD, difference, n=1)
     partly_diverged = []
     for name in pair:
-        diverged = [run for run in chosen[name] if run.state == "diverged"]
-        if not chosen[name]:
-            return ComparisonVerdict(obstacle=Obstacle("not run", name))
-        if len(diverged) == len(chosen[name]):
-            return ComparisonVerdict(obstacle=Obstacle("diverged", name, diverged[0].text))
-        if diverged:
-            partly_diverged.append((name, len(diverged), len(chosen[name])))
+        obstacle = _obstacle(name, chosen[name])
+        if obstacle:
+            return ComparisonVerdict(obstacle=obstacle)
+        if count := sum(run.state == "diverged" for run in chosen[name]):
+            partly_diverged.append((name, count, len(chosen[name])))
     higher, lower = (values_of(column, chosen[name]) for name in pair)
     if not higher or not lower:
         return ComparisonVerdict(obstacle=Obstacle("no column", pair[bool(higher)]))
@@ -278,23 +369,103 @@ def compare(
     other_data = first.data.get("fingerprint") != second.data.get("fingerprint")
     if first.on_papers_data != second.on_papers_data or (same_dataset and other_data):
         return ComparisonVerdict(obstacle=Obstacle("different data"))
+    judge = _compare_means if comparison.statistic == "mean" else _compare_spreads
+    found = judge(higher, lower)
+    if comparison.magnitude is not None:
+        low, high = (factor * comparison.magnitude for factor in ABOUT)
+        found = dataclasses.replace(found, magnitude=in_range(found.interval, low, high))
     return dataclasses.replace(
-        _difference(higher, lower),
+        found,
         limits=(SMOKE,) if smoke else limits_of((first, second)),
         diverged=() if smoke else tuple(partly_diverged),
     )
 
 
-def _difference(higher: Mapping[int, float], lower: Mapping[int, float]) -> ComparisonVerdict:
-    """Compare two rows' values by seed: paired over the common seeds, which share data order and random draws."""
+def judge_claim(claim: Claim, runs: Sequence[Run], *, smoke: bool = False) -> ClaimVerdict:
+    """Judge a claim by the comparable runs of its row."""
+    obstacle = _obstacle(claim.row, runs)
+    if obstacle:
+        return ClaimVerdict(obstacle=obstacle)
+    values = list(values_of(claim.column, runs).values())
+    if not values:
+        return ClaimVerdict(obstacle=Obstacle("no column", claim.row))
+    interval = interval_of_mean(values)
+    return ClaimVerdict(
+        in_range(interval, claim.at_least, claim.at_most),
+        statistics.fmean(values),
+        interval,
+        len(values),
+        limits=(SMOKE,) if smoke else limits_of(runs[:1]),
+    )
+
+
+def in_range(interval: Interval | None, low: float, high: float) -> str:
+    """Judge whether a value lies from `low` to `high`, by its confidence interval (None: unknown)."""
+    if interval is None:
+        return UNDECIDED
+    if low <= interval[0] and interval[1] <= high:
+        return HOLDS
+    return DOES_NOT_HOLD if interval[1] < low or high < interval[0] else UNDECIDED
+
+
+def _obstacle(name: str, runs: Sequence[Run]) -> Obstacle | None:
+    """Return why a row has no values: it was not run, or all runs diverged."""
+    if not runs:
+        return Obstacle("not run", name)
+    if all(run.state == "diverged" for run in runs):
+        return Obstacle("diverged", name, runs[0].text)
+    return None
+
+
+def _compare_means(higher: Mapping[int, float], lower: Mapping[int, float]) -> ComparisonVerdict:
+    """Compare two rows' means: paired over the common seeds, which share data order and random draws, else by Welch."""
     seeds = [seed for seed in higher if seed in lower]
     if seeds:
-        mean, sd = mean_and_sd([higher[seed] - lower[seed] for seed in seeds])
-        count = len(seeds)
+        differences = [higher[seed] - lower[seed] for seed in seeds]
+        mean, sd = mean_and_sd(differences)
+        interval, count = interval_of_mean(differences), len(seeds)
     else:
         (mean_h, sd_h), (mean_l, sd_l) = (mean_and_sd(list(v.values())) for v in (higher, lower))
         mean = (mean_h or 0.0) - (mean_l or 0.0)
-        sd = None if sd_h is None or sd_l is None else math.hypot(sd_h, sd_l)
-        count = min(len(higher), len(lower))
-    holds = mean is not None and mean > 0
-    return ComparisonVerdict(HOLDS if holds else DOES_NOT_HOLD, mean, sd, count, bool(seeds))
+        count, sd, interval = min(len(higher), len(lower)), None, None
+        if sd_h is not None and sd_l is not None:
+            sd = math.hypot(sd_h, sd_l)
+            interval = _welch_interval(mean, (sd_h, len(higher)), (sd_l, len(lower)))
+    return ComparisonVerdict(_sign(interval), mean, sd, interval, count, bool(seeds))
+
+
+def _sign(interval: Interval | None) -> str:
+    """Judge whether a difference is above 0: an interval that contains 0 decides nothing."""
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return UNDECIDED
+    return HOLDS if interval[0] > 0 else DOES_NOT_HOLD
+
+
+def _welch_interval(mean: float, *samples: tuple[float, int]) -> Interval:
+    """Return the 95% interval of a difference of means, given sd and size of each sample."""
+    parts = [sd**2 / n for sd, n in samples]
+    total = sum(parts)
+    if total == 0:
+        return mean, mean
+    freedom = total**2 / sum(p**2 / (n - 1) for p, (_, n) in zip(parts, samples, strict=True))
+    return _interval(mean, math.sqrt(total), freedom)
+
+
+def _compare_spreads(higher: Mapping[int, float], lower: Mapping[int, float]) -> ComparisonVerdict:
+    """Compare two rows' standard deviations over the seeds, by the 95% interval (F) of the ratio of their variances."""
+    (_, first), (_, second) = (mean_and_sd(list(v.values())) for v in (higher, lower))
+    count = min(len(higher), len(lower))
+    if first is None or second is None:
+        return ComparisonVerdict(UNDECIDED, n=count)
+    verdict, difference = UNDECIDED, first - second
+    if first or second:
+        from scipy import stats
+
+        ratio = (first / second) ** 2 if second else math.inf
+        m, n = len(higher) - 1, len(lower) - 1
+        level = (1 + CONFIDENCE) / 2
+        if ratio / stats.f.ppf(level, m, n) > 1:
+            verdict = HOLDS
+        elif ratio * stats.f.ppf(level, n, m) < 1:
+            verdict = DOES_NOT_HOLD
+    return ComparisonVerdict(verdict, difference, n=count)

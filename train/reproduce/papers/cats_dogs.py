@@ -37,12 +37,16 @@ PAPER = Paper(
                 "train_accuracy": 0.9885,
                 "loss": 0.3721,
                 "parameters": 58289538,
+                "correct: cats": 940 / 1011,
+                "confused: cats as dogs": 71 / 1011,
+                "correct: dogs": 900 / 1012,
+                "confused: dogs as cats": 112 / 1012,
             },
             proxy={},
             short=SHORT,
-            note="Confusion matrix: 900 dogs correct and 112 predicted as cats, 940 cats correct and 71 predicted as"
-            " dogs. 98.85 % is Keras's running mean over the last epoch, on augmented images and with dropout; our"
-            " value is the running mean over the best epoch. Proxy: fewer photographs of the same kind.",
+            note="The confusion matrix, 900 dogs correct and 112 predicted as cats, 940 cats correct and 71 predicted"
+            " as dogs, in fractions of each class. 98.85 % is Keras's running mean over the last epoch, on augmented"
+            " images and with dropout, and so is our value. Proxy: fewer photographs of the same kind.",
         ),
         Row(
             name="ours-slower",

@@ -43,12 +43,19 @@ from train.reproduce.schema import Paper
 PAPER = Paper(
     name="afhq",
     title="Animal face classification based on deep learning",
-    rows=(*resnet.ROWS, *vgg.ROWS, *clustering.ROWS, *autoencoder.ROWS),
+    rows=(
+        *resnet.ROWS,
+        *vgg.ROWS,
+        *clustering.ROWS,
+        *autoencoder.ROWS,
+        *clustering.TEXT_ROWS,
+    ),
     comparisons=(
         *resnet.COMPARISONS,
         *vgg.COMPARISONS,
         *clustering.COMPARISONS,
         *autoencoder.COMPARISONS,
     ),
+    claims=clustering.CLAIMS,
     grids=(*resnet.GRIDS, *vgg.GRIDS, *autoencoder.GRIDS),
 )

@@ -16,7 +16,13 @@ ROWS = (
         table="section B 1",
         label="Resnet-50, no transfer learning",
         recipe=RESNET_SCRATCH,
-        reported={"accuracy": 0.60, "train_accuracy": 0.80, "validation_accuracy": 0.60},
+        reported={
+            "accuracy": 0.60,
+            "train_accuracy": 0.80,
+            "validation_accuracy": 0.60,
+            "train_loss": 0.5,
+            "validation_loss": 0.65,
+        },
         proxy=PROXY_SCRATCH,
         note="Initialization and epochs are stated; learning rate and batch size are those of the run with transfer."
         + photographs.NOTE,
@@ -26,9 +32,15 @@ ROWS = (
         table="section B 1, Figure 1",
         label="Resnet-50, transfer learning",
         recipe=RESNET_PLAIN,
-        reported={"train_accuracy": 0.95, "validation_accuracy": 0.80},
+        reported={
+            "train_accuracy": 0.95,
+            "validation_accuracy": 0.80,
+            "train_loss": 0.2,
+            "validation_loss": 0.5,
+        },
         proxy=PROXY,
-        note="No test accuracy is reported." + photographs.NOTE,
+        note="No test accuracy is reported. The losses of the row without transfer and of this one: 'from 0.5 to 0.2 in"
+        " training set and from about 0.65 to 0.5 in validation set'." + photographs.NOTE,
     ),
     Row(
         name="resnet50-sgd",
@@ -43,7 +55,7 @@ ROWS = (
         table="section B 2, Figure 2",
         label="Resnet-50, best Adam",
         recipe=with_values(RESNET_PLAIN, {"stages.0.optimizer": TUNED_ADAM}),
-        reported={"accuracy": 0.82},
+        reported={"accuracy": 0.82, "loss": 0.5},
         proxy=PROXY,
         note='"About 82 %" if stopped at epoch 20; we keep the best of 30 epochs.'
         + photographs.NOTE,
@@ -70,6 +82,7 @@ COMPARISONS = (
         "resnet50-augmented",
         "resnet50-adam",
         "augmentation, dropout and L2 win 5 points",
+        magnitude=0.05,
     ),
 )
 
