@@ -12,6 +12,7 @@ by the next call.
 --dry-run runs the same steps with tiny nets on whatever device there is, for a test of the command itself.
 """
 
+import ctypes
 import dataclasses
 import json
 import os
@@ -33,6 +34,7 @@ from train.reproduce.papers.pig_faces import PAPER as TABLE_1
 
 RECORD = "gpu.json"
 STOP_SECONDS = 30.0  # for a step to save and end after SIGINT
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 MIN_SECONDS = 5.0  # no step is started with less time left
 SIX_NETS = ("resnet50", "vgg16", "sam_alexnet", "pig_alexnet", "mobilenet_v2", "deconv_alexnet_2")
 TINY_NETS = ("deconv_alexnet_tiny",)
@@ -303,6 +305,7 @@ def run_step(step: Step, logs: Path, seconds: float, left: float) -> tuple[str, 
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a step and its workers are stopped together
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         try:
             status = process.wait(timeout=seconds)
@@ -318,6 +321,11 @@ def run_step(step: Step, logs: Path, seconds: float, left: float) -> tuple[str, 
         return "done", ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return "failed", (lines[-1] if lines else f"exit status {status}")[:300]
+
+
+def _end_with_parent() -> None:
+    """Let the kernel kill this process when the command is killed: it would go on using the GPU."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -1,7 +1,6 @@
 """`benchmarks.gpu` runs its steps in processes, within its time, and continues where it stopped."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -141,7 +140,7 @@ def test_steps_are_accepted_by_their_commands():
         assert {goal.step for goal in gpu.GOALS} <= {step.name for step in steps} or dry_run
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the dry run of CI does the same
 def test_a_net_computes_the_same_with_and_without_kernels(call):
     """Without a GPU, the CPU with its kernels is compared with the CPU without them."""
     status, out, err = call(parity, "--model", "deconv_alexnet_tiny")
@@ -149,21 +148,39 @@ def test_a_net_computes_the_same_with_and_without_kernels(call):
     assert out.count("on cpu: logits") == 3
 
 
+STUB = """
+from benchmarks import gpu
+from train import cli
+
+steps = [gpu.Step("first", {first}), gpu.Step("second", {second})]
+gpu.parts = lambda arguments: [gpu.Part("parity", "a question", 1, tuple(steps))]
+gpu.find_platform = lambda: "cpu"
+cli.main(gpu.main)
+"""
+
+
 @pytest.mark.slow
-def test_a_dry_run_that_is_killed_can_be_continued(tmp_path, command_environment):
-    """The parts that are fast enough for a test; CI runs all."""
-    words = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path / "out")]
-    words += ["--parts", "parity", "scaling"]
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_call_that_is_stopped_can_be_continued(tmp_path, command_environment, number):
+    words = ["--dry-run", "--out", str(tmp_path / "out")]
     options = {"env": command_environment, "cwd": tmp_path, "text": True}
-    first = subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True, **options)
-    for line in first.stderr:
-        if "scaling: running" in line:
+    code = STUB.format(first=QUICK, second=ENDLESS)
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, **options
+    )
+    for line in stopped.stderr:
+        if "second: running" in line:
             break
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    first.stderr.close()
-    assert states(tmp_path) == {"parity-deconv_alexnet_tiny": "done"}
-    done = subprocess.run(words, capture_output=True, check=False, **options)
+    time.sleep(0.5)  # the step has started
+    stopped.send_signal(number)
+    rest = stopped.stderr.read() if number == signal.SIGINT else ""
+    assert stopped.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL), rest
+    stopped.stderr.close()
+    assert states(tmp_path) == {"first": "done"}
+    code = STUB.format(first=QUICK, second=QUICK)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, check=False, **options
+    )
     assert done.returncode == 0, done.stderr
-    assert "parity-deconv_alexnet_tiny: already done" in done.stderr
-    assert set(states(tmp_path).values()) == {"done"}
+    assert "first: already done" in done.stderr
+    assert states(tmp_path) == {"first": "done", "second": "done"}

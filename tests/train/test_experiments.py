@@ -288,10 +288,12 @@ def test_an_autoencoder_can_train_on_all_splits_and_be_probed_after_each_epoch(t
         (Normalization(of_training_images=True), None, None),
     ],
 )
-def test_images_are_normalized_as_the_recipe_says(image_folder, tmp_path, normalization, mean, std):
+def test_images_are_normalized_as_the_recipe_says(
+    small_net, image_folder, tmp_path, normalization, mean, std
+):
     """In training, after a resumption, and in the predictor of best/."""
     recipe = Recipe(
-        model="sam_alexnet_tiny",
+        model="small_net",
         dataset=str(image_folder),
         batch_size=16,
         normalization=normalization,

@@ -7,7 +7,7 @@ import pytest
 from train import jobs
 from train.errors import Diverged, InputError, Interrupted
 from train.jobs import Job, Outcome, run_jobs
-from train.recipe import JobWeights, Recipe, RunFeatures, with_values
+from train.recipe import FORMAT, JobWeights, Recipe, RunFeatures, with_values
 from train.record.directory import RunDir, write_json
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ class FakeTrainer:
         print("a line that must not reach stdout")
         run = RunDir(workdir)
         if self.starts or name not in self.errors:
-            write_json(run.config, {"format": 2, "recipe": recipe.to_json()})
+            write_json(run.config, {"format": FORMAT, "recipe": recipe.to_json()})
         if name in self.errors:
             raise self.errors[name]
         run.best.mkdir()
