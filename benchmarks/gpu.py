@@ -12,7 +12,6 @@ by the next call.
 --dry-run runs the same steps with tiny nets on whatever device there is, for a test of the command itself.
 """
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -34,7 +33,16 @@ from train.reproduce.papers.pig_faces import PAPER as TABLE_1
 
 RECORD = "gpu.json"
 STOP_SECONDS = 30.0  # for a step to save and end after SIGINT
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
+# Runs a module, in a process that Linux kills when the command is killed: it would go on using the GPU. (Popen's
+# preexec_fn would fork a process with threads, which may deadlock.)
+START = """
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 MIN_SECONDS = 5.0  # no step is started with less time left
 SIX_NETS = ("resnet50", "vgg16", "sam_alexnet", "pig_alexnet", "mobilenet_v2", "deconv_alexnet_2")
 TINY_NETS = ("deconv_alexnet_tiny",)
@@ -301,11 +309,10 @@ def run_step(step: Step, logs: Path, seconds: float, left: float) -> tuple[str, 
     log = logs / f"{step.name}.txt"
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *step.words],
+            [sys.executable, "-c", START, *step.words],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a step and its workers are stopped together
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         try:
             status = process.wait(timeout=seconds)
@@ -321,11 +328,6 @@ def run_step(step: Step, logs: Path, seconds: float, left: float) -> tuple[str, 
         return "done", ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return "failed", (lines[-1] if lines else f"exit status {status}")[:300]
-
-
-def _end_with_parent() -> None:
-    """Let the kernel kill this process when the command is killed: it would go on using the GPU."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def stop(process: subprocess.Popen) -> None:
