@@ -434,7 +434,7 @@ def _stages(
     for index, (stage, objective) in enumerate(zip(recipe.stages, objectives, strict=True)):
         module = model.module.clone(**stage.model_options)
         abstract = abstract_variables(module, model.inputs.shape)
-        _check_monitors(recipe, index, stage, objective)
+        _check_monitors(index, stage, objective)
         batch_size = stage.batch_size or recipe.batch_size
         num_steps = steps_per_epoch(
             len(training_split(dataset.splits, stage)) * stage.augment.crops_per_image,
@@ -458,9 +458,9 @@ def _stages(
     return tuple(plans)
 
 
-def _check_monitors(recipe: Recipe, index: int, stage: Stage, objective: Entry) -> None:
+def _check_monitors(index: int, stage: Stage, objective: Entry) -> None:
     """Raise InputError if a stage monitors an accuracy that it does not have."""
-    if objective.predicts != "loss" or recipe.probe.every_epoch:
+    if objective.predicts != "loss":
         return
     for rule, monitor in (
         ("", stage.monitor),
@@ -470,7 +470,7 @@ def _check_monitors(recipe: Recipe, index: int, stage: Stage, objective: Entry) 
         if monitor == "accuracy":
             raise InputError(
                 f"{flag_of(f'stages.{index}.{rule}monitor')} is accuracy, which the objective {stage.objective} does"
-                " not have: use loss, or a probe with --probe.every-epoch"
+                " not have: use loss"
             )
 
 

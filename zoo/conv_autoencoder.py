@@ -2,8 +2,8 @@
 
 The paper trains it without the fully connected bottleneck, then inserts the bottleneck, initializes the convolutions
 from the trained weights (`with_bottleneck`), fine-tunes all layers, and trains an SVM on the codes. It states neither
-layers nor sizes, only that it is a "shallow CAE with only few layers"; the network of its reference 8 (Guo et al. 2017,
-"Deep clustering with convolutional autoencoders") has three convolutions, and so has `conv_autoencoder`. The deeper
+layers nor sizes, only that it is a "shallow CAE with only few layers"; its reference 8, Ji et al. 2017, "Deep
+subspace clustering networks", has up to three convolutions, and `conv_autoencoder` has three. The deeper
 `conv_autoencoder_deep` has five, down to 7x7; version 0.1 called it `conv_autoencoder`.
 
 We use a plain design: 4x4 convolutions with stride 2, ReLU, no normalization, and a mirrored decoder of transposed

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from train.recipe import Recipe
+from train.recipe import Recipe, Stage
 from train.reproduce import columns, data, formatting, ledger, verdicts
 from train.reproduce.data import describe_data
 from train.reproduce.ledger import GridResult
@@ -351,6 +351,24 @@ def test_a_claim_holds_if_the_interval_of_the_mean_is_in_its_range(values, expec
     assert result["claims"][0]["verdict"] == expected
     assert [c["column"] for c in result["rows"][0]["columns"]] == ["accuracy", column]
     assert f"converges within 10 epochs: {expected}" in markdown(result)
+
+
+def test_rows_that_train_on_all_splits_are_transductive():
+    stage = Stage(objective="autoencoder", all_splits=True)
+    item = dataclasses.replace(row(), recipe=dataclasses.replace(RECIPE, stages=(stage,)))
+    result, plain = built([item, row("b")], {"a": RowResult(runs(0.95))})["rows"]
+    assert result["transductive"] and not plain["transductive"]
+    assert result["text"] == f"reproduced (1 seed); {formatting.TRANSDUCTIVE}"
+
+
+def test_other_columns_can_be_shown():
+    item = row(also=("f1",))
+    values = [dataclasses.replace(r, values={**r.values, "f1": 0.7}) for r in runs(0.95)]
+    (result,) = built([item], {"a": RowResult(values)})["rows"]
+    assert [(c["column"], c["mean"], c["verdict"]) for c in result["columns"]] == [
+        ("accuracy", 0.95, "reproduced"),
+        ("f1", 0.7, "shown"),
+    ]
 
 
 def test_a_claim_without_runs_is_not_measured():

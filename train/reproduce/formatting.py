@@ -16,6 +16,7 @@ from train.reproduce.verdicts import (
 )
 
 MAX_REASON = 160  # characters
+TRANSDUCTIVE = "transductive: trained on the validation and test images, too, without labels"
 
 
 # Values.

@@ -78,6 +78,8 @@ def _row(
     columns = [_column(row, name, result, runs, judged) for name in names]
     verdict = verdicts.row_verdict(row, result, runs, columns, smoke=smoke)
     facts = [run.facts for run in runs]
+    transductive = any(stage.all_splits for stage in row.recipe.stages)
+    text = formatting.row_text(verdict, columns, of_row)
     return {
         "name": row.name,
         "table": row.table,
@@ -87,7 +89,8 @@ def _row(
         "failure": row.failure,
         "printed": bool(row.reported),  # false for our own rows
         "verdict": verdict.verdict,
-        "text": formatting.row_text(verdict, columns, of_row),
+        "text": text + (f"; {formatting.TRANSDUCTIVE}" if transductive else ""),
+        "transductive": transductive,
         "columns": columns,
         "reading": row.note,
         "setting": result.setting,
@@ -121,7 +124,7 @@ def _row(
 
 def _columns(row: Row, compared: Iterable[str]) -> list[str]:
     """List the reported and compared columns, or the accuracy for a row without any."""
-    return list(dict.fromkeys((*row.reported, *compared))) or ["accuracy"]
+    return list(dict.fromkeys((*row.reported, *compared, *row.also))) or ["accuracy"]
 
 
 def _column(

@@ -37,6 +37,7 @@ class Row:
     seeds: int = 3  # number of runs of the full setting; 0: only its parameters are counted
     failure: bool = False  # the paper reports a failure: reproduced only by an equally bad result
     typos: tuple[str, ...] = ()  # columns of `reported` that cannot be correct; `note` says why
+    also: tuple[str, ...] = ()  # columns that are shown besides the reported and compared ones
     # The row to which the column `test_time_saved` refers: 1 - own test time / its test time.
     faster_than: str | None = None
     note: str = ""  # how we interpret the paper here, and where it contradicts itself

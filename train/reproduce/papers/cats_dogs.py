@@ -20,7 +20,7 @@ from train.recipes.cats_dogs import CATS_DOGS
 from train.reproduce.schema import Paper, Row
 
 SLOWER = with_values(CATS_DOGS, {"stages.0.optimizer.learning_rate": 0.01})
-# 3,000 training images make 21 steps per epoch; the paper has 62.
+# 3,000 training images, of which 26 are held out, make 23 steps per epoch; the paper has 62.
 SHORT = {"stages.0.epochs": 10}
 
 PAPER = Paper(

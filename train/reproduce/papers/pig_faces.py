@@ -64,6 +64,7 @@ def _row(
             "train_time_ms": train,
             **({"test_time_saved": SAVED[batch]} if model == "attention" else {}),
         },
+        also=("precision", "recall", "f1"),  # macro averages, as our runs print them
         faster_than=f"table1-alexnet-{batch}" if model == "attention" else None,
         proxy={"dataset": "synthetic_pigs"},
         # 15 epochs at batch 64 are 165 steps; see `FAST_STATISTICS` for the lower momentum.
