@@ -101,7 +101,7 @@ PAPER = Paper(
         ),
         Row(
             name="original-alexnet",
-            table="sections 1 and 2.2",
+            table="sections 1 and 3.1",
             label="AlexNet",
             recipe=dataclasses.replace(CIFAR10, model="alexnet_original", dataset="imagenet"),
             reported={"total_parameters": 60_000_000, "fc_share": 0.962},
