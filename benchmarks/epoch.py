@@ -263,7 +263,7 @@ def show(record: dict[str, Any]) -> None:
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for pair, ratio in record["speedups"].items():
-        print(f"{pair}: {ratio:.2f} x, with the baseline's fastest number of workers")
+        print(f"{pair}: {ratio:.2f} x, with the baseline's fastest setting")
     images = next((row["images"] for row in record["results"] if "images" in row), 0)
     print(
         f"{record['model']}, batch {record['batch_size']}, {record['dtype']}, {images:,} images per epoch"

@@ -6,7 +6,7 @@
 Runs its parts in order of value: equal results on GPU and CPU, throughput beside torch and Keras, an epoch from device
 memory beside a CUDA graph, Table 1 of the pig-face paper, the four nets of the CIFAR-10 paper, scaling. Each step runs
 in its own process with a time limit, and its result is written at once. A call ends after --minutes; the same command
-continues where it stopped. A step that fails is recorded with its error, leaves the others standing, and is tried again
+continues where it stopped. A step that fails is recorded with its error, does not stop the others, and is tried again
 by the next call.
 
 --dry-run runs the same steps with tiny nets on whatever device there is, for a test of the command itself.
@@ -60,7 +60,7 @@ class Arguments:
     parts: tuple[Literal["parity", "throughput", "epoch", "table1", "cifar10", "scaling"], ...] = (
         PARTS  # type: ignore[assignment]
     )
-    """Parts to run, in this order."""
+    """Parts to run; the order is fixed."""
     data_dir: Path | None = None
     """Archive or folder of CIFAR-10, for the part cifar10."""
     torch_python: Path | None = None
@@ -201,7 +201,7 @@ def parts(arguments: Arguments) -> list[Part]:
         ),
         Part(
             "table1",
-            "Table 1 of the pig-face paper with three seeds, on drawn pigs",
+            "Table 1 of the pig-face paper with three seeds, on synthetic pigs",
             20,
             (
                 step(

@@ -43,7 +43,7 @@ class DatasetInfo:
     split_sizes: dict[str, int] | None = None  # with default options; as published for paper data
     needs_data_dir: bool = False  # the user must download the files and pass `data_dir`
     takes_data_dir: bool = False  # `data_dir` is accepted; implied by `needs_data_dir`
-    pools_splits: bool = False  # by default, the published splits are pooled and split anew
+    pools_splits: bool = False  # by default, the published splits are pooled and split again
 
     def __post_init__(self) -> None:
         if self.needs_data_dir:

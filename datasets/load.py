@@ -82,7 +82,7 @@ def load_dataset(
         split is kept, and the fold becomes the validation split.
       splits_file: `splits.json` of an earlier run, or its directory: reuse its splits and its order of classes (see
         `datasets.manifest`).
-      published_splits: "keep" the splits that come with the data, "pool" all images and split them anew, or do as the
+      published_splits: "keep" the splits that come with the data, "pool" all images and split them again, or do as the
         data set's paper does ("auto": afhq pools, all others keep).
 
     Raises InputError with a one-line message for unusable data or options.

@@ -289,7 +289,7 @@ class Recipe:
     splits: str | None = None
     """splits.json of an earlier run, to reuse its splits."""
     published_splits: Literal["auto", "keep", "pool"] = "auto"
-    """Splits that come with the data: keep them, pool all images and split them anew, or do as the data set's paper."""
+    """Splits that come with the data: keep them, pool all images and split them again, or do as its paper does."""
     images_per_class: int | None = None
     """Maximum number of training images per class; the validation and test splits are not reduced."""
     noisy_images: float = 0.0

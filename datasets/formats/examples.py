@@ -170,7 +170,7 @@ def _pooled(layout: Layout) -> Layout:
         [dataclasses.replace(example, split=None) for example in layout.examples],
         layout.class_names,
         published=(),
-        notes=[*layout.notes, "the published splits are pooled and split anew"],
+        notes=[*layout.notes, "the published splits are pooled and split again"],
     )
 
 

@@ -235,7 +235,7 @@ def test_afhq_pools_the_published_splits(tmp_path, options):
     # 69 images in three classes, of which a tenth are 2.3 each.
     assert sizes(data) == {"train": 57, "validation": 6, "test": 6}
     assert {i.split("/")[0] for i in data.splits["train"].ids} == {"train", "val"}
-    assert "the published splits are pooled and split anew" in data.notes
+    assert "the published splits are pooled and split again" in data.notes
     assert data.provenance["published_parts"] == []
     again = load_dataset("afhq", data_dir=tmp_path, seed=1, **options)
     assert again.fingerprint == data.fingerprint

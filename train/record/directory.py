@@ -1,6 +1,6 @@
 """The run directory: its files, its lock, and the checks before a run starts or resumes.
 
-Imports only the standard library.
+Imports only the standard library. Reading a run of version 0.1 imports its model, and with it JAX.
 """
 
 import collections
