@@ -15,26 +15,34 @@ def forms(recipe):
 
 
 def one_of_each_form():
-    """Choose rows by paper so that each form occurs in one of them, and each paper has a row."""
-    chosen, seen = {}, set()
-    for name, paper in PAPERS.items():
-        chosen[name] = []
-        for row in paper.rows:
-            if forms(row.recipe) - seen:
-                chosen[name].append(row.name)
-                seen |= forms(row.recipe)
-        chosen[name] = chosen[name] or [paper.rows[0].name]
+    """Choose few rows, by paper, in which every form occurs."""
+    rows = [(name, row) for name, paper in PAPERS.items() for row in paper.rows]
+    missing = set().union(*(forms(row.recipe) for _, row in rows))
+    chosen = {name: [] for name in PAPERS}
+    while missing:
+        # The row with the most new forms; of several, one with the fewest stages.
+        name, row = max(
+            rows, key=lambda r: (len(forms(r[1].recipe) & missing), -len(r[1].recipe.stages))
+        )
+        missing -= forms(row.recipe)
+        chosen[name].append(row.name)
     return chosen
 
 
+CHOSEN = one_of_each_form()
+WITH_GRID = "cifar10"  # one trial of a grid
+
+
 def check_smoke(name, out, call, *, every):
-    """Run every row and two trials per grid, or the rows of `one_of_each_form` and one trial of the first grid.
+    """Run every row and two trials per grid, or the rows of `one_of_each_form` and a trial of one grid of `WITH_GRID`.
 
     A second call must reuse all of them.
     """
     paper = PAPERS[name]
-    rows = [row.name for row in paper.rows] if every else one_of_each_form()[name]
-    grids = [grid.name for grid in paper.grids][: None if every else 1]
+    rows = [row.name for row in paper.rows] if every else CHOSEN[name]
+    grids = [grid.name for grid in paper.grids]
+    if not every:
+        grids = grids[: name == WITH_GRID]
     trials = 2 if every else 1
     words = [name, "--scale", "smoke", "--seeds", "1", "--out", out, "--rows", *rows]
     if grids:

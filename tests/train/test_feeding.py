@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import pytest
 import zoo
 from datasets import Split
 from datasets.pipeline import ImageSamples, TrainBatches
+from tests.small_net import SmallNet
 from train import recipe, run
 from train.engine import feeding, steps
 from train.engine.feeding import Cached, Streamed
@@ -36,26 +36,12 @@ def images_and_labels():
     return rng.integers(0, 256, (COUNT, *SIZE, 3), np.uint8), rng.integers(0, 4, COUNT, np.int32)
 
 
-class SmoothNet(nn.Module):
-    """Convolution, batch norm, dropout and a dense layer.
-
-    No ReLU: rounding eventually flips the sign of one of its inputs, and correct programs then diverge.
-    """
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-        x = nn.Conv(4, (3, 3), (2, 2))(x)
-        x = nn.BatchNorm(not train, momentum=0.5, axis_name=steps.AXIS if train else None)(x)
-        x = nn.Dropout(0.3, deterministic=not train)(nn.tanh(x))
-        return nn.Dense(4, name="head")(x.mean((1, 2)))
-
-
 class Setup:
     """A model, its training step and its data on several devices."""
 
     def __init__(self, num_devices, *, drop_last=False, num_epochs=5):
         self.devices = Devices(jax.local_devices()[:num_devices])
-        model = SmoothNet()
+        model = SmallNet(4, norm_momentum=0.5, axis_name=steps.AXIS)
         # On the host, because a step donates its state.
         self.variables = jax.device_get(steps.init_variables(model, (*SIZE, 3), seed=0))
         self.optimizer = build_optimizer(recipe.Optimizer("sgd", 1e-2, momentum=0.9))

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -21,36 +20,11 @@ from train.record.directory import SUMMARY_COLUMNS, RunDir
 from train.record.files import FileWriter
 from train.record.log import RunLog, Writers
 from train.setup import resolve
-from zoo import registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_net")]
 
 STEPS = 4  # per epoch: 30 images in batches of 8, 8, 8 and 4
 TIMES = ("seconds", "images_per_second", "data_wait_share")
-
-
-class SmallNet(nn.Module):
-    """Parameters, batch statistics and dropout. No ReLU, whose inputs can change sign by rounding."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x, *, train=False):
-        x = nn.Conv(4, (3, 3), (2, 2), name="conv")(x)
-        x = nn.BatchNorm(not train, momentum=0.5, name="norm")(x)
-        x = nn.Dropout(0.3, deterministic=not train)(nn.tanh(x))
-        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_net():
-    entry = registry.ModelEntry(
-        "small_net", __name__, SmallNet, (8, 8, 3), 10, source="", notes="", pretrained=()
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry._ENTRIES, "small_net", entry)
-        yield
-
 
 SGD = Optimizer("sgd", 0.05, momentum=0.9)
 FIRST = Stage("first", epochs=2, optimizer=SGD, augment=Augmentation(flip=True, shift_x=0.2))

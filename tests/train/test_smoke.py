@@ -1,13 +1,20 @@
-"""Smoke runs of each kind of row and of each grid of the papers; of every row in the long tests."""
+"""Smoke runs of each form of row and of one grid of the papers; of every row and grid in the long tests."""
 
 import pytest
-from smoke_check import check_smoke
+from smoke_check import CHOSEN, WITH_GRID, check_smoke
 
 from train.reproduce.papers import PAPERS
 
+OTHERS = [name for name in PAPERS if name != "afhq"]  # see test_smoke_afhq.py
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", [name for name in PAPERS if name != "afhq"])
-def test_smoke_run(name, every, tmp_path, call):
-    check_smoke(name, tmp_path, call, every=every)
+@pytest.mark.parametrize("name", [name for name in OTHERS if CHOSEN[name] or name == WITH_GRID])
+def test_smoke_run_of_each_form(name, tmp_path, call):
+    check_smoke(name, tmp_path, call, every=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OTHERS)
+def test_smoke_run_of_every_row(name, tmp_path, call):
+    check_smoke(name, tmp_path, call, every=True)

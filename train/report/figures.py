@@ -23,6 +23,7 @@ STRONG = (TRAIN, VALIDATION, TEST, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 PALETTE = (*STRONG, "#F0E442")
 MARKERS = ("o", "^", "s", "v", "D", "P", "X")
 LINES = ("-", "--", ":", "-.")
+DPI = 110
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
@@ -129,7 +130,8 @@ def confusion_matrix(
                 text = str(counts[row, column])
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
     names = [_shorten(name) for name in class_names]
-    axes.set_xticks(range(total), names, rotation=90 if total > 4 else 0, fontsize=size)
+    rotation = 90 if total > 4 or max(map(len, names)) > 9 else 0
+    axes.set_xticks(range(total), names, rotation=rotation, fontsize=size)
     axes.set_yticks(range(total), names, fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -149,19 +151,32 @@ def prediction_grid(
     """Plot test images (uint8 [H, W, 3]) with predicted classes; errors are red, with a cross and the true class."""
     columns = min(5, max(1, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
-    figure = Figure(figsize=(2.2 * columns, 2.55 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel in panels:
-        panel.set_axis_off()
-    for panel, image, t, p, share in zip(panels, images, true, predicted, confidence, strict=False):
-        panel.imshow(image)
-        text = f"{_shorten(class_names[p])} {share:.0%}"
-        if t == p:
-            panel.set_title(f"✓ {text}", fontsize=9, color="black")
-        else:
-            panel.set_title(
-                f"✗ {text}\ntrue: {_shorten(class_names[t])}", fontsize=9, color=BAD, weight="bold"
-            )
+    side, gap, caption = 2.0, 0.2, 0.5  # inches
+    width, height = columns * (side + gap), 0.3 * bool(title) + rows * (side + caption) + gap / 2
+    # One coordinate system, in inches: matplotlib takes seconds to lay out twenty.
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    samples = zip(images, true, predicted, confidence, strict=False)
+    for number, (image, t, p, share) in enumerate(samples):
+        row, column = divmod(number, columns)
+        x, y = (column + 0.5) * (side + gap), height - gap / 2 - (rows - row - 0.5) * side
+        y -= (rows - row - 1) * caption
+        down, across = (side / 2 * n / max(image.shape[:2]) for n in image.shape[:2])
+        axes.imshow(image, extent=(x - across, x + across, y + down, y - down), aspect="auto")
+        text, color, weight = f"✓ {_shorten(class_names[p])} {share:.0%}", "black", "normal"
+        if t != p:
+            text = f"✗ {text[2:]}\ntrue: {_shorten(class_names[t])}"
+            color, weight = BAD, "bold"
+        axes.text(
+            *(x, y - down - 0.05, text),
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color=color,
+            weight=weight,
+        )
+    axes.set(xlim=(0, width), ylim=(height, 0))
     _finish(figure, path, title)
 
 
@@ -447,10 +462,16 @@ def _shorten(name: str, limit: int = 18) -> str:
 def _finish(figure: Figure, path: Path, title: str) -> None:
     if title:
         figure.suptitle(_shorten(title, 90), fontsize=11)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        # Saving would compute the layout twice, which takes most of the time.
+        figure.set_dpi(DPI)
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     content = io.BytesIO()
     with warnings.catch_warnings():
         # Class names in scripts that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # Omit matplotlib's version from the file, so that equal figures are equal files.
-        figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
+        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
     write_atomically(path, content.getvalue())
