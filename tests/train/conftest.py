@@ -24,3 +24,12 @@ def trained(image_folder, tmp_path_factory):
 def small_run(small_net, trained):
     """Run directory of a finished run of two epochs, trained on four simulated devices."""
     return trained
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """Runs that a test function makes draw no figures, which would take most of their time.
+
+    Runs of fixtures for several tests draw theirs, and test_report.py draws each kind.
+    """
+    monkeypatch.setattr("train.results._write_figures", lambda *arguments: None)
