@@ -462,16 +462,16 @@ def _shorten(name: str, limit: int = 18) -> str:
 def _finish(figure: Figure, path: Path, title: str) -> None:
     if title:
         figure.suptitle(_shorten(title, 90), fontsize=11)
-    layout = figure.get_layout_engine()
-    if layout is not None:
-        # Saving would compute the layout twice, which takes most of the time.
-        figure.set_dpi(DPI)
-        layout.execute(figure)
-        figure.set_layout_engine("none")
     content = io.BytesIO()
     with warnings.catch_warnings():
         # Class names in scripts that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        layout = figure.get_layout_engine()
+        if layout is not None:
+            # Saving would compute the layout twice, which takes most of the time.
+            figure.set_dpi(DPI)
+            layout.execute(figure)
+            figure.set_layout_engine("none")
         # Omit matplotlib's version from the file, so that equal figures are equal files.
         figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
     write_atomically(path, content.getvalue())
