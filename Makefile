@@ -80,9 +80,34 @@ $(DOCS)/.installed-docs: pyproject.toml
 	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $(DOCS)/requirements.txt
 	@touch $@
 
-# What a GPU gives, on a machine that has one; DRY=--dry-run tries the command anywhere.
-bench-gpu: $(VENV)/.installed
-	@$(python) -m benchmarks.gpu $(DRY)
+# What a GPU gives, on a machine that has one; DRY=--dry-run tries the command anywhere. With $(PYTHON) and the
+# packages that it has, whatever their versions, if none is missing: a GPU machine may have no network.
+GPU = --out results/gpu --minutes 25
+bench-gpu:
+	@set -e; python=$(PYTHON); \
+	if lacks=$$($(PYTHON) -c "$$missing_packages" 2>/dev/null); then \
+	  echo "using $(PYTHON), which has all packages"; \
+	else \
+	  echo "$(PYTHON) lacks $$lacks: using $(VENV)"; \
+	  $(MAKE) --no-print-directory $(VENV)/.installed; python=$(python); \
+	fi; \
+	$$python -m benchmarks.gpu $(GPU) $(DRY)
+
+# Prints the packages of pyproject.toml that a Python lacks, and fails if there are any.
+define missing_packages
+import re, sys, tomllib
+from importlib.metadata import PackageNotFoundError, version
+needed = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]
+lacks = []
+for name in (re.match(r"[\w-]+", text)[0] for text in needed):
+    try:
+        version(name)
+    except PackageNotFoundError:
+        lacks.append(name)
+print(*lacks, sep=", ")
+sys.exit(bool(lacks))
+endef
+export missing_packages
 
 bench: $(VENV)/.installed
 	@$(python) -m benchmarks.throughput --models sam_alexnet deconv_alexnet_2 mobilenet_v2 --batch-sizes 16 \

@@ -13,6 +13,7 @@ from train.recipe import InputError
 
 # Flags whose values are paths on this machine; omitted from recorded commands.
 LOCAL_FLAGS = ("--torch-python", "--out", "--figures")
+RESUME = "--resume"  # omitted, too: a resumed command gives the same record
 MAX_LOAD = 0.5  # load average above which times are unreliable
 
 
@@ -89,6 +90,8 @@ def portable(tool: str, words: Sequence[str]) -> str:
             skip = False
         elif word in LOCAL_FLAGS:
             skip = True
+        elif word == RESUME:
+            continue
         elif word.partition("=")[0] not in LOCAL_FLAGS:
             kept.append(word)
     return shlex.join(["python", "-m", tool, *kept])

@@ -5,25 +5,31 @@
 
 Runs its parts in order of value: equal results on GPU and CPU, throughput beside torch and Keras, an epoch from device
 memory beside a CUDA graph, Table 1 of the pig-face paper, the four nets of the CIFAR-10 paper, scaling. Each step runs
-in its own process with a time limit, and its result is written at once. A call ends after --minutes; the same command
-continues where it stopped. A step that fails is recorded with its error, does not stop the others, and is tried again
-by the next call.
+in its own process with a time limit, on the first GPU (scaling: on all), and its result is written at once. A call ends
+after --minutes; the same command continues where it stopped, also after Ctrl-C, SIGTERM or SIGKILL: first the steps
+that were never tried, then those that were stopped, then those that failed. A failed step is recorded with its error
+and does not stop the others. --out holds the results of one kind of device.
 
---dry-run runs the same steps with tiny nets on whatever device there is, for a test of the command itself.
+--dry-run runs the same steps with tiny nets on whatever device there is, for a test of the command itself; of the
+baselines, only with --torch-python.
 """
 
+import collections
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import command
+from benchmarks.workers import PARENT, ROOT
 from train import cli, flags
 from train.errors import Interrupted, RunError
 from train.recipe import InputError
@@ -32,20 +38,31 @@ from train.reproduce.papers.cifar10 import PAPER as TABLE_2
 from train.reproduce.papers.pig_faces import PAPER as TABLE_1
 
 RECORD = "gpu.json"
-STOP_SECONDS = 30.0  # for a step to save and end after SIGINT
-# Runs a module, in a process that Linux kills when the command is killed: it would go on using the GPU. (Popen's
-# preexec_fn would fork a process with threads, which may deadlock.)
+# Time at the end of a call for the running step to save and end, at most this share of the call.
+STOP_SECONDS, STOP_SHARE = 30.0, 0.1
+MIN_SECONDS = 5.0  # no step is started with less time left
+# Runs a module in a process that ends with this one: it would go on using the GPU.
 START = """
-import ctypes, runpy, signal, sys
-if sys.platform == "linux":
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+import runpy, sys
+from benchmarks.workers import die_with_parent
+die_with_parent()
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
-MIN_SECONDS = 5.0  # no step is started with less time left
-SIX_NETS = ("resnet50", "vgg16", "sam_alexnet", "pig_alexnet", "mobilenet_v2", "deconv_alexnet_2")
-TINY_NETS = ("deconv_alexnet_tiny",)
+# A dry run compiles on the CPU without LLVM's optimizations, in half the time.
+DRY_RUN_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# The nets with their batch sizes, those of the goals first.
+SIX_NETS = {
+    "resnet50": (256, 64, 32, 16),
+    "vgg16": (256, 64, 32, 16),
+    "sam_alexnet": (16, 32, 64, 256),
+    "pig_alexnet": (16, 32, 64, 256),
+    "mobilenet_v2": (256, 64, 32, 16),
+    "deconv_alexnet_2": (256, 64, 32, 16),
+}
+# Of a dry run: the first compiles fastest, the second exists in torch, too.
+TINY_NET, TINY_NET_OF_TORCH = "benchmarks.tiny_net:tiny_net", "deconv_alexnet_tiny"
+PEERS = ("torch-compile", "keras")
 PARTS = ("parity", "throughput", "epoch", "table1", "cifar10", "scaling")
 
 
@@ -77,9 +94,12 @@ class Step:
 
     name: str
     words: tuple[str, ...]  # module and its arguments
-    limit: float = 600.0  # seconds
-    resumable: bool = False  # a later call continues it
+    limit: float = (
+        600.0  # seconds; a resumable step that was stopped gets all the time that is left
+    )
+    resumable: bool = False  # continues where it was stopped
     missing: str = ""  # why it cannot run
+    all_devices: bool = False  # whether it uses all GPUs: the baselines use one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,35 +108,35 @@ class Part:
 
     name: str
     question: str
-    minutes: float  # expected, on one H100
+    minutes: float  # expected on one H100; estimates, until one is measured
     steps: tuple[Step, ...]
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
+    began = time.monotonic()
     arguments = flags.parse(Arguments, argv, "benchmarks.gpu", __doc__)
     check(arguments)
-    chosen = [part for part in parts(arguments) if part.name in arguments.parts]
     if arguments.list:
-        for part in chosen:
+        for part in chosen_parts(arguments):
             print(f"{part.name:<11} {part.minutes:>4g} min  {part.question}")
         return
     cli.prepare_environment(large_arrays=False)
-    platform = find_platform()
-    if platform == "cpu" and not arguments.dry_run:
+    facts = machine(arguments.torch_python)
+    if facts["backend"] == "cpu" and not arguments.dry_run:
         raise InputError(
             "there is no GPU here that JAX can use: install with pip install -e '.[cuda]' on a machine with one, or"
             " try the command with --dry-run"
         )
+    chosen = chosen_parts(arguments, len(facts["devices"]))
+    record = Record(arguments, facts)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {arguments.out}: {error.strerror}; use another folder") from None
-    record = Record(arguments)
-    try:
-        run(chosen, record, deadline=time.monotonic() + 60 * arguments.minutes)
+        run(chosen, record, Clock(began, 60 * arguments.minutes))
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command continues") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     show(chosen, record.data)
     if failed := [n for n, s in record.steps.items() if s["state"] == "failed"]:
         raise RunError(f"{cli.count(len(failed), 'step')} failed: {', '.join(failed)}")
@@ -135,17 +155,86 @@ def check(arguments: Arguments) -> None:
     command.check_torch_python(arguments.torch_python)
 
 
-def find_platform() -> str:
-    """Return JAX's default platform. In another process: here, JAX would reserve most of the GPU's memory."""
-    code = "import jax; print(jax.default_backend())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "cpu"
+# The machine.
+
+DESCRIBE = """
+import json
+from benchmarks import gpu
+print(json.dumps(gpu.describe()))
+"""
+PEER_VERSIONS = """
+import json
+from importlib import metadata
+found = {}
+for name in ("torch", "torchvision", "keras"):
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+def machine(torch_python: Path | None) -> dict[str, Any]:
+    """Describe devices, driver, versions and commit. In other processes: here, JAX would reserve most of the GPU."""
+    done = subprocess.run(
+        [sys.executable, "-c", DESCRIBE],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise InputError(f"JAX does not start here: {lines[-1] if lines else done.returncode}")
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    for python in dict.fromkeys((Path(sys.executable), torch_python or Path(sys.executable))):
+        done = subprocess.run(
+            [python, "-c", PEER_VERSIONS], capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            facts["versions"] |= json.loads(done.stdout)
+    return facts
+
+
+def describe() -> dict[str, Any]:
+    """Describe this process's devices and versions; it starts JAX."""
+    import jax
+
+    from train.record.environment import environment as facts_of
+
+    facts = facts_of()
+    del facts["command"]
+    # Of a GPU: "PJRT C API\ncuda 12090", CUDA's version.
+    facts["platform_version"] = jax.local_devices()[0].client.platform_version
+    if smi := shutil.which("nvidia-smi"):
+        words = [smi, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        facts["driver"] = done.stdout.strip().splitlines()
+    return facts
+
+
+def environment(dry_run: bool = False, all_devices: bool = True) -> dict[str, str]:
+    """Return the environment of a step."""
+    found = os.environ | {PARENT: f"{os.getpid()}"}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), found.get("PYTHONPATH"))))
+    if dry_run:
+        found["XLA_FLAGS"] = f"{found.get('XLA_FLAGS', '')} {DRY_RUN_FLAGS}".strip()
+    if not all_devices:
+        visible = found.get("CUDA_VISIBLE_DEVICES", "0")
+        found["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
+    return found
 
 
 # Parts.
 
 
-def parts(arguments: Arguments) -> list[Part]:
+def chosen_parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
+    """Return the parts of --parts, for this number of devices (None: unknown)."""
+    return [part for part in parts(arguments, devices) if part.name in arguments.parts]
+
+
+def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
     """Return all parts, with tiny nets and few steps in a dry run."""
     dry, out = arguments.dry_run, arguments.out
     torch = ("--torch-python", str(arguments.torch_python)) if arguments.torch_python else ()
@@ -154,64 +243,76 @@ def parts(arguments: Arguments) -> list[Part]:
         written = ("--out", str(out / f"{name}.json")) if file else ()
         return Step(name, (*words, *written), **fields)
 
-    nets = TINY_NETS if dry else SIX_NETS
-    sizes = ("4",) if dry else ("16", "32", "64", "256")
-    short = ("--rounds", "1", "--seconds", "0.05") if dry else ("--rounds", "3", "--seconds", "1")
-    peers = () if dry else ("--peers", "torch-compile", "keras", *torch)
-    dtype = "float32" if dry else "bfloat16"
-    ledger = str(out / "ledgers")
-    scale = ("--scale", "smoke", "--seeds", "1") if dry else ()
+    def reproduce(paper: str, name: str, rows: str, tiny_row: str, **fields: Any) -> Step:
+        scale = ("--scale", "smoke", "--seeds", "1") if dry else ()
+        words = (paper, "--out", str(out / "ledgers"), "--rows", tiny_row if dry else rows)
+        return step(
+            name, "train.reproduce", *words, *scale, *fields.pop("words", ()),
+            file=False, resumable=True, **fields,
+        )  # fmt: skip
+
+    tiny = TINY_NET_OF_TORCH if torch else TINY_NET
+    nets = {tiny: (4,)} if dry else SIX_NETS
+    dtype = () if dry else ("--dtype", "bfloat16")
+    # The baselines cost a dry run more than all the rest, torch.compile minutes.
+    compared = ("--peers", *(("torch",) if dry else PEERS), *torch)
+    peers = compared if torch or not dry else ()
+    graph: tuple[str, ...] = ("--peers", "torch-graph", *torch) if torch or not dry else ()
+    if dry:
+        short = ("--rounds", "1", "--seconds", "0.05")
+        epoch = ("--model", tiny, "--images", "32", "--batch-size", "16", "--rounds", "1")
+        times = ("--models", tiny, "--batch-sizes", "8", "--rounds", "1")
+        times += ("--train-images", "16", "--validation-images", "8", "--test-images", "8")
+        scaling: tuple[str, ...] = ("--model", tiny, "--simulate", "2", "--batch-size", "4")
+    else:
+        short = ("--rounds", "3", "--seconds", "1")
+        epoch = ("--model", "deconv_alexnet_2", "--images", "50000", "--batch-size", "128", *dtype)
+        times = ()
+        scaling = ("--model", "resnet50", "--batch-size", "64", *dtype)
     data = ("--data-dir", str(arguments.data_dir)) if arguments.data_dir and not dry else ()
-    needs_data = "" if dry or data else "needs CIFAR-10 in --data-dir"
-    epoch = ("--model", TINY_NETS[0], "--images", "64", "--batch-size", "16", "--rounds", "1")
-    if not dry:
-        epoch = ("--model", "deconv_alexnet_2", "--images", "50000", "--batch-size", "128", "--dtype", "bfloat16",
-                 "--peers", "torch-graph", *torch)  # fmt: skip
-    scaling = ("--model", TINY_NETS[0], "--simulate", "2", "--batch-size", "4")
-    if not dry:
-        scaling = ("--model", "resnet50", "--batch-size", "64", "--dtype", "bfloat16")
+    needs_devices = "" if dry or devices != 1 else "needs more than one GPU"
     return [
         Part(
             "parity",
             "do float32 and bfloat16 give the CPU's results?",
             4,
             tuple(
-                step(f"parity-{net}", "benchmarks.parity", "--model", net, limit=300)
+                step(f"parity-{label(net)}", "benchmarks.parity", "--model", net, limit=300)
                 for net in nets
             ),
         ),
         Part(
             "throughput",
             "images per second in training and test, beside torch.compile and Keras",
-            12,
+            120,
             tuple(
                 step(
-                    f"throughput-{net}",
-                    *("benchmarks.throughput", "--models", net, "--batch-sizes", *sizes),
-                    *("--dtype", dtype, "--limit", "240", *short, *peers),
+                    f"throughput-{label(net)}",
+                    *("benchmarks.throughput", "--models", net, "--resume"),
+                    *("--batch-sizes", *map(str, sizes), *dtype, "--limit", "240", *short, *peers),
+                    limit=420,
+                    resumable=True,
                 )
-                for net in nets
+                for net, sizes in nets.items()
             ),
         ),
         Part(
             "epoch",
             "300,000 crops of CIFAR from device memory, beside a CUDA graph",
             3,
-            (step("epoch", "benchmarks.epoch", "--feeds", "cached", "--crops", "6", *epoch),),
+            (
+                step(
+                    "epoch", "benchmarks.epoch", "--feeds", "cached", "--crops", "6", *epoch, *graph
+                ),
+            ),
         ),
         Part(
             "table1",
-            "Table 1 of the pig-face paper with three seeds, on synthetic pigs",
+            "Table 1 of the pig-face paper: its times, and three seeds on synthetic pigs",
             20,
             (
-                step(
-                    "table1",
-                    *("train.reproduce", TABLE_1.name, "--out", ledger, *scale),
-                    *("--rows", "table1-attention-16" if dry else "table1-*"),
-                    file=False,
-                    limit=3600,
-                    resumable=True,
-                ),
+                step("table1-times", "benchmarks.table1", *times),
+                reproduce(TABLE_1.name, "table1", "table1-*", "table1-attention-16", limit=1500),
             ),
         ),
         Part(
@@ -219,14 +320,11 @@ def parts(arguments: Arguments) -> list[Part]:
             "Table 2 of the CIFAR-10 paper: 120 epochs of four nets, as far as the time goes",
             60,
             (
-                step(
-                    "cifar10",
-                    *("train.reproduce", TABLE_2.name, "--out", ledger, *scale, *data),
-                    *("--rows", "table2-new-alexnet-1" if dry else "table2-*"),
-                    file=False,
+                reproduce(
+                    *(TABLE_2.name, "cifar10", "table2-*", "table2-new-alexnet-1"),
+                    words=data,
                     limit=4 * 3600,
-                    resumable=True,
-                    missing=needs_data,
+                    missing="" if dry or data else "needs CIFAR-10 in --data-dir",
                 ),
             ),
         ),
@@ -234,25 +332,57 @@ def parts(arguments: Arguments) -> list[Part]:
             "scaling",
             "speed on 1 to all GPUs",
             2,
-            (step("scaling", "benchmarks.scaling", *scaling),),
+            (
+                step(
+                    "scaling",
+                    "benchmarks.scaling",
+                    *scaling,
+                    missing=needs_devices,
+                    all_devices=True,
+                ),
+            ),
         ),
     ]
+
+
+def label(net: str) -> str:
+    """The name of a net without its module."""
+    return net.rpartition(":")[2]
 
 
 # Running.
 
 
-class Record:
-    """The state of all steps, in a file that is written after each of them."""
+class Clock:
+    """The time of a call, which ends in time for a step to save."""
 
-    def __init__(self, arguments: Arguments) -> None:
-        self.out = arguments.out
-        self._path = self.out / RECORD
+    def __init__(self, began: float, seconds: float) -> None:
+        self.stop_seconds = min(STOP_SECONDS, STOP_SHARE * seconds)
+        self._deadline = began + seconds - self.stop_seconds
+
+    def left(self) -> float:
+        """Seconds until the running step is asked to stop."""
+        return self._deadline - time.monotonic()
+
+
+class Record:
+    """The state of all steps, in a file that is written before and after each of them."""
+
+    def __init__(self, arguments: Arguments, facts: dict[str, Any]) -> None:
+        """Read or create the record of --out, and begin a call. InputError if it does not fit or cannot be written."""
+        self.out, self._path = arguments.out, arguments.out / RECORD
+        self.dry_run = arguments.dry_run
         try:
-            self.data = json.loads(self._path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            self.data = checked(json.loads(self._path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
             head = command.head("benchmarks.gpu", environment=False, warn=False)
-            self.data = {**head, "dry_run": arguments.dry_run, "steps": {}}
+            self.data = {
+                **head,
+                "dry_run": arguments.dry_run,
+                "calls": [],
+                "steps": {},
+                "goals": [],
+            }
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self._path} cannot be read ({error}): remove it, or use another --out"
@@ -260,69 +390,133 @@ class Record:
         if self.data["dry_run"] != arguments.dry_run:
             was = "a dry run" if self.data["dry_run"] else "a real run"
             raise InputError(f"--out {self.out} holds {was}: use another folder")
+        calls = self.data["calls"]
+        if calls and calls[0]["environment"]["devices"] != facts["devices"]:
+            kind = ", ".join(calls[0]["environment"]["devices"])
+            raise InputError(f"--out {self.out} holds results of {kind}: use another folder")
+        for entry in self.steps.values():
+            if entry["state"] == "running":
+                entry |= {"state": "stopped", "message": "the command was killed"}
+        date = time.strftime("%Y-%m-%d %H:%M")
+        calls.append({"date": date, "minutes": arguments.minutes, "environment": facts})
+        try:
+            write_json(self._path, self.data)
+        except OSError as error:
+            raise InputError(f"--out {self.out}: {error.strerror}; use another folder") from None
 
     @property
     def steps(self) -> dict[str, dict[str, Any]]:
         """The recorded steps by name."""
         return self.data["steps"]
 
-    def save(self, name: str, state: str, seconds: float, message: str = "") -> None:
-        """Record a step: done, stopped (a later call continues it), failed or skipped."""
-        before = self.steps.get(name, {}).get("seconds", 0.0)
+    def state(self, step: Step) -> str:
+        """The state of a step; empty if it was never tried."""
+        return self.steps.get(step.name, {}).get("state", "")
+
+    def save(self, step: Step, state: str, seconds: float = 0.0, message: str = "") -> None:
+        """Record a step as running, done, stopped, failed or skipped, with the results that it has written."""
+        before = self.steps.get(step.name, {}).get("seconds", 0.0)
         entry: dict[str, Any] = {"state": state, "seconds": round(before + seconds, 1)}
+        entry["call"] = len(self.data["calls"])
         if message:
             entry["message"] = message
-        path = self.out / f"{name}.json"
-        if state == "done" and path.exists():
-            entry["result"] = json.loads(path.read_text(encoding="utf-8"))
-        self.data["steps"][name] = entry
+        path = self.out / f"{step.name}.json"
+        if state != "skipped" and path.exists():
+            try:
+                entry["result"] = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                entry |= {"state": "failed", "message": f"{path.name} cannot be read ({error})"}
+        self.steps[step.name] = entry
         self.data["goals"] = goals(self.steps)
         write_json(self._path, self.data)
 
 
-def run(chosen: Sequence[Part], record: Record, *, deadline: float) -> None:
-    """Run the steps that are not done, until the deadline."""
+def checked(data: Any) -> dict[str, Any]:
+    """Return the content of a record; ValueError if it is something else."""
+    try:
+        states = [(s["state"], s["seconds"] + 0) for s in data["steps"].values()]
+        devices = [call["environment"]["devices"] for call in data["calls"]]
+        whole = isinstance(data["dry_run"], bool) and all(isinstance(d, list) for d in devices)
+        if not whole or not {state for state, _ in states} <= {
+            *ORDER,
+            "running",
+            "done",
+            "skipped",
+        }:
+            raise ValueError("unknown content")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    return data
+
+
+ORDER = ("", "stopped", "failed")  # states of the steps to run, in this order
+
+
+def waiting(chosen: Iterable[Part], record: Record) -> list[Step]:
+    """Return the steps to run: those never tried, stopped and failed, each in order of value."""
+    steps = [s for part in chosen for s in part.steps if record.state(s) in (*ORDER, "skipped")]
+    return sorted(steps, key=lambda s: ORDER.index(record.state(s).replace("skipped", "")))
+
+
+def run(chosen: Sequence[Part], record: Record, clock: Clock) -> None:
+    """Run the steps that are not done, until the time ends."""
     for part in chosen:
         for step in part.steps:
-            if record.steps.get(step.name, {}).get("state") == "done":
+            if record.state(step) == "done":
                 cli.say(f"{step.name}: already done")
-                continue
-            left = deadline - time.monotonic()
-            if step.missing:
-                record.save(step.name, "skipped", 0.0, step.missing)
-                cli.say(f"{step.name}: skipped, {step.missing}")
-            elif left < MIN_SECONDS:
-                if step.name not in record.steps:
-                    record.save(step.name, "stopped", 0.0, "no time left")
-            else:
-                cli.say(f"{step.name}: running ...")
-                began = time.monotonic()
-                state, message = run_step(step, record.out / "logs", min(left, step.limit), left)
-                seconds = time.monotonic() - began
-                record.save(step.name, state, seconds, message)
-                cli.say(f"{step.name}: {state} after {seconds:.0f} s{message and ', ' + message}")
+    queue = collections.deque(waiting(chosen, record))
+    while queue:
+        step = queue.popleft()
+        if step.missing:
+            record.save(step, "skipped", message=step.missing)
+            cli.say(f"{step.name}: skipped, {step.missing}")
+            continue
+        left = clock.left()
+        if left < MIN_SECONDS:
+            cli.say("the time of this call has ended; the same command continues")
+            return
+        again = step.resumable and record.state(step) == "stopped"
+        seconds = left if again else min(left, step.limit)
+        cli.say(f"{step.name}: running ...")
+        record.save(step, "running")
+        began = time.monotonic()
+        try:
+            state, message = run_step(step, record, seconds, clock)
+        except KeyboardInterrupt:
+            record.save(step, "stopped", time.monotonic() - began, "interrupted")
+            raise
+        took = time.monotonic() - began
+        record.save(step, state, took, message)
+        cli.say(f"{step.name}: {state} after {took:.0f} s{message and ', ' + message}")
+        if state == "stopped":
+            queue.append(step)  # after those that were not tried, if there is time
 
 
-def run_step(step: Step, logs: Path, seconds: float, left: float) -> tuple[str, str]:
-    """Run a step for at most `seconds`, of the `left` seconds of this call. Returns its state and a message."""
-    logs.mkdir(exist_ok=True)
-    log = logs / f"{step.name}.txt"
+def run_step(step: Step, record: Record, seconds: float, clock: Clock) -> tuple[str, str]:
+    """Run a step for at most `seconds`. Returns its state and a message."""
+    log = record.out / "logs" / f"{step.name}.txt"
+    log.parent.mkdir(exist_ok=True)
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", START, *step.words],
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=environment(record.dry_run, step.all_devices),
             start_new_session=True,  # a step and its workers are stopped together
         )
         try:
             status = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            stop(process)
-            if step.resumable or seconds == left:
-                return "stopped", "the time of this call ended"
-            return "failed", f"took more than {seconds:.0f} s"
+            ended = clock.left() <= 0
+            status = stop(process, clock.stop_seconds)
+            if status:  # it had not just ended
+                if ended:
+                    return "stopped", "the time of this call ended"
+                if step.resumable:
+                    return "stopped", f"after {seconds:.0f} s, for the other steps"
+                return "failed", f"took more than {seconds:.0f} s"
         except KeyboardInterrupt:
-            stop(process)
+            stop(process, clock.stop_seconds)
             raise
     if status == 0:
         return "done", ""
@@ -330,54 +524,98 @@ def run_step(step: Step, logs: Path, seconds: float, left: float) -> tuple[str, 
     return "failed", (lines[-1] if lines else f"exit status {status}")[:300]
 
 
-def stop(process: subprocess.Popen) -> None:
-    """Ask a step to save and end, then kill what is left of it."""
-    for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=seconds)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+def stop(process: subprocess.Popen, seconds: float) -> int:
+    """Ask a step to save and end within `seconds`, then kill what is left of it and of its workers."""
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=seconds)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+    finally:  # also at a second Ctrl-C
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 # Goals.
 
 
 @dataclasses.dataclass(frozen=True)
+class Measured:
+    """The value of a goal, or what is missing for it."""
+
+    value: float | None = None
+    missing: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Goal:
-    """A value that should be at least (or at most) so much."""
+    """A value that should be at least so much, or at most, or below it."""
 
     text: str
     step: str
-    value: Callable[[dict[str, Any]], float | None]
+    measure: Callable[[dict[str, Any]], Measured]
     bound: float
-    at_most: bool = False
+    relation: Literal["at least", "at most", "below"] = "at least"
+
+    def met(self, value: float) -> bool:
+        """Whether a value reaches the goal."""
+        if self.relation == "at least":
+            return value >= self.bound
+        return value <= self.bound if self.relation == "at most" else value < self.bound
 
 
-def _speedup(mode: str, size: int) -> Callable[[dict[str, Any]], float | None]:
-    """The zoo's speed over the faster peer's at a batch size."""
+def _speedup(mode: str, size: int) -> Callable[[dict[str, Any]], Measured]:
+    """The zoo's speed over that of the faster peer at a batch size. Needs both peers."""
 
-    def value(result: dict[str, Any]) -> float | None:
+    def measure(result: dict[str, Any]) -> Measured:
         key = "train_batch_size" if mode == "train" else "infer_batch_size"
-        ratios = [
-            row["zoo_speedup"]
+        rows = {
+            row["implementation"]: row
             for row in result["results"]
-            if row["mode"] == mode and row.get(key) == size and row.get("zoo_speedup")
+            if row["mode"] == mode and row.get(key) == size
+        }
+        missing = [
+            f"{name}: {rows[name].get('error') or 'no time' if name in rows else 'not run'}"
+            for name in ("zoo", *PEERS)
+            if not rows.get(name, {}).get(
+                "zoo_speedup" if name in PEERS else f"{key[:5]}_step_time"
+            )
         ]
-        return min(ratios, default=None)
+        if missing:
+            return Measured(missing="; ".join(missing))
+        return Measured(min(rows[name]["zoo_speedup"] for name in PEERS))
 
-    return value
-
-
-def _epoch_ratio(result: dict[str, Any]) -> float | None:
-    return result["speedups"].get("cached over torch-graph")
+    return measure
 
 
-def _epoch_seconds(result: dict[str, Any]) -> float | None:
-    times = [r["epoch_seconds"] for r in result["results"] if "epoch_seconds" in r and "feed" in r]
-    return min(times, default=None)
+def _epoch_ratio(result: dict[str, Any]) -> Measured:
+    value = result["speedups"].get("cached over torch-graph")
+    if value is None:
+        errors = [f"{r['side']}: {r['error']}" for r in result["results"] if "error" in r]
+        return Measured(missing="; ".join(errors) or "torch-graph: not run")
+    return Measured(value)
+
+
+def _epoch_seconds(result: dict[str, Any]) -> Measured:
+    for row in result["results"]:
+        if row.get("feed") == "cached":
+            return Measured(row.get("epoch_seconds"), row.get("error", ""))
+    return Measured(missing="the cached epoch was not run")
+
+
+def _attention_ratio(size: int) -> Callable[[dict[str, Any]], Measured]:
+    """SAM-AlexNet's test time over AlexNet's, as in Table 1."""
+
+    def measure(result: dict[str, Any]) -> Measured:
+        times = {
+            r["model"]: r["test_time_ms"] for r in result["results"] if r["batch_size"] == size
+        }
+        if missing := [name for name in ("pig_alexnet", "sam_alexnet") if name not in times]:
+            return Measured(missing=f"{', '.join(missing)}: not run")
+        return Measured(times["sam_alexnet"] / times["pig_alexnet"])
+
+    return measure
 
 
 GOALS = (
@@ -394,20 +632,25 @@ GOALS = (
         for net in SIX_NETS
     ),
     Goal("epoch from device memory", "epoch", _epoch_ratio, 2.0),
-    Goal("epoch from device memory, seconds", "epoch", _epoch_seconds, 0.9, at_most=True),
-)
+    Goal("epoch from device memory, seconds", "epoch", _epoch_seconds, 0.9, "at most"),
+    *(
+        Goal(f"SAM-AlexNet's test time over AlexNet's, {size}", "table1-times", _attention_ratio(size), 1, "below")
+        for size in (16, 32, 64)
+    ),
+)  # fmt: skip
 
 
 def goals(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare the results so far with the goals: ratios to the faster of torch.compile and Keras, unless in seconds."""
+    """Compare the results so far with the goals. Speeds are ratios to the faster of torch.compile and Keras, and of the
+    epoch to the captured torch graph."""
     found = []
     for goal in GOALS:
         result = steps.get(goal.step, {}).get("result")
-        value = None if result is None else goal.value(result)
-        met = None
-        if value is not None:
-            met = value <= goal.bound if goal.at_most else value >= goal.bound
-        found.append({"goal": goal.text, "bound": goal.bound, "value": value, "met": met})
+        measured = goal.measure(result) if result else Measured(missing="not run")
+        value = measured.value
+        entry = {"goal": goal.text, "relation": goal.relation, "bound": goal.bound}
+        entry |= {"value": value, "met": None if value is None else goal.met(value)}
+        found.append(entry | ({"missing": measured.missing} if value is None else {}))
     return found
 
 
@@ -420,12 +663,14 @@ def show(chosen: Sequence[Part], data: dict[str, Any]) -> None:
             entry = data["steps"].get(step.name, {"state": "not run", "seconds": 0.0})
             text = f"{part.name:<11} {step.name:<32} {entry['state']:<8} {entry['seconds']:>7.0f} s"
             print(f"{text}  {entry.get('message', '')}".rstrip())
-    measured = [goal for goal in data.get("goals", ()) if goal["value"] is not None]
-    for goal in measured:
-        verdict = "met" if goal["met"] else "not met"
-        print(f"{goal['goal']}: {goal['value']:.2f}, goal {goal['bound']:g}: {verdict}")
-    left = len(data.get("goals", ())) - len(measured)
-    if left:
+    for goal in data["goals"]:
+        bound = f"goal {goal['relation']} {goal['bound']:g}"
+        if goal["value"] is not None:
+            verdict = "met" if goal["met"] else "not met"
+            print(f"{goal['goal']}: {goal['value']:.2f}, {bound}: {verdict}")
+        elif goal["missing"] != "not run":
+            print(f"{goal['goal']}, {bound}: not judged, {goal['missing']}")
+    if left := sum(goal["value"] is None for goal in data["goals"]):
         print(f"{cli.count(left, 'goal')} not measured")
 
 

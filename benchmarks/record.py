@@ -1,14 +1,16 @@
 """Record the result of a run:  python -m benchmarks.record runs/my-run --name my-run
 or the ledger of a paper:    python -m benchmarks.record --ledger results/my-paper.json
+or what benchmarks.gpu found:  python -m benchmarks.record --gpu results/gpu/gpu.json
 
 Writes benchmarks/results/runs/NAME.json: test results, command, commit, hardware and data fingerprint, without paths
 of this machine: data files are named $DATA/<file>. A ledger written by `python -m train.reproduce` is copied to
-benchmarks/results/ledger_<paper>.json.
+benchmarks/results/ledger_<paper>.json, and a state of benchmarks.gpu to gpu_<device>.json, or gpu_dry_run.json.
 """
 
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,8 @@ class Arguments:
     """File name of the record, without .json."""
     ledger: Path | None = None
     """Ledger to record instead of a run, OUT/<paper>.json."""
+    gpu: Path | None = None
+    """State of benchmarks.gpu to record instead, OUT/gpu.json."""
     note: str = ""
     """Note to store with the result."""
 
@@ -40,16 +44,23 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the command."""
     arguments = flags.parse(Arguments, argv, "benchmarks.record", __doc__)
-    if arguments.ledger:
-        if (arguments.workdir, arguments.name, arguments.note) != (None, None, ""):
-            raise InputError("--ledger cannot be combined with a run, --name or --note")
+    if arguments.ledger or arguments.gpu:
+        others = (arguments.workdir, arguments.name, arguments.note)
+        if others != (None, None, "") or (arguments.ledger and arguments.gpu):
+            raise InputError(
+                "--ledger and --gpu cannot be combined with each other, a run, --name or --note"
+            )
+    if arguments.gpu:
+        content = checked_gpu(arguments.gpu)
+        path = RESULTS.parent / f"gpu_{gpu_name(content)}.json"
+    elif arguments.ledger:
         content = checked_ledger(arguments.ledger)
         path = RESULTS.parent / f"ledger_{content['document']}.json"
     elif arguments.workdir and arguments.name:
         path = RESULTS / f"{arguments.name}.json"
         content = record(RunDir(arguments.workdir), arguments.note)
     else:
-        raise InputError("use a run directory and --name, or --ledger")
+        raise InputError("use a run directory and --name, --ledger or --gpu")
     write_json(path, content)
     print(path)
 
@@ -79,6 +90,30 @@ def checked_ledger(path: Path) -> dict[str, Any]:
             " folders and run them again"
         )
     return content
+
+
+def checked_gpu(path: Path) -> dict[str, Any]:
+    """Read a state of benchmarks.gpu that can be recorded; InputError for uncommitted code."""
+    from benchmarks import gpu
+
+    try:
+        content = gpu.checked(json.loads(path.read_text(encoding="utf-8")))
+        dirty = [call["environment"]["git_dirty"] for call in content["calls"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a state of benchmarks.gpu ({type(error).__name__}): use its OUT/gpu.json"
+        ) from None
+    if any(dirty):
+        raise InputError(f"{path} was measured with uncommitted code: commit, and use a new --out")
+    return content
+
+
+def gpu_name(content: dict[str, Any]) -> str:
+    """Return dry_run, or the name of the device, such as nvidia_h100_80gb_hbm3."""
+    if content["dry_run"]:
+        return "dry_run"
+    device = content["calls"][0]["environment"]["devices"][0]
+    return re.sub(r"[^a-z0-9]+", "_", device.lower()).strip("_")
 
 
 def record(run: RunDir, note: str = "") -> dict[str, Any]:

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import epoch, pages
+from benchmarks import epoch, gpu, pages
 from benchmarks.pages import DOCS, GENERATED, ROOT, markdown
 from benchmarks.record import RESULTS
 from train import cli, flags
+from train.record.environment import hardware
 from train.reproduce.markdown import markdown as ledger_markdown
 from zoo.common.files import write_atomically
 
@@ -368,6 +369,41 @@ def epoch_table(folder: Path) -> str:
     )
 
 
+def gpu_table(folder: Path) -> str:
+    """Make a row per step of the recorded runs of benchmarks.gpu; those of dry runs say so."""
+    rows = []
+    for path in sorted(RESULTS.parent.glob("gpu_*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        facts = data["calls"][0]["environment"]
+        where = hardware(facts) + (", dry run with tiny networks" if data["dry_run"] else "")
+        for name, step in data["steps"].items():
+            seconds = f"{step['seconds']:.0f}"
+            message = step.get("message", "")
+            rows.append((f"[{where}]({link(path, folder)})", name, step["state"], seconds, message))
+    return markdown(("hardware", "step", "state", "s", "message"), rows)
+
+
+def gpu_goals(folder: Path) -> str:
+    """Make a row per goal, with the measured value on each recorded GPU."""
+    records = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RESULTS.parent.glob("gpu_*.json"))
+    ]
+    measured = [data for data in records if not data["dry_run"]]
+    names = [hardware(data["calls"][0]["environment"]) for data in measured]
+    rows = []
+    for goal in gpu.goals({}):
+        cells = []
+        for data in measured:
+            [found] = [g for g in data["goals"] if g["goal"] == goal["goal"]] or [goal]
+            value = found["value"]
+            verdict = "met" if found["met"] else "not met"
+            cells.append("not measured" if value is None else f"{value:.2f}, {verdict}")
+        bound = f"{goal['relation']} {goal['bound']:g}"
+        rows.append((goal["goal"], bound, *(cells or ["not measured"])))
+    return markdown(("goal", "bound", *(names or ["a GPU"])), rows)
+
+
 def startup_table(folder: Path) -> str:
     """Make a row per command of the recorded run of benchmarks.startup."""
     data = read("startup_cpu.json")
@@ -425,6 +461,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "loading": loading_table,
     "epoch": epoch_table,
     "startup": startup_table,
+    "gpu": gpu_table,
+    "gpu-goals": gpu_goals,
     "commands": commands_table,
     **{f"nav-{section}": navigation(section) for section in WHOLE},
 }

@@ -11,7 +11,8 @@ steps are dispatched without waiting until the end of a turn; test steps are wai
 devices, a baseline one: set CUDA_VISIBLE_DEVICES=0 for an equal comparison.
 
 Prints a table. --out writes FILE.json, FILE.csv with timm's column names, and a figure per model; given a folder, the
-file is named after models, device, dtype and versions. Baselines are optional: install the extra `bench`, or use
+file is named after models, device, dtype and versions. A given file is written after each batch size and mode, and
+--resume continues it. Baselines are optional: install the extra `bench`, or use
 --torch-python for torch in another environment. An implementation that fails, lacks the model, runs out of memory or
 exceeds --limit is recorded with its error, and the others are still timed.
 """
@@ -20,12 +21,13 @@ import contextlib
 import csv
 import dataclasses
 import io
+import json
 import os
 import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +81,8 @@ class Arguments:
     """Interpreter of an environment with torch and NumPy (default: this one)."""
     out: Path | None = None
     """JSON file to write, or an existing folder."""
+    resume: bool = False
+    """Continue the file of --out, if it exists."""
     figures: Path | None = None
     """Folder for one figure per model (default: the folder of --out)."""
 
@@ -157,12 +161,18 @@ def main(argv: list[str]) -> None:
     cli.prepare_environment()  # inherited by the workers
     check(arguments)
     commands = worker_commands(arguments.peers, arguments.torch_python, arguments.without)
-    record = run(arguments, commands)
-    path = arguments.out
-    if path and path.is_dir():
-        path = path / default_name(record)
+    path = arguments.out if arguments.out and not arguments.out.is_dir() else None
+    earlier = read_earlier(path) if path and arguments.resume else None
+
+    def save(record: dict[str, Any]) -> None:
+        if path:
+            write(path, record)
+
+    record = run(arguments, commands, earlier, save)
+    if arguments.out and arguments.out.is_dir():
+        path = arguments.out / default_name(record)
+    save(record)
     if path:
-        write(path, record)
         cli.say(f"written: {path} and {path.with_suffix('.csv')}")
     folder = arguments.figures or (path.parent if path else None)
     if folder:
@@ -187,6 +197,8 @@ def check(arguments: Arguments) -> None:
         raise InputError("--seconds and --limit must be above 0")
     command.check_torch_python(arguments.torch_python)
     command.check_out(arguments.out, folder=True)
+    if arguments.resume and (arguments.out is None or arguments.out.is_dir()):
+        raise InputError("--resume needs a file: use --out FILE.json")
     if arguments.figures and not arguments.figures.is_dir():
         raise InputError(f"--figures {arguments.figures} is not an existing folder")
 
@@ -206,18 +218,53 @@ def worker_commands(
     return commands
 
 
-def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
-    """Run the benchmark and return its record, with errors of implementations in place of their times."""
-    record: dict[str, Any] = {
+def read_earlier(path: Path) -> dict[str, Any] | None:
+    """Read the record that --resume continues; None if there is none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"command", "environment", "peak", "checks", "results", "commits"} - set(record)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--resume: {path} cannot be read ({error}): remove it, or use another --out"
+        ) from None
+    words = command.portable("benchmarks.throughput", sys.argv[1:])
+    if missing or record["command"] != words:
+        raise InputError(f"--resume: {path} has the results of another command: use another --out")
+    return record
+
+
+def run(
+    arguments: Arguments,
+    commands: dict[str, list[str]],
+    earlier: dict[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> dict[str, Any]:
+    """Run the benchmark and return its record, with errors of implementations in place of their times.
+
+    `earlier`: an unfinished record to continue. `save` is called with the record after each measurement.
+    """
+    record: dict[str, Any] = earlier or {
         **command.head("benchmarks.throughput", environment=False),
+        "complete": False,
+        "commits": [],  # several if a resumed command continued at another one
         "environment": {},
         "peak": {},
         "checks": [],
         "results": [],
     }
     with Worker(commands[ZOO], timeout=arguments.limit) as worker:
-        record["environment"][ZOO] = worker.call("describe")
-        record["peak"] = worker.call("measure_peak", dtype=arguments.dtype)
+        facts = worker.call("describe")
+        before = record["environment"].setdefault(ZOO, facts)
+        for name in ("devices", "versions"):
+            if name in facts and before.get(name) != facts[name]:
+                raise InputError(
+                    f"--resume: {arguments.out} was measured with other {name}: use another --out"
+                )
+        if (commit := facts.get("git_commit")) not in record["commits"]:
+            record["commits"].append(commit)
+        record["peak"] = record["peak"] or worker.call("measure_peak", dtype=arguments.dtype)
     absent = {}
     for baseline in arguments.peers:
         try:
@@ -228,18 +275,40 @@ def run(arguments: Arguments, commands: dict[str, list[str]]) -> dict[str, Any]:
             record["environment"][baseline] = {"error": absent[baseline]}
             cli.say(f"{baseline}: {absent[baseline]}")
     present = {name: command for name, command in commands.items() if name not in absent}
+    done = {
+        (row["model"], row["mode"], row[f"{PREFIX[row['mode']]}_batch_size"])
+        for row in record["results"]
+    }
     for model in arguments.models:
+        wanted = [
+            (mode, size)
+            for size in arguments.batch_sizes
+            for mode in arguments.modes
+            if (model, mode, size) not in done
+        ]
+        if not wanted:
+            continue
+        checked = [check for check in record["checks"] if check["model"] == model]
+        known = (ZOO, *(check["peer"] for check in checked if not check["error"]))
         checks = compare(
             model,
-            {n: c for n, c in present.items() if n in (ZOO, *arguments.peers)},
+            {
+                n: c
+                for n, c in present.items()
+                if n == ZOO or n in arguments.peers and n not in known
+            },
             arguments.limit,
         )
-        record["checks"] += checks
+        again = {(check["model"], check["peer"]) for check in checks}
+        kept = [c for c in record["checks"] if (c["model"], c["peer"]) not in again]
+        record["checks"] = kept + checks
+        save(record)
         excluded = absent | {check["peer"]: check["error"] for check in checks if check["error"]}
-        for mode in arguments.modes:
-            for batch_size in arguments.batch_sizes:
-                timings = time_one(arguments, commands, excluded, model, mode, batch_size)
-                record["results"] += [timing.record(record["peak"]) for timing in timings]
+        for mode, batch_size in wanted:
+            timings = time_one(arguments, commands, excluded, model, mode, batch_size)
+            record["results"] += [timing.record(record["peak"]) for timing in timings]
+            save(record)
+    record["complete"] = True
     return record
 
 

@@ -13,6 +13,7 @@ and reports a missing package in answer to calls. Imports only the standard libr
 the environment of a baseline may contain little else.
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -71,8 +72,28 @@ def worker_command(
     return [os.fspath(python or sys.executable), "-m", "benchmarks.workers", module, *words]
 
 
+PARENT = "JAX_ZOO_PARENT"  # process ID of the parent, for `die_with_parent`
+
+
+def die_with_parent() -> None:
+    """On Linux, let the system kill this process when its parent ends, even by SIGKILL.
+
+    A stopped worker would otherwise stay, with its memory on the device. Not by Popen's preexec_fn, which forks a
+    process with threads and may deadlock.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if PARENT in os.environ:
+            try:
+                os.kill(int(os.environ[PARENT]), 0)
+            except ProcessLookupError:  # it ended before the call above
+                sys.exit(1)
+
+
 def run_worker(module: str) -> None:
     """Run a worker's module; if it lacks a package, answer every call with the package's name."""
+    die_with_parent()
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
@@ -116,6 +137,7 @@ class Worker:
                     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
                     **os.environ,
                     "PYTHONPATH": str(ROOT),
+                    PARENT: f"{os.getpid()}",
                 },
                 bufsize=0,
             )

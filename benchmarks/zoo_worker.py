@@ -135,13 +135,13 @@ class Zoo:
         XLA counts the body of a loop once, and the CPU kernels contain loops, so the counted program uses Flax's layers
         instead. Compiling it changes `peak_memory`: call that first.
         """
-        plain = Devices(self.devices.devices, kernels=())
-        if self.training:
-            lowered = plain.compile_train_step(self.made.train).lower(
-                self.state, self.batch, CONTEXT
-            )
-        else:
-            lowered = plain.map_eval_step(self.made.evaluate).lower(self.state, self.batch)
+        step = self.step  # without kernels, such as on a GPU, compiling it again reuses the program
+        if self.devices.platform == "cpu":
+            plain = Devices(self.devices.devices, kernels=())
+            wrap = plain.compile_train_step if self.training else plain.map_eval_step
+            step = wrap(self.made.train if self.training else self.made.evaluate)
+        context = (CONTEXT,) if self.training else ()
+        lowered = step.lower(self.state, self.batch, *context)
         compiled = lowered.compile()
         return {
             # Counted before XLA's optimizations: the same on any device.

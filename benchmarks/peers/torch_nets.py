@@ -81,7 +81,10 @@ class Classifier(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """zoo.alexnet.AlexNet for 3x227x227 images; `feature_size`: height and width of the features before the top."""
+    """zoo.alexnet.AlexNet for 3x227x227 images; `feature_size`: height and width of the features before the top.
+
+    `original`: zoo.alexnet.OriginalAlexNet, with two towers and local response normalization.
+    """
 
     def __init__(
         self,
@@ -89,49 +92,21 @@ class AlexNet(nn.Module):
         widths: Sequence[int] = (96, 256, 384, 384, 256),
         head_widths: Sequence[int] = (4096, 4096),
         *,
+        original: bool = False,
         feature_size: int = 6,
         dropout_rate: float = 0.5,
     ):
         super().__init__()
         conv = functools.partial(ConvNormAct, norm=False)
+        groups = 2 if original else 1
         self.conv1 = conv(3, widths[0], 11, stride=4)
-        self.conv2 = conv(widths[0], widths[1], 5, padding=2)
+        self.conv2 = conv(widths[0], widths[1], 5, padding=2, groups=groups)
         self.conv3 = conv(widths[1], widths[2], 3, padding=1)
-        self.conv4 = conv(widths[2], widths[3], 3, padding=1)
-        self.conv5 = conv(widths[3], widths[4], 3, padding=1)
+        self.conv4 = conv(widths[2], widths[3], 3, padding=1, groups=groups)
+        self.conv5 = conv(widths[3], widths[4], 3, padding=1, groups=groups)
         self.pool = nn.MaxPool2d(3, 2)
-        self.top = Classifier(feature_size * feature_size * widths[4], head_widths, dropout_rate)
-        self.head = nn.Linear(head_widths[-1], num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pool(self.conv1(x))
-        x = self.pool(self.conv2(x))
-        x = self.conv4(self.conv3(x))
-        x = self.pool(self.conv5(x))
-        return self.head(self.top(x))
-
-
-class OriginalAlexNet(nn.Module):
-    """zoo.alexnet.OriginalAlexNet for 3x227x227 images."""
-
-    def __init__(
-        self,
-        num_classes: int,
-        widths: Sequence[int] = (96, 256, 384, 384, 256),
-        head_widths: Sequence[int] = (4096, 4096),
-        *,
-        feature_size: int = 6,
-        dropout_rate: float = 0.5,
-    ):
-        super().__init__()
-        conv = functools.partial(ConvNormAct, norm=False)
-        self.conv1 = conv(3, widths[0], 11, stride=4)
-        self.conv2 = conv(widths[0], widths[1], 5, padding=2, groups=2)
-        self.conv3 = conv(widths[1], widths[2], 3, padding=1)
-        self.conv4 = conv(widths[2], widths[3], 3, padding=1, groups=2)
-        self.conv5 = conv(widths[3], widths[4], 3, padding=1, groups=2)
-        self.pool = nn.MaxPool2d(3, 2)
-        self.normalize = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2)  # alpha / 5 = 1e-4
+        normalize = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2)  # alpha / 5 = 1e-4
+        self.normalize = normalize if original else nn.Identity()
         self.top = Classifier(feature_size * feature_size * widths[4], head_widths, dropout_rate)
         self.head = nn.Linear(head_widths[-1], num_classes)
 
@@ -465,7 +440,7 @@ MOBILE_TINY: dict[str, Any] = {
 # The zoo's registered names, each with a factory that takes num_classes.
 NETS: dict[str, Callable[[int], nn.Module]] = {
     "alexnet": AlexNet,
-    "alexnet_original": OriginalAlexNet,
+    "alexnet_original": functools.partial(AlexNet, original=True),
     "pig_alexnet": PigAlexNet,
     "sam_alexnet": functools.partial(PigAlexNet, attention=True, head_widths=(1024, 1024)),
     "alexnet_torchvision": TorchAlexNet,
@@ -489,7 +464,7 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v2": MobileNetV2,
     "alexnet_tiny": functools.partial(AlexNet, widths=TINY, head_widths=TINY_TOP, feature_size=1),
     "alexnet_original_tiny": functools.partial(
-        OriginalAlexNet, widths=TINY, head_widths=TINY_TOP, feature_size=1
+        AlexNet, widths=TINY, head_widths=TINY_TOP, original=True, feature_size=1
     ),
     "sam_alexnet_tiny": functools.partial(
         PigAlexNet,

@@ -7,6 +7,8 @@ worker, images are uint8 on the device and scaled in the step.
 
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,16 +72,7 @@ class Torch:
         image = rng.integers(0, 256, images, np.uint8)
         label = rng.integers(0, num_classes, len(image), np.int32)
         self.images, self.labels = self._to_device(image, label)
-        self.dtype = getattr(torch, dtype)
-        self.training = mode == "train"
-        self.net = torch_nets.create(model, num_classes).to(self.device).train(self.training)
-        parameters = torch_nets.count_parameters(self.net)
-        if self.training:
-            self.optimizer = self._adam(self.net)
-        else:
-            self.net.to(self.dtype)
-        if self.compiled:
-            self.net = torch.compile(self.net, mode="max-autotune")
+        parameters = self._create(model, num_classes, mode, dtype)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         return {"parameters": parameters, "compile_time": self.run(1)}
@@ -109,8 +102,29 @@ class Torch:
         images = torch.from_numpy(image).permute(0, 3, 1, 2)
         return images.to(self.device), torch.from_numpy(label).long().to(self.device)
 
-    def _adam(self, net: torch.nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(net.parameters(), LEARNING_RATE, BETAS, EPSILON, fused=True)
+    def _create(
+        self, model: str, num_classes: int, mode: str, dtype: str, *, captured: bool = False
+    ) -> int:
+        """Create the net, and the optimizer for training; return the number of parameters.
+
+        `captured`: the step will be part of a CUDA graph.
+        """
+        self.dtype, self.training = getattr(torch, dtype), mode == "train"
+        self.net = torch_nets.create(model, num_classes).to(self.device).train(self.training)
+        parameters = torch_nets.count_parameters(self.net)
+        if self.training:
+            self.optimizer = self._adam(self.net, capturable=captured)
+        else:
+            self.net.to(self.dtype)
+        if self.compiled:
+            self.net = torch.compile(self.net, mode="max-autotune")
+        return parameters
+
+    @staticmethod
+    def _adam(net: torch.nn.Module, *, capturable: bool = False) -> torch.optim.Optimizer:
+        return torch.optim.Adam(
+            net.parameters(), LEARNING_RATE, BETAS, EPSILON, fused=True, capturable=capturable
+        )
 
     @staticmethod
     def _loss(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -127,6 +141,64 @@ class Torch:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+class TorchEpochs(Torch):
+    """Trains epochs of a torch net on an image folder: the common part of the workers of benchmarks.epoch."""
+
+    captured = False  # whether the step is part of a CUDA graph
+
+    def build_epoch(
+        self,
+        path: str,
+        model: str,
+        batch_size: int,
+        dtype: str,
+        image_size: list[int],
+        images: int,
+        classes: int,
+        num_workers: int,
+        crops: int = 1,
+    ) -> dict[str, Any]:
+        """Open an image folder, or its train/ split if there is one, and train for one epoch of `images` images."""
+        began = time.perf_counter()
+        torch.manual_seed(0)
+        folder = Path(path, "train")
+        self.batch_size, self.count = batch_size, images // batch_size
+        self.load(folder if folder.is_dir() else Path(path), image_size, images, crops, num_workers)
+        self._create(model, classes, "train", dtype, captured=self.captured)
+        self.start()
+        seconds = time.perf_counter() - began
+        self.run_epoch()
+        return {"images": self.count * batch_size, "seconds": seconds}
+
+    def load(
+        self, folder: Path, image_size: list[int], images: int, crops: int, num_workers: int
+    ) -> None:
+        """Open the folder for epochs of `images` images, or of `crops` windows of fewer images."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Prepare the step, once the net is there."""
+
+    def steps(self) -> Iterator[torch.Tensor]:
+        """Train for one epoch; yield the loss of each step."""
+        raise NotImplementedError
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for one epoch; return `seconds` until the last step has finished, and the mean `loss`."""
+        began = time.perf_counter()
+        losses = list(self.steps())
+        self._synchronize()
+        seconds = time.perf_counter() - began
+        return {"seconds": seconds, "loss": torch.stack(losses).float().mean().item()}
+
+
+def subset(available: int, count: int) -> list[int]:
+    """Choose `count` of the `available` images at random, the same in each call."""
+    if available < count:
+        raise ValueError(f"there are {available} images, but the zoo's epoch has {count}")
+    return np.random.default_rng(0).permutation(available)[:count].tolist()
 
 
 if __name__ == "__main__":

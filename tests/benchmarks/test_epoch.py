@@ -60,6 +60,20 @@ def test_streamed_and_cached_epochs_have_the_same_losses(small_net, image_folder
 
 
 @pytest.mark.slow
+def test_an_epoch_has_several_crops_of_each_image(small_net, image_folder):
+    """Windows of the net's size, 8x8, in images of 32x32, which stay in memory once."""
+    from benchmarks.epoch_worker import ZooEpoch
+
+    worker = ZooEpoch(devices=1)
+    one = worker.build_epoch(str(image_folder), "small_net", 16, "float32", "cached")
+    several = worker.build_epoch(str(image_folder), "small_net", 16, "float32", "cached", crops=3)
+    images = len(worker.experiment.dataset.splits["train"])
+    assert (one["images"], several["images"]) == (images // 16 * 16, 3 * images // 16 * 16)
+    cached, _ = worker.stage.feed._data
+    assert cached.shape == (images, 32, 32, 3)
+
+
+@pytest.mark.slow
 def test_the_zoo_is_timed_for_real(tmp_path, call, registered_net):
     out = tmp_path / "epoch.json"
     words = ["--model", registered_net, "--images", "64", "--batch-size", "16"]
@@ -85,6 +99,12 @@ def test_the_zoo_is_timed_for_real(tmp_path, call, registered_net):
         (
             ["--out", "/nowhere/x.json"],
             "--out /nowhere/x.json: the folder /nowhere does not exist",
+        ),
+        (["--crops", "0"], "--crops is 0: use at least 1"),
+        (["--crops", "6", "--model", "vgg16"], "--crops needs a model for at most 32 pixels"),
+        (
+            ["--crops", "6", "--peers", "torch"],
+            "of the baselines, only torch-graph has random crops",
         ),
         (["--peers", "torch", "--num-workers", "-1"], "--num-workers must have one or more counts"),
         (["--torch-python", "/nowhere"], "--torch-python /nowhere is not an executable"),

@@ -191,11 +191,60 @@ def test_files_in_a_folder_are_named_after_model_device_and_versions(tmp_path, c
     assert "out of memory" in out and "of peak" in out
     record = json.loads((tmp_path / names[1]).read_text())
     sizes = [row.get("train_batch_size") for row in record["results"]]
-    assert sizes == [8] * 3 + [16] * 3 + [None] * 6
+    assert sizes == [8] * 3 + [None] * 3 + [16] * 3 + [None] * 3
     several = {"results": [{"model": m, "dtype": "bfloat16"} for m in "ab"]}
     facts = {"backend": "cpu", "cores": 2, "devices": ["cpu"], "versions": {"jax": "0.12.0"}}
     name = throughput.default_name(several | {"environment": {"zoo": facts}})
     assert name == "throughput_2_models_cpu_2_cores_bfloat16_jax_0.12.0.json"
+
+
+@pytest.mark.slow
+def test_a_stopped_command_is_resumed(tmp_path, call, monkeypatch):
+    """What was measured is in the file, and neither measured nor checked again."""
+    out, called = tmp_path / "times.json", []
+    commands = {"zoo": [*FAKE, "Described"], "keras": [*FAKE, "Slower"]}
+    time_one, compare = throughput.time_one, throughput.compare
+
+    def time_or_stop(*arguments):
+        if len(called) == 2:
+            raise KeyboardInterrupt
+        called.append(arguments[-2:])
+        return time_one(*arguments)
+
+    monkeypatch.setattr(throughput, "worker_commands", lambda *_: commands)
+    monkeypatch.setattr(throughput, "time_one", time_or_stop)
+    words = ["--models", "sam_alexnet_tiny", "--batch-sizes", "8", "16", "--modes", "train", "test"]
+    words += ["--rounds", "1", "--seconds", "0.05", "--peers", "keras", "--resume", "--out", out]
+    assert call(throughput, *words)[0] == 130
+    record = json.loads(out.read_text())
+    assert called == [("train", 8), ("test", 8)]
+    assert (record["complete"], len(record["results"]), len(record["checks"])) == (False, 4, 1)
+
+    called[:] = called[:1]
+    monkeypatch.setattr(
+        throughput,
+        "compare",
+        lambda m, c, limit: compare(m, {"zoo": c["zoo"]}, 1) if len(c) == 1 else 1 / 0,
+    )
+    assert call(throughput, *words)[0] == 130  # one more
+    assert called[1:] == [("train", 16)]
+    called.clear()
+    status, _, err = call(throughput, *words)
+    assert status == 0, err
+    assert called == [("test", 16)]
+    record = json.loads(out.read_text())
+    assert (record["complete"], len(record["results"]), len(record["checks"])) == (True, 8, 1)
+    assert all(row["implementation"] != "keras" or row["zoo_speedup"] for row in record["results"])
+
+    status, _, err = call(throughput, *words, "--dtype", "bfloat16")
+    assert status == 2 and "has the results of another command: use another --out" in err
+    record["environment"]["zoo"]["devices"] = ["NVIDIA H100"]
+    out.write_text(json.dumps(record))
+    status, _, err = call(throughput, *words)
+    assert status == 2 and "was measured with other devices: use another --out" in err
+    out.write_text("[")
+    status, _, err = call(throughput, *words)
+    assert status == 2 and "cannot be read" in err
 
 
 @pytest.mark.slow
@@ -262,6 +311,7 @@ def test_a_model_without_baselines_is_timed_alone():
         ({"seconds": 0.0}, "above 0"),
         ({"torch_python": Path("/no/such/python")}, "/no/such/python is not an executable"),
         ({"out": Path("times.txt")}, "use a file that ends in .json or an existing folder"),
+        ({"resume": True}, "--resume needs a file: use --out FILE.json"),
         ({"out": Path("/no/such/folder/a.json")}, "the folder /no/such/folder does not exist"),
         (
             {"figures": Path("/no/such/folder")},

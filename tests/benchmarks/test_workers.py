@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -70,6 +73,43 @@ def test_a_worker_is_stopped_between_calls():
         before = worker.call("read")
         time.sleep(1)
         assert worker.call("read") - before < 20
+
+
+PARENT = """
+import time
+from benchmarks.workers import Worker, worker_command
+
+worker = Worker(worker_command("tests.benchmarks.fake_worker", "Fake"))
+worker.call("describe")
+print(worker._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_stopped_worker_ends_with_its_parent(command_environment):
+    """Even if the parent is killed: the worker would keep its memory on the device."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=command_environment, stdout=subprocess.PIPE, text=True
+    )
+    worker = int(parent.stdout.readline())
+    os.kill(worker, 0)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(worker)
+
+
+def is_alive(pid):
+    """Whether a process exists, and is more than an entry that nobody has waited for."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_out_of_memory_has_the_same_message_for_every_library():

@@ -22,6 +22,7 @@ from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
 from train.recipe import InputError, Recipe
 from train.setup import _feed
+from zoo import cpu
 from zoo.common.resize import ResizeRule
 
 SIZE = (8, 8)
@@ -161,6 +162,17 @@ def test_free_memory_is_that_of_the_fullest_device():
     assert devices.free_memory() == 3
     devices.devices = [Device(None)]
     assert devices.free_memory() is None
+
+
+def test_the_kernels_are_for_cpus_only(monkeypatch):
+    """On a GPU, a step is traced as it is."""
+
+    def step(*arguments):
+        return cpu.uses("matmul")
+
+    assert Devices(jax.local_devices()[:1])._with_kernels(step)()
+    monkeypatch.setattr(Devices, "platform", "gpu")
+    assert not Devices(jax.local_devices()[:1])._with_kernels(step)()
 
 
 @pytest.mark.slow

@@ -243,6 +243,42 @@ def test_bfloat16_is_close_to_float32(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_training_in_bfloat16_keeps_float32(name):
+    """Loss, metrics, gradients and statistics, from shapes only; and sums: 300 ones are 256 in bfloat16."""
+    entry = zoo.get_entry(name)
+    model = zoo.create_model(name, 5, dtype="bfloat16")
+    loss = OBJECTIVES[entry.objective].build(model, Stage()).loss
+    image = jnp.zeros((4, *entry.input_shape))
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    batch = {"image": image, "label": jnp.zeros(4, jnp.int32)}
+    arguments = (variables["params"], variables.get("batch_stats", {}), batch, jax.random.key(0))
+    found = jax.eval_shape(jax.value_and_grad(loss, has_aux=True), *arguments)
+    assert {leaf.dtype for leaf in leaves(found)} == {jnp.dtype("float32")}
+    assert jnp.bfloat16 in {v.aval.dtype for e in equations(loss, *arguments) for v in e.invars}
+    sums = [e for e in equations(loss, *arguments) if e.primitive.name == "reduce_sum"]
+    assert {v.aval.dtype for e in sums for v in e.invars} <= {
+        jnp.dtype("float32"),
+        jnp.dtype("int32"),
+    }
+
+
+def equations(function, *arguments):
+    """All primitive operations of a function, with those of the functions that it calls."""
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        yield from walk(inner)
+
+    return list(walk(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY_CLASSIFIERS)
 def test_features_of_classifiers_are_the_input_of_the_head(name):
     model, variables, images = prepared(name)
