@@ -10,7 +10,7 @@ SHELL = /bin/bash
 python = $(VENV)/bin/python
 needs = pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help run test test-fast test-all test-long parity docs bench bench-gpu record constraints clean
+.PHONY: help run test test-fast test-all test-lowest test-long parity docs bench bench-gpu record constraints clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test         lint, format, types and tests, as CI runs them"
 	@echo "make test-fast    the tests that compile next to nothing, in under two minutes"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
+	@echo "make test-lowest  a fast part of the tests with the lowest versions of all dependencies (needs Python 3.11)"
 	@echo "make parity       compare with torch and torchvision, in an environment of their own"
 	@echo "make test-long    what takes longer than CI should: more of the comparison with torch"
 	@echo "make docs         build the documentation into site/, in an environment of its own; open site/index.html"
@@ -52,6 +53,20 @@ test-all:
 	  echo "== Python $$version in $$venv"; \
 	  $(MAKE) --no-print-directory test PYTHON="$$python" VENV="$$venv"; \
 	done
+
+# What reads and writes images, checkpoints and packages, with the lowest versions that pyproject.toml admits.
+LOWEST = .venv-lowest
+test-lowest: $(LOWEST)/.installed-lowest
+	@$(LOWEST)/bin/python -m pytest -m "not slow and not long" tests/test_packaging.py tests/datasets \
+	  tests/train/test_checkpoints.py tests/train/test_state.py tests/zoo/test_pretrained_readers.py
+	@$(LOWEST)/bin/python -m pytest tests/train/test_checkpoints.py tests/datasets/test_images.py
+
+$(LOWEST)/.installed-lowest: $(needs)
+	@set -e; version=3.11; python=$$($(find_python)); \
+	test -x $(LOWEST)/bin/python || $$python -m venv $(LOWEST); \
+	echo "installing the lowest versions into $(LOWEST) (minutes the first time) ..."; \
+	$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check -c constraints/lowest.txt -e '.[test]'
+	@touch $@
 
 # torch beside JAX, and the tests that compare with it. pip takes torch's build for CPUs where its settings know one.
 PARITY = .venv-parity
@@ -119,22 +134,30 @@ record: $(VENV)/.installed
 	@set -e; for ledger in $(LEDGER); do $(python) -m benchmarks.record --ledger "$$ledger"; done
 	@$(python) -m benchmarks.tables
 
-# The versions that a plain install of the tests gets today, on each Python.
+# The versions that a plain install of the tests gets today, on each Python; and the lowest ones of what pyproject.toml
+# names, on the first.
 constraints:
-	@set -e; for version in 3.11 3.12 3.13; do \
+	@set -e; lowest='$(lowest_bounds)'; for kind in 3.11 3.12 3.13 lowest; do \
+	  version=$${kind/lowest/3.11}; \
 	  python=$$($(find_python)); \
 	  folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	  echo "resolving for Python $$version ..."; \
+	  echo "resolving for Python $$version ($$kind) ..."; \
 	  $$python -m venv "$$folder"; \
-	  "$$folder/bin/python" -m pip install -qq --disable-pip-version-check -e '.[test]'; \
-	  { echo "# Tested versions for Python $$version; made by \`make constraints\`."; \
+	  touch "$$folder/bounds.txt"; what=Tested; file=constraints-$$version; \
+	  if [ $$kind = lowest ]; then \
+	    $$python -c "$$lowest" \
+	      > "$$folder/bounds.txt"; \
+	    what="The lowest admitted"; file=lowest; \
+	  fi; \
+	  "$$folder/bin/python" -m pip install -qq --disable-pip-version-check -c "$$folder/bounds.txt" -e '.[test]'; \
+	  { echo "# $$what versions for Python $$version; made by \`make constraints\`."; \
 	    "$$folder/bin/python" -m pip freeze --exclude-editable; } > "$$folder/constraints.txt"; \
-	  mv "$$folder/constraints.txt" constraints/constraints-$$version.txt; \
+	  mv "$$folder/constraints.txt" constraints/$$file.txt; \
 	  rm -rf "$$folder"; \
 	done
 
 clean:
-	rm -rf .venv .venv-3.* $(DOCS) site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-3.* $(LOWEST) $(DOCS) site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find zoo datasets train benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: $(needs)
@@ -144,6 +167,12 @@ $(VENV)/.installed: $(needs)
 $(VENV)/.installed-test: $(needs)
 	@$(call install,.[test])
 	@touch $@ $(VENV)/.installed
+
+# "a>=1.2.3,<2" as a==1.2.3, and "a>=1.2,<2" as the last release of 1.2, a~=1.2.0.
+lowest_bounds = import tomllib; \
+  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  bounds = (r.partition(",")[0].split(">=") for r in project["dependencies"] + project["optional-dependencies"]["test"]); \
+  print(*(f"{n}=={v}" if v.count(".") == 2 else n + "~=" + v + ".0" * (2 - v.count(".")) for n, v in bounds), sep="\n")
 
 print_version = -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 

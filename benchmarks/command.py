@@ -10,6 +10,7 @@ from typing import Any
 
 from train import cli
 from train.recipe import InputError
+from train.record.environment import ROOT, is_checkout
 
 # Flags whose values are paths on this machine; omitted from recorded commands.
 LOCAL_FLAGS = ("--torch-python", "--out", "--figures")
@@ -54,6 +55,15 @@ def check_out(out: Path | None, *, folder: bool = False) -> None:
         )
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+
+
+def check_checkout(tool: str) -> None:
+    """Check that the command's own files belong to a source tree, not to an installed package."""
+    if not is_checkout(ROOT):
+        raise InputError(
+            f"{tool} writes into the repository, but runs from {ROOT}, which is no source tree:"
+            " run it in a clone"
+        )
 
 
 # Records.

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from benchmarks.command import check_checkout
 from train import cli, flags
 from train.recipe import InputError
 from train.record.directory import RunDir, write_json
@@ -44,6 +45,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the command."""
     arguments = flags.parse(Arguments, argv, "benchmarks.record", __doc__)
+    check_checkout("benchmarks.record")
     if arguments.ledger or arguments.gpu:
         others = (arguments.workdir, arguments.name, arguments.note)
         if others != (None, None, "") or (arguments.ledger and arguments.gpu):
@@ -123,8 +125,10 @@ def record(run: RunDir, note: str = "") -> dict[str, Any]:
     test, env = run.read_json(run.test), run.read_json(run.path / "env.json")
     recipe, splits = run.read_recipe(), run.read_json(run.splits)
     rows = run.read_summary()
-    if env["git_dirty"]:
-        raise InputError(f"{run.path} was trained from uncommitted code: commit and train again")
+    if env["git_dirty"] or not env["git_commit"]:
+        raise InputError(
+            f"{run.path} was trained from uncommitted code or an installed package: commit, and train again in a clone"
+        )
     return {
         "command": portable_command(env["command"]),
         "commit": env["git_commit"],

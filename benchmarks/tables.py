@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import epoch, gpu, pages
+from benchmarks.command import check_checkout
 from benchmarks.pages import DOCS, GENERATED, ROOT, markdown
 from benchmarks.record import RESULTS
 from train import cli, flags
@@ -38,6 +39,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the command."""
     flags.parse(Arguments, argv, "benchmarks.tables", __doc__)
+    check_checkout("benchmarks.tables")
     cli.prepare_environment(large_arrays=False)
     for path, text in rendered().items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:

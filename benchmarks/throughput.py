@@ -66,7 +66,15 @@ class Arguments:
     """Baselines to time."""
     without: tuple[
         Literal[
-            "all", "matmul", "winograd", "fourier", "depthwise", "max_pool", "sums", "barriers"
+            "all",
+            "matmul",
+            "winograd",
+            "fourier",
+            "depthwise",
+            "transposed",
+            "max_pool",
+            "sums",
+            "barriers",
         ],
         ...,
     ] = ()

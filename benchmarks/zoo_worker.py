@@ -232,7 +232,8 @@ class Zoo:
             stages=(Stage(objective=objective or entry.objective, optimizer=ADAM),),
         )
         samples = random_samples(np.random.default_rng(seed), images)
-        dataset = dataset_of({"train": samples}, num_classes, seed)
+        # An autoencoder has no classes, a data set at least two.
+        dataset = dataset_of({"train": samples}, num_classes or 2, seed)
         return resolve(recipe, dataset=dataset, devices=self.devices)
 
 

@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from train import console
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
@@ -30,10 +32,14 @@ PACKAGES = ["zoo", "datasets", "train", "benchmarks"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
+LOWEST = "lowest"  # of the admitted versions, for Python 3.11
+
+
 def constraints(python: str) -> dict[str, Version]:
     """Return the pinned versions by canonical name; anything but `name==version` is an error."""
     pins = {}
-    text = (ROOT / "constraints" / f"constraints-{python}.txt").read_text("utf-8")
+    name = python if python == LOWEST else f"constraints-{python}"
+    text = (ROOT / "constraints" / f"{name}.txt").read_text("utf-8")
     for line in text.splitlines():
         if line.startswith("#"):
             continue
@@ -49,7 +55,7 @@ def test_there_is_a_constraints_file_for_each_python():
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("python", [*PYTHONS, LOWEST])
 def test_declared_ranges_admit_the_tested_versions(python):
     pins = constraints(python)
     for requirement in RUNTIME + EXTRAS["test"]:
@@ -57,7 +63,7 @@ def test_declared_ranges_admit_the_tested_versions(python):
         assert requirement.specifier.contains(pin), f"{requirement} but {pin} is tested"
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("python", [*PYTHONS, LOWEST])
 def test_tested_versions_are_platform_independent(python):
     """Pinned accelerator libraries would be installed on machines without accelerators."""
     accelerator = re.compile(r"nvidia|cuda|rocm|libtpu|triton")
@@ -66,12 +72,20 @@ def test_tested_versions_are_platform_independent(python):
 
 @pytest.mark.parametrize("requirement", RUNTIME + EXTRAS["test"], ids=lambda r: r.name)
 def test_lower_bounds_are_tested_and_upper_bounds_exist(requirement):
-    """The lower bound is the lowest version in constraints/, up to the bound's precision."""
+    """The lower bound is the version in constraints/lowest.txt, up to the bound's precision."""
     bounds = {s.operator: Version(s.version).release for s in requirement.specifier}
     assert set(bounds) == {">=", "<"}
     lower = bounds[">="]
-    tested = min(constraints(python)[canonicalize_name(requirement.name)] for python in PYTHONS)
+    tested = constraints(LOWEST)[canonicalize_name(requirement.name)]
     assert tested.release[: len(lower)] == lower
+
+
+def test_the_lowest_versions_run_in_ci():
+    """And the ranges are wide enough for gradio (pillow below 13) and jax2onnx (orbax-checkpoint 0.11)."""
+    assert "make test-lowest" in (ROOT / ".ci" / "run").read_text("utf-8")
+    lowest, tested = constraints(LOWEST), constraints("3.13")
+    assert lowest["pillow"].major < 13 <= tested["pillow"].major
+    assert lowest["orbax-checkpoint"].release[:2] == (0, 11) < tested["orbax-checkpoint"].release
 
 
 @pytest.mark.parametrize("requirement", EXTRAS["docs"], ids=lambda r: r.name)
@@ -192,7 +206,8 @@ def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "target", ["help", "run", "test", "test-all", "docs", "bench", "constraints", "clean"]
+    "target",
+    ["help", "run", "test", "test-all", "test-lowest", "docs", "bench", "constraints", "clean"],
 )
 def test_make_has_the_target(target):
     done = make("--dry-run", target)
@@ -239,7 +254,7 @@ def quoted_commands(document: Path) -> list[str]:
     lines += re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
     lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
     commands = [re.sub(r"^\$ |^\.venv/bin/|\s+#.*", "", line.strip()) for line in lines]
-    return [command for command in commands if re.match(r"(make|python -m) ", command)]
+    return [command for command in commands if re.match(r"(make|python -m|jax-zoo) ", command)]
 
 
 def quoted() -> list[str]:
@@ -254,5 +269,7 @@ def test_commands_in_the_documents_exist(command):
         target = next(word for word in words[1:] if "=" not in word)
         makefile = (ROOT / "Makefile").read_text("utf-8")
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
+    elif words[0] == "jax-zoo":
+        assert words[1] in (*console.COMMANDS, "--help")
     elif words[2].partition(".")[0] in PACKAGES:
         assert importlib.util.find_spec(words[2])

@@ -27,7 +27,7 @@ COMMANDS = sorted(
         command.strip()
         for text in TEXTS.values()
         for command in re.findall(
-            r"^    (?:\.venv/bin/)?(python -m (?!pytest)[^#\n]+)", text, re.MULTILINE
+            r"^    (?:\.venv/bin/)?((?:python -m (?!pytest)|jax-zoo )[^#\n]+)", text, re.MULTILINE
         )
     }
 )
@@ -72,7 +72,7 @@ def test_every_record_has_its_provenance():
     for path in records:
         data = json.loads(path.read_text(encoding="utf-8"))
         assert re.fullmatch(r"[0-9a-f]{40}", data["commit"]), path
-        assert data["command"].startswith("python -m train.run"), path
+        assert data["command"].startswith(("python -m train.run", "jax-zoo run")), path
         assert data["hardware"] and data["versions"]["jax"] and data["data_fingerprint"], path
 
 
@@ -86,7 +86,7 @@ def test_recorded_ledgers_pass_the_checks_for_recording():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_accepted_by_their_parsers(command):
     """The commands are parsed but not run, since they use the reader's data."""
-    words = shlex.split(command)
+    words = shlex.split(command.replace("jax-zoo ", "python -m train."))
     module = importlib.import_module(words[2])
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{words[2]}.__main__")

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from train.record.terminal import say as say
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
-def main(command: Callable[[list[str]], None]) -> None:
-    """Run a command with the process's arguments. On failure, print one line and exit with its status."""
-    arguments = sys.argv[1:]
+def main(command: Callable[[list[str]], None], arguments: Sequence[str] | None = None) -> None:
+    """Run a command with these arguments (default: the process's). On failure, print a line and exit with a status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
         with huge_pages.restart_allowed(command):

@@ -11,6 +11,7 @@ import tyro
 from train import cli, flags
 from train.data_prepare import Prepare, prepare
 from train.data_show import Show, show
+from zoo.common.commands import typed
 
 # Subcommand name: its flags and its function.
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
@@ -24,8 +25,8 @@ def parse(argv: list[str]) -> Any:
     return tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         args=flags.with_current_names(argv),
-        prog="python -m train.data",
-        description=__doc__,
+        prog=typed("train.data"),
+        description=flags.with_other_form(__doc__ or "", "train.data"),
         registry=flags.REGISTRY,
     )
 

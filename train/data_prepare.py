@@ -9,6 +9,7 @@ import tyro
 
 from train import cli
 from train.recipe import Recipe
+from zoo.common.commands import typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,5 +87,5 @@ def prepare(arguments: Prepare) -> None:
         f" {megabytes:,.1f} MB, fingerprint {written.fingerprint[:12]}"
     )
     print(
-        f"python -m train.run --model {Recipe.model} --dataset {shlex.quote(str(directory.parent))}"
+        f"{typed('train.run')} --model {Recipe.model} --dataset {shlex.quote(str(directory.parent))}"
     )

@@ -29,6 +29,7 @@ from train.recipe import (
     parse_features,
     parse_option,
 )
+from zoo.common.commands import SCRIPT, as_typed, started_by_script, typed
 
 REGISTRY = ConstructorRegistry()
 
@@ -48,15 +49,24 @@ Arguments = TypeVar("Arguments")
 def parse(
     kind: type[Arguments], argv: Sequence[str], module: str, description: str | None, **options: Any
 ) -> Arguments:
-    """Parse the flags of `python -m module` into an instance of `kind`. Exits with status 2 for invalid flags."""
+    """Parse the flags of a command's module into an instance of `kind`. Exits with status 2 for invalid flags."""
     return tyro.cli(
         kind,
         args=with_current_names(argv),
-        prog=f"python -m {module}",
-        description=description,
+        prog=typed(module),
+        description=with_other_form(description or "", module),
         registry=REGISTRY,
         **options,
     )
+
+
+def with_other_form(description: str, module: str) -> str:
+    """Add to a description that the command can be started by `jax-zoo`, too, or by `python -m`."""
+    if not module.startswith("train."):
+        return description
+    name = module.removeprefix("train.")
+    other = f"python -m {module}" if started_by_script() else f"{SCRIPT} {name}"
+    return f"{as_typed(description).rstrip()}\n\nThe same command: {other}"
 
 
 def with_current_names(argv: Sequence[str]) -> list[str]:

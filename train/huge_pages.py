@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from zoo.common.commands import started_by_script
+
 HUGE_PAGES = "glibc.malloc.hugetlb"  # tunable of glibc 2.35 and later
 _POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _RESTARTED = "JAX_ZOO_RESTARTED"  # ID of the process that has restarted: it never restarts twice
@@ -34,7 +36,7 @@ def restart_allowed(command: Callable[[list[str]], None]) -> Iterator[None]:
 def _is_whole_process(command: Callable[[list[str]], None]) -> bool:
     """Whether the interpreter was started to run only this command: not by a notebook, debugger, profiler or test, and
     not with a script on standard input."""
-    if command.__module__ != "__main__" or sys.gettrace() is not None:
+    if sys.gettrace() is not None or not (command.__module__ == "__main__" or started_by_script()):
         return False
     spec = sys.modules["__main__"].__spec__
     name = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]

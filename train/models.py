@@ -9,6 +9,7 @@ import tyro
 
 from train import cli, flags
 from train.recipe import InputError, ModelOptions
+from zoo.common.commands import typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def show_models(pattern: str) -> None:
 
     names = zoo.list_models(pattern)
     if not names:
-        raise InputError(f"no model matches {pattern!r}: see `python -m train.models`")
+        raise InputError(f"no model matches {pattern!r}: see `{typed('train.models')}`")
     table = _table("model", "input", ">parameters", ">with statistics", "source", "description")
     for name in names:
         info = zoo.model_info(name)
@@ -78,7 +79,7 @@ def show_pretrained(arguments: Arguments) -> None:
             groups.setdefault((model, source.tag), []).append(source)
     if not groups:
         raise InputError(
-            f"no published weights are listed for {arguments.model!r}: see `python -m train.models --pretrained`,"
+            f"no published weights are listed for {arguments.model!r}: see `{typed('train.models')} --pretrained`,"
             " or use a file or hf://owner/name"
         )
     table = _table("model", "source", ">classes", "sizes", "widths", "hash", "fetched", "file")

@@ -22,6 +22,7 @@ from train.engine.objectives import Entry, get_objective
 from train.engine.parallel import Devices
 from train.recipe import InputError, Stage
 from train.record.best import MODEL, WEIGHTS
+from zoo.common.commands import typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def load_run(path: str | os.PathLike) -> Predictor:
         if (root / "config.json").exists():
             raise InputError(
                 f"{root} holds no trained model (no best/{MODEL}) yet, since its first epoch is not complete:"
-                f" resume it with python -m train.run --workdir {root}"
+                f" resume it with {typed('train.run')} --workdir {root}"
             ) from None
         raise InputError(
             f"{root} holds no trained model (no best/{MODEL}): use a run directory or its best/ folder"

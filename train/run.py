@@ -18,6 +18,7 @@ from train.errors import InputError, Interrupted
 from train.recipe import Recipe, Stage
 from train.record.directory import RunDir
 from zoo import list_models
+from zoo.common.commands import typed
 
 if TYPE_CHECKING:
     from train.engine.experiment import Experiment
@@ -174,7 +175,7 @@ def run(
         except Interrupted as stopped:
             raise Interrupted(
                 f"{stopped}, saved in {directory.path};"
-                f" to resume: python -m train.run --workdir {directory.path}"
+                f" to resume: {typed('train.run')} --workdir {directory.path}"
             ) from None
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         results = finish(directory, load_run(directory.path), experiment, facts, figures)

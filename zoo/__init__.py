@@ -23,6 +23,8 @@ from zoo.registry import (
     register_model,
 )
 
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
 __all__ = [
     "ImageTooSmall",
     "InputError",

@@ -7,10 +7,13 @@ import fnmatch
 import functools
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.common.commands import started_by_script, typed
 from zoo.common.errors import InputError
 from zoo.common.names import did_you_mean, load_plugin, plugin_names
 
@@ -159,12 +162,18 @@ def get_entry(name: str) -> ModelEntry:
                 " name: decorate a factory of that name with @zoo.register_model"
             )
     if name not in _ENTRIES:
-        hint = did_you_mean(name, list_models(), "see `python -m train.run --list-models`")
+        hint = did_you_mean(name, list_models(), f"see `{typed('train.run')} --list-models`")
         raise InputError(f"unknown model {name!r}: {hint}")
     return _ENTRIES[name]
 
 
 def _import_user_module(name: str) -> None:
+    if started_by_script():
+        # As after `python -m`, a module of the working folder is found; unlike there, after our own packages. Theirs is
+        # the first folder because worker processes get this path, too, and an editable install is searched last.
+        for folder in (str(Path(__file__).parents[1]), os.getcwd()):
+            if folder not in sys.path:
+                sys.path.append(folder)
     try:
         importlib.import_module(name)
     except ImportError as error:

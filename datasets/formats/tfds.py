@@ -29,6 +29,7 @@ from datasets.formats.folder import SPLIT_NAMES
 from datasets.formats.sources import File
 from datasets.images.decode import UndecodableError
 from datasets.manifest import edition_of
+from zoo.common.commands import typed
 
 INFO_FILE = "dataset_info.json"
 FEATURES_FILE = "features.json"
@@ -125,7 +126,7 @@ def _not_prepared(text: str, root: Path, match: re.Match[str], preparable: Colle
     if match["path"] in preparable:
         return (
             f"tfds:{text} is not prepared in {root}:"
-            f" run `python -m train.data prepare {match['path']} --out {root}`"
+            f" run `{typed('train.data')} prepare {match['path']} --out {root}`"
         )
     prepared = [name for name in _names(root) if _versions(root / name) or _configs(root / name)]
     near = difflib.get_close_matches(match["path"], prepared, n=1)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import zoo
@@ -363,6 +365,31 @@ def test_the_zoo_is_timed_for_real(command_environment, tmp_path):
     assert train["peak_memory_mb"] > 100
     assert record["environment"]["zoo"]["git_commit"]
     assert "conv_net" in done.stdout
+
+
+ONE_OF_EACH_OBJECTIVE = ["sam_alexnet_tiny", "conv_autoencoder_tiny", "vade_tiny", "gmvae_tiny"]
+
+
+def test_objectives_are_complete():
+    objectives = [zoo.get_entry(name).objective for name in ONE_OF_EACH_OBJECTIVE]
+    assert set(objectives) == {zoo.get_entry(name).objective for name in zoo.list_models()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ONE_OF_EACH_OBJECTIVE[1:])
+def test_steps_of_autoencoders_are_timed(model):
+    """The training step of the model's own objective updates it; the test step evaluates it."""
+    entry = zoo.get_entry(model)
+    worker = Zoo()
+    words = (entry.num_classes, "train", "float32", [4, *entry.input_shape], 0)
+    assert worker.build(model, *words)["parameters"] == zoo.model_info(model).parameters
+    step = int(worker.state.step)
+    worker.run(2)
+    assert worker.state.step == step + 2
+    worker.build(model, entry.num_classes, "test", *words[2:])
+    outputs = worker.step(worker.state, worker.batch)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(outputs))
+    assert worker.run(2) > 0
 
 
 @pytest.mark.slow

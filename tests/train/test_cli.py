@@ -168,6 +168,16 @@ def test_a_command_restarts_once_for_huge_pages(started, words, rest):
 
 @pytest.mark.slow
 @needs_glibc
+@pytest.mark.parametrize(("name", "count"), [("jax-zoo", 2), ("other", 1)])
+def test_the_console_command_restarts_once_for_huge_pages(started, tmp_path, name, count):
+    text = "import sys, script\nscript.cli.main(script.command, sys.argv[1:])\n"
+    (tmp_path / name).write_text(text)
+    starts, _, rest = started([name, "c d"])
+    assert (starts, rest) == (count, "['c d'] typed 0")
+
+
+@pytest.mark.slow
+@needs_glibc
 def test_restarting_keeps_other_tunables_and_never_loops(started):
     both = f"glibc.malloc.check=0:{HUGE}"
     starts, tunables, _ = started(["script.py"], GLIBC_TUNABLES="glibc.malloc.check=0")

@@ -17,6 +17,7 @@ from zoo.cpu import winograd
 from zoo.cpu.conv import conv, depthwise_conv
 from zoo.cpu.pool import max_pool
 from zoo.cpu.sums import add_bias, batch_norm, channel_sums, sum_of_squares
+from zoo.cpu.transposed import conv_transpose
 from zoo.cpu.windows import explicit_padding
 from zoo.layers import ConvNormAct, MaxPool, TorchBatchNorm
 
@@ -121,6 +122,68 @@ def test_depthwise_gradients_under_vmap_and_pmap():
     )(x, kernel)
     assert_same(mapped, expected)
     assert_same(replicated, expected)
+
+
+# Transposed convolution, against XLA's.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("kernel", "strides"),
+    [((4, 4), (2, 2)), ((3, 5), (2, 3)), ((2, 2), (2, 2)), ((4, 3), (1, 2)), ((7, 6), (3, 2))],
+)
+def test_transposed_convolution_equals_xla(kernel, strides, padding):
+    arguments = random(2, 5, 4, 3), random(*kernel, 3, 6, seed=1)
+    actual, expected = (
+        forward_and_backward(lambda x, k, f=f: f(x, k, strides, padding))(*arguments)
+        for f in (conv_transpose, jax.lax.conv_transpose)
+    )
+    assert_same(actual, expected, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "replaced"),
+    [
+        ({}, True),
+        ({"padding": "VALID", "use_bias": False, "dtype": jnp.bfloat16}, True),
+        ({"strides": None}, False),
+        ({"strides": (4, 1)}, False),  # larger than the kernel
+        ({"padding": "CIRCULAR"}, False),
+        ({"padding": ((1, 1), (2, 0))}, False),
+        ({"kernel_dilation": (2, 1)}, False),
+        ({"transpose_kernel": True}, False),
+    ],
+)
+def test_flax_transposed_convolutions_compute_the_same_with_kernels(options, replaced):
+    x = random(1, 4, 5, 2)
+    module = nn.ConvTranspose(3, (3, 3), **{"strides": (2, 2), **options})
+    variables = jax.tree.map(lambda leaf: leaf + 0.5, module.init(jax.random.key(1), x))
+    expected = module.apply(variables, x)
+    with cpu.kernels():
+        program = str(jax.make_jaxpr(module.apply)(variables, x))
+        actual = module.apply(variables, x)
+    assert ("lhs_dilation=(1, 1)" in program) == (replaced or options == {"strides": None})
+    assert actual.dtype == expected.dtype
+    tolerance = 1e-5 if actual.dtype == jnp.float32 else 2e-2
+    assert_same([actual], [expected], tolerance)
+
+
+def test_the_decoder_of_an_autoencoder_uses_the_transposed_kernel():
+    """In its forward pass and its gradient, no image is dilated with zeros but the inputs of strided convolutions."""
+    module = zoo.create_model("conv_autoencoder_tiny")
+    images = random(2, 32, 32, 3)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+
+    def dilations(*names):
+        with cpu.kernels(names):
+            latent = jax.eval_shape(lambda v: module.apply(v, images, method="encode"), variables)
+            decode = functools.partial(module.apply, method="decode")
+            gradient = jax.grad(lambda v, z: jnp.sum(decode(v, z)))
+            return str(jax.make_jaxpr(gradient)(variables, latent)).count("lhs_dilation=(2, 2)")
+
+    assert dilations() > 0
+    assert dilations("transposed") == 0
 
 
 # Max pooling, against Flax's.

@@ -281,7 +281,12 @@ def test_state_dicts_are_converted(tmp_path, name, origin):
         tmp_path / "old.pth", {f"module.{k}": v for k, v in state.items()}, torch_files.save_old
     )
     safetensors.numpy.save_file(state, tmp_path / "w.safetensors")
-    for file in ("new.pth", "old.pth", "w.safetensors"):
+    files = ["new.pth", "old.pth", "w.safetensors"]
+    if name == "resnet_tiny":
+        for prefix in ("_orig_mod.", "model.", "backbone.", "module._orig_mod.model."):
+            save_torch(tmp_path / f"{prefix}pth", {prefix + k: v for k, v in state.items()})
+            files.append(f"{prefix}pth")
+    for file in files:
         loaded = load(name, tmp_path / file, **options)
         np.testing.assert_equal(parity.flatten(loaded.variables), variables)
         assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
@@ -658,3 +663,14 @@ def test_timm_model_from_hugging_face(server, resnet_state):
     for index, content in enumerate(broken):
         server.files[f"/a/{index}/resolve/main/config.json"] = json.dumps(content).encode()
         assert "not a timm configuration" in error_of_load("resnet_tiny", f"hf://a/{index}")
+
+
+def test_wrappers_are_removed_only_if_names_stay_distinct():
+    arrays = {
+        "backbone.conv1.weight": np.ones(1),
+        "module.head.bias": np.ones(2),
+        "fc.bias": np.ones(3),
+    }
+    assert list(names.without_wrappers(arrays)) == ["conv1.weight", "head.bias", "fc.bias"]
+    arrays["model.fc.bias"] = np.ones(4)
+    assert names.without_wrappers(arrays) is arrays

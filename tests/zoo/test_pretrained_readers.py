@@ -1,13 +1,19 @@
 """Reading untrusted weights files: their tensors are read, and no code in them is executed."""
 
+import argparse
 import collections
+import contextlib
 import io
 import json
 import os
 import pickle
 import re
 import struct
+import sys
+import types
 import zipfile
+from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -16,6 +22,7 @@ import torch_files
 from torch_files import Call, Tensor
 
 import zoo
+from zoo.pretrained import readers
 from zoo.pretrained.readers import read
 
 SAVE = {"new": torch_files.save_new, "old": torch_files.save_old}
@@ -68,6 +75,13 @@ def test_torch_round_trip(tmp_path, version, wrapped):
         assert found[name].dtype == (np.int64 if name == "count" else np.float32)
 
 
+class Sparse:
+    def __reduce__(self):
+        import torch
+
+        return torch._utils._rebuild_sparse_tensor, ()
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("touch executed",)
@@ -77,14 +91,15 @@ class Malicious:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"w": Malicious()}, "calls (posix|nt).system"),
-        (
-            {"w": Tensor(np.ones(2)), "x": Call(eval, "open('executed', 'w')")},
-            "calls __builtin__.eval",
-        ),
-        ({"w": Tensor(np.ones(2)), "x": io.BytesIO}, None),  # referenced, never called: harmless
-        ({"w": collections.Counter()}, "calls collections.Counter"),
-        ({("a",): Tensor(np.ones(2))}, "keys are not names"),
+        ({"w": Malicious()}, "contains no state dict:"),
+        (Malicious(), "contains no state dict but a (posix|nt).system:"),
+        ({"w": Tensor(np.ones(2)), "x": Malicious()}, None),
+        ({"w": Tensor(np.ones(2)), "x": Call(eval, "open('executed', 'w')")}, None),
+        ({"w": Tensor(np.ones(2)), "x": {"deep": [(Malicious(),)], Malicious: 1}}, None),
+        ({"w": Tensor(np.ones(2)), "x": io.BytesIO}, None),  # referenced, never called
+        ({"w": collections.Counter()}, "contains no state dict:"),
+        ({("a",): Tensor(np.ones(2))}, "contains no state dict:"),
+        ({"w": Tensor(np.ones(2)), "x": Sparse()}, "x is a tensor of an unsupported kind"),
         ({"w": Tensor(np.ones(2), shape=(3,), strides=(1,))}, "larger than its storage"),
         ({"w": Tensor(np.ones(2), shape=(2,), strides=(1,), offset=1)}, "larger than its storage"),
         ({"w": Tensor(np.ones(2), shape=(2**40,), strides=(0,))}, "larger than its storage"),
@@ -109,6 +124,122 @@ def test_malicious_pickle_executes_code_when_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickle.loads(pickle.dumps(Malicious()))
     assert (tmp_path / "executed").exists()
+
+
+class Config(dict):
+    """A dictionary with attributes, as pickled by libraries of configurations."""
+
+
+Config.__module__ = "no_such_package"
+
+
+@contextlib.contextmanager
+def installed_config():
+    """While a file is written, the package of `Config` is there."""
+    module = types.ModuleType("no_such_package")
+    module.Config = Config
+    with mock.patch.dict(sys.modules, {"no_such_package": module}):
+        yield
+
+
+@pytest.mark.parametrize("version", SAVE)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_checkpoints_of_training_scripts(tmp_path, monkeypatch, version, protocol):
+    """The tensors are read from among objects of classes that need not be installed."""
+    monkeypatch.setattr(torch_files, "PROTOCOL", protocol)
+    found = collections.defaultdict(list, {(1, 2): ["a"]})
+    recursive = [Config(lr=0.1)]
+    recursive.append((recursive,))
+    other = {
+        "args": argparse.Namespace(lr=0.1, model="resnet18", out=Path("runs"), seen={1, 2}),
+        "config": Config(lr=0.1, betas=(0.9, 0.99)),
+        "best_acc1": np.float64(0.75),
+        "history": np.arange(3),
+        "lr_lambda": os.path.join,
+        "found": found,
+        "frozen": frozenset("ab"),
+        "range": slice(1, 2),
+        "recursive": recursive,
+    }
+    tensors = {"w": Tensor(np.arange(2, dtype=np.float32)), "version": np.int64(3)}
+    with installed_config():
+        for index, value in enumerate(
+            (
+                {"state_dict": tensors, **other},
+                {"ema": {"w": Tensor(np.ones(2))}, "model": {"state_dict": tensors}, **other},
+                {"model": {}, "ema": {"module": tensors, "updates": 3}, **other},
+                {**tensors, **other},
+            )
+        ):
+            SAVE[version](tmp_path / f"{index}.pth", value)
+    for index in range(4):
+        found = read(tmp_path / f"{index}.pth")
+        assert list(found) == ["w"]
+        np.testing.assert_array_equal(found["w"], np.array([0, 1], np.float32), strict=True)
+    assert "no_such_package" not in sys.modules
+
+
+def test_a_whole_module_is_rejected_by_its_class(tmp_path):
+    with installed_config():
+        torch_files.save_new(tmp_path / "w.pth", Config(w=Tensor(np.ones(2))))
+    assert "no state dict but a no_such_package.Config" in error_of_read(tmp_path / "w.pth")
+
+
+def pickled(*parts: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+# Instructions of hostile pickles, and the error. MARK, GLOBAL and so on by their letters.
+HOSTILE = {
+    "nested tuples": (b")" + b"\x85" * 20_000, "no state dict"),
+    "nested lists": (b"]" * 20_000 + b"a" * 19_999, "no state dict"),
+    "nested calls": (b"cos\nsystem\n" * 20_000 + b")R" + b"\x85R" * 19_999, "no state dict"),
+    "a dictionary in itself": (b"}q\x00X\x05\x00\x00\x00modelh\x00s", "no state dict"),
+    "popping too much": (b")R", "damaged|empty stack"),
+    "state of nothing": (b")b", "damaged|empty stack|plain data"),
+    "state of a string": (b"X\x01\x00\x00\x00a}b", "sets the state of plain data"),
+    "no marks": (b"(ttt", "damaged"),
+    "huge string": (b"\x8d" + (2**62).to_bytes(8, "little") + b"abc", "damaged"),
+    "huge bytes": (b"\x8e" + (2**62).to_bytes(8, "little") + b"abc", "damaged"),
+    "huge index": (b"}r\xff\xff\xff\xffj\xfe\xff\xff\xff", "damaged"),
+    "extension registry": (b"\x82\x01", "contains the instruction EXT1"),
+    "long integer": (b"L" + b"9" * 100_000 + b"L\n", "damaged"),
+    "too many instructions": (b"N0" * 60_000, "longer than any state dict"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_are_rejected(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(readers, "MAX_OBJECTS", 100_000)
+    content, message = HOSTILE[name]
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled(content))
+    assert re.search(message, error_of_read(path))
+
+
+def test_tensors_of_huge_declared_sizes_are_rejected(tmp_path, monkeypatch):
+    """The product of a thousand large sizes would take long to compute; copies of one storage need more than it."""
+    path = tmp_path / "w.pth"
+    monkeypatch.setattr(readers, "MAX_BYTES", 100_000)
+    many = {f"w{i}": Tensor(np.ones(1000, np.float32)) for i in range(50)}
+    for tensor in many.values():
+        tensor.storage = many["w0"].storage
+    torch_files.save_new(path, many)
+    assert "claims 200,000 bytes of tensors" in error_of_read(path)
+    huge = {"shape": (2**62,) * 1000, "strides": (0,) * 1000}
+    torch_files.save_new(path, {"w": Tensor(np.ones(2), **huge)})
+    assert "invalid shape" in error_of_read(path)
+    torch_files.save_new(path, {"w": Tensor(np.ones(2), shape=(2**2000,), strides=(0,))})
+    assert "invalid shape" in error_of_read(path)
+
+
+@pytest.mark.parametrize("version", SAVE)
+@pytest.mark.parametrize("suffix", [".tar", ".bin", ".ckpt"])
+def test_torch_files_of_other_suffixes(tmp_path, version, suffix):
+    path = tmp_path / f"checkpoint.pth{suffix}"
+    SAVE[version](path, {"state_dict": {"w": Tensor(np.ones(2))}})
+    assert set(read(path)) == {"w"}
 
 
 @pytest.mark.parametrize("version", SAVE)

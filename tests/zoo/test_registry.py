@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 import zoo
 from zoo import registry
 from zoo.common import names
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_builtin_modules_lists_exactly_the_registered_models():
@@ -207,28 +211,56 @@ def test_invalid_preprocessing_is_rejected(change, error):
         zoo.Preprocessing.from_json(VERSION_0_1 | change)
 
 
+LINEAR = """
+import flax.linen as nn
+import jax.numpy as jnp
+
+from zoo.registry import register_model
+
+
+class Linear(nn.Module):
+    num_classes: int
+    dtype: type = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = x.reshape(len(x), -1)
+        return nn.Dense(self.num_classes, name="head")(x) if self.num_classes else x
+
+
+@register_model(input_shape=(8, 8, 3), num_classes=5, source="a test")
+def linear_tiny(num_classes):
+    "A head without a backbone."
+    return Linear(num_classes)
+"""
+
+
 @pytest.mark.slow
-def test_a_family_is_added_by_one_file(tmp_path):
-    """In a copy of the package, its name is listed without importing JAX, and its model is created."""
-    package = Path(zoo.__file__).parent
-    shutil.copytree(package, tmp_path / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "zoo" / "linear.py").write_text(
-        "import flax.linen as nn\n"
-        "from zoo.registry import register_model\n\n"
-        "class Linear(nn.Module):\n"
-        "    num_classes: int\n"
-        "    @nn.compact\n"
-        "    def __call__(self, x, *, train=False):\n"
-        "        return nn.Dense(self.num_classes, name='head')(x.reshape(len(x), -1))\n\n"
-        "@register_model(input_shape=(8, 8, 3), num_classes=5, source='a test')\n"
-        "def linear(num_classes):\n"
-        "    return Linear(num_classes)\n"
-    )
-    code = (
-        "import sys, zoo; assert 'linear' in zoo.list_models() and 'jax' not in sys.modules;"
-        " print(zoo.__file__, zoo.model_info('linear').parameters)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == [str(tmp_path / "zoo" / "__init__.py"), str(8 * 8 * 3 * 5 + 5)]
+def test_a_family_is_one_file_and_a_row_of_the_test_table(tmp_path):
+    """In a copy of the project: nothing else has to change for the tests of all models to pass for a new one."""
+    for folder in ("zoo", "tests"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("datasets", "train", "benchmarks", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "zoo" / "linear.py").write_text(LINEAR)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*words):
+        command = [sys.executable, *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    code = "import sys, zoo; print('linear_tiny' in zoo.list_models(), 'jax' in sys.modules)"
+    assert run("-c", code).stdout == "True False\n"
+    table = tmp_path / "tests" / "zoo" / "test_models.py"
+    pytest_command = ("-m", "pytest", "-q", "-n", "0", "-m", "not long", str(table))
+    done = run(*pytest_command, "-k", "complete")
+    assert done.returncode == 1 and "Extra items in the right set:" in done.stdout, done.stdout
+    row = 'PARAMETERS = {\n    "linear_tiny": (965, 965),  # 8 * 8 * 3 * 5 + 5'
+    table.write_text(table.read_text("utf-8").replace("PARAMETERS = {", row, 1))
+    done = run(*pytest_command, "-k", "linear or complete or every_family")
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 10

@@ -10,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 
+PROTOCOL = 2  # torch.save's default
 STORAGES = {
     "float32": "FloatStorage",
     "float16": "HalfStorage",
@@ -63,7 +64,7 @@ def fake_torch():
     torch._utils = utils
     for module, names in (
         (torch, STORAGES.values()),
-        (utils, ("_rebuild_tensor_v2", "_rebuild_parameter")),
+        (utils, ("_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_sparse_tensor")),
     ):
         for name in names:
             setattr(module, name, type(name, (), {"__module__": module.__name__}))
@@ -75,7 +76,7 @@ class Pickler(pickle.Pickler):
     """Collects the storages in `storages` and pickles only their keys."""
 
     def __init__(self, stream, old: bool):
-        super().__init__(stream, protocol=2)
+        super().__init__(stream, protocol=PROTOCOL)
         self.old, self.storages = old, []
 
     def persistent_id(self, value):

@@ -1,12 +1,19 @@
 """Environment of a run: hardware, versions, commit, command. Imports only the standard library."""
 
+import functools
 import os
 import platform
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import zoo
+from zoo.common.commands import SCRIPT, started_by_script
+
+ROOT = Path(__file__).parents[2]  # the repository, or site-packages
 
 TUNABLES = os.environ.get(
     "GLIBC_TUNABLES", ""
@@ -36,17 +43,7 @@ def environment() -> dict[str, Any]:
     """Collect versions, devices, commit and command line of this process, for env.json."""
     import jax
 
-    def git(*words: str) -> str:
-        root = Path(__file__).parent
-        done = subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    try:
-        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
-    except OSError:  # git is not installed
-        commit, dirty = "", False
+    commit, dirty = own_commit(ROOT)
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -62,23 +59,60 @@ def environment() -> dict[str, Any]:
     }
 
 
+def is_checkout(root: Path) -> bool:
+    """Whether the packages in `root` are those of a source tree of this project, not an installed copy."""
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return project["name"] == SCRIPT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@functools.cache
+def own_commit(root: Path) -> tuple[str, bool]:
+    """The commit of the source tree in `root`, and whether its tracked files differ from it.
+
+    ("", False) for an installed copy, and for one inside of another repository, whose commit says nothing about it.
+    """
+    # git sets these variables for its hooks, where they name the repository of the hook.
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE")
+    variables = {name: value for name, value in os.environ.items() if name not in elsewhere}
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=root, env=variables, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    try:
+        top = git("rev-parse", "--show-toplevel") if is_checkout(root) else ""
+        if not top or Path(top).resolve() != root.resolve():
+            return "", False
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
+    except OSError:  # git is not installed
+        return "", False
+
+
 def command_line() -> list[str]:
     """The command that this process runs, as typed in a shell; `train.run` if it was called from Python."""
+    if started_by_script():
+        return [SCRIPT, *sys.argv[1:]]
     command = Path(sys.argv[0])
     if command.name == "__main__.py":  # of a package
         command = command.parent
-    is_command = command.parent == Path(__file__).parents[1]
+    is_command = command.parent == ROOT / "train"
     return ["python", "-m", f"train.{command.stem}" if is_command else "train.run", *sys.argv[1:]]
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect numerical results."""
+    """Versions of this package, of Python and of the packages that affect numerical results."""
     import flax
     import jax
     import numpy as np
     import optax
 
     return {
+        SCRIPT: zoo.__version__,
         "python": platform.python_version(),
         "jax": jax.__version__,
         "flax": flax.__version__,

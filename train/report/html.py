@@ -9,6 +9,7 @@ import numpy as np
 
 from train.record.directory import RunDir
 from train.report import page
+from zoo.common.commands import SCRIPT
 from zoo.common.files import write_atomically
 
 
@@ -57,9 +58,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _subtitle(sizes: dict[str, int], env: dict[str, Any]) -> str:
     images = ", ".join(f"{count} {name}" for name, count in sizes.items())
     device = " + ".join(env.get("devices", [])) or "unknown device"
-    commit = env.get("git_commit", "")[:10] or "no commit"
+    version = env.get("versions", {}).get(SCRIPT)
+    code = env.get("git_commit", "")[:10] or (f"{SCRIPT} {version}" if version else "no commit")
     changed = " with local changes" if env.get("git_dirty") else ""
-    return f"Images: {images or 'unknown'}. Trained on {device}, {commit}{changed}."
+    return f"Images: {images or 'unknown'}. Trained on {device}, {code}{changed}."
 
 
 # What made the predictions, by `scored_by`, if not the net's classifier.

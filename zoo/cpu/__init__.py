@@ -22,10 +22,12 @@ import numpy as np
 from flax.linen import dtypes
 from jax import lax
 
-from zoo.cpu import conv, pool, sums, windows
+from zoo.cpu import conv, pool, sums, transposed, windows
 from zoo.layers import MaxPool, TorchBatchNorm
 
-KERNELS = frozenset(["matmul", "winograd", "fourier", "depthwise", "max_pool", "sums", "barriers"])
+KERNELS = frozenset(
+    ["matmul", "winograd", "fourier", "depthwise", "transposed", "max_pool", "sums", "barriers"]
+)
 
 # A user context is part of jit's cache key; Flax's interceptors and plain Python variables are not.
 _enabled = jax.make_user_context(default_value=frozenset())
@@ -78,6 +80,8 @@ def _intercept(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any
     if getattr(x, "ndim", 0) == 4:
         if type(module) is nn.Conv and _supports_conv(module, x, others, kwargs):
             return _conv(module, x)
+        if type(module) is nn.ConvTranspose and _supports_transposed(module, others, kwargs):
+            return _transposed_conv(module, x)
         if type(module) is MaxPool and uses("max_pool") and module.window <= pool.MAX_WINDOW:
             return _max_pool(module, x)
         if type(module) in (nn.BatchNorm, TorchBatchNorm) and _supports_batch_norm(
@@ -109,20 +113,53 @@ def _supports_conv(module: nn.Conv, x: jax.Array, others: list, kwargs: dict[str
 
 
 def _conv(module: nn.Conv, x: jax.Array) -> jax.Array:
-    kernel: Any = module.get_variable("params", "kernel")
-    bias: Any = module.get_variable("params", "bias") if module.use_bias else None
-    x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=module.dtype)
-    if uses("barriers"):
-        x = lax.optimization_barrier(x)
+    x, kernel, bias = _inputs(module, x)
     strides: Any = module.strides or 1
     padding: Any = module.padding
     if module.feature_group_count == 1:
         y = conv.conv(x, kernel, strides, padding, methods=_enabled.value)
     else:
         y = conv.depthwise_conv(x, kernel, strides, padding)
+    return _with_bias(y, bias)
+
+
+def _supports_transposed(module: nn.ConvTranspose, others: list, kwargs: dict[str, Any]) -> bool:
+    """Whether this is a 2-D transposed convolution whose kernel is at least as large as its strides."""
+    strides = module.strides
+    return (
+        not others
+        and not kwargs
+        and uses("transposed")
+        and np.shape(module.kernel_size) == np.shape(strides) == (2,)
+        and max(strides) > 1
+        and all(k >= s for k, s in zip(module.kernel_size, strides, strict=True))
+        and module.padding in ("SAME", "VALID")
+        and module.mask is None
+        and module.kernel_dilation in (None, 1, (1, 1))
+        and not module.transpose_kernel
+    )
+
+
+def _transposed_conv(module: nn.ConvTranspose, x: jax.Array) -> jax.Array:
+    x, kernel, bias = _inputs(module, x)
+    strides: Any = module.strides
+    padding: Any = module.padding
+    y = transposed.conv_transpose(x, kernel, tuple(strides), padding, methods=_enabled.value)
+    return _with_bias(y, bias)
+
+
+def _inputs(module: nn.Conv | nn.ConvTranspose, x: jax.Array) -> tuple[Any, Any, Any]:
+    """Input, kernel and bias (or None) in the compute dtype."""
+    kernel: Any = module.get_variable("params", "kernel")
+    bias: Any = module.get_variable("params", "bias") if module.use_bias else None
+    x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=module.dtype)
+    return lax.optimization_barrier(x) if uses("barriers") else x, kernel, bias
+
+
+def _with_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     if bias is None:
         return y
-    return sums.add_bias(y, bias) if uses("sums") else y + bias
+    return sums.add_bias(y, bias) if uses("sums") else y + bias.reshape(1, 1, 1, -1)
 
 
 def _max_pool(module: MaxPool, x: jax.Array) -> jax.Array:

@@ -90,9 +90,8 @@ def load(
     published = _published(name, text, image_size, options)
     path = fetch(published) if published else _weights_file(Path(text))
     weights = read(path)
-    if isinstance(weights, dict) and all(name.startswith("module.") for name in weights):
-        # torch's DataParallel adds this prefix.
-        weights = {name.removeprefix("module."): a for name, a in weights.items()}
+    if isinstance(weights, dict):
+        weights = names.without_wrappers(weights)
     given = set(options)
     options = {**(published.options if published else {}), **options}
 

@@ -20,6 +20,9 @@ import numpy as np
 from zoo.common.errors import InputError
 from zoo.pretrained.readers import Arrays, KerasFile, KerasLayer
 
+# Prefixes of torch.compile, DataParallel, and modules that hold the net. No net of torchvision or timm that the zoo
+# reads has a layer of such a name.
+WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.")
 # Entries of a state dict that are not weights.
 IGNORED = ("num_batches_tracked",)
 
@@ -72,6 +75,16 @@ def published_width(weights: Arrays | KerasFile) -> float | None:
     widest = max(pointwise, key=lambda shape: shape[3], default=(1, 1, 0, 0))
     widths = {112: 0.35, 160: 0.5, 240: 0.75, 320: 1.0, 416: 1.3, 448: 1.4}
     return widths.get(widest[2])
+
+
+def without_wrappers(tensors: Arrays) -> Arrays:
+    """Remove the prefixes that wrappers add to names, however nested; all stay if two tensors would get one name."""
+    found = {}
+    for name, array in tensors.items():
+        while prefix := next(filter(name.startswith, WRAPPERS), ""):
+            name = name.removeprefix(prefix)
+        found[name] = array
+    return found if len(found) == len(tensors) else tensors
 
 
 _TORCH_LEAVES = {

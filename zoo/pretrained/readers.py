@@ -5,9 +5,10 @@
     .h5                               legacy Keras: weights or a whole model
     .weights.h5, .keras               Keras 3: weights; a whole model
 
-torch files contain a pickle, which is never unpickled: `_PickleInterpreter` interprets the few instructions of which a
-state dict consists, on plain data, and rejects all others. HDF5 can refer to other files: links that are not hard
-links, external storage and virtual data sets are rejected. Sizes stated in a file are checked before they are used.
+torch files contain a pickle, which is never unpickled: `_PickleInterpreter` interprets its instructions on plain data
+and tensors. Whatever else a checkpoint holds (an `argparse.Namespace`, a NumPy scalar, a call of any function) becomes
+an `_Inert` placeholder: its class is neither imported nor called. HDF5 can refer to other files: links that are not
+hard links, external storage and virtual data sets are rejected. Sizes stated in a file are checked before use.
 
 Every function raises InputError (one line: what, where, what to do) for a file that it cannot use.
 """
@@ -32,6 +33,7 @@ from zoo.common.errors import InputError
 
 MAX_BYTES = 4 * 2**30  # of a file, and of its unpacked content; vgg19 has 0.6 GiB
 MAX_TEXT = 64 * 2**20  # bytes of a configuration, or of a pickle without its tensors
+MAX_DIMENSIONS = 64  # of a tensor, as in NumPy; a product of more sizes could take forever
 MAX_OBJECTS = 1_000_000  # instructions of a pickle, objects of an HDF5 file
 
 Arrays = dict[str, np.ndarray]
@@ -76,7 +78,7 @@ def read(path: str | os.PathLike) -> Arrays | KerasFile:
     """Read a local weights file: tensors by name (torch, safetensors) or Keras layers.
 
     Floating-point tensors are converted to float32; integer tensors keep their dtype. HDF5 and zip files are recognized
-    by their first bytes, the others by their suffix.
+    by their first bytes, as are torch files of any suffix, the others by their suffix.
     """
     path = Path(path)
     try:
@@ -98,6 +100,8 @@ def read(path: str | os.PathLike) -> Arrays | KerasFile:
         reader: Callable[[Path], Arrays | KerasFile] = _read_hdf5
     elif start.startswith(b"PK\x03\x04"):
         reader = _read_zip
+    elif start == _LEGACY_START:
+        reader = _read_legacy_torch
     elif path.suffix in readers:
         reader = readers[path.suffix]
     else:
@@ -179,11 +183,22 @@ _STORAGE_TYPES = {
     "torch BoolStorage": "?",
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")[:4]
+# Where checkpoints keep their state dict, the first that is there; averaged weights only where there are no others.
+_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "module", "net")
+_CHECKPOINT_KEYS += ("state_dict_ema", "model_ema", "ema")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Global:
     """A global that a pickle refers to by name; it is never resolved."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inert:
+    """Stands for an object that the pickle would make by calling something, of which nothing but this name is kept."""
 
     name: str
 
@@ -225,16 +240,18 @@ class _Tensor:
 
 
 class _Rejected(Exception):
-    """The pickle contains something that a state dict never does."""
+    """The pickle contains something that no checkpoint does."""
 
 
 class _PickleInterpreter:
-    """Interpreter for pickles of plain data and tensors, which never imports, calls or unpickles anything."""
+    """Interpreter for pickles, which never imports, calls or unpickles anything: it knows plain data and tensors, and
+    puts an `_Inert` in the place of any other object."""
 
     _LITERALS = frozenset(
         ("BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "FLOAT")
         + ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
-        + ("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES")
+        + ("BINSTRING", "SHORT_BINSTRING", "STRING")
+        + ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
     )
     _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
     _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -302,10 +319,37 @@ class _PickleInterpreter:
         elif name == "REDUCE":
             function, arguments = self._take(len(stack) - 2)
             stack.append(self._reduce(function, arguments))
-        elif name == "BUILD":  # attributes of an OrderedDict (versions of a state dict), not needed
-            stack.pop()
-            if not isinstance(stack[-1], dict):
-                raise _Rejected("sets the state of an object")
+        elif (
+            name == "BUILD"
+        ):  # attributes of an OrderedDict (versions of a state dict) or another object
+            self._take(len(stack) - 1)
+            if not isinstance(stack[-1], dict | _Inert | _Tensor):
+                raise _Rejected("sets the state of plain data")
+        elif name in ("NEWOBJ", "NEWOBJ_EX"):
+            kind, *_ = self._take(len(stack) - (2 if name == "NEWOBJ" else 3))
+            stack.append(_Inert(_name(kind)))
+        elif name == "OBJ":
+            kind, *_ = self._take(self.marks.pop())
+            stack.append(_Inert(_name(kind)))
+        elif name == "INST":
+            self._take(self.marks.pop())
+            stack.append(_Inert(argument))
+        elif name == "EMPTY_SET":
+            stack.append(_Inert("builtins set"))
+        elif name == "FROZENSET":
+            self._take(self.marks.pop())
+            stack.append(_Inert("builtins frozenset"))
+        elif name == "ADDITEMS":
+            self._append(self._take(self.marks.pop()))
+        elif name == "POP":
+            if self.marks and self.marks[-1] == len(stack):
+                self.marks.pop()
+            else:
+                stack.pop()
+        elif name == "POP_MARK":
+            self._take(self.marks.pop())
+        elif name == "DUP":
+            stack.append(stack[-1])
         else:
             raise _Rejected(f"contains the instruction {name}")
 
@@ -317,18 +361,22 @@ class _PickleInterpreter:
         return items
 
     def _append(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, _Inert):
             raise _Rejected("appends to an object that is not a list")
-        self.stack[-1].extend(items)
 
     def _set(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, _Inert):
+            return
         if not isinstance(target, dict) or len(items) % 2:
             raise _Rejected("sets items of an object that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int | float | None):  # hashing others may never end
-                raise _Rejected("contains a dictionary whose keys are not names")
-            target[key] = value
+            # No other key names a tensor, and hashing others may never end.
+            if isinstance(key, str | int | float | None):
+                target[key] = value
 
     def _storage(self, identity: Any) -> _Storage:
         match identity:
@@ -339,29 +387,42 @@ class _PickleInterpreter:
         raise _Rejected("refers to a storage of an unknown type")
 
     def _reduce(self, function: Any, arguments: Any) -> Any:
-        name = function.name if isinstance(function, _Global) else "?"
+        name = _name(function)
         match name, arguments:
             case "collections OrderedDict", ():
                 return {}
+            case "collections OrderedDict", (list(pairs),):  # of Python 2
+                if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+                    raise _Rejected("contains a dictionary of something else than pairs")
+                self.stack.append({})
+                self._set([item for pair in pairs for item in pair])
+                return self.stack.pop()
             case "torch Size", ((*sizes,),):
                 return tuple(sizes)
             case "torch device", (str(), *_):
                 return None
-            case "torch._utils _rebuild_parameter", (_Tensor() as tensor, *_):
+            case (
+                "torch._utils _rebuild_parameter" | "torch._utils _rebuild_parameter_with_state",
+                (_Tensor() as tensor, *_),
+            ):
                 return tensor
             case (
                 "torch._utils _rebuild_tensor" | "torch._utils _rebuild_tensor_v2",
                 (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *_),
             ):
-                if len(shape) != len(strides) or any(
-                    not isinstance(n, int) or n < 0 for n in (offset, *shape, *strides)
+                if not len(shape) == len(strides) <= MAX_DIMENSIONS or any(
+                    not isinstance(n, int) or not 0 <= n < 2**63 for n in (offset, *shape, *strides)
                 ):
                     raise _Rejected("contains a tensor with an invalid shape")
                 last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
                 if 0 not in shape and (last >= storage.count or math.prod(shape) > storage.count):
                     raise _Rejected("contains a tensor that is larger than its storage")
                 return _Tensor(storage, offset, shape, strides)
-        raise _Rejected(f"calls {name.replace(' ', '.')}")
+        return _Inert(name)
+
+
+def _name(function: Any) -> str:
+    return function.name if isinstance(function, _Global) else "?"
 
 
 def _evaluate(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
@@ -371,24 +432,40 @@ def _evaluate(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
         return interpreter.run(stream), interpreter.storages
     except _Rejected as rejected:
         raise InputError(
-            f"{path} was rejected: its pickle {rejected}, which is not part of a state dict (no code was executed);"
+            f"{path} was rejected: its pickle {rejected}, which is not part of a checkpoint (no code was executed);"
             " save model.state_dict() with torch.save and use that file"
         ) from None
 
 
 def _state_dict(path: Path, value: Any) -> dict[str, _Tensor]:
     """Tensors of a state dict, or of a checkpoint that contains one."""
-    for key in ("state_dict", "model"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    tensors = value if isinstance(value, dict) else {}
-    tensors = {k: v for k, v in tensors.items() if isinstance(k, str) and isinstance(v, _Tensor)}
+    for _ in range(4):  # a dictionary may contain itself
+        found = (value[k] for k in _CHECKPOINT_KEYS if isinstance(value, dict) and k in value)
+        value = next((inner for inner in found if inner and isinstance(inner, dict)), value)
+    named = value if isinstance(value, dict) else {}
+    named = {name: item for name, item in named.items() if isinstance(name, str)}
+    for name, item in named.items():
+        if isinstance(item, _Inert) and item.name.startswith("torch._utils "):
+            raise InputError(
+                f"{path}: {name[:100]} is a tensor of an unsupported kind ({_dotted(item.name)}): convert it to a dense"
+                " float32 tensor"
+            )
+    tensors = {name: item for name, item in named.items() if isinstance(item, _Tensor)}
     if not tensors:
+        inside = f" but a {_dotted(value.name)}" if isinstance(value, _Inert) else ""
         raise InputError(
-            f"{path} contains no state dict: use a file of torch.save(model.state_dict(), path), or a"
+            f"{path} contains no state dict{inside}: use a file of torch.save(model.state_dict(), path), or a"
             " checkpoint with one under 'state_dict' or 'model'"
         )
+    # Many tensors may share a storage, and each is copied out of it.
+    total = sum(math.prod(t.shape) * 4 for t in tensors.values())
+    if total > MAX_BYTES:
+        raise InputError(f"{path} claims {total:,} bytes of tensors: check the file")
     return tensors
+
+
+def _dotted(name: str) -> str:
+    return name.replace(" ", ".")[:100]
 
 
 def _read_legacy_torch(path: Path) -> Arrays:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.common.commands import typed
 from zoo.common.errors import InputError
 from zoo.common.files import write_atomically
 from zoo.common.resize import ResizeRule
@@ -116,7 +117,7 @@ def find_source(
         tags = ", ".join(dict.fromkeys(source.tag for source in published))
         raise InputError(
             f"no source {tag!r} for {model}: use {f'{tags}, ' if tags else ''}hf://owner/name or the path of"
-            " a file (see `python -m train.models --pretrained`)"
+            f" a file (see `{typed('train.models')} --pretrained`)"
         )
     if len(tagged) == 1:
         return tagged[0]
