@@ -13,6 +13,7 @@ from train.engine.experiment import Experiment
 from train.engine.inputs import ImageInputs
 from train.predictor import Predictor
 from train.record.directory import RunDir, write_json
+from zoo.common.files import whole_file
 
 # Fields of test.json that vary between evaluations.
 TIMING_FIELDS = ("test_time_ms", "train_time_ms")
@@ -151,8 +152,9 @@ def finish(
         if best and np.isfinite(best[0][column]):
             results.setdefault(f"{split}_accuracy", best[0][column])
     results |= facts
+    with whole_file(run.predictions) as file:
+        np.savez_compressed(file, allow_pickle=False, **predictions)
     write_json(run.test, results)
-    np.savez_compressed(run.predictions, allow_pickle=False, **predictions)
     if figures:
         from train.report import html
 

@@ -26,6 +26,7 @@ from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
 from datasets.formats.examples import Example, Layout, assemble
 from datasets.formats.folder import class_names, split_named
 from datasets.formats.sources import check_bounds
+from zoo.common.files import printable
 
 IMAGES, LABELS, CLASS_NAMES = ("images", "image", "x"), ("labels", "label", "y"), "class_names"
 NAMES = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
@@ -67,8 +68,8 @@ def load_npz(path: Path, options: Options) -> Dataset:
     return assemble(
         layout,
         DatasetInfo(
-            path.stem,
-            f"images of the arrays in {path}",
+            printable(path.stem),
+            f"images of the arrays in {printable(path)}",
             "the user's own",
             image_shape=(*shape, 3) if same_shape else None,
         ),
@@ -226,6 +227,8 @@ def _label_strings(path: Path, name: str, labels: np.ndarray) -> list[str]:
         return [bytes(label).decode("utf-8", "replace") for label in labels]
     if labels.dtype.kind == "U":
         return [str(label) for label in labels]
+    if labels.dtype.kind == "f" and not np.all(np.isfinite(labels)):
+        raise InputError(f"{path} has NaN or infinity in {name}: use integers or strings")
     if labels.dtype.kind in "biu" or labels.dtype.kind == "f" and np.all(labels == np.rint(labels)):
         return [str(int(label)) for label in labels]
     raise InputError(f"{path} has {name} of type {labels.dtype}: use integers or strings")

@@ -210,6 +210,15 @@ X, Y = images(), labels()
             "has y of shape [30, 3]: use one label per image, not one column",
         ),
         ({"x": X, "y": Y + 0.5}, "has y of type float64: use integers or strings"),
+        (
+            {"x": X, "y": np.where(Y, np.inf, 0)},
+            "has NaN or infinity in y: use integers or strings",
+        ),
+        (
+            {"x": X, "y": np.where(Y, Y, np.nan)},
+            "has NaN or infinity in y: use integers or strings",
+        ),
+        ({"x": X, "y": np.float16(Y) - np.float16(np.inf)}, "has NaN or infinity in y"),
         ({"x": X, "y": Y * 0}, "has only one class, 0: a classifier needs at least two"),
         (
             {"x": X, "y": Y, "class_names": np.array(["a", "b"])},

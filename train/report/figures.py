@@ -451,6 +451,6 @@ def _finish(figure: Figure, path: Path, title: str) -> None:
     with warnings.catch_warnings():
         # Class names in scripts that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # Omit matplotlib's version from the file, so that equal figures are equal files.
-        figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
+        # Without matplotlib's version, equal figures are equal files. The name tells them from data.
+        figure.savefig(content, format="png", dpi=110, metadata={"Software": "jax-zoo"})
     write_atomically(path, content.getvalue())

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from train.record.directory import RunDir
+from train.record.directory import RunDir, write_text
 from train.report import page
-from zoo.common.files import write_atomically
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -43,7 +42,7 @@ def write_report(run_dir: str | Path) -> Path:
         page.section("Command", f"<pre>{page.text(' '.join(env.get('command', [])))}</pre>"),
     ]
     path = run.path / "report.html"
-    write_atomically(path, page.document(title, parts).encode())
+    write_text(path, page.document(title, parts))
     return path
 
 
@@ -177,7 +176,7 @@ def _percent(value: float) -> str:
 def _bad_images(path: Path) -> str:
     if not path.exists():
         return ""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     shown = page.table(("file", "reason"), (line.split("\t", 1) for line in lines[:20]))
     return page.section(f"Skipped files that cannot be decoded: {len(lines)}", shown)
 
