@@ -14,6 +14,7 @@ import pytest
 
 from train import cli
 from train.recipe import InputError
+from train.record import log, terminal
 
 
 def outcome(monkeypatch, capsys, error, *arguments):
@@ -343,6 +344,49 @@ def test_progress_without_a_terminal_prints_a_line_every_30_seconds(monkeypatch)
         "epoch 1 60/100  loss 0.5  40 s left",
         "epoch 1 90/100  loss 0.5  10 s left",
     ]
+
+
+def test_no_time_left_before_it_can_be_measured(monkeypatch):
+    """Units that are reported at once, at the start, say nothing about the others."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rate = terminal.Rate(0)
+    for done in range(1, 51):  # loaded ahead
+        assert rate.time_left(done, 100 - done) == ""
+    now[0] = 0.9
+    assert rate.time_left(51, 49) == ""
+    now[0] = 4.0
+    assert rate.time_left(54, 46) == "46 s left"
+
+
+def test_time_left_of_a_stage_counts_validation_and_does_not_restart_with_an_epoch(monkeypatch):
+    """Three epochs of 10 steps of a second, each validated in 20 seconds; the first step after validation comes early,
+    since it was dispatched before."""
+    now, seen = [0.0], {}
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    writer = terminal.TerminalWriter(num_stages=1)
+    update = writer._progress.update
+    monkeypatch.setattr(
+        writer._progress,
+        "update",
+        lambda done, note, left: (seen.update({step: left}), update(done, note, left)),
+    )
+    for step in range(1, 31):
+        now[0] += 0.01 if step % 10 == 1 else 1.0
+        record = log.StepRecord(
+            step=step,
+            epoch=1 + (step - 1) // 10,
+            stage="train",
+            values={"loss": 0.5},
+            epoch_step=1 + (step - 1) % 10,
+            steps_per_epoch=10,
+            steps_left=30 - step,
+        )
+        writer.step(record)
+        now[0] += 20.0 if step % 10 == 0 else 0.0
+    assert (seen[1], seen[2], seen[10]) == ("", "28 s left", "20 s left")
+    # 29 seconds for 10 steps, and a step at once: 55 seconds for the other 19 steps.
+    assert [seen[step] for step in (11, 12, 13)] == ["55 s left", "49 s left", "44 s left"]
 
 
 @pytest.mark.parametrize(
