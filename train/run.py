@@ -183,7 +183,7 @@ def run(
             results = finish(directory, load_run(directory.path), experiment, facts, figures)
         except InputError as error:  # after all the work, such as a test image deleted meanwhile
             raise RunError(f"{error}; the trained model is saved in {directory.path}") from error
-    where = f"; report: {directory.path / 'report.html'}" if figures else ""
+    where = f"; report: {directory.report}" if figures and directory.report.exists() else ""
     cli.say(f"done in {cli.duration(time.time() - start_time)}{where}")
     synthetic = " (synthetic images)" if experiment.dataset.info.synthetic else ""
     cli.result(

@@ -70,6 +70,7 @@ class RunDir:
         self.test = self.path / "test.json"
         self.predictions = self.path / "predictions.npz"
         self.figures = self.path / "figures"
+        self.report = self.path / "report.html"
 
     def begin(
         self, recipe: Recipe, dataset: Dataset, start_settings: Mapping[str, Any] | None

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn without a display and without pyplot's global state."""
+"""Figures of runs, drawn without a display, without pyplot's global state and with matplotlib's default settings."""
 
 import io
 import itertools
@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from train.report.plotting import Axes, Figure, Line2D, MaxNLocator, default_settings
 from zoo.common.files import write_atomically
 
 # Okabe and Ito's palette, which is safe for color blindness.
@@ -25,6 +22,7 @@ MARKERS = ("o", "^", "s", "v", "D", "P", "X")
 LINES = ("-", "--", ":", "-.")
 
 
+@default_settings()
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     """Plot loss and accuracy over epochs, training and validation.
 
@@ -67,6 +65,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "")
     _finish(figure, path, title)
 
 
+@default_settings()
 def curves_of_runs(
     runs: Mapping[str, Sequence[dict[str, Any]]],
     quantities: Sequence[str],
@@ -110,6 +109,7 @@ def curves_of_runs(
     _finish(figure, path, title)
 
 
+@default_settings()
 def confusion_matrix(
     matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, title: str = ""
 ) -> None:
@@ -137,6 +137,7 @@ def confusion_matrix(
     _finish(figure, path, title)
 
 
+@default_settings()
 def prediction_grid(
     images: Sequence[np.ndarray],
     true: Sequence[int],
@@ -165,6 +166,7 @@ def prediction_grid(
     _finish(figure, path, title)
 
 
+@default_settings()
 def augmentation_grid(
     before: Sequence[np.ndarray],
     after: Sequence[Sequence[np.ndarray]],
@@ -197,6 +199,7 @@ def augmentation_grid(
     _finish(figure, path, title)
 
 
+@default_settings()
 def class_distribution(
     counts: dict[str, np.ndarray], class_names: Sequence[str], path: Path, title: str = ""
 ) -> None:
@@ -236,6 +239,7 @@ def class_distribution(
     _finish(figure, path, title)
 
 
+@default_settings()
 def tsne_figure(
     points: np.ndarray,
     labels: np.ndarray,
@@ -252,29 +256,33 @@ def tsne_figure(
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot(projection="3d")
     sizes = np.bincount(labels, minlength=len(class_names))
-    named = set(np.argsort(-sizes, kind="stable")[:20].tolist())
+    largest = np.argsort(-sizes, kind="stable")[:20]
+    named = set(largest[sizes[largest] > 0].tolist())
     handles = []
-    for number, name in enumerate(class_names):
-        if not sizes[number]:
-            continue
+    for number in range(min(len(class_names), len(PALETTE) * len(MARKERS))):
+        # Classes of the same appearance together: thousands of calls would take minutes.
+        same = np.arange(number, len(class_names), len(PALETTE) * len(MARKERS))
         color = PALETTE[number % len(PALETTE)]
         marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
+        if not sizes[same].any():
+            continue
         axes.scatter(
-            *points[labels == number].T,
+            *points[np.isin(labels, same)].T,
             s=float(np.clip(8000 / len(points), 8, 30)),
             linewidths=0,
             color=color,
             marker=marker,
         )
-        if number in named:
-            text = _shorten(name)
-            handles.append(Line2D([], [], linestyle="", color=color, marker=marker, label=text))
+        for label in named.intersection(same.tolist()):
+            text = _shorten(class_names[label])
+            handle = Line2D([], [], linestyle="", color=color, marker=marker, label=text)
+            handles.append((label, handle))
     # The axes of t-SNE have no unit. Keep the grid, which shows depth.
     axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
     axes.set_box_aspect(None, zoom=1.08)
     more = np.count_nonzero(sizes) - len(named)
     figure.legend(
-        handles=handles,
+        handles=[handle for _, handle in sorted(handles, key=lambda item: item[0])],
         loc="outside right upper",
         frameon=False,
         fontsize=9,
@@ -284,6 +292,7 @@ def tsne_figure(
     _finish(figure, path, title)
 
 
+@default_settings()
 def seed_boxplot(
     scores: Mapping[str, Sequence[float]], path: Path, title: str = "", ylabel: str = "accuracy"
 ) -> None:
@@ -322,6 +331,7 @@ def seed_boxplot(
     _finish(figure, path, title)
 
 
+@default_settings()
 def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
     """Plot test times in milliseconds, one group of bars per model and one bar per batch size.
 
@@ -356,6 +366,7 @@ def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str
     _finish(figure, path, title)
 
 
+@default_settings()
 def throughput_curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]],
     path: Path,
