@@ -88,7 +88,7 @@ def load_dataset(
     Raises InputError with a one-line message for unusable data or options.
     """
     options = Options(
-        data_dir=data_dir,
+        data_dir=None if data_dir is None else os.path.expanduser(data_dir),
         seed=seed,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,

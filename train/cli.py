@@ -9,14 +9,15 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from datasets.cache import cache_dir
-from train import huge_pages
+from train import huge_pages, streams
 from train.errors import Diverged as Diverged
 from train.errors import InputError, Interrupted, RunError, UsageError, exhausted
 from train.record.environment import TUNABLES as TUNABLES
@@ -31,24 +32,49 @@ YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 def main(command: Callable[[list[str]], None], arguments: Sequence[str] | None = None) -> None:
     """Run a command with these arguments (default: the process's). On failure, print a line and exit with a status."""
+    streams.protect()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    done = False
     try:
         with huge_pages.restart_allowed(command):
             command([a for a in arguments if a != "--debug"])
+        done = True
         sys.stdout.flush()
     except (Interrupted, KeyboardInterrupt) as error:
         _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        streams.to_devnull(sys.stdout)
+        if not done:
+            _fail("stdout was closed before all results were written", 1)
     except Exception as error:
         if debug:
             traceback.print_exc()
         _fail(*explain(error))
 
 
+def result(text: str) -> None:
+    """Print the last result on stdout: it does not matter any more if its reader is gone."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        streams.to_devnull(sys.stdout)
+
+
+def is_ascii(stream: TextIO) -> bool:
+    """Whether a stream writes other characters only as escape sequences."""
+    try:
+        "\u732b".encode(stream.encoding or "utf-8")
+    except (LookupError, UnicodeEncodeError):
+        return True
+    return False
+
+
 def _fail(message: str, status: int) -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:  # else Python tries again at exit, and prints a traceback
+        streams.to_devnull(sys.stdout)
     print(f"{'' if status == 130 else 'error: '}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
@@ -71,6 +97,12 @@ def explain(error: Exception) -> tuple[str, int]:
         return (
             "out of memory on the device: use a smaller --batch-size, such as half the current one;"
             " files saved earlier are kept",
+            1,
+        )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"{os.fsdecode(error.filename)}: {error.strerror}; files saved earlier are kept (add --debug for the"
+            " traceback)",
             1,
         )
     first = (text.strip() or type(error).__name__).splitlines()[0]
@@ -102,7 +134,9 @@ def report_devices() -> list[Any]:
     """Report the backend and devices on stderr, and warn if an NVIDIA GPU is present but unused."""
     import jax
 
-    devices = jax.local_devices()
+    from train.engine.parallel import local_devices
+
+    devices = local_devices()
     backend, kind = devices[0].platform, devices[0].device_kind
     cores = f", {os.cpu_count()} cores" if backend == "cpu" else ""
     say(f"JAX {jax.__version__} on {backend}: {len(devices)} x {kind}{cores}")
@@ -135,7 +169,9 @@ class StopRequest:
         self._requested_at = 0.0
 
     def __enter__(self) -> "StopRequest":
-        signals = (signal.SIGINT, signal.SIGTERM)
+        # Python delivers signals to the main thread only, which alone may set their handlers.
+        in_main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
         self._previous = {number: signal.signal(number, self._handle) for number in signals}
         return self
 

@@ -10,6 +10,7 @@ import tyro
 from train import cli
 from train.recipe import Recipe
 from zoo.common.commands import typed
+from zoo.common.files import check_output_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ def prepare(arguments: Prepare) -> None:
     from datasets.formats.prepare import prepare as write
     from datasets.formats.tfds import data_root
 
+    out = data_root(arguments.out)
+    check_output_folder(out, "--out")
     progress = cli.Progress()
     try:
         dataset = load_dataset(
@@ -63,12 +66,13 @@ def prepare(arguments: Prepare) -> None:
             cli.say(f"note: {note}")
         directory = write(
             dataset,
-            data_root(arguments.out),
+            out,
             name=arguments.name,
             image_size=arguments.image_size,
             resize=arguments.resize,
             format=arguments.format,
             progress=cli.progress_callback(progress),
+            warn=cli.say,
         )
         # Reading it once runs the checks of a first read, so that later runs skip them.
         written = load_dataset(directory, progress=cli.progress_callback(progress))

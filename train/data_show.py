@@ -8,6 +8,7 @@ import tyro
 
 from train import cli
 from train.recipe import Augmentation, InputError, Recipe, Stage, flag_of
+from zoo.common.files import check_output_file
 
 DEFAULT_SIZE = 224
 
@@ -45,8 +46,10 @@ def show(arguments: Show) -> None:
     out = arguments.out or Path(f"{Path(arguments.dataset).stem or 'data'}.png")
     if out.suffix != ".png":
         raise InputError(f"--out {out} does not end in .png: use the path of a PNG file")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist: create it first")
+    bars = out.with_name(f"{out.stem}_classes.png")
+    for path in (out, bars):
+        check_output_file(path, "--out")
+    _check_outside(out, Path(arguments.dataset).expanduser())
     cli.prepare_environment(large_arrays=False)
 
     from train.report import figures
@@ -68,11 +71,17 @@ def show(arguments: Show) -> None:
     title = f"{dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
     before, after, labels = augmented_samples(experiment, arguments)
     figures.augmentation_grid(before, after, labels, dataset.class_names, out, title)
-    bars = out.with_name(f"{out.stem}_classes.png")
     counts = {name: _class_counts(split.labels, dataset) for name, split in dataset.splits.items()}
     figures.class_distribution(counts, dataset.class_names, bars, title)
     print(out)
     print(bars)
+
+
+def _check_outside(out: Path, data: Path) -> None:
+    """Raise InputError if the figure would lie in a folder of the data, where it would be taken for an image."""
+    folder, root = out.resolve().parent, data.resolve()
+    if root.is_dir() and folder != root and root in folder.parents:
+        raise InputError(f"--out {out} is in a folder of the data: use a path outside of {data}")
 
 
 def _default_size(name: str) -> int:

@@ -4,6 +4,7 @@ import errno
 from typing import Literal
 
 from zoo.common.errors import InputError as InputError
+from zoo.common.errors import InUse as InUse
 
 
 class UsageError(Exception):

@@ -5,6 +5,7 @@ Recomputes test.json from best/ and prints it as JSON on stdout; every field exc
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> None:
         # Fields that only the training run can measure.
         recorded = run.read_json(run.test)
         results |= {k: recorded[k] for k in TRAINING_FIELDS if k in recorded}
-    print(json.dumps(results, indent=2, ensure_ascii=False))
+    cli.result(json.dumps(results, indent=2, ensure_ascii=cli.is_ascii(sys.stdout)))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,24 @@ def _optional(
 _PLAIN = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 
 
+def _path(text: str) -> Path:
+    """Return a path; shells expand "~" in `--workdir ~/x`, but not in `--workdir=~/x`."""
+    return Path(text).expanduser()
+
+
+@REGISTRY.primitive_rule
+def _any_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: _path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 @REGISTRY.primitive_rule
 def _plain_or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Shorten the metavar of `int | None` and similar types; tyro's own is `{None}|INT`."""
@@ -115,7 +133,7 @@ def _plain_or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | N
     if kind not in _PLAIN:
         return None
     kinds = (int, float) if kind is float else (kind,)
-    return _optional(_PLAIN[kind], kind, str, *kinds)
+    return _optional(_PLAIN[kind], _path if kind is Path else kind, str, *kinds)
 
 
 @REGISTRY.primitive_rule

@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
 from train import cli
-from train.errors import Diverged, InputError, Interrupted
+from train.errors import Diverged, InputError, Interrupted, InUse
 from train.recipe import Difference, JobWeights, Recipe, RunFeatures, differences
 from train.record.directory import RunDir, write_json
 
@@ -191,7 +191,10 @@ def _outcome(
         raise
     except Exception as error:
         outcome = _outcome_of(error, started=run.exists())
-        if run.exists() and not run.test.exists():
+        is_ours = not isinstance(
+            error, InUse
+        )  # else another process decides what becomes of the run
+        if is_ours and run.exists() and not run.test.exists():
             write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
         return outcome
     return Outcome("done")

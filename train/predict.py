@@ -5,8 +5,8 @@ natural order; a file that cannot be decoded gets a row with the reason.
 """
 
 import dataclasses
+import io
 import itertools
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ import tyro
 
 from train import cli, flags
 from train.recipe import InputError
+from zoo.common.files import check_output_file, printable, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,8 +49,8 @@ def main(argv: list[str]) -> None:
         raise InputError("no images given: name image files, folders or archives")
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}: use at least 1")
-    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
-        raise InputError(f"--output {arguments.output}: its folder does not exist: create it first")
+    if arguments.output is not None:
+        check_output_file(arguments.output, "--output")
     cli.prepare_environment()
     sources = list(find_images(arguments.images))
     from train.predictor import load_run
@@ -83,14 +84,17 @@ def find_images(paths: Iterable[Path]) -> Iterator[ImageSource]:
         if not path.exists():
             raise InputError(f"{path} does not exist: use image files, folders or archives")
         if path.is_file() and not path.name.lower().endswith((".zip", *SUFFIXES)):
-            yield str(path), path.read_bytes
+            yield printable(path), path.read_bytes
             continue
         source = open_source(path)
         files = [file for file in source.files if Path(file.path).suffix.lower() in EXTENSIONS]
         if not files:
             raise InputError(f"{path} contains no images: use another folder or archive")
         for file in sorted(files, key=lambda file: natural_key(file.path)):
-            yield f"{path}/{file.path}", lambda source=source, file=file: source.read(file)
+            yield (
+                f"{printable(path)}/{file.path}",
+                lambda source=source, file=file: source.read(file),
+            )
 
 
 def predict(
@@ -143,11 +147,11 @@ def write(rows: Iterable[dict[str, Any]], arguments: Arguments) -> int:
     write_rows = _write_csv if arguments.format == "csv" else _write_json
     if arguments.output is None:
         return write_rows(rows, sys.stdout, arguments.top_k)
-    temporary = arguments.output.with_name(f".{arguments.output.name}.part")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        failed = write_rows(rows, file, arguments.top_k)
-    os.replace(temporary, arguments.output)
-    return failed
+    with (
+        whole_file(arguments.output) as binary,
+        io.TextIOWrapper(binary, encoding="utf-8", newline="") as file,
+    ):
+        return write_rows(rows, file, arguments.top_k)
 
 
 def _write_csv(rows: Iterable[dict[str, Any]], file: TextIO, top_k: int) -> int:
@@ -170,9 +174,10 @@ def _write_json(rows: Iterable[dict[str, Any]], file: TextIO, top_k: int) -> int
     import json
 
     failed = 0
+    ascii_only = cli.is_ascii(file)
     file.write("[")
     for number, row in enumerate(rows):
-        file.write(f"{',' if number else ''}\n  {json.dumps(row, ensure_ascii=False)}")
+        file.write(f"{',' if number else ''}\n  {json.dumps(row, ensure_ascii=ascii_only)}")
         failed += row["error"] is not None
     file.write("\n]\n")
     return failed

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import zoo
 from datasets.images.resize import resize
 from datasets.pipeline import Samples
 from train.engine import steps
-from train.engine.evaluation import array_batches, collect_outputs
+from train.engine.evaluation import array_batches, collect_outputs, output_batches
 from train.engine.experiment import build_module
 from train.engine.inputs import ImageInputs, Inputs, VectorInputs
 from train.engine.objectives import Entry, get_objective
@@ -90,6 +90,13 @@ class Predictor:
         """Compute the objective's outputs per sample, for images uint8 [N, H, W, 3] of the model's size, or vectors."""
         batches = array_batches(images, self._devices.round_up(batch_size), labels)
         return collect_outputs(self._eval_step, self._device_variables, batches)
+
+    def output_batches(
+        self, images: np.ndarray, batch_size: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Compute the same as `outputs`, batch by batch: logits of many classes may not fit into memory together."""
+        batches = array_batches(images, self._devices.round_up(batch_size))
+        return output_batches(self._eval_step, self._device_variables, batches)
 
     @functools.cached_property
     def _devices(self) -> Devices:

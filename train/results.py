@@ -1,6 +1,8 @@
 """Results of a finished run: scores, predictions, figures and the report."""
 
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,14 @@ import numpy as np
 from datasets.pipeline import load_arrays
 from train import cli
 from train.analysis.clustering import clustering_metrics
-from train.analysis.metrics import classification_metrics, prediction_scores, softmax
+from train.analysis.metrics import prediction_scores, score_logits
 from train.engine.experiment import Experiment
 from train.engine.inputs import ImageInputs
 from train.predictor import Predictor
 from train.record.directory import RunDir, write_json
+from train.report import optional
+from train.report.mistakes import MISTAKES, confidence, find_mistakes, save_thumbnails
+from zoo.common.files import whole_file
 
 # Fields of test.json that vary between evaluations.
 TIMING_FIELDS = ("test_time_ms", "train_time_ms")
@@ -40,6 +45,8 @@ def test(predictor: Predictor, experiment: Experiment, split: str = "test") -> R
     score = _score_probe if recipe.probe.method != "none" else _score_network
     scores, predictions = score(predictor, experiment, split)
     data = dataset.splits[split]
+    if "confusions" in scores:
+        predictions["confusions"] = np.array(scores["confusions"], np.int32)
     predictions |= {
         "labels": data.labels,
         "ids": np.array(data.ids),
@@ -64,27 +71,30 @@ def _score_network(predictor: Predictor, experiment: Experiment, split: str) -> 
     images, labels = load_arrays(predictor.samples(dataset.splits[split]))
     predictor.outputs(images[:batch_size], batch_size)  # compiles
     predicts = predictor.objective.predicts
-    began = time.perf_counter()
-    outputs = predictor.outputs(images, batch_size, labels)
-    predictions: dict[str, np.ndarray] = {}
     names = dataset.class_names
+    predictions: dict[str, np.ndarray] = {}
+    began = time.perf_counter()
     if predicts == "classes":
-        scores = classification_metrics(labels, outputs["logits"], names)
-    elif predicts == "clusters":
+        others: dict[str, list[np.ndarray]] = {}
+
+        def logits() -> Iterator[np.ndarray]:
+            for batch in predictor.output_batches(images, batch_size):
+                yield batch.pop("logits")
+                for name, values in batch.items():
+                    others.setdefault(name, []).append(values)
+
+        scores, predictions = score_logits(labels, logits(), names)
+        outputs = {name: np.concatenate(values) for name, values in others.items()}
+    else:
+        outputs = predictor.outputs(images, batch_size, labels)
+        scores = {"loss": float(outputs["loss"].mean()), "num_examples": len(labels)}
+    if predicts == "clusters":
         log_probabilities = outputs["cluster_log_probabilities"]
         clusters = log_probabilities.argmax(axis=1)
-        scores = clustering_metrics(labels, clusters, names, log_probabilities.shape[1])
-        scores["loss"] = float(outputs["loss"].mean())
+        matched = clustering_metrics(labels, clusters, names, log_probabilities.shape[1])
+        scores = matched | {"loss": scores["loss"]}
         predictions = _cluster_predictions(clusters, scores)
-    else:
-        scores = {"loss": float(outputs["loss"].mean()), "num_examples": len(labels)}
     elapsed = time.perf_counter() - began
-    if predicts == "classes":
-        probabilities = softmax(outputs["logits"]).astype(np.float32)
-        predictions = {
-            "probabilities": probabilities,
-            "predictions": probabilities.argmax(axis=1).astype(np.int32),
-        }
     if "latent" in outputs:
         predictions["features"] = outputs["latent"]
     facts = {"scored_by": predictor.info["objective"], "test_time_ms": round(1000 * elapsed, 1)}
@@ -151,14 +161,16 @@ def finish(
         if best and np.isfinite(best[0][column]):
             results.setdefault(f"{split}_accuracy", best[0][column])
     results |= facts
+    with whole_file(run.predictions) as file:
+        np.savez_compressed(file, allow_pickle=False, **predictions)
     write_json(run.test, results)
-    np.savez_compressed(run.predictions, allow_pickle=False, **predictions)
     if figures:
-        from train.report import html
-
-        run.figures.mkdir(exist_ok=True)
         _write_figures(run, rows, predictor, experiment, results, predictions)
-        html.write_report(run.path)
+        run.report.unlink(missing_ok=True)
+        with optional(run.report.name):
+            from train.report import html
+
+            html.write_report(run.path)
     return results
 
 
@@ -170,36 +182,61 @@ def _write_figures(
     results: dict[str, Any],
     predictions: dict[str, np.ndarray],
 ) -> None:
-    from train.report import figures
-
+    """Write the figures and the images of mistakes. One that cannot be written costs a warning."""
     recipe, dataset = experiment.recipe, experiment.dataset
     title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
-    if rows:
-        figures.learning_curves(rows, run.figures / "curves.png", title)
-    if "confusion_matrix" in results:
-        figures.confusion_matrix(
-            results["confusion_matrix"],
-            dataset.class_names,
-            run.figures / "confusion_matrix.png",
-            title,
-        )
-    if "probabilities" in predictions:
+    run.figures.mkdir(exist_ok=True)
+
+    def curves(path: Path) -> None:
+        from train.report import figures
+
+        figures.learning_curves(rows, path, title)
+
+    def confusion_matrix(path: Path) -> None:
+        from train.report import figures
+
+        figures.confusion_matrix(results["confusion_matrix"], dataset.class_names, path, title)
+
+    def grid(path: Path) -> None:
+        from train.report import figures
+
         assert isinstance(predictor.inputs, ImageInputs)
         shown = class_balanced_indices(predictions["labels"], 20)
         figures.prediction_grid(
             list(predictor.samples(dataset.splits["test"]).load(shown)),
             predictions["labels"][shown],
             predictions["predictions"][shown],
-            predictions["probabilities"].max(axis=1)[shown],
+            confidence(predictions)[shown],
             dataset.class_names,
-            run.figures / "predictions.png",
+            path,
         )
-    if "features" in predictions and len(predictions["features"]) > 1:
+
+    def tsne(path: Path) -> None:
         from train.analysis.embedding import tsne
+        from train.report import figures
 
         points, chosen = tsne(predictions["features"], seed=recipe.seed, limit=TSNE_POINTS)
         labels = predictions["labels"][chosen]
-        figures.tsne_figure(points, labels, dataset.class_names, run.figures / "tsne.png", title)
+        figures.tsne_figure(points, labels, dataset.class_names, path, title)
+
+    def mistakes(folder: Path) -> None:
+        save_thumbnails(folder, dataset.splits["test"], find_mistakes(predictions))
+
+    is_classified = len(confidence(predictions)) > 0
+    written: tuple[tuple[str, bool, Callable[[Path], None]], ...] = (
+        ("curves.png", bool(rows), curves),
+        ("confusion_matrix.png", "confusion_matrix" in results, confusion_matrix),
+        ("predictions.png", is_classified, grid),
+        ("tsne.png", len(predictions.get("features", ())) > 1, tsne),
+        (MISTAKES, is_classified, mistakes),
+    )
+    for name, wanted, write in written:
+        path = run.figures / name
+        if path.is_file():
+            path.unlink()  # of an earlier test
+        with optional(f"{path}"):
+            if wanted:
+                write(path)
 
 
 def class_balanced_indices(labels: np.ndarray, count: int) -> np.ndarray:

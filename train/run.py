@@ -4,9 +4,12 @@ Settings default to the model's recipe (train/recipes); every field is a flag. R
 resume.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +17,7 @@ import tyro
 
 from datasets import list_datasets
 from train import cli, flags, recipes
-from train.errors import InputError, Interrupted
+from train.errors import InputError, Interrupted, RunError
 from train.recipe import Recipe, Stage
 from train.record.directory import RunDir
 from zoo import list_models
@@ -98,8 +101,8 @@ def _default_recipe(argv: list[str]) -> Recipe:
     """Return the recipe that the flags override: of the run in --workdir, else by --from-recipe, else the model's."""
     quick = "--quick" in argv
     model, named, workdir = (_value(argv, flag) for flag in ("model", "from-recipe", "workdir"))
-    if workdir and RunDir(workdir).exists():
-        return RunDir(workdir).read_recipe()
+    if workdir and (run := RunDir(Path(workdir).expanduser())).exists():
+        return run.read_recipe()
     if named and quick:
         raise InputError("--quick and --from-recipe each name a recipe: use one of them")
     if named:
@@ -157,32 +160,34 @@ def run(
     from train.setup import resolve
 
     plugins = load_writers(writers)
-    workdir = workdir or _new_workdir(recipe)
-    experiment = resolve(recipe, workdir, resume)
-    _print_setup(experiment, workdir, quick)
-    directory = RunDir(workdir)
-    with directory.locked(), cli.StopRequest() as stop:
-        log = _open_log(experiment, directory, plugins)
+    with _claimed(recipe, workdir) as directory:
+        experiment = resolve(recipe, directory.path, resume)
+        _print_setup(experiment, directory.path, quick)
         directory.begin(experiment.recipe, experiment.dataset, experiment.start_settings())
-        try:
-            end = fit(
-                experiment,
-                Checkpoints(directory.checkpoints),
-                log,
-                stop=lambda: stop.requested,
-                saved_best=saved_best(directory.best),
-            )
-        except Interrupted as stopped:
-            raise Interrupted(
-                f"{stopped}, saved in {directory.path};"
-                f" to resume: {typed('train.run')} --workdir {directory.path}"
-            ) from None
+        with cli.StopRequest() as stop:
+            log = _open_log(experiment, directory, plugins)
+            try:
+                end = fit(
+                    experiment,
+                    Checkpoints(directory.checkpoints),
+                    log,
+                    stop=lambda: stop.requested,
+                    saved_best=saved_best(directory.best),
+                )
+            except Interrupted as stopped:
+                raise Interrupted(
+                    f"{stopped}, saved in {directory.path};"
+                    f" to resume: {typed('train.run')} --workdir {directory.path}"
+                ) from None
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
-        results = finish(directory, load_run(directory.path), experiment, facts, figures)
-    where = f"; report: {directory.path / 'report.html'}" if figures else ""
+        try:
+            results = finish(directory, load_run(directory.path), experiment, facts, figures)
+        except InputError as error:  # after all the work, such as a test image deleted meanwhile
+            raise RunError(f"{error}; the trained model is saved in {directory.path}") from error
+    where = f"; report: {directory.report}" if figures and directory.report.exists() else ""
     cli.say(f"done in {cli.duration(time.time() - start_time)}{where}")
     synthetic = " (synthetic images)" if experiment.dataset.info.synthetic else ""
-    print(
+    cli.result(
         f"{recipe.model} on {experiment.dataset.name}{synthetic}: {_scores(results, recipe.score)}"
     )
     return results
@@ -205,15 +210,30 @@ def _open_log(experiment: "Experiment", directory: RunDir, plugins: "list[MakeWr
     )
 
 
-def _new_workdir(recipe: Recipe) -> Path:
+@contextlib.contextmanager
+def _claimed(recipe: Recipe, workdir: Path | None) -> Iterator[RunDir]:
+    """Lock the run directory, or a new one below runs/."""
+    if workdir is not None:
+        directory = RunDir(workdir.expanduser())
+        with directory.locked():
+            yield directory
+        return
+    name = _new_name(recipe)
+    with contextlib.ExitStack() as stack:
+        for number in itertools.count(1):
+            directory = RunDir(Path("runs", name if number == 1 else f"{name}-{number}"))
+            try:
+                stack.enter_context(directory.locked(new=True))
+            except FileExistsError:  # of a run that was started in the same second
+                continue
+            break
+        yield directory
+
+
+def _new_name(recipe: Recipe) -> str:
     model = recipe.model.rpartition(":")[2]
     dataset = Path(recipe.dataset).stem or "data"
-    name = re.sub(r"[^\w.-]+", "_", f"{model}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    path, number = Path("runs", name), 1
-    while path.exists():
-        number += 1
-        path = Path("runs", f"{name}-{number}")
-    return path
+    return re.sub(r"[^\w.-]+", "_", f"{model}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def _print_setup(experiment: "Experiment", workdir: Path, quick: bool) -> None:

@@ -79,6 +79,8 @@ def resolve(
     if workdir is not None:
         run = RunDir(workdir)
         run.check(recipe, resume)
+        if train and run.exists():
+            run.check_numerics()
         if run.exists() and run.is_of_version_0_1() and (changed := _changed_since(recipe)):
             cli.say(f"note: this run of version 0.1 keeps {changed}")
     entry = zoo.get_entry(recipe.model)
@@ -123,7 +125,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """Make the paths in a recipe absolute, so that its run can be resumed from another folder. Names are unchanged."""
 
     def absolute(text: str) -> str:
-        return os.path.abspath(text) if os.path.exists(text) else text
+        expanded = os.path.expanduser(text)
+        return os.path.abspath(expanded) if os.path.exists(expanded) else expanded
 
     changed: dict[str, Any] = {}
     if recipe.dataset not in list_datasets():

@@ -13,7 +13,7 @@ import PIL
 from datasets.cache import cache_dir, write_cache
 from datasets.checks.perceptual_hash import FOR_SIZE, perceptual_hash
 from datasets.dataset import BadImage, Progress
-from datasets.formats.sources import File, Source
+from datasets.formats.sources import File, Source, UnreadableError
 from datasets.images.decode import UndecodableError, decode
 
 FORMAT = 2
@@ -38,11 +38,14 @@ def verify(
     # Keep the verdicts on the source's other files, which other data sets may use.
     others = {f.path: known[f.path] for f in source.files if f.path in known}
     new = [f for f in files if f.path not in verdicts]
+    unreadable: set[str] = set()  # not remembered: rights may be given back without a new stamp
     if new:
         try:
-            _decode_all(source, new, verdicts, progress, total=len(files))
+            _decode_all(source, new, verdicts, unreadable, progress, total=len(files))
         finally:  # so that an interrupted check continues where it stopped
-            everything = others | verdicts
+            everything = others | {
+                path: verdict for path, verdict in verdicts.items() if path not in unreadable
+            }
             write_cache(cache, {"format": FORMAT, "pillow": PIL.__version__, "images": everything})
     digests, hashes, bad = {}, {}, []
     for file in files:
@@ -58,6 +61,7 @@ def _decode_all(
     source: Source,
     files: Sequence[File],
     verdicts: dict[str, Verdict],
+    unreadable: set[str],
     progress: Progress | None,
     total: int,
 ) -> None:
@@ -65,6 +69,8 @@ def _decode_all(
         try:
             content = source.read(file)
         except UndecodableError as error:
+            if isinstance(error, UnreadableError):
+                unreadable.add(file.path)
             return file.stamp, "", str(error), ""
         digest = hashlib.sha256(content).hexdigest()
         try:

@@ -18,6 +18,7 @@ from datasets.formats.examples import Example, Layout, load_files, natural_key
 from datasets.formats.folder import class_names, listed, split_named
 from datasets.formats.open import open_source
 from datasets.formats.sources import ListedSource, Source, inner_path, points_outside
+from zoo.common.files import printable
 
 
 class Row(NamedTuple):
@@ -56,7 +57,9 @@ def load_csv(path: Path, options: Options) -> Dataset:
         published=tuple(split for split in SPLITS if split in splits),
         notes=notes,
     )
-    info = DatasetInfo(path.stem, f"images of the list {path}", "the user's own")
+    info = DatasetInfo(
+        printable(path.stem), f"images of the list {printable(path)}", "the user's own"
+    )
     data = load_files(source, layout, info, options)
     return dataclasses.replace(data, provenance={**data.provenance, "list": str(path)})
 

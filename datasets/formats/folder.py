@@ -19,6 +19,7 @@ from datasets.formats.examples import Example, Layout, load_files, natural_key
 from datasets.formats.open import open_source
 from datasets.formats.sources import File, Source
 from datasets.images.decode import EXTENSIONS
+from zoo.common.files import printable
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "train_set", "training_set"), "train"),
@@ -36,8 +37,8 @@ def load_folder(path: Path, options: Options) -> Dataset:
     everything, so that a folder and its archive have the same fingerprint.
     """
     source = open_source(path, options.progress)
-    name = path.resolve().name if source.kind == "folder" else archive_stem(path)
-    info = DatasetInfo(name, f"images of the {source.kind} {path}", "the user's own")
+    name = printable(path.resolve().name if source.kind == "folder" else archive_stem(path))
+    info = DatasetInfo(name, f"images of the {source.kind} {printable(path)}", "the user's own")
     return load_files(source, read_layout(source), info, options)
 
 

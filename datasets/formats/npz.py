@@ -4,8 +4,8 @@ Images are named `images` or `x`, and labels `labels` or `y`. Published splits h
 suffix: `x_train, y_train, x_test, y_test` (Keras's mnist.npz), `train_images, train_labels, val_images, ...`
 (MedMNIST). Names are case-insensitive; other arrays are ignored.
 
-    images: [N, H, W] or [N, H, W, 1 or 3]; integers from 0 to 255; floats from 0 to 1 or, if any float in the file
-        exceeds 1, from 0 to 255 (clipped; NaN counts as 0)
+    images: [N, H, W] or [N, H, W, 1 or 3]; integers from 0 to 255; floats from 0 to 1, or from 0 to 255, all with the
+        same scale
     labels: [N] or [N, 1], integers or strings
     class_names: [K] strings, optional; integer labels are then indices into it, and classes keep this order
 
@@ -26,6 +26,8 @@ from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
 from datasets.formats.examples import Example, Layout, assemble
 from datasets.formats.folder import class_names, split_named
 from datasets.formats.sources import check_bounds
+from datasets.images.decode import LEAST_MAXIMUM, UndecodableError, float_scale, floats_to_uint8
+from zoo.common.files import printable
 
 IMAGES, LABELS, CLASS_NAMES = ("images", "image", "x"), ("labels", "label", "y"), "class_names"
 NAMES = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
@@ -55,6 +57,9 @@ def load_npz(path: Path, options: Options) -> Dataset:
             name = f"{split}/{index}" if split else f"{index}"
             examples.append(Example(name, images[split][index], label, split))
     notes = [f"ignored the arrays {', '.join(other)}"] if other else []
+    brightest = max(array.max() for array in images.values())
+    if brightest < LEAST_MAXIMUM:
+        notes.append(f"the images are nearly black: the largest value is {brightest}, of 0 to 255")
     used = class_names(path, examples, notes)
     layout = Layout(
         examples=examples,
@@ -67,8 +72,8 @@ def load_npz(path: Path, options: Options) -> Dataset:
     return assemble(
         layout,
         DatasetInfo(
-            path.stem,
-            f"images of the arrays in {path}",
+            printable(path.stem),
+            f"images of the arrays in {printable(path)}",
             "the user's own",
             image_shape=(*shape, 3) if same_shape else None,
         ),
@@ -196,9 +201,12 @@ def _as_uint8(
                 raise InputError(
                     f"{path} has {name} of type {array.dtype} from {low} to {high}: use 0 to 255"
                 )
-    floats = [array for array in images.values() if array.dtype.kind == "f"]
-    # As in `datasets.images.decode.to_rgb`, but one scale for all images, so that a dark image stays dark.
-    scale = 1 if any(np.any(array > 1) for array in floats) else 255
+    floats = {split: array for split, array in images.items() if array.dtype.kind == "f"}
+    try:
+        scale = float_scale(list(floats.values())) if floats else 1
+    except UndecodableError as error:
+        names = ", ".join(keys[split, "images"] for split in floats)
+        raise InputError(f"{path} has {names} with {error}") from None
     return {split: _to_uint8(array, scale) for split, array in images.items()}
 
 
@@ -210,8 +218,7 @@ def _to_uint8(array: np.ndarray, scale: int) -> np.ndarray:
     result = np.empty(array.shape, np.uint8)
     step = max(1, CHUNK_BYTES // array[0].nbytes)
     for start in range(0, len(array), step):
-        values = np.nan_to_num(array[start : start + step].astype(np.float32))
-        result[start : start + step] = np.rint(np.clip(values, 0, 255 / scale) * scale)
+        result[start : start + step] = floats_to_uint8(array[start : start + step], scale)
     return result
 
 
@@ -226,6 +233,8 @@ def _label_strings(path: Path, name: str, labels: np.ndarray) -> list[str]:
         return [bytes(label).decode("utf-8", "replace") for label in labels]
     if labels.dtype.kind == "U":
         return [str(label) for label in labels]
+    if labels.dtype.kind == "f" and not np.all(np.isfinite(labels)):
+        raise InputError(f"{path} has NaN or infinity in {name}: use integers or strings")
     if labels.dtype.kind in "biu" or labels.dtype.kind == "f" and np.all(labels == np.rint(labels)):
         return [str(int(label)) for label in labels]
     raise InputError(f"{path} has {name} of type {labels.dtype}: use integers or strings")

@@ -7,7 +7,6 @@ bytes of their files.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import itertools
@@ -16,7 +15,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from datasets.formats.tfds import (
 )
 from datasets.images.decode import decode
 from datasets.images.resize import resize as resize_image
+from datasets.locks import locked
 from zoo.common.resize import ResizeRule
 
 VERSION = "1.0.0"
@@ -55,6 +56,7 @@ def prepare(
     resize: Resize = "shorter",
     format: Format = "jpeg",
     progress: Progress | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Path:
     """Write a data set to the TFDS data directory `out`.
 
@@ -71,6 +73,7 @@ def prepare(
         as training would if `format` is "png".
       format: encoding of resized images: JPEG of quality 95, or PNG. Images without files are stored as PNG.
       progress: called as `progress(text, done, total)`.
+      warn: called with a message if the file system has no locks.
 
     Returns:
       The directory of the data set, `out/name/1.0.0`.
@@ -89,7 +92,7 @@ def prepare(
     metadata = describe(dataset, resizing)
     if _is_prepared(directory, metadata):
         return directory
-    with _locked(directory.parent):
+    with _locked(directory.parent, warn):
         if not _is_prepared(directory, metadata):  # by another process meanwhile
             writer = _Writer(dataset, image_size, resize, format, progress)
             _write(name, directory, metadata, writer)
@@ -155,21 +158,16 @@ _RESIZING = ("image_size", "resize", "format")
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Lock a folder against other processes, and remove incomplete data of killed ones."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}): use another --out"
-        ) from None
-    with lock:
+    busy = f"another process is preparing {folder}: wait, or use another --out"
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / ".lock", busy, warn))
+        except OSError as error:
             raise InputError(
-                f"another process is preparing {folder}: wait, or use another --out"
+                f"{folder} cannot be written ({error.strerror}): use another --out"
             ) from None
         for left in folder.glob(f"incomplete.*_{VERSION}"):
             shutil.rmtree(left, ignore_errors=True)

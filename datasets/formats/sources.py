@@ -4,7 +4,9 @@ A source lists its files once and reads them from any thread. Files created by o
 `__MACOSX` and `Thumbs.db`, are ignored.
 """
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
 import stat
@@ -14,13 +16,20 @@ import threading
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
+from datasets.cache import cache_dir
 from datasets.dataset import InputError
 from datasets.images.decode import UndecodableError
+from zoo.common.files import printable
+
+RUN_FILE = "config.json"  # of a run directory
+OUTPUT_MARK = ".jax-zoo"  # in other folders that this program writes
+FIGURE_MARK = b"Software\0jax-zoo"  # in its figures
 
 JUNK = {"__macosx", "_ds_store", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 
@@ -46,6 +55,10 @@ class File:
     handle: Any  # used by the source to locate the file
 
 
+class UnreadableError(UndecodableError):
+    """A file cannot be read now, such as for lack of rights; that says nothing about its content."""
+
+
 class Source(Protocol):
     """A collection of files."""
 
@@ -60,13 +73,21 @@ class Source(Protocol):
 
 
 class DirectorySource:
-    """All files below a directory. Links are followed, except in cycles."""
+    """All files below a directory, without what this program has written there. Links are followed, except in cycles.
+
+    In names that are not UTF-8, `File.path` has U+FFFD for what cannot be decoded, or, where names would become equal,
+    the byte in hexadecimal.
+    """
 
     kind = "folder"
     notes: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._cache: tuple[int, int] | None = None
+        with contextlib.suppress(OSError):
+            cache = os.stat(cache_dir())
+            self._cache = cache.st_dev, cache.st_ino
         self.files = list(self._walk(str(root), "", ()))
 
     def _walk(
@@ -74,17 +95,21 @@ class DirectorySource:
     ) -> Iterator[File]:
         here = os.stat(directory)
         identity = (here.st_dev, here.st_ino)
-        if identity in above:
+        if identity in above or (above and identity == self._cache):
             return
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if is_junk(entry.name):
-                    continue
-                path = prefix + unicodedata.normalize("NFC", entry.name)
-                if entry.is_dir():
-                    yield from self._walk(entry.path, path + "/", (*above, identity))
-                else:
-                    yield File(path, _stamp(entry), entry.path)
+        with os.scandir(directory) as scanned:
+            entries = {entry.name: entry for entry in scanned}
+        if above and _is_output(directory, entries):
+            return
+        shown = _shown_names(entries)
+        for name, entry in entries.items():
+            if is_junk(name):
+                continue
+            path = prefix + unicodedata.normalize("NFC", shown[name])
+            if entry.is_dir():
+                yield from self._walk(entry.path, path + "/", (*above, identity))
+            elif above or not _is_own_figure(entry):
+                yield File(path, _stamp(entry), entry.path)
 
     def read(self, file: File) -> bytes:
         try:
@@ -96,7 +121,55 @@ class DirectorySource:
             with open(file.handle, "rb") as opened:
                 return opened.read()
         except OSError as error:
-            raise UndecodableError(f"{error.strerror or error}") from error
+            raise UnreadableError(f"{error.strerror or error}") from error
+
+
+def _shown_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the printable form of each file name of a directory."""
+    shown = {name: printable(name) for name in names}
+    count = Counter(shown.values())
+    for name, text in shown.items():
+        if name != text and count[text] > 1:
+            shown[name] = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return shown
+
+
+# What this program writes is never data, wherever it lies: a run directory below the data folder has figures.
+
+
+def _is_output(directory: str, names: Collection[str]) -> bool:
+    """Whether this program has written a directory: a run, or a folder with its mark."""
+    if OUTPUT_MARK in names:
+        return True
+    if RUN_FILE not in names:
+        return False
+    try:
+        with open(os.path.join(directory, RUN_FILE), "rb") as file:
+            return is_run(file.read(1 << 20))
+    except OSError:
+        return False
+
+
+def is_run(content: bytes) -> bool:
+    """Whether this is the config.json of a run."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and isinstance(data.get("recipe"), dict)
+
+
+def _is_own_figure(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is a figure, of `train.data show` for example."""
+    if not entry.name.endswith(".png"):
+        return False
+    try:
+        if not entry.is_file():  # opening a pipe would block
+            return False
+        with open(entry.path, "rb") as file:
+            return FIGURE_MARK in file.read(512)
+    except OSError:
+        return False
 
 
 class ListedSource(DirectorySource):
@@ -107,8 +180,12 @@ class ListedSource(DirectorySource):
         self.root = root
         self.files = []
         for path in paths:
-            # File systems store accents in either form.
-            forms = (root / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+            # File systems store accents in either form, or in the encoding of an old system.
+            forms = [root / unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+            with contextlib.suppress(UnicodeEncodeError):
+                forms.append(
+                    root / os.fsdecode(forms[0].relative_to(root).as_posix().encode("cp1252"))
+                )
             if found := next(filter(os.path.lexists, forms), None):
                 self.files.append(File(path, _stamp(found), str(found)))
 
@@ -147,12 +224,26 @@ class ZipSource:
         check_bounds(root, len(members), sum(m.file_size for m in members), status.st_size)
         stamp = f"{status.st_size} {status.st_mtime_ns}"
         self.files = []
+        outputs: list[str] = []  # folders that this program has written; see `DirectorySource`
         for member in members:
             path = inner_path(root, member.filename)
+            if path.endswith(f"/{OUTPUT_MARK}"):
+                outputs.append(path.removesuffix(OUTPUT_MARK))
             if member.is_dir() or any(map(is_junk, path.split("/"))):
                 continue
             self._check_member(member)
             self.files.append(File(path, f"{stamp} {member.file_size} {member.CRC}", member))
+        outputs += self._runs()
+        self.files = [file for file in self.files if not file.path.startswith(tuple(outputs))]
+
+    def _runs(self) -> Iterator[str]:
+        """Yield the folders that are run directories."""
+        for file in self.files:
+            folder, _, name = file.path.rpartition("/")
+            if folder and name == RUN_FILE and file.handle.file_size < 1 << 20:
+                with contextlib.suppress(UndecodableError):
+                    if is_run(self.read(file)):
+                        yield f"{folder}/"
 
     def _check_member(self, member: zipfile.ZipInfo) -> None:
         if member.flag_bits & ENCRYPTED:
@@ -182,7 +273,7 @@ class ZipSource:
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
             raise UndecodableError(f"damaged in the archive: {error}") from error
         except OSError as error:
-            raise UndecodableError(f"{error.strerror or error}") from error
+            raise UnreadableError(f"{error.strerror or error}") from error
         if len(content) > declared:
             raise InputError(
                 f"{file.path!r} in {self.root} unpacks to more than its declared {declared} bytes:"
@@ -222,7 +313,8 @@ def inner_path(root: Path, name: str) -> str:
             f"{root} has a member named {name!r}, which is outside the archive:"
             " pack it again with relative names"
         )
-    return unicodedata.normalize("NFC", "/".join(p for p in parts if p not in ("", ".")))
+    path = "/".join(p for p in parts if p not in ("", "."))
+    return unicodedata.normalize("NFC", printable(path))
 
 
 def points_outside(name: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -87,24 +88,54 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any Pillow image to mode RGB.
 
     EXIF orientation is applied. Of an animation, the current frame is used (after opening, the first). Transparency is
-    composited over white. 16-bit values are divided by 257. Floats are scaled from 0 to 1 or, if one exceeds 1, from 0
-    to 255.
+    composited over white. 16-bit values are divided by 257. Floats are from 0 to 1, or from 0 to 255 (`float_scale`).
+
+    Raises UndecodableError for values outside these ranges.
     """
     image.load()
     image = _upright(image)
     if image.mode.startswith("I"):
-        gray = np.clip(np.asarray(image, np.int64), 0, 65535)
+        gray = np.asarray(image, np.int64)
+        low, high = gray.min(), gray.max()
+        if low < 0 or high > 65535:
+            raise UndecodableError(f"integers from {low} to {high}: use 0 to 65535")
         image = Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
-        gray = np.nan_to_num(np.asarray(image, np.float32))
-        if gray.max() <= 1:
-            gray = gray * 255
-        image = Image.fromarray(np.rint(np.clip(gray, 0, 255)).astype(np.uint8))
+        floats = np.asarray(image, np.float32)
+        image = Image.fromarray(floats_to_uint8(floats, float_scale([floats])))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+# Share of the range by which floats may leave it: resampling overshoots a little.
+OVERSHOOT = 0.01
+# The least maximum of images from 0 to 255. With less, they would be black: rather standardized images, or digits from
+# 0 to 16.
+LEAST_MAXIMUM = 17
+
+
+def float_scale(arrays: Sequence[np.ndarray]) -> int:
+    """Return the factor that scales float images to 0..255: 255 for values from 0 to 1, or 1 for values from 0 to 255.
+
+    It is the same for all `arrays`, so that a dark image stays dark. Raises UndecodableError for other values, NaN and
+    infinity: -1 to 1 and standardized images would lose half of their pixels if they were clipped.
+    """
+    low = np.min([array.min() for array in arrays])  # NaN if there is any
+    high = np.max([array.max() for array in arrays])
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+        return 255
+    if low >= -255 * OVERSHOOT and LEAST_MAXIMUM <= high <= 255 * (1 + OVERSHOOT):
+        return 1
+    found = "NaN among its floats" if np.isnan(low) else f"floats from {low:.4g} to {high:.4g}"
+    raise UndecodableError(f"{found}: use values from 0 to 1, or from 0 to 255")
+
+
+def floats_to_uint8(array: np.ndarray, scale: int) -> np.ndarray:
+    """Round floats multiplied by `scale` (see `float_scale`) to uint8."""
+    return np.rint(np.clip(array.astype(np.float32) * scale, 0, 255)).astype(np.uint8)
 
 
 def to_rgb_uint8(image: Image.Image) -> np.ndarray:

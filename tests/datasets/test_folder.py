@@ -8,6 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 from image_files import images, png, write_folder, write_zip
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from datasets import InputError, ResizeRule, load_dataset
 from datasets.checks import verify
@@ -479,3 +481,100 @@ def test_bad_images_at_scale(tmp_path, kind):
     assert sum(map(len, data.splits.values())) == 9_900
     message = error_message(tmp_path, path, on_bad_image="error")
     assert f"100 of 10000 images of {path} cannot be decoded, starting with a/0.png (" in message
+
+
+# What this program writes, and names in other encodings.
+
+RUN = {
+    "config.json": json.dumps({"format": 2, "recipe": {"model": "alexnet"}}).encode(),
+    "figures/curves.png": png(5),
+    "best/model.json": b"{}",
+}
+
+
+@pytest.mark.parametrize("run", ["runs/a", "my results/paper/seed0", "cats/run", "best"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_run_directories_are_not_data(tmp_path, run, packed):
+    files = images("cats", "dogs", count=5)
+    before = load(tmp_path / "pets", files)
+    more = {f"{run}/{name}": content for name, content in RUN.items()}
+    path = write_folder(tmp_path / "pets", more)
+    if packed:
+        path = write_zip(tmp_path / "pets.zip", files | more)
+    data = load_dataset(path)
+    assert (data.fingerprint, data.class_names) == (before.fingerprint, before.class_names)
+    assert data.notes == before.notes
+
+
+def test_other_folders_with_a_config_are_data(tmp_path):
+    files = images("cats", "dogs", count=5)
+    configs = (b"[1]", b'{"recipe": 3}', b"{", b"\xff", b"")
+    for number, content in enumerate(configs):
+        data = load(tmp_path / f"{number}", files | {"cats/config.json": content})
+        assert data.class_names == ("cats", "dogs")
+
+
+def test_marked_folders_figures_and_the_cache_are_not_data(tmp_path, monkeypatch):
+    files = images("pets/cats", "pets/dogs", count=5)
+    before = load(tmp_path / "data", files)
+    root = tmp_path / "data"
+    write_folder(root, {"paper/.jax-zoo": b"", "paper/figures/a.png": png(1)})
+    write_folder(root, {"cache/images/a.png": png(2)})
+    mark = PngInfo()
+    mark.add_text("Software", "jax-zoo")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(root / "pets.png", pnginfo=mark)
+    monkeypatch.setenv("JAX_ZOO_CACHE", str(root / "cache"))
+    assert load_dataset(root).fingerprint == before.fingerprint
+    (root / "other.png").write_bytes(png(3))  # the user's own image: `pets` is a class beside it
+    with pytest.raises(InputError, match="only one class"):
+        load_dataset(root)
+
+
+def latin(name):
+    return os.fsdecode(name.encode("latin-1"))
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    folder, u = latin("b\u00e9b\u00e9"), latin("\u00fcb")
+    files = images(folder, "dogs", count=5) | {f"dogs/{u}.png": png(99)}
+    files |= {f"dogs/{latin(name)}.png": png(90 + ord(name)) for name in "\u00e8\u00e9"}
+    root = tmp_path / latin("pets\u00e9")
+    data = load(root, files)
+    assert (data.name, data.class_names) == ("pets\ufffd", ("b\ufffdb\ufffd", "dogs"))
+    # Names that would become equal are told apart.
+    shown = {r"dogs/\xe8.png", r"dogs/\xe9.png", "dogs/\ufffdb.png", "b\ufffdb\ufffd/0.png"}
+    assert shown <= ids(data)
+    assert len(ids(data)) == 13
+    for split in data.splits.values():
+        assert all(image.shape == (6, 5, 3) for image, _ in split)
+    assert load_dataset(root).fingerprint == data.fingerprint
+
+
+def test_a_list_finds_files_with_names_in_an_old_encoding(tmp_path):
+    name = "caf\u00e9"
+    write_folder(tmp_path, images("cats", "dogs", count=5) | {f"cats/{latin(name)}.png": png(50)})
+    lines = [f"{c}/{i}.png,{c}" for c in ("cats", "dogs") for i in range(5)]
+    text = "\n".join(["path,label", *lines, f"cats/{name}.png,cats"])
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    assert f"cats/{name}.png" in ids(load_dataset(tmp_path / "list.csv"))
+
+
+def test_files_that_cannot_be_read_now_are_not_remembered_as_bad(tmp_path, monkeypatch):
+    """Rights that are given back leave size and time, by which the verdicts are cached, as they were."""
+    from datasets.formats.sources import DirectorySource, UnreadableError
+
+    root = write_folder(tmp_path / "pets", images("cats", "dogs", count=30))
+    read = DirectorySource.read
+
+    def denied(self, file):
+        if file.path == "cats/3.png":
+            raise UnreadableError("Permission denied")
+        return read(self, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectorySource, "read", denied)
+        data = load_dataset(root)
+    assert [(bad.id, bad.reason) for bad in data.bad_images] == [
+        ("cats/3.png", "Permission denied")
+    ]
+    assert not load_dataset(root).bad_images

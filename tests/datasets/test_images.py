@@ -11,7 +11,7 @@ from image_files import png
 from PIL import Image
 
 from datasets import InputError, ResizeRule
-from datasets.images.decode import decode, decode_image, to_rgb_uint8
+from datasets.images.decode import UndecodableError, decode, decode_image, to_rgb_uint8
 from datasets.images.resize import decode_resized, resize
 
 GRAY = np.arange(0, 240, 4, np.uint8).reshape(6, 10)
@@ -49,9 +49,25 @@ def test_floating_point_gray(scale):
     np.testing.assert_array_equal(stored(image, "TIFF"), np.dstack([GRAY] * 3))
 
 
-def test_floating_point_nan_is_black():
-    image = Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 7]], np.float32))
-    assert stored(image, "TIFF")[0, :, 0].tolist() == [0, 255, 0, 7]
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (GRAY / 118 - 1, "floats from -1 to 1: use values from 0 to 1, or from 0 to 255"),
+        (GRAY / 100, "floats from 0 to 2.36: "),
+        (np.where(GRAY == 4, np.nan, GRAY), "NaN among its floats: "),
+        (np.where(GRAY == 4, -np.inf, GRAY), "floats from -inf to 236: "),
+    ],
+    ids=["-1..1", "0..2.36", "nan", "inf"],
+)
+def test_floating_point_values_outside_the_ranges(values, message):
+    with pytest.raises(UndecodableError, match=message):
+        stored(Image.fromarray(values.astype(np.float32)), "TIFF")
+
+
+@pytest.mark.parametrize("values", [[-1, 300], [0, 65536]])
+def test_integers_outside_the_range(values):
+    with pytest.raises(UndecodableError, match="use 0 to 65535"):
+        stored(Image.fromarray(np.array([values], np.int32)), "TIFF")
 
 
 def test_one_bit():

@@ -23,6 +23,9 @@ def labels(count=N):
     return np.arange(count) % 3
 
 
+X, Y = images(), labels()
+
+
 def save(path, **arrays):
     np.savez(path, **arrays)
     return path
@@ -99,14 +102,41 @@ def test_floats(tmp_path, top, dtype):
     pixels = images(N, 4, 5, 1)
     pixels[0] = 1
     values = (pixels / 255).astype(dtype) if top == 1 else pixels.astype(dtype)
-    values[1, 0, 0], pixels[1, 0, 0] = np.nan, 0
-    values[2, 0, 0], pixels[2, 0, 0] = -3, 0
+    # Resampling overshoots a little.
+    values[2, 0, 0], pixels[2, 0, 0] = -0.009 * top, 0
+    values[3, 0, 0], pixels[3, 0, 0] = 1.009 * top, 255
     values[4, 0, 0], pixels[4, 0, 0] = 100.6 * top / 255, 101
-    if top == 255:
-        values[3, 0, 0], pixels[3, 0, 0] = np.inf, 255
     data = load_dataset(save(tmp_path / "a.npz", x=values, y=labels()))
     for name, (image, _) in examples_by_id(data).items():
         np.testing.assert_array_equal(image[..., :1], pixels[int(name)])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (X / 127.5 - 1, "floats from -1 to 1: use values from 0 to 1, or from 0 to 255"),
+        ((X - X.mean()) / X.std(), "floats from -1."),
+        (X / 255 * 1.1, "floats from 0 to 1.1: "),  # would be black
+        (X / 255 * 16, "floats from 0 to 16: "),
+        (X * 257.0, "floats from 0 to 6.554e+04: "),
+        (np.where(X == 7, np.nan, X / 255), "NaN among its floats: "),
+        (np.where(X == 7, np.inf, X / 255), "floats from 0 to inf: "),
+    ],
+    ids=["-1..1", "standardized", "0..1.1", "0..16", "0..65535", "nan", "inf"],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_outside_the_ranges_are_refused(tmp_path, values, message, dtype):
+    arrays = {"x_train": X / 255, "y_train": Y, "x_test": values.astype(dtype), "y_test": Y}
+    path = save(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError) as error:
+        load_dataset(path)
+    assert f"{path} has x_train, x_test with {message}" in str(error.value)
+
+
+def test_nearly_black_images_are_noted(tmp_path):
+    """Such as scikit-learn's digits, from 0 to 16."""
+    data = load_dataset(save(tmp_path / "a.npz", x=images() % 17, y=labels()))
+    assert "the images are nearly black: the largest value is 16, of 0 to 255" in data.notes
 
 
 def test_floats_are_converted_in_chunks(tmp_path, monkeypatch):
@@ -176,9 +206,6 @@ def test_pickled_objects_are_not_executed(tmp_path, monkeypatch):
     assert not (tmp_path / "EVIL").exists()
 
 
-X, Y = images(), labels()
-
-
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -210,6 +237,15 @@ X, Y = images(), labels()
             "has y of shape [30, 3]: use one label per image, not one column",
         ),
         ({"x": X, "y": Y + 0.5}, "has y of type float64: use integers or strings"),
+        (
+            {"x": X, "y": np.where(Y, np.inf, 0)},
+            "has NaN or infinity in y: use integers or strings",
+        ),
+        (
+            {"x": X, "y": np.where(Y, Y, np.nan)},
+            "has NaN or infinity in y: use integers or strings",
+        ),
+        ({"x": X, "y": np.float16(Y) - np.float16(np.inf)}, "has NaN or infinity in y"),
         ({"x": X, "y": Y * 0}, "has only one class, 0: a classifier needs at least two"),
         (
             {"x": X, "y": Y, "class_names": np.array(["a", "b"])},

@@ -129,7 +129,9 @@ def test_abandoned_files_of_killed_processes_are_removed(tmp_path, archives):
     open_source(path)
     (copy,) = archives.iterdir()
     copy.unlink()
-    abandoned, recent = (copy.with_name(f"{copy.name}.{n}.part") for n in ("abandoned", "recent"))
+    abandoned, recent = (
+        copy.with_name(f".{copy.name[:50]}.{n}.part") for n in ("abandoned", "recent")
+    )
     abandoned.write_bytes(b"")
     recent.write_bytes(b"")
     os.utime(abandoned, (0, 0))

@@ -16,7 +16,7 @@ from train.engine.checkpoints import Checkpoints, digest
 from train.engine.optimizers import build_optimizer
 from train.engine.parallel import Devices
 from train.engine.state import LoopState
-from train.recipe import InputError
+from train.errors import InputError, RunError
 
 
 def state_of(seed):
@@ -142,6 +142,89 @@ def test_seconds_since_the_last_save(tmp_path):
     checkpoints.save(loop_of(1))
     assert 0 <= checkpoints.seconds_since_save() < 600
     checkpoints.close()
+
+
+def contents(directory):
+    return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (PermissionError(13, "Permission denied", "/x/d"), RunError, "/x/d cannot be read"),
+        (OSError(5, "Input/output error"), RunError, r"/2 cannot be read \(Input/output error"),
+        (OSError(24, "Too many open files"), RunError, "Too many open files"),
+        (MemoryError(), MemoryError, None),
+    ],
+    ids=lambda value: f"{value!r}" if isinstance(value, Exception) else "",
+)
+def test_only_damage_is_taken_for_damage(tmp_path, monkeypatch, error, kind, message):
+    """Nothing is changed, and the same command resumes later."""
+    save(tmp_path, [1, 2])
+    before = contents(tmp_path)
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_read", fail)
+        with pytest.raises(kind, match=message):
+            restore(tmp_path)
+    assert contents(tmp_path) == before
+    assert_is(restore(tmp_path)[0], 2)
+
+
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
+    """TensorStore reports it in its own way, which says no more than that the restore failed."""
+    save(tmp_path, [1, 2])
+    file = largest_file(tmp_path / "2")
+
+    def fail(*_, **__):
+        raise ValueError("PERMISSION_DENIED: Error opening")
+
+    def guarded(path, *rest, **options):
+        if str(path) == str(file):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, *rest, **options)
+
+    monkeypatch.setattr(Checkpoints, "_read", fail)
+    monkeypatch.setattr("train.engine.checkpoints.open", guarded, raising=False)
+    with pytest.raises(RunError, match=f"{file} cannot be read .*nothing is changed"):
+        restore(tmp_path)
+    assert (tmp_path / "2").is_dir()
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_state_of_another_structure_is_not_damage(tmp_path, monkeypatch, recorded):
+    """After an upgrade; version 0.1 did not record the structure."""
+    if not recorded:
+        monkeypatch.setattr("train.engine.checkpoints.structure", lambda tree: None)
+    save(tmp_path, [1, 2])
+    monkeypatch.undo()
+    if not recorded:
+        monkeypatch.setattr(Checkpoints, "_read", _without_structure(Checkpoints._read))
+    before = contents(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+
+    def other(stage):
+        state = state_of(stage)
+        return state.replace(params={**state.params, "new": np.zeros(3, "f")})
+
+    with pytest.raises(RunError, match="intact, but its arrays are not those of this version"):
+        checkpoints.restore(other, pytest.fail)
+    checkpoints.close()
+    assert contents(tmp_path) == before
+    assert_is(restore(tmp_path)[0], 2)
+
+
+def _without_structure(read):
+    def read_old(self, step, **items):
+        found = read(self, step, **items)
+        if "meta" in items:
+            del found["meta"]["structure"]
+        return found
+
+    return read_old
 
 
 def test_all_checkpoints_damaged_raises_input_error(tmp_path):

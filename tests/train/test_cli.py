@@ -4,14 +4,17 @@ import errno
 import io
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from train import cli
 from train.recipe import InputError
+from train.record import log, terminal
 
 
 def outcome(monkeypatch, capsys, error, *arguments):
@@ -208,6 +211,107 @@ def test_commands_that_do_not_restart(started, words, options, values):
     assert tunables == (values or "glibc.malloc.hugetlb=0 glibc.malloc.hugetlb=0")
 
 
+STREAMS = """
+import os, sys
+from train import cli
+
+def command(argv):
+    for number in range(200):
+        cli.say(f"step {number} of b\\udce9.jpg")
+    with open("saved", "w") as file:  # must not get the number of a closed stream
+        file.write("x")
+        file.flush()
+        os.write(2, b"from C\\n")
+    if "early" in argv:
+        for _ in range(100_000):
+            print("a row")
+    cli.result("\\u732b b\\udce9.jpg")
+    if "fails" in argv:
+        raise cli.RunError("no way")
+
+cli.main(command)
+"""
+
+
+@pytest.fixture
+def shell(tmp_path, command_environment):
+    """Run a shell command in which $RUN is the script above. Returns status, stdout and stderr."""
+
+    def call(text, **variables):
+        (tmp_path / "streams.py").write_text(STREAMS)
+        environment = command_environment | {"RUN": f"{sys.executable} streams.py", **variables}
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", text],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+        )
+        assert (tmp_path / "saved").read_text() == "x"
+        return done.returncode, done.stdout, done.stderr.decode()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "stdout"),
+    [
+        ("$RUN 2>&1 | head -1", 0, b"step 0"),
+        ("$RUN | (exec <&-; sleep 0.2)", 0, b""),  # closed when all work is done
+        ("$RUN early | head -1", 1, b"a row"),  # closed before
+        ("$RUN 2>&-", 0, b"\xe7\x8c\xab"),
+        ("$RUN >&-", 0, b""),
+        ("$RUN >&- 2>&- <&-", 0, b""),
+        ("$RUN fails 2>&-", 1, b"\xe7\x8c\xab"),
+        ("$RUN > /dev/full", 1, b""),
+        ("$RUN 2> /dev/full", 0, b"\xe7\x8c\xab"),
+        ("PYTHONIOENCODING=ascii $RUN", 0, b"\\u732b b\\udce9.jpg\n"),
+        ("PYTHONUNBUFFERED=1 $RUN | (exec <&-; sleep 0.2)", 0, b""),
+    ],
+)
+def test_streams_that_are_closed_broken_or_of_another_encoding(shell, text, status, stdout):
+    found = shell(text)
+    assert found[0] == status, found
+    assert found[1].startswith(stdout)
+    assert "Traceback" not in found[2]
+    assert "Exception ignored" not in found[2]
+
+
+def test_names_that_are_not_utf_8_are_shown_with_a_replacement_character(shell):
+    assert "step 7 of b\N{REPLACEMENT CHARACTER}.jpg\n" in shell("$RUN")[2]
+
+
+def test_an_error_of_the_system_names_the_file(monkeypatch, capsys):
+    error = PermissionError(errno.EACCES, "Permission denied", "/data/x")
+    code, stderr = outcome(monkeypatch, capsys, error)
+    assert (code, stderr.partition(";")[0]) == (1, "error: /data/x: Permission denied")
+
+
+def test_a_platform_that_does_not_exist_is_named(monkeypatch):
+    import jax
+
+    def local_devices():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(InputError, match="JAX_PLATFORMS is cuda, and JAX finds no such device"):
+        cli.report_devices()
+
+
+def test_a_thread_leaves_the_signals_alone():
+    """Only the main thread can set handlers: a notebook may train in another one."""
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def train():
+        with cli.StopRequest() as stop:
+            seen.append((stop.requested, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]
+
+
 def test_an_unused_nvidia_gpu_is_reported(monkeypatch, capsys):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(cli, "has_nvidia_hardware", lambda: True)
@@ -250,6 +354,49 @@ def test_progress_without_a_terminal_prints_a_line_every_30_seconds(monkeypatch)
         "epoch 1 60/100  loss 0.5  40 s left",
         "epoch 1 90/100  loss 0.5  10 s left",
     ]
+
+
+def test_no_time_left_before_it_can_be_measured(monkeypatch):
+    """Units that are reported at once, at the start, say nothing about the others."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rate = terminal.Rate(0)
+    for done in range(1, 51):  # loaded ahead
+        assert rate.time_left(done, 100 - done) == ""
+    now[0] = 0.9
+    assert rate.time_left(51, 49) == ""
+    now[0] = 4.0
+    assert rate.time_left(54, 46) == "46 s left"
+
+
+def test_time_left_of_a_stage_counts_validation_and_does_not_restart_with_an_epoch(monkeypatch):
+    """Three epochs of 10 steps of a second, each validated in 20 seconds; the first step after validation comes early,
+    since it was dispatched before."""
+    now, seen = [0.0], {}
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    writer = terminal.TerminalWriter(num_stages=1)
+    update = writer._progress.update
+    monkeypatch.setattr(
+        writer._progress,
+        "update",
+        lambda done, note, left: (seen.update({step: left}), update(done, note, left)),
+    )
+    for step in range(1, 31):
+        now[0] += 0.01 if step % 10 == 1 else 1.0
+        record = log.StepRecord(
+            step=step,
+            epoch=1 + (step - 1) // 10,
+            stage="train",
+            values={"loss": 0.5},
+            epoch_step=1 + (step - 1) % 10,
+            steps_per_epoch=10,
+            steps_left=30 - step,
+        )
+        writer.step(record)
+        now[0] += 20.0 if step % 10 == 0 else 0.0
+    assert (seen[1], seen[2], seen[10]) == ("", "28 s left", "20 s left")
+    # 29 seconds for 10 steps, and a step at once: 55 seconds for the other 19 steps.
+    assert [seen[step] for step in (11, 12, 13)] == ["55 s left", "49 s left", "44 s left"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_show_plots_the_samples_of_the_training_step(image_folder):
         ),
         (["--image-size", "-4"], "--image-size is -4"),
         (["--out", "figure.gif"], "--out figure.gif does not end in .png"),
-        (["--out", "nowhere/figure.png"], "the folder nowhere does not exist"),
+        (["--out", "nowhere/figure.png"], "its folder does not exist"),
     ],
 )
 def test_bad_input_is_one_line(call, image_folder, flags, message):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from train import jobs
-from train.errors import Diverged, InputError, Interrupted
+from train.errors import Diverged, InputError, Interrupted, InUse
 from train.jobs import Job, Outcome, run_jobs
 from train.recipe import FORMAT, JobWeights, Recipe, RunFeatures, with_values
 from train.record.directory import RunDir, write_json
@@ -132,6 +132,12 @@ def test_a_failure_is_an_outcome_and_later_jobs_still_run(run, trainer):
     assert run.outcomes["diverges"] == Outcome("diverged", "diverged at step 12", reused=True)
     assert trainer.calls == ["space", "bug", "after"]
     assert not (trainer.root / "space" / "outcome.json").exists()
+
+
+def test_nothing_is_recorded_in_the_run_of_another_process(run, trainer):
+    trainer.errors = {"a": InUse("another process is training in a")}
+    assert run(Job("a", RECIPE))["a"] == "failed: another process is training in a"
+    assert not (trainer.root / "a" / "outcome.json").exists()
 
 
 def test_bad_input_before_the_start_of_a_run_is_not_a_failure(run, trainer):

@@ -1,6 +1,7 @@
 """Scores compared with values computed by hand, scikit-learn and naive formulas."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from train.analysis.metrics import classification_metrics, log_softmax, loss_and_accuracy, softmax
+from train.analysis.metrics import (
+    averages_of_present,
+    classification_metrics,
+    confusions,
+    log_softmax,
+    loss_and_accuracy,
+    score_logits,
+    softmax,
+)
 
 # Six samples of three classes; the fourth and the sixth prediction are wrong.
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -77,3 +86,58 @@ def test_nan_logits_give_valid_json():
     )
     assert scores["loss"] is None
     json.dumps(scores, allow_nan=False)
+
+
+def names(count):
+    return [f"c{i}" for i in range(count)]
+
+
+def test_macro_averages_over_the_classes_with_samples():
+    scores = classification_metrics(LABELS, np.pad(LOGITS, ((0, 0), (0, 2))), names(5))
+    three = classification_metrics(LABELS, LOGITS, names(3))
+    expected = {name: three[name] for name in ("precision", "recall", "f1")}
+    assert averages_of_present(scores) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [200, 201])
+def test_more_than_200_classes_have_sparse_confusions(count):
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, count, 400), rng.normal(size=(400, count)).astype(np.float32)
+    scores, arrays = score_logits(labels, [logits[:150], logits[150:]], names(count))
+    predicted = logits.argmax(axis=1)
+    expected = sklearn_metrics.confusion_matrix(labels, predicted, labels=range(count))
+    if count == 200:
+        assert scores["confusion_matrix"] == expected.tolist()
+        np.testing.assert_allclose(arrays["probabilities"], softmax(logits), rtol=1e-6)
+    else:
+        assert "confusion_matrix" not in scores
+        rows, columns, counts = np.array(scores["confusions"]).T
+        matrix = np.zeros((count, count), int)
+        matrix[rows, columns] = counts
+        assert (matrix == expected).all() and len(rows) == np.count_nonzero(expected)
+        order = np.argsort(-logits, axis=1)[:, :5]
+        np.testing.assert_array_equal(arrays["top_classes"], order)
+        top = np.take_along_axis(softmax(logits), order, 1)
+        np.testing.assert_allclose(arrays["top_probabilities"], top, rtol=1e-6)
+    assert arrays["predictions"].tolist() == predicted.tolist()
+    assert scores["loss"] == loss_and_accuracy(labels, logits)[0]
+
+
+def test_confusions_leave_out_predictions_of_no_class():
+    found = confusions(np.array([0, 1, 1, 1], np.int32), np.array([1, -1, 1, 1]), 2)
+    assert found.tolist() == [[0, 1, 1], [1, 1, 2]]
+
+
+def test_ten_thousand_classes_take_little_memory():
+    """A matrix would take 800 MB; the logits of all samples 40 MB."""
+    count, total = 10_000, 1000
+    labels = np.arange(total) * 7 % count
+    chunks = (np.roll(np.eye(20, count, dtype=np.float32), 20 * i, axis=1) for i in range(50))
+    tracemalloc.start()
+    scores, arrays = score_logits(labels, chunks, names(count))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(n for _, _, n in scores["confusions"]) == total
+    assert arrays["predictions"].tolist() == list(range(total))
+    assert peak < 40e6
+    assert len(json.dumps(scores)) < 2e6

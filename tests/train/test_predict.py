@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,12 @@ def test_columns_for_top_2(small_run, photos, call):
         (["red3.png"], ["--top-k", 4], "--top-k is 4: use 1 to 3"),
         (["red3.png"], ["--batch-size", 0], "--batch-size is 0"),
         (["red3.png"], ["--output", "/no/such/folder/x.csv"], "its folder does not exist"),
+        (["red3.png"], ["--output", "/"], "--output / is a folder"),
+        (
+            ["red3.png"],
+            ["--output", "/proc/x.csv"],
+            "--output /proc/x.csv: /proc cannot be written",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exits_with_2(images, flags, message, small_run, photos, call):
@@ -107,6 +114,44 @@ def test_bad_input_is_one_line_and_exits_with_2(images, flags, message, small_ru
     assert status == 2
     last = stderr.splitlines()[-1]
     assert last.startswith("error: ") and message in last
+
+
+def test_an_output_that_fails_leaves_nothing_and_a_device_stays_a_device(
+    small_run, photos, tmp_path, call, monkeypatch
+):
+    output = tmp_path / "out" / "x.csv"
+    output.parent.mkdir()
+    output.write_text("before")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "_write_csv", fail)
+        status, _, stderr = call(predict, small_run, photos / "red3.png", "--output", output)
+    assert status == 1 and "no space left on the disk" in stderr
+    assert [p.name for p in output.parent.iterdir()] == ["x.csv"]
+    assert output.read_text() == "before"
+
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    status, _, stderr = call(predict, small_run, photos / "red3.png", "--output", pipe)
+    assert status == 0, stderr
+    assert len(rows_of(os.read(reader, 9999).decode())) == 1
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_names_that_are_not_utf_8_are_shown_with_a_replacement_character(
+    small_run, photos, tmp_path, call
+):
+    odd = photos / os.fsdecode(b"sub/caf\xe9.png")
+    shutil.copy(photos / "red3.png", odd)
+    output = tmp_path / os.fsdecode(b"out\xe9.csv")
+    status, _, stderr = call(predict, small_run, odd, photos / "sub", "--output", output)
+    assert status == 0, stderr
+    shown = [row["image"] for row in rows_of(output.read_text("utf-8"))]
+    assert shown.count(f"{photos}/sub/caf\N{REPLACEMENT CHARACTER}.png") == 2
 
 
 def test_not_a_run(photos, call):

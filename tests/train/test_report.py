@@ -1,14 +1,20 @@
 """Figures and report.html."""
 
+import errno
+import inspect
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from train.report import figures
+from datasets.dataset import Split
+from train import results
+from train.report import figures, mistakes, optional, plotting
 from train.report.html import write_report
 from train.results import class_balanced_indices
 
@@ -195,6 +201,110 @@ def copy_with(small_run, tmp_path, name, change):
     path = run / name
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     return run
+
+
+def test_mistakes_show_their_images(small_run, tmp_path):
+    """The most confident first, at most 20, each with a small copy of its image in the page."""
+    run = copy_with(small_run, tmp_path, "test.json", lambda d: d)
+    with np.load(run / "predictions.npz") as saved:
+        data = dict(saved)
+    data["predictions"] = (data["labels"] + 1) % 3
+    data["probabilities"] = np.linspace(0.4, 0.9, 27, dtype=np.float32).reshape(9, 3)
+    data = {k: v if k == "class_names" else np.repeat(v, 3, axis=0) for k, v in data.items()}
+    np.savez(run / "predictions.npz", **data)
+    found = mistakes.find_mistakes(data)
+    assert len(found) == 27 and found[0].index == 24 and found[0].confidence == np.float32(0.9)
+    images = [np.full((300, 200, 3), i, np.uint8) for i in range(27)]
+    split = Split(data["ids"].tolist(), data["labels"], lambda i: images[i])
+    mistakes.save_thumbnails(run / "figures" / "mistakes", split, found)
+    with Image.open(run / "figures" / "mistakes" / "24.jpg") as image:
+        assert image.size == (107, 160)
+        assert image.getpixel((50, 50)) == (24, 24, 24)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == page.count("<li><img") == 20
+    assert "Mistakes: 27 of 27 test images, the 20 most confident" in page
+    assert page.index(str(data["ids"][24])) < page.index(str(data["ids"][9]))
+    assert "true: <b>red</b>" in page
+
+
+def test_many_classes_are_shortened_in_the_report(small_run, tmp_path):
+    def many(test):
+        rows = {
+            f"c{i}": {"precision": 1, "recall": 1, "f1": i / 300, "support": 2} for i in range(300)
+        }
+        del test["confusion_matrix"]
+        return test | {"per_class": rows, "confusions": [[0, 0, 9], [1, 2, 1], [3, 4, 5]]}
+
+    page = write_report(copy_with(small_run, tmp_path, "test.json", many)).read_text("utf-8")
+    assert (
+        "the 200 with the lowest F1, of 300" in page
+        and "<td>c199<" in page
+        and "<td>c200<" not in page
+    )
+    assert page.index("<td>c3</td><td>c4</td><td>5<") < page.index("<td>c1</td><td>c2</td><td>1<")
+    assert "<td>c0</td><td>c0<" not in page
+
+
+def test_figures_do_not_depend_on_the_users_settings(tmp_path):
+    """Nor change them. `text.usetex` would need LaTeX."""
+    figures.learning_curves([row(1, 1)], tmp_path / "a.png")
+    theirs = {"text.usetex": True, "axes.facecolor": "red", "savefig.dpi": 30, "font.size": 30}
+    with plotting.matplotlib.rc_context(theirs):
+        figures.learning_curves([row(1, 1)], tmp_path / "b.png")
+        assert plotting.matplotlib.rcParams["text.usetex"]
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_every_figure_has_default_settings():
+    public = [f for n, f in inspect.getmembers(figures, inspect.isfunction) if n[0] != "_"]
+    own = [f for f in public if inspect.unwrap(f).__module__ == figures.__name__]
+    assert len(own) >= 10
+    assert all(hasattr(f, "__wrapped__") for f in own)
+
+
+@pytest.mark.parametrize(
+    "setting", ["module://matplotlib_inline.backend_inline", "TkAgg", "no-such-backend"]
+)
+def test_the_backend_of_a_notebook_is_no_error(setting, command_environment):
+    code = "from train.report import figures; import os; print(os.environ['MPLBACKEND'])"
+    environment = command_environment | {"MPLBACKEND": setting}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, setting), done.stderr
+
+
+def test_a_figure_that_fails_costs_a_warning(small_run, tmp_path, monkeypatch, capsys):
+    """All others are written, and its file of an earlier test is removed."""
+    from train.predictor import load_run
+    from train.record.directory import RunDir
+    from train.setup import resolve
+
+    run = RunDir(copy_with(small_run, tmp_path, "test.json", lambda d: d))
+    experiment = resolve(run.read_recipe(), train=False)
+    broken = mock_failing(ValueError("no\nlatex"))
+    monkeypatch.setattr(figures, "confusion_matrix", broken)
+    monkeypatch.setattr("train.report.html.write_report", broken)
+    facts = {"train_time_ms": 1.0, "epochs_run": 2}
+    found = results.finish(run, load_run(run.path), experiment, facts)
+    assert found["num_examples"] == 9 and json.loads(run.test.read_text()) == found
+    assert {p.name for p in run.figures.iterdir()} >= {"curves.png", "predictions.png"}
+    assert not (run.figures / "confusion_matrix.png").exists() and not run.report.exists()
+    warnings = capsys.readouterr().err.splitlines()
+    assert f"warning: {run.figures / 'confusion_matrix.png'} is missing" in warnings[-2]
+    assert warnings[-2].endswith("(ValueError: no latex)") and "report.html" in warnings[-1]
+
+
+def mock_failing(error):
+    def fail(*arguments):
+        raise error
+
+    return fail
+
+
+def test_a_full_disk_is_an_error():
+    with pytest.raises(OSError), optional("x.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from train import evaluate, recipes, run
+from train.errors import InputError
 from train.recipe import Optimizer, Probe, Recipe, Stage
 from train.record.directory import SUMMARY_COLUMNS
 from train.results import TIMING_FIELDS
@@ -430,6 +431,68 @@ def test_bad_input_is_one_line_and_exits_with_2(arguments, message, call, tmp_pa
     assert (status, stdout) == (2, "")
     assert re.search(rf"^error: .*{message}", stderr, re.MULTILINE)
     assert not workdir.exists()  # no files are written
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(call, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, stdout, stderr = call(run, "--workdir", tmp_path / "file" / "run", *SMALL)
+    assert (status, stdout) == (2, "")
+    assert stderr.startswith("error: --workdir") and "use another folder" in stderr
+
+
+@pytest.mark.parametrize("flag", ["--workdir=~/x", "--workdir ~/x"])
+def test_tilde_is_the_home_folder(flag, monkeypatch, tmp_path):
+    """Shells do not expand it after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run.parse([*SMALL, *flag.split()]).workdir == tmp_path / "x"
+
+
+def test_settings_of_jax_that_change_the_numbers_are_recorded_and_kept(
+    small_run, call, monkeypatch
+):
+    from train.record import directory
+
+    assert read(small_run / "env.json")["numerics"]["jax_enable_x64"] is False
+    before = {p: p.stat().st_mtime_ns for p in small_run.rglob("*")}
+    monkeypatch.setattr(directory, "numerics", lambda: {"jax_enable_x64": True})
+    status, _, stderr = call(run, "--workdir", small_run)
+    assert status == 2
+    assert "was started with jax_enable_x64 False, not True: set JAX_ENABLE_X64=False" in stderr
+    assert {p: p.stat().st_mtime_ns for p in small_run.rglob("*")} == before
+
+
+def test_two_runs_of_the_same_second_get_two_folders(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_new_name", lambda recipe: "net-digits-1")
+    with run._claimed(Recipe(), None) as first, run._claimed(Recipe(), None) as second:
+        assert [first.path.name, second.path.name] == ["net-digits-1", "net-digits-1-2"]
+
+
+def test_images_deleted_during_training_are_named_and_training_is_saved(
+    image_folder, tmp_path, call, monkeypatch
+):
+    """The rest is trained when they are back, and equals an undisturbed run."""
+    from datasets.dataset import Split
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    given = [*SMALL, "--dataset", image_folder, "--epochs", 2]
+    assert call(run, "--workdir", whole, *given)[0] == 0
+    calls, resized = [], Split.resized
+
+    def missing(self, index, *rest):
+        calls.append(index)
+        if len(calls) > 130:  # 64 images per epoch and as many ahead, and 18 validation images
+            raise InputError("red/3.png can no longer be read: restore it, then run again")
+        return resized(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Split, "resized", missing)
+        status, _, stderr = call(run, "--workdir", broken, *given)
+    assert status == 1
+    assert re.search(r"error: red/3.png .*; training is saved at step [1-9]", stderr)
+    status, _, stderr = call(run, "--workdir", broken)
+    assert status == 0 and "resuming after epoch" in stderr
+    assert files_without_times(broken) == files_without_times(whole)
 
 
 def test_a_misspelled_flag_gets_a_suggestion(call):

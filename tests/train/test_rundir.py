@@ -1,12 +1,15 @@
 """Files of the run directory and the writer of its logs."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
 
 import pytest
 
-from train.record.directory import SUMMARY_COLUMNS, RunDir, write_json
+from train.errors import InputError, InUse
+from train.record.directory import SUMMARY_COLUMNS, RunDir, write_json, write_text
 from train.record.files import FileWriter
 from train.record.log import EpochRecord, RunStart, StepRecord
 
@@ -147,6 +150,145 @@ def test_a_truncated_line_is_dropped(tmp_path):
         file.write('{"step": 5, "loss": 0.')
     FileWriter(run).run_started(RunStart(7, 3))
     assert [line["step"] for line in lines_of(run)] == list(range(1, 8))
+
+
+TORN = {
+    "row": b"4,8,train,0.3",
+    "row without its end": b"4,8,train,0.3,0.5,0.3,0.25,0.001,1.5,10.25",
+    "another program": b"date;loss\n",
+    "zeros": bytes(64),
+    "bytes": b"\xff\xfe\xe9,\n",
+    "open quote": b'4,8,"train',
+    "long": b"x" * 200_000 + b"\n",
+    "an epoch again": b"1,2,train,0.3,0.5,0.3,0.25,0.001,1.5,10.25,0.0,1\r\n",
+    "json": b'{"step": 8}\n{"step": "9"}\n[8]\n{"step": 3.5}\n{"step": true}\n',
+}
+
+
+@pytest.mark.parametrize("end", TORN.values(), ids=list(TORN))
+def test_ends_that_are_not_rows_are_dropped(tmp_path, end):
+    """As a full disk, a loss of power or another program may leave them."""
+    run = written(tmp_path)
+    lines, rows = lines_of(run), run.read_summary()
+    for path in (run.metrics, run.summary):
+        path.write_bytes(path.read_bytes() + end)
+    assert run.read_summary() == rows
+    FileWriter(run).run_started(RunStart(7, 3))
+    assert lines_of(run) == lines
+    assert run.read_summary() == rows
+    assert end not in run.summary.read_bytes() + run.metrics.read_bytes()
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, len(",".join(SUMMARY_COLUMNS)) + 2, 150])
+def test_a_summary_cut_anywhere_is_read(tmp_path, length):
+    run = written(tmp_path)
+    rows = run.read_summary()
+    run.summary.write_bytes(run.summary.read_bytes()[:length])
+    assert run.read_summary() == rows[: int(length == 150)]
+    writer = FileWriter(run)
+    writer.run_started(RunStart(0, 0))
+    writer.epoch(epoch(1))
+    assert run.read_summary() == rows[:1]
+
+
+# The folder and its lock.
+
+
+def names(path):
+    return sorted(p.name for p in path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("left", "accepted"),
+    [
+        ([], True),
+        ([".lock"], True),
+        ([".lock", "start.json", ".splits.json.1f2e3d4c.part"], True),
+        ([".lock", "start.json", "splits.json", "env.json", "bad_images.txt", "leaks.csv"], True),
+        (["splits.json"], False),  # the user's own
+        ([".lock", "thesis.tex"], False),
+        (["movie.part"], False),
+        ([".lock", "checkpoints"], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_folder_in_which_a_run_was_about_to_begin_is_used_again(tmp_path, left, accepted):
+    """The disk may have been full before config.json was written."""
+    for name in left:
+        (tmp_path / name).write_text("")
+    if accepted:
+        with RunDir(tmp_path).locked():
+            assert names(tmp_path) == sorted({*left, ".lock"} - {".splits.json.1f2e3d4c.part"})
+    else:
+        with pytest.raises(InputError, match="contains other files but no run"):
+            RunDir(tmp_path).locked().__enter__()
+        assert names(tmp_path) == sorted(left)
+
+
+def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path):
+    for path in (tmp_path / "a" / "b" / "run", tmp_path):
+        with pytest.raises(InputError, match="no such model"), RunDir(path).locked():
+            raise InputError("no such model")
+        assert tmp_path.is_dir()
+        assert names(tmp_path) == []
+
+
+def test_an_unfinished_file_of_a_killed_process_is_removed(tmp_path):
+    run = RunDir(tmp_path)
+    write_json(run.config, {})
+    left = [run.path / ".test.json.0a1b2c3d.part", run.best / ".weights.0a1b2c3d.part"]
+    run.best.mkdir()
+    for path in left:
+        path.write_text("{")
+    with run.locked():
+        assert not any(path.exists() for path in left)
+
+
+def test_one_of_two_processes_gets_the_folder_and_the_other_changes_nothing(tmp_path):
+    run = RunDir(tmp_path / "run")
+    with run.locked():
+        with pytest.raises(InUse, match="another process is training in"):
+            RunDir(run.path).locked().__enter__()
+        assert names(run.path) == [".lock"]
+        with pytest.raises(FileExistsError):  # a name of the same second
+            RunDir(run.path).locked(new=True).__enter__()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO],
+    ids=lambda number: errno.errorcode[number],
+)
+def test_without_locks_there_is_a_note(tmp_path, monkeypatch, number):
+    """On network file systems, for example."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    fcntl = pytest.importorskip("fcntl")  # not on Windows
+    monkeypatch.setattr(fcntl, "flock", flock)
+    notes = []
+    with RunDir(tmp_path / "run").locked(warn=notes.append):
+        pass
+    assert notes == [
+        f"note: {tmp_path / 'run'} is not locked ({os.strerror(number)}): do not start a second command on it while"
+        " this one runs"
+    ]
+
+
+@pytest.mark.parametrize("folder", ["file/run", "\udce9"], ids=["below a file", "not UTF-8"])
+def test_a_folder_that_cannot_be_written(tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="use another folder"):
+        RunDir(tmp_path / folder).locked().__enter__()
+    assert names(tmp_path) == ["file"]
+
+
+def test_names_that_are_not_utf_8_are_kept_in_json_and_replaced_in_text(tmp_path):
+    write_json(tmp_path / "a.json", {"path": "caf\udce9.jpg"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"path": "caf\udce9.jpg"}
+    write_text(tmp_path / "a.txt", "caf\udce9.jpg")
+    assert (tmp_path / "a.txt").read_text("utf-8") == "caf\ufffd.jpg"
 
 
 def test_starting_a_new_run_creates_no_logs(tmp_path):

@@ -1,10 +1,16 @@
 """Scores of a classifier from labels and logits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
+
+# With more classes, test.json has the confusions that occur instead of a matrix (10,000 classes: 287 MiB of zeros), and
+# predictions.npz has the most probable classes instead of all probabilities.
+MAX_DENSE_CLASSES = 200
+TOP_CLASSES = 5
+CHUNK_VALUES = 1 << 22  # logits converted to float64 at a time
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -20,8 +26,55 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def loss_and_accuracy(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
     """Mean cross-entropy in nats, and accuracy, for labels int [N] and logits [N, C]."""
-    picked = log_softmax(logits)[np.arange(len(labels)), labels]
-    return float(-picked.mean()), float(np.mean(logits.argmax(axis=1) == labels))
+    rows = max(1, CHUNK_VALUES // logits.shape[1])
+    starts = range(0, len(logits), rows)
+    reduced = _reduce(labels, (logits[start : start + rows] for start in starts), logits.shape[1])
+    return _loss(reduced), float(np.mean(reduced["predictions"] == labels))
+
+
+def _reduce(
+    labels: np.ndarray, chunks: Iterable[np.ndarray], num_classes: int, keep: bool = False
+) -> dict[str, np.ndarray]:
+    """Reduce logits [n, C], given in chunks, to `log_likelihoods` float64 [N] and `predictions` int32 [N].
+
+    With `keep`, also `probabilities` float32 [N, C] or, with many classes, `top_classes` int32 and `top_probabilities`
+    float32 [N, TOP_CLASSES], most probable first.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    start = 0
+    for logits in chunks:
+        scores = log_softmax(logits)
+        picked = scores[np.arange(len(logits)), labels[start : start + len(logits)]]
+        start += len(logits)
+        reduced = {"log_likelihoods": picked, "predictions": logits.argmax(axis=1).astype(np.int32)}
+        if keep and num_classes <= MAX_DENSE_CLASSES:
+            reduced["probabilities"] = np.exp(scores).astype(np.float32)
+        elif keep:
+            top = np.argpartition(-logits, TOP_CLASSES, axis=1)[:, :TOP_CLASSES]
+            order = np.argsort(-np.take_along_axis(logits, top, 1), axis=1, kind="stable")
+            top = np.take_along_axis(top, order, 1)
+            reduced["top_classes"] = top.astype(np.int32)
+            reduced["top_probabilities"] = np.exp(np.take_along_axis(scores, top, 1)).astype(
+                np.float32
+            )
+        for name, values in reduced.items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _loss(reduced: Mapping[str, np.ndarray]) -> float:
+    return float(-reduced["log_likelihoods"].mean())
+
+
+def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count each pair of true and predicted class that occurs: (row, column, count), int64 [M, 3], sorted.
+
+    Predictions of -1, which stand for no class, are left out.
+    """
+    kept = predicted >= 0
+    codes = labels[kept].astype(np.int64) * num_classes + predicted[kept]
+    pairs, counts = np.unique(codes, return_counts=True)
+    return np.stack([*np.divmod(pairs, num_classes), counts], axis=1)
 
 
 def prediction_scores(
@@ -35,6 +88,13 @@ def prediction_scores(
     per_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     precision, recall, f1, support = (np.asarray(values) for values in per_class)
     averages = {"precision": precision, "recall": recall, "f1": f1}
+    counts = confusions(labels, predicted, len(classes))
+    if len(classes) <= MAX_DENSE_CLASSES:
+        matrix = np.zeros((len(classes), len(classes)), np.int64)
+        matrix[counts[:, 0], counts[:, 1]] = counts[:, 2]
+        confused = {"confusion_matrix": matrix.tolist()}
+    else:
+        confused = {"confusions": counts.tolist()}
     weights = support / max(support.sum(), 1)
     return {
         "accuracy": float(np.mean(predicted == labels)),
@@ -50,26 +110,49 @@ def prediction_scores(
             }
             for i, name in enumerate(class_names)
         },
-        "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
+        **confused,
     }
 
 
 def classification_metrics(
     labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Compute all scores of a classifier, as JSON-able data.
+    """Compute all scores of a classifier from its logits, float [N, C]: those of `score_logits`."""
+    return score_logits(labels, [logits], class_names)[0]
+
+
+def score_logits(
+    labels: np.ndarray, chunks: Iterable[np.ndarray], class_names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Compute all scores of a classifier, and its predictions.
 
     Args:
       labels: int [N], indices into `class_names`.
-      logits: float [N, C].
+      chunks: float [n, C] each, together the logits of the N samples. Only one chunk is in memory at a time.
       class_names: C names.
 
     Returns:
-      Accuracy, loss, scores per class, and averages of precision, recall and F1: macro averages, and weighted by the
-      number of samples of each class (`weighted_...`; the weighted recall is the accuracy). A class that is never
-      predicted has precision 0, a class without samples recall 0. A loss that is not finite is None. Rows of the
-      confusion matrix are true classes.
+      The scores, as JSON-able data: accuracy, loss, scores per class, and averages of precision, recall and F1: macro
+      averages, and weighted by the number of samples of each class (`weighted_...`; the weighted recall is the
+      accuracy). A class that is never predicted has precision 0, a class without samples recall 0. A loss that is not
+      finite is None. Rows of `confusion_matrix` are true classes; with more than 200 classes it is replaced by
+      `confusions`, the list of (row, column, count) of all counts above 0.
+
+      The predictions, as arrays: `predictions` int32 [N], and `probabilities` float32 [N, C] or, with more than 200
+      classes, `top_classes` int32 [N, 5] and `top_probabilities` float32 [N, 5], most probable first, and `confusions`.
     """
-    loss, _ = loss_and_accuracy(labels, logits)
-    scores = prediction_scores(labels, logits.argmax(axis=1), class_names)
-    return scores | {"loss": loss if np.isfinite(loss) else None}
+    reduced = _reduce(labels, chunks, len(class_names), keep=True)
+    loss = _loss(reduced)
+    del reduced["log_likelihoods"]
+    scores = prediction_scores(labels, reduced["predictions"], class_names)
+    return scores | {"loss": loss if np.isfinite(loss) else None}, reduced
+
+
+def averages_of_present(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Macro averages over the classes that have samples, for data without some classes of the model.
+
+    `scores` are those of `prediction_scores`.
+    """
+    present = [row for row in scores["per_class"].values() if row["support"]]
+    names = ("precision", "recall", "f1")
+    return {name: float(np.mean([row[name] for row in present])) for name in names}

@@ -8,9 +8,11 @@ import asyncio
 import hashlib
 import logging
 import math
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.engine.state import LoopState
-from train.recipe import InputError
+from train.errors import InputError, RunError, exhausted
 
 # Orbax logs through absl what this module reports in one line.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -61,7 +63,11 @@ class Checkpoints:
         # Host copies: device buffers are donated to the next step, and arrays without a sharding can be restored on
         # any number of devices.
         state = jax.tree.map(np.asarray, jax.device_get(loop.train))
-        meta = {"position": loop.to_json(), "digest": digest(state)}
+        meta = {
+            "position": loop.to_json(),
+            "digest": digest(state),
+            "structure": structure(state),
+        }
         self._manager.save(
             loop.step,
             args=ocp.args.Composite(
@@ -89,23 +95,19 @@ class Checkpoints:
           The state, with NumPy arrays; None if there are no checkpoints.
 
         Raises:
+          RunError: the newest checkpoint cannot be read now, or has arrays of another structure. Nothing is changed.
           InputError: every checkpoint is damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
-                loop = meta["position"]
-                shapes = like(loop["stage"])
-                target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-                state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
-                if digest(state) != meta["digest"]:
-                    raise ValueError("its content changed after it was written")
-                return LoopState.from_json(loop, state)
+                return self._restore(step, like)
+            except RunError:
+                raise
             except Exception as error:  # damage can raise any error of Orbax, TensorStore or json
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                self._check_readable(step, error)
                 warn(
-                    f"checkpoint {self._directory / str(step)} is damaged ({reason}): trying an older one"
+                    f"checkpoint {self._directory / str(step)} is damaged ({_reason(error)}): trying an older one"
                 )
                 damaged = self._directory / f"damaged-{step}"
                 if not damaged.exists():
@@ -117,6 +119,45 @@ class Checkpoints:
             )
         return None
 
+    def _restore(self, step: int, like: Callable[[int], Any]) -> LoopState:
+        meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
+        loop = meta["position"]
+        target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like(loop["stage"]))
+        if not self._has_structure(step, meta, target):
+            raise RunError(
+                f"checkpoint {self._directory / str(step)} is intact, but its arrays are not those of this version of"
+                " the program: resume with the version that wrote it, or start again with another --workdir"
+            )
+        state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
+        if digest(state) != meta["digest"]:
+            raise ValueError("its content changed after it was written")
+        return LoopState.from_json(loop, state)
+
+    def _has_structure(self, step: int, meta: Mapping[str, Any], target: Any) -> bool:
+        if "structure" in meta:
+            return meta["structure"] == structure(target)
+        # Older versions did not record it: compare what needs no names.
+        saved = self._read(step, state=ocp.args.StandardRestore())["state"]
+        both = [
+            Counter((f"{x.dtype}", x.shape) for x in jax.tree.leaves(t)) for t in (saved, target)
+        ]
+        return both[0] == both[1]
+
+    def _check_readable(self, step: int, error: Exception) -> None:
+        """Raise RunError if a checkpoint was not restored for lack of rights, of memory or of a working disk."""
+        folder = self._directory / str(step)
+        try:
+            _read_all(folder)
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise error
+        except OSError as reason:
+            raise RunError(
+                f"{reason.filename or folder} cannot be read ({reason.strerror or _reason(reason)}): nothing is"
+                " changed; make it readable, then run the same command again to resume"
+            ) from error
+        if exhausted(error) == "memory":
+            raise error
+
     def _read(self, step: int, **items: Any) -> Any:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
 
@@ -127,6 +168,30 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the last save, then release the directory."""
         self._manager.close()
+
+
+def _read_all(folder: Path) -> None:
+    """Read all files below a folder. Raises OSError, which Orbax and TensorStore report in their own ways."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for directory, _, names in os.walk(folder, onerror=fail):
+        for name in names:
+            with open(os.path.join(directory, name), "rb") as file:
+                while file.read(1 << 24):
+                    pass
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def structure(tree: Any) -> str:
+    """Hash the structure, dtypes and shapes of a tree of arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    lines = [f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}" for path, leaf in leaves]
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
 def digest(tree: Any) -> str:

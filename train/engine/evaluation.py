@@ -1,6 +1,6 @@
 """Evaluation of a model on a whole split, every sample once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,34 @@ def collect_outputs(
     variables: Any,
     batches: Iterable[dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Compute the outputs of every sample.
+    """Compute the outputs of every sample: those of `output_batches`, each as one array [N, ...]."""
+    collected: dict[str, list[np.ndarray]] = {}
+    for outputs in output_batches(eval_step, variables, batches):
+        for name, values in outputs.items():
+            collected.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in collected.items()}
+
+
+def output_batches(
+    eval_step: Callable[[Any, dict[str, np.ndarray]], dict[str, np.ndarray]],
+    variables: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+) -> Iterator[dict[str, np.ndarray]]:
+    """Compute the outputs of each batch.
 
     Args:
       eval_step: maps (variables, {"image": ...}) to outputs [B, ...].
       variables: the model's variables.
       batches: dicts of `image`, `mask` bool [B], False for padding, and optionally `label`.
 
-    Returns:
-      Each output as one array [N, ...], without the padding; also `label` if the batches have it.
+    Yields:
+      Per batch, each output as an array [n, ...] without the padding; also `label` if the batches have it.
     """
-    collected: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         outputs = dict(eval_step(variables, {"image": batch["image"]}))
         if "label" in batch:
             outputs["label"] = batch["label"]
-        for name, values in outputs.items():
-            collected.setdefault(name, []).append(values[batch["mask"]])
-    return {name: np.concatenate(values) for name, values in collected.items()}
+        yield {name: values[batch["mask"]] for name, values in outputs.items()}
 
 
 def array_batches(

@@ -27,7 +27,7 @@ from train.engine.stage import (
     rng_context,
 )
 from train.engine.state import LoopState
-from train.errors import Diverged, Interrupted
+from train.errors import Diverged, InputError, Interrupted, RunError
 from train.recipe import Stage
 from train.record.best import SavedBest
 from train.record.log import EpochRecord, NewBest, RunLog, RunStart, StepRecord
@@ -62,6 +62,7 @@ def fit(
     Raises:
       Interrupted: stopped on request; the state is saved.
       Diverged: the loss or the gradient norm is not finite.
+      RunError: data can no longer be read; the state is saved.
     """
     loop = LoopState()
     cache = DeviceCache(experiment.devices)
@@ -83,11 +84,18 @@ def fit(
             if not _is_finished(plan, loop):
                 if loop.step == 0 and experiment.weights is not None:
                     checkpoints.save(loop)  # a resumed run does not need the weights file
-                prepared = prepare(experiment, plan, loop, cache, log)
-                while not _is_finished(plan, loop):
-                    _train_epoch(experiment, plan, prepared, loop, checkpoints, log, stop)
-                    _end_epoch(experiment, plan, prepared, loop, log)
-                    _save_after_epoch(plan, loop, checkpoints, log, stop)
+                try:
+                    prepared = prepare(experiment, plan, loop, cache, log)
+                    while not _is_finished(plan, loop):
+                        _train_epoch(experiment, plan, prepared, loop, checkpoints, log, stop)
+                        _end_epoch(experiment, plan, prepared, loop, log)
+                        _save_after_epoch(plan, loop, checkpoints, log, stop)
+                except InputError as error:  # such as an image that was deleted meanwhile
+                    _save(loop, checkpoints, log)
+                    checkpoints.wait()
+                    raise RunError(
+                        f"{error}; training is saved at step {loop.step}, and the same command resumes it"
+                    ) from error
             log.stage_ended(plan.spec.name)
             assert loop.train is not None
             previous = jax.device_get(loop.train.variables())
@@ -135,7 +143,12 @@ def _train_epoch(
     chunks = prepared.feed.epoch(loop.train, loop.stage_step, rng_context(experiment, loop))
     while done < prepared.steps_per_epoch:
         began = time.monotonic()
-        chunk = next(chunks)
+        try:
+            chunk = next(chunks)
+        except InputError:
+            if pending is not None:  # so that `loop` is the state after the last step
+                _record_chunk(plan, prepared, loop, pending, checkpoints, log)
+            raise
         loop.train = chunk.state
         done += len(chunk.sizes)
         if pending is not None:
@@ -210,7 +223,10 @@ def _end_epoch(
     loop: LoopState,
     log: RunLog,
 ) -> None:
-    """Validate, report a new best epoch, and apply the end-of-epoch rules."""
+    """Validate, report a new best epoch, and apply the end-of-epoch rules.
+
+    Changes `loop` only after all data are read, so that it can be saved if that fails.
+    """
     assert loop.train is not None
     stage, sums, objective = plan.spec, loop.sums, prepared.objective
     began = time.monotonic()
@@ -222,6 +238,13 @@ def _end_epoch(
     if warning and not loop.warned:
         loop.warned = True
         log.note(f"warning: epoch {loop.epoch + 1}: {warning}")
+    elapsed = time.monotonic() - began
+    train_accuracy = sums.accuracy / sums.samples
+    if math.isnan(train_accuracy) and "cluster_log_probabilities" in outputs:
+        # Clusters are matched after the epoch.
+        outputs = prepared.outputs(loop.train.variables(), "train")
+        train_accuracy = objective.scores(outputs)["accuracy"]
+    began = time.monotonic()
     loop.epoch += 1
     loop.stage_epoch += 1
     monitor: str = objective.monitor if stage.monitor == "auto" else stage.monitor
@@ -235,15 +258,9 @@ def _end_epoch(
         facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": monitor}
         facts |= {f"val_{name}": value for name, value in scores.items()}
         log.new_best(NewBest(stage, jax.device_get(loop.train.variables()), facts))
-    elapsed = time.monotonic() - began
+    elapsed += time.monotonic() - began
     sums.seconds += elapsed
     loop.train_seconds += elapsed
-
-    train_accuracy = sums.accuracy / sums.samples
-    if math.isnan(train_accuracy) and "cluster_log_probabilities" in outputs:
-        # Clusters are matched after the epoch.
-        outputs = prepared.outputs(loop.train.variables(), "train")
-        train_accuracy = objective.scores(outputs)["accuracy"]
     log.epoch(
         EpochRecord(
             epoch=loop.epoch,

@@ -6,6 +6,7 @@ between steps. Batches are split along a leading device axis.
 """
 
 import functools
+import os
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -19,6 +20,20 @@ from train.recipe import InputError
 from zoo import cpu
 
 
+def local_devices() -> list[jax.Device]:
+    """Return this process's devices. Raises InputError if JAX cannot use the platform that it was told to use."""
+    try:
+        return jax.local_devices()
+    except Exception as error:  # RuntimeError, or AssertionError without a text
+        asked = os.environ.get("JAX_PLATFORMS")
+        if not asked:
+            raise
+        reason = (str(error).strip() or "there is none").splitlines()[0]
+        raise InputError(
+            f"JAX_PLATFORMS is {asked}, and JAX finds no such device ({reason}): unset it, or set it to cpu"
+        ) from error
+
+
 class Devices:
     """The devices that share every batch."""
 
@@ -29,7 +44,7 @@ class Devices:
 
         `kernels`: which of `zoo.cpu.KERNELS` to enable (default: all on CPUs, none on other devices).
         """
-        self.devices = devices or jax.local_devices()
+        self.devices = devices or local_devices()
         if kernels is None:
             kernels = cpu.KERNELS if self.platform == "cpu" else ()
         self._kernels = frozenset(kernels)
@@ -43,7 +58,7 @@ class Devices:
     @classmethod
     def for_batch_size(cls, batch_size: int) -> "Devices":
         """Take as many of the local devices as divide the batch size, so that small batches run on any machine."""
-        devices = jax.local_devices()
+        devices = local_devices()
         return cls(devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)])
 
     def __len__(self) -> int:

@@ -7,16 +7,17 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import fcntl
+import errno
+import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import zoo
-from datasets import dataset_info, list_datasets
+from datasets import dataset_info, list_datasets, locks
 from datasets.dataset import Dataset
 from train.recipe import (
     FORMAT,
@@ -26,8 +27,9 @@ from train.recipe import (
     Recipe,
     differences,
 )
-from train.record.environment import environment
-from zoo.common.files import write_atomically
+from train.record.environment import environment, numerics
+from train.record.terminal import say
+from zoo.common.files import PART, printable, write_atomically
 
 # Recipe fields that may change when a run is resumed: data location, input pipeline, recipe name.
 FREE_FIELDS = frozenset(["data_dir", "dataset", "feed", "name"])
@@ -44,6 +46,11 @@ SUMMARY_COLUMNS = (
     "images_per_second",
     "data_wait_share",
     "is_best",
+)
+LOCK = ".lock"
+# What `begin` writes before config.json. Left behind next to the lock if the disk was full.
+FIRST_FILES = frozenset(
+    [LOCK, "start.json", "splits.json", "env.json", "bad_images.txt", "leaks.csv"]
 )
 
 
@@ -63,6 +70,7 @@ class RunDir:
         self.test = self.path / "test.json"
         self.predictions = self.path / "predictions.npz"
         self.figures = self.path / "figures"
+        self.report = self.path / "report.html"
 
     def begin(
         self, recipe: Recipe, dataset: Dataset, start_settings: Mapping[str, Any] | None
@@ -80,19 +88,25 @@ class RunDir:
             write_json(self.path / "env.json", environment())
             if dataset.bad_images:
                 lines = [f"{bad.id}\t{bad.reason}\n" for bad in dataset.bad_images]
-                (self.path / "bad_images.txt").write_text("".join(lines), encoding="utf-8")
+                write_text(self.path / "bad_images.txt", "".join(lines))
             if dataset.duplicates:
-                with open(self.path / "leaks.csv", "w", newline="", encoding="utf-8") as file:
-                    writer = csv.writer(file)
-                    writer.writerow(["kind", "part", "id", "other_part", "other_id", "distance"])
-                    writer.writerows(dataclasses.astuple(d) for d in dataset.duplicates)
+                table = io.StringIO()
+                writer = csv.writer(table)
+                writer.writerow(["kind", "part", "id", "other_part", "other_id", "distance"])
+                writer.writerows(dataclasses.astuple(d) for d in dataset.duplicates)
+                write_text(self.path / "leaks.csv", table.getvalue())
         write_json(self.config, {"format": FORMAT, "recipe": recipe.to_json()})
 
     # Existing runs.
 
     def exists(self) -> bool:
-        """Whether the directory contains a run."""
-        return self.config.is_file()
+        """Whether the directory contains a run. Raises InputError if it cannot be searched."""
+        try:
+            return self.config.is_file()
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be read ({error.strerror}): check its permissions"
+            ) from None
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
@@ -121,7 +135,11 @@ class RunDir:
                 f"{self.path} is not a run directory (it has no {path.relative_to(self.path)}):"
                 " use the --workdir of a training run"
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}): check its permissions and the disk"
+            ) from None
+        except ValueError as error:
             raise InputError(
                 f"{path} cannot be read ({error}): restore it or start a new run"
             ) from None
@@ -133,13 +151,8 @@ class RunDir:
 
     def check(self, recipe: Recipe, resume: Literal["auto", "never", "must"]) -> None:
         """Raise InputError unless a run of this recipe can start or resume here. Writes nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--workdir {self.path} is a file: use a folder")
+        self._check_folder()
         if not self.exists():
-            if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
-                raise InputError(
-                    f"--workdir {self.path} contains other files but no run: use a new or empty folder"
-                )
             if resume == "must":
                 raise InputError(f"no run to resume in {self.path}: check --workdir")
             return
@@ -193,25 +206,125 @@ class RunDir:
                 " --workdir"
             )
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the run against other processes. Raises InputError if another process holds the lock."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+    def _check_folder(self) -> None:
+        """Raise InputError if the path is a file, or a folder with files that are not of a run."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir {self.path} is a file: use a folder")
+        if self.path.is_dir() and not self.exists():
+            names = {path.name for path in self.path.iterdir()} - {p.name for p in self._parts()}
+            if names and not (LOCK in names and names <= FIRST_FILES):
                 raise InputError(
-                    f"another process is training in {self.path}: wait, or use another --workdir"
+                    f"--workdir {self.path} contains other files but no run: use a new or empty folder"
+                )
+
+    @contextlib.contextmanager
+    def locked(self, *, new: bool = False, warn: Callable[[str], None] = say) -> Iterator[None]:
+        """Create the directory and lock it against other processes, before anything in it is checked or read.
+
+        If the block fails before it has written anything, what was created is removed again.
+
+        Args:
+          new: the directory must not exist.
+          warn: called with a message if the file system has no locks.
+
+        Raises:
+          InputError: another process holds the lock, or the folder cannot be written or contains other files.
+          FileExistsError: the directory is not `new`.
+        """
+        _check_utf8(self.path)
+        created = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
+        busy = f"another process is training in {self.path}: wait, or use another --workdir"
+        with contextlib.ExitStack() as stack:
+            try:
+                self._check_folder()
+                self.path.mkdir(parents=True, exist_ok=not new)
+                stack.enter_context(locks.locked(self.path / LOCK, busy, warn))
+            except OSError as error:
+                if isinstance(error, FileExistsError) and new:
+                    raise
+                _remove_empty(created)
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise InputError(
+                    f"--workdir {self.path} cannot be written ({error.strerror}): use another folder"
                 ) from None
-            yield
+            try:
+                for left in self._parts():
+                    left.unlink(missing_ok=True)
+                yield
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    if {path.name for path in self.path.iterdir()} == {LOCK}:
+                        (self.path / LOCK).unlink()
+                        _remove_empty(created)
+                raise
+
+    def _parts(self) -> list[Path]:
+        """Unfinished files of a killed process."""
+        return [p for d in (self.path, self.best, self.figures) for p in d.glob(f".*{PART}")]
+
+    def check_numerics(self) -> None:
+        """Raise InputError if a resumed run would compute in another way than before, such as in float64.
+
+        Older runs did not record this.
+        """
+        before: Mapping[str, Any] = {}
+        with contextlib.suppress(InputError):  # the rest of env.json is only for information
+            before = self.read_json(self.path / "env.json").get("numerics", {})
+        for name, value in numerics().items():
+            if before.get(name, value) != value:
+                raise InputError(
+                    f"the run in {self.path} was started with {name} {before[name]}, not {value}: set"
+                    f" {name.upper()}={before[name]} to resume it, or use another --workdir"
+                )
 
     def read_summary(self) -> list[dict[str, Any]]:
-        """Read summary.csv: one dict per epoch, with numbers parsed."""
-        if not self.summary.exists():
+        """Read summary.csv: one dict per epoch, with numbers parsed.
+
+        Lines that are not the row of a later epoch are left out: a full disk or a crash leaves torn lines.
+        """
+        try:
+            text = self.summary.read_bytes().decode("utf-8", "replace")
+        except FileNotFoundError:
             return []
-        with open(self.summary, newline="", encoding="utf-8") as file:
-            return [{k: _parse(k, v) for k, v in row.items()} for row in csv.DictReader(file)]
+        header, *lines = (_cells(line) for line in text.split("\n"))
+        if not set(SUMMARY_COLUMNS) <= set(header):
+            return []
+        rows: list[dict[str, Any]] = []
+        for values in lines:
+            if len(values) != len(header):
+                continue
+            named = dict(zip(header, values, strict=True))
+            try:
+                row = {column: _parse(column, named[column]) for column in SUMMARY_COLUMNS}
+            except ValueError:
+                continue
+            if not rows or row["epoch"] > rows[-1]["epoch"]:
+                rows.append(row)
+        return rows
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # a field of more than 131,072 characters
+        return []
+
+
+def _check_utf8(path: Path) -> None:
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:  # TensorStore, which writes the checkpoints, takes no other names
+        raise InputError(
+            f"--workdir {path}: the name is not valid UTF-8, which checkpoints need: use another folder"
+        ) from None
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that this process has created, innermost first, unless they are in use."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _is_current(config: dict[str, Any]) -> bool:
@@ -241,7 +354,13 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
     """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     text = _NUMBERS.sub(lambda match: json.dumps(json.loads(match[0])), text)
-    write_atomically(path, (text + "\n").encode())
+    # A lone surrogate, of a file name that is not UTF-8, becomes its escape sequence in JSON.
+    write_atomically(path, (text + "\n").encode(errors="backslashreplace"))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file atomically. What is not valid Unicode is replaced."""
+    write_atomically(path, printable(text).encode())
 
 
 def _parse(column: str, text: str) -> Any:

@@ -53,6 +53,7 @@ def environment() -> dict[str, Any]:
         "devices": [device.device_kind for device in jax.local_devices()],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "glibc_tunables": TUNABLES,
+        "numerics": numerics(),
         "git_commit": commit,
         "git_dirty": dirty,
         "command": command_line(),
@@ -91,6 +92,21 @@ def own_commit(root: Path) -> tuple[str, bool]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
     except OSError:  # git is not installed
         return "", False
+
+
+def numerics() -> dict[str, Any]:
+    """JAX's settings that change the numbers of a run, by the name of their environment variable in lower case."""
+    import jax
+
+    return {
+        name: getattr(jax.config, name)
+        for name in (
+            "jax_enable_x64",
+            "jax_default_matmul_precision",
+            "jax_default_prng_impl",
+            "jax_threefry_partitionable",
+        )
+    }
 
 
 def command_line() -> list[str]:

@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from typing import Any
 
-from train.record.directory import SUMMARY_COLUMNS, RunDir
+from train.record.directory import SUMMARY_COLUMNS, RunDir, write_text
 from train.record.log import EpochRecord, RunLog, RunStart, StepRecord
-from zoo.common.files import write_atomically
+from zoo.common.files import sync, write_atomically
 
 
 class FileWriter(RunLog):
@@ -19,18 +20,19 @@ class FileWriter(RunLog):
         self._steps: list[dict[str, Any]] = []
 
     def run_started(self, start: RunStart) -> None:
-        """Drop lines and rows logged after the checkpoint from which training resumes."""
+        """Cut the logs back to the checkpoint from which training resumes: what it does not vouch for is dropped."""
         metrics, summary = self._run.metrics, self._run.summary
         if metrics.exists():
-            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = "".join(line for line in lines if _step_of(line) <= start.step)
-            write_atomically(metrics, kept.encode())
+            lines = metrics.read_bytes().splitlines()
+            kept = [line + b"\n" for line in lines if _step_of(line) <= start.step]
+            write_atomically(metrics, b"".join(kept))
         if summary.exists():
             rows = [row for row in self._run.read_summary() if row["epoch"] <= start.epoch]
-            with open(summary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, SUMMARY_COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
+            table = io.StringIO()
+            writer = csv.DictWriter(table, SUMMARY_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+            write_text(summary, table.getvalue())
 
     def step(self, record: StepRecord) -> None:
         """Buffer the step until the next flush. NaN and infinity become null."""
@@ -39,8 +41,8 @@ class FileWriter(RunLog):
         self._steps.append({**named, **values})
 
     def epoch(self, record: EpochRecord) -> None:
-        """Flush the steps and append a row to summary.csv."""
-        self.flush()
+        """Append the steps to metrics.jsonl and a row to summary.csv."""
+        self._write_steps()
         values = dataclasses.asdict(record)
         row = {name: values[name] for name in SUMMARY_COLUMNS}
         row["is_best"] = int(record.is_best)
@@ -52,15 +54,24 @@ class FileWriter(RunLog):
             writer.writerow(row)
 
     def flush(self) -> None:
-        """Append the buffered steps to metrics.jsonl."""
+        """Bring everything to the disk, so that a checkpoint is never newer than the logs."""
+        self._write_steps()
+        for path in (self._run.metrics, self._run.summary):
+            if path.exists():
+                with open(path, "rb+") as file:
+                    sync(file)
+
+    def _write_steps(self) -> None:
         with open(self._run.metrics, "a", encoding="utf-8") as file:
             for step in self._steps:
                 file.write(json.dumps(step, allow_nan=False) + "\n")
         self._steps = []
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
+    """Return the step of a line; infinity for what is not one, such as a line torn by a full disk or a crash."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # truncated when the process was killed
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return step if type(step) is int else math.inf

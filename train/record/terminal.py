@@ -25,6 +25,26 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+class Rate:
+    """Estimates the time left from the units done since it was created."""
+
+    # Units reported in this time are not measured: batches that were loaded ahead, or all steps of one compiled loop.
+    BURST_SECONDS = 0.05
+    MIN_SECONDS = 1.0
+
+    def __init__(self, done: int) -> None:
+        self._done, self._time = done, time.monotonic()
+
+    def time_left(self, done: int, units_left: int) -> str:
+        """Format the time for `units_left` more units: "40 s left"; empty if it cannot be estimated yet."""
+        elapsed = time.monotonic() - self._time
+        if elapsed < self.BURST_SECONDS:
+            self._done = done
+        if elapsed < self.MIN_SECONDS or done <= self._done:
+            return ""
+        return f"{duration(units_left * elapsed / (done - self._done))} left"
+
+
 class Progress:
     """Progress with the estimated time left: a live line on a terminal, elsewhere a plain line every 30 seconds."""
 
@@ -38,7 +58,7 @@ class Progress:
         """Start a task of `total` units."""
         self.stop()
         self._text, self._total = text, total
-        self._start_time, self._start_done = time.monotonic(), done
+        self._rate = Rate(done)
         if self._live:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -55,12 +75,12 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(text, total=total, completed=done, note="")
 
-    def update(self, done: int, note: str = "", units_left: int | None = None) -> None:
-        """Report `done` units. The time left is estimated for `units_left` (default: the rest of this task)."""
+    def update(self, done: int, note: str = "", time_left: str | None = None) -> None:
+        """Report `done` units. `time_left` replaces the estimate for the rest of this task."""
+        if time_left is None:
+            time_left = self._rate.time_left(done, self._total - done)
+        note = f"{note}  {time_left}".strip()
         now = time.monotonic()
-        rate = (done - self._start_done) / max(now - self._start_time, 1e-9)
-        left = (self._total - done if units_left is None else units_left) / rate if rate else 0
-        note = f"{note}  {duration(left)} left".strip()
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif now - self._last_line >= 30:
@@ -114,15 +134,19 @@ class TerminalWriter(RunLog):
         self._num_stages = num_stages
         self._progress = Progress()
         self._task: object = None  # epoch or text of the current progress line
+        self._stage: str | None = None
 
     def step(self, record: StepRecord) -> None:
         """Update the progress line."""
+        if self._stage != record.stage:
+            # Measured over all epochs of the stage, so that validation counts and a new epoch does not start at zero.
+            self._stage, self._rate = record.stage, Rate(record.step)
         if self._task != record.epoch:
             self._task = record.epoch
             self._progress.start(f"epoch {record.epoch}", record.steps_per_epoch, record.epoch_step)
-            return
         note = f"loss {record.values['loss']:.4f}"
-        self._progress.update(record.epoch_step, note, record.steps_left)
+        time_left = self._rate.time_left(record.step, record.steps_left)
+        self._progress.update(record.epoch_step, note, time_left)
 
     def epoch(self, record: EpochRecord) -> None:
         """Print losses, accuracies, learning rate and speed."""

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn without a display and without pyplot's global state."""
+"""Figures of runs, drawn without a display, without pyplot's global state and with matplotlib's default settings."""
 
 import io
 import itertools
@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from train.report.plotting import Axes, Figure, Line2D, MaxNLocator, default_settings
 from zoo.common.files import write_atomically
 
 # Okabe and Ito's palette, which is safe for color blindness.
@@ -26,6 +23,7 @@ LINES = ("-", "--", ":", "-.")
 DPI = 110
 
 
+@default_settings()
 def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
     """Plot loss and accuracy over epochs, training and validation.
 
@@ -68,6 +66,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "")
     _finish(figure, path, title)
 
 
+@default_settings()
 def curves_of_runs(
     runs: Mapping[str, Sequence[dict[str, Any]]],
     quantities: Sequence[str],
@@ -111,6 +110,7 @@ def curves_of_runs(
     _finish(figure, path, title)
 
 
+@default_settings()
 def confusion_matrix(
     matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, title: str = ""
 ) -> None:
@@ -139,6 +139,7 @@ def confusion_matrix(
     _finish(figure, path, title)
 
 
+@default_settings()
 def prediction_grid(
     images: Sequence[np.ndarray],
     true: Sequence[int],
@@ -180,6 +181,7 @@ def prediction_grid(
     _finish(figure, path, title)
 
 
+@default_settings()
 def augmentation_grid(
     before: Sequence[np.ndarray],
     after: Sequence[Sequence[np.ndarray]],
@@ -212,6 +214,7 @@ def augmentation_grid(
     _finish(figure, path, title)
 
 
+@default_settings()
 def class_distribution(
     counts: dict[str, np.ndarray], class_names: Sequence[str], path: Path, title: str = ""
 ) -> None:
@@ -251,6 +254,7 @@ def class_distribution(
     _finish(figure, path, title)
 
 
+@default_settings()
 def tsne_figure(
     points: np.ndarray,
     labels: np.ndarray,
@@ -267,29 +271,33 @@ def tsne_figure(
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot(projection="3d")
     sizes = np.bincount(labels, minlength=len(class_names))
-    named = set(np.argsort(-sizes, kind="stable")[:20].tolist())
+    largest = np.argsort(-sizes, kind="stable")[:20]
+    named = set(largest[sizes[largest] > 0].tolist())
     handles = []
-    for number, name in enumerate(class_names):
-        if not sizes[number]:
-            continue
+    for number in range(min(len(class_names), len(PALETTE) * len(MARKERS))):
+        # Classes of the same appearance together: thousands of calls would take minutes.
+        same = np.arange(number, len(class_names), len(PALETTE) * len(MARKERS))
         color = PALETTE[number % len(PALETTE)]
         marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
+        if not sizes[same].any():
+            continue
         axes.scatter(
-            *points[labels == number].T,
+            *points[np.isin(labels, same)].T,
             s=float(np.clip(8000 / len(points), 8, 30)),
             linewidths=0,
             color=color,
             marker=marker,
         )
-        if number in named:
-            text = _shorten(name)
-            handles.append(Line2D([], [], linestyle="", color=color, marker=marker, label=text))
+        for label in named.intersection(same.tolist()):
+            text = _shorten(class_names[label])
+            handle = Line2D([], [], linestyle="", color=color, marker=marker, label=text)
+            handles.append((label, handle))
     # The axes of t-SNE have no unit. Keep the grid, which shows depth.
     axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
     axes.set_box_aspect(None, zoom=1.08)
     more = np.count_nonzero(sizes) - len(named)
     figure.legend(
-        handles=handles,
+        handles=[handle for _, handle in sorted(handles, key=lambda item: item[0])],
         loc="outside right upper",
         frameon=False,
         fontsize=9,
@@ -299,6 +307,7 @@ def tsne_figure(
     _finish(figure, path, title)
 
 
+@default_settings()
 def seed_boxplot(
     scores: Mapping[str, Sequence[float]], path: Path, title: str = "", ylabel: str = "accuracy"
 ) -> None:
@@ -337,6 +346,7 @@ def seed_boxplot(
     _finish(figure, path, title)
 
 
+@default_settings()
 def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
     """Plot test times in milliseconds, one group of bars per model and one bar per batch size.
 
@@ -371,6 +381,7 @@ def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str
     _finish(figure, path, title)
 
 
+@default_settings()
 def throughput_curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]],
     path: Path,
@@ -472,6 +483,6 @@ def _finish(figure: Figure, path: Path, title: str) -> None:
             figure.set_dpi(DPI)
             layout.execute(figure)
             figure.set_layout_engine("none")
-        # Omit matplotlib's version from the file, so that equal figures are equal files.
-        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+        # Without matplotlib's version, equal figures are equal files. The name tells them from data.
+        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": "jax-zoo"})
     write_atomically(path, content.getvalue())

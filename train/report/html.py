@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from train.record.directory import RunDir
+from train.record.directory import RunDir, write_text
 from train.report import page
+from train.report.mistakes import LIMIT, MISTAKES, confidence, find_mistakes
 from zoo.common.commands import SCRIPT
-from zoo.common.files import write_atomically
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -35,17 +35,17 @@ def write_report(run_dir: str | Path) -> Path:
         _figure(run, "predictions", "Predictions on test images"),
         _figure(run, "confusion_matrix", "Confusion matrix (test images)"),
         _figure(run, "tsne", "Features of test images (t-SNE)"),
+        _mistakes(run),
+        _confusions(test) if test and "confusions" in test else "",
         _per_class(test) if test and "per_class" in test else "",
-        _errors(run),
         _epochs(run.read_summary()),
         _bad_images(run.path / "bad_images.txt"),
         page.section("Settings", page.table(("field", "value"), _flatten(recipe))),
         page.section("Environment", page.table(("field", "value"), _flatten(env))),
         page.section("Command", f"<pre>{page.text(' '.join(env.get('command', [])))}</pre>"),
     ]
-    path = run.path / "report.html"
-    write_atomically(path, page.document(title, parts).encode())
-    return path
+    write_text(run.report, page.document(title, parts))
+    return run.report
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -105,39 +105,57 @@ def _figure(run: RunDir, name: str, title: str) -> str:
     return page.section(title, page.image(path, title)) if path.exists() else ""
 
 
+MAX_ROWS = 200  # of a table
+MAX_CONFUSIONS = 30
+
+
 def _per_class(test: dict[str, Any]) -> str:
+    scores = list(test["per_class"].items())
+    title = "Per class"
+    if len(scores) > MAX_ROWS:
+        title += f": the {MAX_ROWS} with the lowest F1, of {len(scores):,}"
+        scores = sorted(scores, key=lambda item: (item[1]["f1"], -item[1]["support"]))[:MAX_ROWS]
     rows = [
-        (name, *(f"{scores[k]:.2%}" for k in ("precision", "recall", "f1")), scores["support"])
-        for name, scores in test["per_class"].items()
+        (name, *(f"{row[k]:.2%}" for k in ("precision", "recall", "f1")), row["support"])
+        for name, row in scores
     ]
     heading = ("class", "precision", "recall", "F1", "images")
-    return page.section("Per class", page.table(heading, rows, numeric=True))
+    return page.section(title, page.table(heading, rows, numeric=True))
 
 
-def _errors(run: RunDir, limit: int = 10) -> str:
-    """List the wrong predictions with the highest confidence."""
+def _confusions(test: dict[str, Any]) -> str:
+    """List the most frequent confusions, where there are too many classes for a matrix."""
+    names = list(test["per_class"])
+    wrong = [(true, predicted, n) for true, predicted, n in test["confusions"] if true != predicted]
+    wrong.sort(key=lambda item: -item[2])
+    rows = [(names[true], names[predicted], n) for true, predicted, n in wrong[:MAX_CONFUSIONS]]
+    return page.section(
+        "Most frequent confusions", page.table(("true", "predicted", "images"), rows)
+    )
+
+
+def _mistakes(run: RunDir) -> str:
+    """Show the images of the wrong predictions with the highest confidence."""
     if not run.predictions.exists():
         return ""
     with np.load(run.predictions, allow_pickle=False) as saved:
         data = {name: saved[name] for name in saved.files}
-    if "probabilities" not in data:
+    if not len(confidence(data)):
         return ""
-    wrong = np.flatnonzero(data["predictions"] != data["labels"])
-    if not len(wrong):
-        return page.section("Errors", "<p>None on the test images.</p>")
-    confidence = data["probabilities"].max(axis=1)
-    names = data["class_names"]
-    rows = [
-        (
-            data["ids"][i],
-            names[data["labels"][i]],
-            names[data["predictions"][i]],
-            f"{confidence[i]:.1%}",
+    mistakes = find_mistakes(data)
+    if not mistakes:
+        return page.section("Mistakes", "<p>None on the test images.</p>")
+    items = []
+    for mistake in mistakes[:LIMIT]:
+        path = mistake.thumbnail(run.figures / MISTAKES)
+        picture = page.image(path, mistake.id) if path.exists() else ""
+        items.append(
+            f"<li>{picture}<span><b>{page.text(mistake.predicted)}</b> {mistake.confidence:.0%}</span>"
+            f"<span>true: <b>{page.text(mistake.true)}</b></span><small>{page.text(mistake.id)}</small></li>"
         )
-        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
-    ]
-    table = page.table(("image", "true", "predicted", "confidence"), rows)
-    return page.section(f"Errors: {len(wrong)}, most confident first", table)
+    shown = f", the {LIMIT} most confident" if len(mistakes) > LIMIT else ", most confident first"
+    title = f"Mistakes: {len(mistakes)} of {len(data['labels'])} test images{shown}"
+    return page.section(title, f"<ul class=gallery>{''.join(items)}</ul>")
 
 
 def _epochs(rows: list[dict[str, Any]]) -> str:
@@ -179,7 +197,7 @@ def _percent(value: float) -> str:
 def _bad_images(path: Path) -> str:
     if not path.exists():
         return ""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     shown = page.table(("file", "reason"), (line.split("\t", 1) for line in lines[:20]))
     return page.section(f"Skipped files that cannot be decoded: {len(lines)}", shown)
 

@@ -23,6 +23,11 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-t
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; padding: 0;
+  list-style: none; font-size: .85rem; line-height: 1.35; }
+.gallery li { background: var(--card); border-radius: .5rem; padding: .5rem; }
+.gallery img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; margin-bottom: .3rem; }
+.gallery span, .gallery small { display: block; } .gallery small { color: var(--soft); }
 pre { background: var(--card); padding: .8rem; border-radius: .4rem; overflow-x: auto; font-size: .85rem; }
 """
 
@@ -49,9 +54,10 @@ def section(title: str, body: str) -> str:
 
 
 def image(path: Path, title: str) -> str:
-    """Embed a PNG file in the page."""
+    """Embed a .png or .jpg file in the page."""
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{text(title)}" src="data:image/png;base64,{data}">'
+    kind = "png" if path.suffix == ".png" else "jpeg"
+    return f'<img alt="{text(title)}" src="data:image/{kind};base64,{data}">'
 
 
 def table(heading: Iterable[str], rows: Iterable[Iterable[Any]], numeric: bool = False) -> str:

@@ -20,6 +20,7 @@ from train.reproduce.runner import Runner
 from train.reproduce.schema import Grid, Paper
 from train.reproduce.settings import Scale
 from train.reproduce.terminal import show_list, show_result
+from zoo.common.files import check_output_folder
 from zoo.common.names import did_you_mean
 
 
@@ -74,13 +75,9 @@ def main(argv: Sequence[str]) -> None:
         show_list(runner.results, rows)
         return
     cli.prepare_environment()
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise InputError(f"--out {arguments.out} is a file: use a folder")
+    check_output_folder(arguments.out, "--out")
     runner.check_data([*rows, *grids])
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {arguments.out}: {error.strerror}; use another folder") from None
+    arguments.out.mkdir(parents=True, exist_ok=True)
     failures = [] if arguments.report_only else runner.run(runner.jobs(rows, chosen))
     show_result(runner.folders, runner.save(), rows, grids)
     if failures:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.record.directory import RunDir
+from datasets.formats.sources import OUTPUT_MARK
+from train.record.directory import RunDir, write_text
 from train.report import figures, page
 from train.reproduce import formatting
 from train.reproduce.folders import Folders
-from zoo.common.files import write_atomically
 
 MAX_CURVES = 8  # per figure
 
@@ -28,7 +28,8 @@ def write_page(result: Mapping[str, Any], folders: Folders) -> Path:
         *_figures(result, out, folders.root / "figures"),
         page.section("Details per row", "".join(_row(row, out) for row in result["rows"])),
     ]
-    write_atomically(folders.report, page.document(title, parts).encode())
+    write_text(folders.report, page.document(title, parts))
+    (folders.root / OUTPUT_MARK).touch()
     return folders.report
 
 
