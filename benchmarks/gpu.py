@@ -261,8 +261,10 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
     if dry:
         short = ("--rounds", "1", "--seconds", "0.05")
         epoch = ("--model", tiny, "--images", "32", "--batch-size", "16", "--rounds", "1")
-        times = ("--models", tiny, "--batch-sizes", "8", "--rounds", "1")
-        times += ("--train-images", "16", "--validation-images", "8", "--test-images", "8")
+        times: tuple[str, ...] = (
+            *("--models", tiny, "--batch-sizes", "8", "--rounds", "1"),
+            *("--train-images", "16", "--validation-images", "8", "--test-images", "8"),
+        )
         scaling: tuple[str, ...] = ("--model", tiny, "--simulate", "2", "--batch-size", "4")
     else:
         short = ("--rounds", "3", "--seconds", "1")

@@ -125,14 +125,15 @@ def _conv(module: nn.Conv, x: jax.Array) -> jax.Array:
 
 def _supports_transposed(module: nn.ConvTranspose, others: list, kwargs: dict[str, Any]) -> bool:
     """Whether this is a 2-D transposed convolution whose kernel is at least as large as its strides."""
-    strides = module.strides
+    strides: Any = module.strides
+    sizes: Any = module.kernel_size
     return (
         not others
         and not kwargs
         and uses("transposed")
-        and np.shape(module.kernel_size) == np.shape(strides) == (2,)
+        and np.shape(sizes) == np.shape(strides) == (2,)
         and max(strides) > 1
-        and all(k >= s for k, s in zip(module.kernel_size, strides, strict=True))
+        and all(k >= s for k, s in zip(sizes, strides, strict=True))
         and module.padding in ("SAME", "VALID")
         and module.mask is None
         and module.kernel_dilation in (None, 1, (1, 1))

@@ -185,8 +185,10 @@ _STORAGE_TYPES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")[:4]
 # Where checkpoints keep their state dict, the first that is there; averaged weights only where there are no others.
-_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "module", "net")
-_CHECKPOINT_KEYS += ("state_dict_ema", "model_ema", "ema")
+_CHECKPOINT_KEYS = (
+    *("state_dict", "model_state_dict", "model", "module", "net"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
