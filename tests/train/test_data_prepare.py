@@ -75,7 +75,7 @@ def test_bad_images_are_listed(image_folder, tmp_path, call):
     [
         (["nowhere/at_all"], "error: nowhere/at_all does not exist"),
         (["digits", "--image-size", "0"], "error: image_size is 0"),
-        (["digits", "--out", "{file}"], "cannot be written"),
+        (["digits", "--out", "{file}"], "file is a file: use a folder"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path, call):
