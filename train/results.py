@@ -140,7 +140,7 @@ def finish(
     facts: dict[str, Any],
     figures: bool = True,
 ) -> dict[str, Any]:
-    """Test the best weights; write test.json, the predictions and, with `figures`, the figures and the report.
+    """Test the weights in best/; write test.json, the predictions and, with `figures`, the figures and the report.
 
     Returns the content of test.json.
     """
@@ -175,7 +175,7 @@ def _write_figures(
     recipe, dataset = experiment.recipe, experiment.dataset
     title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
     if rows:
-        figures.learning_curves(rows, run.figures / "curves.png", title)
+        figures.learning_curves(rows, run.figures / "curves.png", title, score=recipe.score)
     if "confusion_matrix" in results:
         figures.confusion_matrix(
             results["confusion_matrix"],
