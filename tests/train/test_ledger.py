@@ -111,11 +111,12 @@ def test_times_are_judged_on_the_papers_hardware():
     """Up to 10% longer, with one seed. On proxy data nothing is judged, on any hardware."""
     item = row(reported={"test_time_ms": 100.0})
     for hardware, on_papers_data, value, expected in (
-        ("NVIDIA GeForce GTX TITAN, 8 cores", True, 109.0, "reproduced"),
-        ("NVIDIA GeForce GTX TITAN, 8 cores", True, 111.0, "not reproduced"),
-        ("NVIDIA H100, 8 cores", True, 50.0, "different hardware"),
+        ("1 x NVIDIA GeForce GTX TITAN", True, 109.0, "reproduced"),
+        ("1 x NVIDIA GeForce GTX TITAN", True, 111.0, "not reproduced"),
+        ("1 x NVIDIA H100", True, 50.0, "different hardware"),
+        ("1 x NVIDIA GeForce GTX TITAN X", True, 50.0, "different hardware"),
         ("", True, 50.0, "different hardware"),
-        ("NVIDIA H100, 8 cores", False, 50.0, "shown"),
+        ("1 x NVIDIA H100", False, 50.0, "shown"),
     ):
         found = runs(
             value,

@@ -169,7 +169,7 @@ def _column(
 
 def _is_papers_hardware(paper: Paper, runs: Sequence[Run]) -> bool:
     found = verdicts.hardware_of(runs)
-    return bool(paper.hardware and found) and all(paper.hardware in name for name in found)
+    return bool(paper.hardware and found) and all(n.endswith(paper.hardware) for n in found)
 
 
 def _comparison(comparison: Comparison, verdict: verdicts.ComparisonVerdict) -> dict[str, Any]:

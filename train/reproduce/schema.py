@@ -120,7 +120,7 @@ class Paper:
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[Claim, ...] = ()
     grids: tuple[Grid, ...] = ()
-    # The paper's processor, as it names itself, such as "GeForce GTX TITAN". Only on such a processor are times judged.
+    # End of the name of the paper's processor, such as "GeForce GTX TITAN": on others, times are not judged.
     hardware: str = ""
 
     def row(self, name: str) -> Row:
