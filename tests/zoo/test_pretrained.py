@@ -398,7 +398,7 @@ def test_weights_of_version_0_1_have_its_options(tmp_path):
     np.testing.assert_equal(loaded.variables["params"], variables["params"])
     assert "is missing" in error_of_load("sam_alexnet_tiny", tmp_path, norm_layers=(1,))
     path.write_text(json.dumps(description | {"format": 2}))
-    assert "conv1/norm/bias is missing" in error_of_load("sam_alexnet_tiny", tmp_path)
+    assert "conv1/norm/mean is missing" in error_of_load("sam_alexnet_tiny", tmp_path)
     path.write_text(json.dumps(description | {"options": 3}))
     assert "model.json is damaged" in error_of_load("sam_alexnet_tiny", tmp_path)
 
