@@ -1,6 +1,7 @@
 """Record the result of a run:  python -m benchmarks.record runs/my-run --name my-run
 or the ledger of a paper:    python -m benchmarks.record --ledger results/my-paper.json
 or what benchmarks.gpu found:  python -m benchmarks.record --gpu results/gpu/gpu.json
+or judge recorded ledgers again, after a change of rows or verdicts:    python -m benchmarks.record --judge-again
 
 Writes benchmarks/results/runs/NAME.json: test results, command, commit, hardware and data fingerprint, without paths
 of this machine: data files are named $DATA/<file>. A ledger written by `python -m train.reproduce` is copied to
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,8 @@ from train import cli, flags
 from train.recipe import InputError
 from train.record.directory import RunDir, write_json
 from train.record.environment import hardware
+from train.reproduce import papers
+from train.reproduce.recorded import judge_again
 
 RESULTS = Path(__file__).parent / "results" / "runs"
 SCORES = ("accuracy", "precision", "recall", "f1", "loss")
@@ -40,12 +44,19 @@ class Arguments:
     """State of benchmarks.gpu to record instead, OUT/gpu.json."""
     note: str = ""
     """Note to store with the result."""
+    judge_again: bool = False
+    """Judge all recorded ledgers again from their stored runs, and print the verdicts that change."""
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
     arguments = flags.parse(Arguments, argv, "benchmarks.record", __doc__)
     check_checkout("benchmarks.record")
+    if arguments.judge_again:
+        if arguments != Arguments(judge_again=True):
+            raise InputError("--judge-again cannot be combined with other flags")
+        judge_all_again()
+        return
     if arguments.ledger or arguments.gpu:
         others = (arguments.workdir, arguments.name, arguments.note)
         if others != (None, None, "") or (arguments.ledger and arguments.gpu):
@@ -116,6 +127,40 @@ def gpu_name(content: dict[str, Any]) -> str:
         return "dry_run"
     device = content["calls"][0]["environment"]["devices"][0]
     return re.sub(r"[^a-z0-9]+", "_", device.lower()).strip("_")
+
+
+def judge_all_again() -> None:
+    """Judge the recorded ledgers again, write them, and print the verdicts that change."""
+    cli.prepare_environment(large_arrays=False)  # parameters are counted
+    for name, paper in papers.PAPERS.items():
+        path = RESULTS.parent / f"ledger_{name}.json"
+        if not path.is_file():
+            continue
+        before = checked_ledger(path)
+        after = judge_again(paper, before)
+        write_json(path, after)
+        print(path)
+        for line in changed_verdicts(before, after):
+            print(f"  {line}")
+
+
+def changed_verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """List the rows, comparisons and claims whose verdict differs between two ledgers."""
+
+    def verdicts(ledger: Mapping[str, Any]) -> dict[str, str]:
+        compared = (
+            (c["text"], c["column"], c.get("higher", c.get("row")), c.get("lower"), c["verdict"])
+            for c in (*ledger["orderings"], *ledger.get("claims", ()))
+        )
+        found = {" ".join(filter(None, key)): verdict for *key, verdict in compared}
+        return {row["name"]: row["text"] for row in ledger["rows"]} | found
+
+    old = verdicts(before)
+    return [
+        f"{name}: {old.get(name, '(new)')} -> {text}"
+        for name, text in verdicts(after).items()
+        if old.get(name) != text
+    ]
 
 
 def record(run: RunDir, note: str = "") -> dict[str, Any]:

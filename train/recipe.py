@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from datasets.dataset import Options
 from zoo.common.errors import InputError as InputError
+from zoo.version_0_1 import RENAMED_OPTIONS
 
 # Version of `Recipe.to_json`. In format 1, options and features were text.
 FORMAT = 3
@@ -516,7 +517,6 @@ def _check_limits(item: Any, prefix: str, field_name: Callable[[str], str]) -> N
 RENAMED_FIELDS = {"standardise": "standardize", "keep_tail": "drop_last"}
 INVERTED_FIELDS = {"keep_tail"}
 RENAMED_VALUES = {"standardise": "standardize", "stepwise": "streamed", "resident": "cached"}
-RENAMED_OPTIONS = {"dialect": "variant"}
 
 
 # The field "kind" in JSON, which identifies the member of a union of dataclasses.

@@ -150,7 +150,7 @@ def finish(
     facts: dict[str, Any],
     figures: bool = True,
 ) -> dict[str, Any]:
-    """Test the best weights; write test.json, the predictions and, with `figures`, the figures and the report.
+    """Test the weights in best/; write test.json, the predictions and, with `figures`, the figures and the report.
 
     Returns the content of test.json.
     """
@@ -190,7 +190,7 @@ def _write_figures(
     def curves(path: Path) -> None:
         from train.report import figures
 
-        figures.learning_curves(rows, path, title)
+        figures.learning_curves(rows, path, title, score=recipe.score)
 
     def confusion_matrix(path: Path) -> None:
         from train.report import figures

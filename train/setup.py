@@ -351,18 +351,15 @@ def _model(
     the weights file, which may have been deleted or changed.
     """
     weights: dict[str, Any] | None = None
-    preprocessing, pretrained = None, {}
+    preprocessing: zoo.Preprocessing | None = None
+    pretrained: dict[str, Any] = {}
     options: dict[str, Any] = dict(recipe.model_options)
     num_classes = len(dataset.class_names)
     without_weights = recipe.pretrained is None or not train
     restored = train and run is not None and run.start.exists() and run.has_checkpoint()
     if restored:
         assert run is not None
-        start = run.read_json(run.start)
-        preprocessing = zoo.Preprocessing.from_json(start["preprocessing"])
-        options, pretrained = start["options"], start["pretrained"]
-        if run.is_of_version_0_1():
-            options = zoo.options_of_version_0_1(recipe.model, options)
+        preprocessing, options, pretrained = _start_settings(run, recipe.model)
     elif without_weights:
         if len(shape) == 3:
             preprocessing = zoo.Preprocessing(ResizeRule((shape[0], shape[1])))
@@ -386,6 +383,23 @@ def _model(
         module = module.clone(**options)
     _check_size(module, recipe.model, inputs.shape)
     return _Model(inputs, module, options, weights, pretrained)
+
+
+def _start_settings(
+    run: RunDir, model: str
+) -> tuple[zoo.Preprocessing, dict[str, Any], dict[str, Any]]:
+    """Read preprocessing, model options and pretrained weights from start.json; InputError if it is damaged."""
+    start = run.read_json(run.start)
+    try:
+        preprocessing = zoo.Preprocessing.from_json(start["preprocessing"])
+        options, pretrained = dict(start["options"]), dict(start["pretrained"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{run.start} is incomplete (missing or invalid: {error}): restore it or start a new run"
+        ) from None
+    if run.is_of_version_0_1():
+        options = zoo.options_of_version_0_1(model, options)
+    return preprocessing, options, pretrained
 
 
 def _normalized(recipe: Recipe, preprocessing: zoo.Preprocessing, split: Any) -> zoo.Preprocessing:

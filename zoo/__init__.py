@@ -19,9 +19,9 @@ from zoo.registry import (
     get_entry,
     list_models,
     model_info,
-    options_of_version_0_1,
     register_model,
 )
+from zoo.version_0_1 import options_of_version_0_1
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
 

@@ -271,22 +271,11 @@ def alexnet_original(num_classes: int) -> OriginalAlexNet:
     return OriginalAlexNet(num_classes)
 
 
-ALL_CONVOLUTIONS = (1, 2, 3, 4, 5)
-
-
-def norm_of_version_0_1(options: dict[str, Any]) -> dict[str, Any]:
-    """Convert options of version 0.1, which normalized every convolution, or none with `norm=False`."""
-    options = dict(options)
-    norm = options.pop("norm", True)
-    return {"norm_layers": ALL_CONVOLUTIONS if norm else (), "attention_norm": norm, **options}
-
-
 @register_model(
     input_shape=(256, 256, 3),
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figure 2',
     notes="batch norm after convolutions 1 and 2 and the 4096-4096-4096-10 top are our reading",
-    from_version_0_1=lambda options: {"head_widths": (4096, 4096), **norm_of_version_0_1(options)},
 )
 def pig_alexnet(num_classes: int) -> PigAlexNet:
     """AlexNet with valid padding and batch norm: the pig face paper's baseline."""
@@ -298,7 +287,6 @@ def pig_alexnet(num_classes: int) -> PigAlexNet:
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figures 3 and 4',
     notes="batch norm after convolutions 1 and 2, and operation 2 of the SAM on its input, are our reading",
-    from_version_0_1=norm_of_version_0_1,
 )
 def sam_alexnet(num_classes: int) -> PigAlexNet:
     """Attention-AlexNet: two spatial attention modules and a 1024-1024-10 top."""
@@ -336,7 +324,6 @@ def alexnet_original_tiny(num_classes: int) -> OriginalAlexNet:
     input_shape=(64, 64, 3),
     num_classes=10,
     source="no paper: for small images and tests",
-    from_version_0_1=norm_of_version_0_1,
 )
 def sam_alexnet_tiny(num_classes: int) -> PigAlexNet:
     """sam_alexnet with a small stem, narrow layers and batch norm after every convolution, for 64x64 images."""
@@ -346,5 +333,5 @@ def sam_alexnet_tiny(num_classes: int) -> PigAlexNet:
         widths=(16, 24, 32, 32, 24),
         head_widths=(64, 64),
         stem=(5, 1),
-        norm_layers=ALL_CONVOLUTIONS,
+        norm_layers=(1, 2, 3, 4, 5),
     )

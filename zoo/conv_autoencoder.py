@@ -186,7 +186,6 @@ NOTES = (
     source='Han et al., "Animal face classification based on deep learning", section E',
     notes=NOTES,
     objective="autoencoder",
-    from_version_0_1=lambda options: {"widths": DEEP, **options},
 )
 def conv_autoencoder(num_classes: int) -> ConvAutoencoder:
     """Shallow convolutional autoencoder with a 128-dimensional code; no classes."""

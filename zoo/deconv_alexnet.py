@@ -18,7 +18,8 @@ convolutions, which are faster on every backend.
 Where the paper contradicts itself or is silent, we assume:
 - Table 1 has a 3x3 kernel for DeConv1, but the totals of Table 2 require 1x1. The registered nets follow Table 2, and
   then all four of its rows match. `deconv_kernels=(3, 3)` gives the net of Table 1: 847,754 and 213,962 parameters,
-  8.1% and 8.3% of them in fully connected layers.
+  8.1% and 8.3% of them in fully connected layers. (A Conv4 of 1x1 with a DeConv1 of 3x3 gives Table 2's totals, too:
+  both have as many weights per pixel of the kernel. We keep the Conv4 that all four nets share.)
 - Batch normalization follows each convolution and deconvolution of the improved nets, and none in the other nets: no
   other choice gives the totals.
 - "Dropout 0.8" directly after a convolution is TensorFlow 1's keep probability: rates 0.2 and 0.5. Table 1 describes

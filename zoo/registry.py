@@ -9,13 +9,14 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zoo.common.commands import started_by_script, typed
 from zoo.common.errors import InputError
 from zoo.common.names import did_you_mean, load_plugin, plugin_names
+from zoo.version_0_1 import RENAMED_OPTIONS
 
 
 @functools.cache
@@ -50,8 +51,6 @@ class ModelEntry:
     notes: str  # our assumptions where the source is silent or contradicts itself
     pretrained: tuple[Any, ...]  # `zoo.pretrained.Source`s
     objective: str = "classification"  # how the model is trained; classifiers return logits
-    # Converts the options of a net of version 0.1 to today's, if we have since changed how we read its paper.
-    from_version_0_1: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     @property
     def description(self) -> str:
@@ -86,7 +85,6 @@ def register_model(
     notes: str = "",
     pretrained: tuple[Any, ...] = (),
     objective: str = "classification",
-    from_version_0_1: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Callable[[Callable[[int], Any]], Callable[[int], Any]]:
     """Register the decorated factory under its own name.
 
@@ -100,8 +98,6 @@ def register_model(
       notes: assumptions where the source is silent or contradicts itself.
       pretrained: published weights for this model (`zoo.pretrained.Source`).
       objective: how the model is trained, a key of `train.engine.objectives.OBJECTIVES`.
-      from_version_0_1: for a net with other defaults in version 0.1, converts options of that version to options that
-        build the same net today.
 
     Raises ValueError if another module already uses the name.
     """
@@ -123,7 +119,6 @@ def register_model(
             notes,
             pretrained,
             objective,
-            from_version_0_1,
         )
         return factory
 
@@ -186,17 +181,6 @@ def _import_user_module(name: str) -> None:
             else error
         )
         raise InputError(f"cannot import {name!r}, the module of the model: {reason}") from error
-
-
-# Option names of version 0.1, found in old `best/` folders; supported for one more version.
-RENAMED_OPTIONS = {"dialect": "variant"}
-
-
-def options_of_version_0_1(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert options that version 0.1 recorded for a model to options that build the same net today."""
-    options = {RENAMED_OPTIONS.get(option, option): value for option, value in options.items()}
-    convert = get_entry(name).from_version_0_1
-    return options if convert is None else convert(options)
 
 
 def create_model(name: str, num_classes: int | None = None, **options: Any) -> Any:

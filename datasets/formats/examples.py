@@ -55,6 +55,7 @@ class Layout:
     class_names: tuple[str, ...]
     published: tuple[str, ...]  # splits that come with the data and are kept
     notes: list[str]
+    pooled: bool = False  # the data have published splits, which were pooled
 
 
 def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Options) -> Dataset:
@@ -171,7 +172,23 @@ def _pooled(layout: Layout) -> Layout:
         layout.class_names,
         published=(),
         notes=[*layout.notes, "the published splits are pooled and split again"],
+        pooled=True,
     )
+
+
+def _check_published(layout: Layout, options: Options) -> None:
+    """Raise InputError if the options keep or pool published splits that the data do not have."""
+    choice = options.published_splits
+    if choice == "auto" or options.splits_file is not None or layout.published:
+        return
+    if choice == "keep" and layout.pooled:
+        raise InputError(
+            "published_splits is keep, but this data set always pools its published splits: use auto or pool"
+        )
+    if not layout.pooled:
+        raise InputError(
+            f"published_splits is {choice}, but these data have no published splits: use auto"
+        )
 
 
 def apply_options(
@@ -185,6 +202,7 @@ def apply_options(
     Called before the images are checked, and again afterwards with the bad images and the digests of the others.
     """
     groups: Mapping[str, str] = {}
+    _check_published(layout, options)
     if options.published_splits == "pool" and layout.published:
         layout = _pooled(layout)
     if options.splits_file is not None:

@@ -76,6 +76,7 @@ def build(options: Options) -> Dataset:
         examples=_limit(examples, options.seed),
         class_names=classes,
         published=(),
+        pooled=True,
     )
     return DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)
 

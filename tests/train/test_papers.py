@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,18 @@ from train.recipe import (
     Pixels,
     Recipe,
     RunFeatures,
+    differences,
     with_values,
 )
 from train.reproduce import settings, verdicts
+from train.reproduce.ledger import FORMAT
 from train.reproduce.papers import PAPERS
+from train.reproduce.papers.afhq import clustering
 from train.reproduce.schema import TIMES
 from train.reproduce.smoke import SIZE_OPTIONS, TINY_MODELS, smoke_recipe
 from zoo.registry import module_options
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 COLUMNS = {
     "above_chance",
     "convergence_epoch",
@@ -392,6 +397,150 @@ def test_settings_of_the_deconvolution_paper():
     assert (stage.augment.resize, stage.augment.crops_per_image) == (32, 6)
     assert zoo.get_entry(recipe.model).input_shape == (28, 28, 3)
     assert recipe.normalization.of_training_images
+
+
+def test_only_differences_that_a_paper_states_are_judged():
+    """pig_faces, conclusion (1): "0.92 percentage points"; cifar10, section 4.2: "about 1% higher", "about 3%"."""
+    stated = {
+        (paper.name, c.text): c.magnitude
+        for paper in PAPERS.values()
+        for c in paper.comparisons
+        if c.magnitude is not None
+    }
+    assert stated == {
+        ("pig_faces", "attention is more precise at batch 16"): 0.0092,
+        ("cifar10", "deconvolution wins about 1 point at halved widths"): 0.01,
+        ("cifar10", "deconvolution wins about 3 points at full widths"): 0.03,
+    }
+    rows = PAPERS["pig_faces"].row
+    precision = [
+        rows(f"table1-{m}-16").reported["weighted_precision"] for m in ("attention", "alexnet")
+    ]
+    assert precision[0] - precision[1] == pytest.approx(0.0092)
+
+
+def test_slightly_above_chance_is_a_quarter_of_what_features_bring():
+    """Of 96.67% with features, and cats are 5,653 of 16,130."""
+    gained = PAPERS["afhq"].row("table3-vade-3").reported["accuracy"] - 5653 / 16130
+    assert abs(gained / 4 - clustering.SLIGHTLY) < 0.005
+    claims = [c for c in PAPERS["afhq"].claims if c.column == "above_chance"]
+    assert {(c.at_least, c.at_most) for c in claims} == {(0.0, clustering.SLIGHTLY)}
+    assert len(claims) == 3
+
+
+def test_claims_and_comparisons_of_the_texts():
+    """VaDE's stability and convergence, attention's curves, and the faster training of the deconvolution nets."""
+
+    def compared(paper, column, statistic="mean"):
+        return [
+            (c.higher, c.lower)
+            for c in PAPERS[paper].comparisons
+            if (c.column, c.statistic) == (column, statistic)
+        ]
+
+    assert compared("afhq", "accuracy", "sd")[:2] == [
+        (f"table3-gmvae-{n}", f"table3-vade-{n}") for n in (3, 7)
+    ]
+    converges = [c for c in PAPERS["afhq"].claims if c.column == "convergence_epoch"]
+    assert [c.row for c in converges][:2] == ["table3-vade-3", "table3-vade-7"]
+    assert {c.at_most for c in converges} == {10}
+    slower = [(f"table1-alexnet-{b}", f"table1-attention-{b}") for b in (16, 32, 64)]
+    assert compared("pig_faces", "convergence_epoch") == slower
+    assert compared("pig_faces", "loss_fluctuation") == slower
+    assert compared("cifar10", "train_time_ms") == [
+        (f"table2-alexnet-{n}", f"table2-new-alexnet-{n}") for n in (1, 2)
+    ]
+    assert PAPERS["pig_faces"].hardware == "GeForce GTX TITAN"
+
+
+def test_adam_is_keras_where_the_paper_used_keras():
+    """Also in the small rows that repeat an experiment on proxy data."""
+    found = {
+        (paper.name, stage.optimizer.name)
+        for paper in PAPERS.values()
+        for row in paper.rows
+        for stage in row.recipe.stages
+        if row.name.startswith(("table1", "table4", "ours", "transfer", "alexnet"))
+        and paper.name in ("pig_faces", "animals10", "cats_dogs")
+    }
+    assert found == {("pig_faces", "keras_adam"), ("animals10", "keras_adam"), ("cats_dogs", "sgd")}
+    afhq = PAPERS["afhq"]
+    for name in ("table1-vgg16-first", "table1-vgg16-dropout", "table4-origin"):
+        assert {s.optimizer.name for s in afhq.row(name).recipe.stages} == {"keras_adam"}
+
+
+def test_a_row_that_is_not_trained_states_no_training():
+    row = PAPERS["cifar10"].row("original-alexnet")
+    assert settings.describe_row(row) == (
+        "alexnet_original on imagenet, not trained: its parameters are counted"
+    )
+    trained = PAPERS["cifar10"].row("table2-alexnet-1")
+    assert settings.describe_row(trained) == settings.describe(trained.recipe)
+
+
+@pytest.mark.parametrize(
+    ("where", "proxy", "expected"),
+    [
+        ("pig_faces/table1-alexnet-16", True, {"norm_layers", "head_widths", "name"}),
+        ("animals10/ours-two-stages", True, {"name"}),
+        ("cifar10/table2-alexnet-1", True, {"of_training_images"}),
+        ("cats_dogs/alexnet", True, {"score", "validation_fraction"}),
+        ("afhq/resnet50-adam", False, {"published_splits", "mean", "std", "crop_fraction"}),
+        ("afhq/table1-vgg16-tuned", False, {"published_splits", "monitor", "name"}),
+        ("afhq/table4-origin", False, {"published_splits", "widths", "all_splits", "batch_size"}),
+        ("afhq/table4-origin", True, {"every_epoch", "all_splits", "batch_size", "name"}),
+        ("afhq/table3-vade-3", False, {"published_splits", "mean"}),
+        ("afhq/table3-vade-3", True, None),  # the proxy was read as today
+        ("afhq/ours-cifar-vade", True, None),
+        ("afhq/text-vade-gray-3", True, None),  # new
+    ],
+)
+def test_readings_of_version_0_1(where, proxy, expected):
+    _, row = ROWS[where]
+    found = settings.expected(row, "full", {"seed": 1})
+    dataset = (row.proxy or {}).get("dataset", row.recipe.dataset) if proxy else row.recipe.dataset
+    now = next(e for e in found if not e.earlier and e.recipe.dataset == dataset)
+    before = [e.recipe for e in found if e.earlier and e.recipe.dataset == dataset]
+    if expected is None:
+        assert not before
+        return
+    assert row.earlier.text
+    changed = {
+        step for recipe in before for d in differences(recipe, now.recipe) for step in leaf(d)
+    }
+    assert expected <= changed
+
+
+def leaf(difference):
+    """Return the names in a difference: of its field, or of the options that differ."""
+    first, second = difference.first, difference.second
+    if isinstance(first, dict) and isinstance(second, dict):
+        return {k for k in {*first, *second} if first.get(k) != second.get(k)}
+    return {difference.path[-1]}
+
+
+def test_recorded_runs_had_a_reading_that_the_code_knows():
+    """The recorded setting of each run is that of a recipe of today or of version 0.1."""
+    labeled = 0
+    for name, paper in PAPERS.items():
+        recorded = json.loads((RESULTS / f"ledger_{name}.json").read_text("utf-8"))
+        assert recorded["format"] == FORMAT
+        for item in recorded["rows"]:
+            if not item["runs"]:
+                continue
+            row = paper.row(item["name"])
+            known = {
+                settings.describe(e.recipe)
+                for e in settings.expected(row, "full", {})
+                if (e.earlier, e.short) == (item["earlier"], item["shortened"])
+            }
+            assert {text.replace("row:", "the row ") for text in item["ran"]} <= known
+            if item["earlier"]:
+                labeled += 1
+                assert item["verdict"] == verdicts.EARLIER
+                earlier = f"run with the earlier reading of version 0.1: {row.earlier.text}"
+                assert item["text"].startswith(earlier)
+    assert labeled == 15
 
 
 def test_cats_and_dogs_have_62_steps_per_epoch():

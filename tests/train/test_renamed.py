@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import train
 import zoo
-from train import evaluate, flags, run
-from train.recipe import ModelOptions, Probe, Recipe, parse_option
+from train import evaluate, flags, run, setup
+from train.recipe import InputError, ModelOptions, Probe, Recipe, Stage, parse_option
 from train.record.directory import RunDir
 
 
@@ -75,6 +77,53 @@ def test_an_old_run_keeps_the_published_splits_that_are_pooled_today(tmp_path):
         for version, found in ((2, expected), (3, "auto")):
             write(run_dir.config, {"format": version, "recipe": recipe})
             assert run_dir.read_recipe().published_splits == found
+
+
+def test_the_options_of_an_old_stage_are_converted(tmp_path):
+    """Without the defaults of the whole net, which the recipe's options have."""
+    stages = (Stage(name="a", model_options=ModelOptions(norm=False)), Stage(name="b"))
+    recipe = Recipe(model="sam_alexnet", stages=stages).to_json()
+    write(tmp_path / "config.json", {"format": 2, "recipe": recipe})
+    found = RunDir(tmp_path).read_recipe()
+    assert found.model_options == {"norm_layers": (1, 2, 3, 4, 5), "attention_norm": True}
+    assert [stage.model_options for stage in found.stages] == [
+        {"norm_layers": (), "attention_norm": False},
+        {},
+    ]
+
+
+def test_an_old_run_is_read_before_jax_starts(tmp_path):
+    """JAX must start after `cli.prepare_environment`."""
+    write(tmp_path / "config.json", {"format": 2, "recipe": Recipe(model="pig_alexnet").to_json()})
+    code = (
+        "import sys; from train.record.directory import RunDir;"
+        f" print(RunDir({str(tmp_path)!r}).read_recipe().model_options['head_widths']);"
+        " assert not {'jax', 'flax', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(4096, 4096)\n"), done.stderr
+
+
+def test_the_start_settings_of_an_old_run(tmp_path):
+    """Options of the net are converted; a damaged file is one line."""
+    preprocessing = zoo.Preprocessing(zoo.ResizeRule((64, 64)))
+    start = {"preprocessing": preprocessing.to_json(), "options": {"norm": False}, "pretrained": {}}
+    run_dir = RunDir(tmp_path)
+    write(run_dir.start, start)
+    for version, options in (
+        (2, {"norm_layers": (), "attention_norm": False}),
+        (3, {"norm": False}),
+    ):
+        write(run_dir.config, {"format": version, "recipe": Recipe().to_json()})
+        assert setup._start_settings(run_dir, "sam_alexnet") == (preprocessing, options, {})
+    for damaged in (
+        {k: v for k, v in start.items() if k != "options"},
+        start | {"pretrained": None},
+        start | {"preprocessing": {"size": 64}},
+    ):
+        write(run_dir.start, damaged)
+        with pytest.raises(InputError, match=r"start\.json is incomplete \(missing or invalid: "):
+            setup._start_settings(run_dir, "sam_alexnet")
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from datasets.dataset import Split
 from train import results
 from train.report import figures, mistakes, optional, plotting
-from train.report.html import write_report
+from train.report.html import _epochs, _headline, write_report
 from train.results import class_balanced_indices
 
 NAMES = ["cats", "a class with a long name", "<script>alert(1)</script>", "猪", "$x$ & co"]
@@ -24,6 +25,10 @@ NAMES = ["cats", "a class with a long name", "<script>alert(1)</script>", "猪",
 def row(epoch, best=0, **changed):
     values = {"train_loss": 1.0, "val_loss": 2.0, "train_accuracy": 0.5, "val_accuracy": 0.4}
     return {"epoch": epoch, "stage": "train", "is_best": best} | values | changed
+
+
+TIMES = {"learning_rate": 0.1, "images_per_second": 1.0, "seconds": 1.0}
+EPOCHS = [row(1, 1, **TIMES), row(2, 1, **TIMES), row(3, **TIMES)]
 
 
 def pixels(path):
@@ -38,6 +43,25 @@ def test_curves_with_one_epoch_and_missing_values(tmp_path):
         [row(i, i == 3) for i in range(1, 6)], tmp_path / "five.png", "title $x"
     )
     assert pixels(tmp_path / "one.png").shape == pixels(tmp_path / "five.png").shape
+
+
+def test_the_tested_epoch_is_marked(tmp_path, monkeypatch):
+    """The best one, or the last if the recipe scores the last."""
+    marks = []
+    monkeypatch.setattr(
+        Axes, "axvline", lambda panel, x, **style: marks.append((x, style["label"]))
+    )
+    rows = [row(1), row(2, 1), row(3)]
+    figures.learning_curves(rows, tmp_path / "best.png")
+    figures.learning_curves(rows, tmp_path / "last.png", score="last")
+    assert marks == [(2, "best: 2")] * 2 + [(3, "last: 3")] * 2
+    for score, marked in (("best", ["1", "2"]), ("last", ["3"])):
+        heading, *lines = re.findall("<tr>.*?</tr>", _epochs(EPOCHS, score))
+        assert f">{score}</th>" in heading
+        assert [line[8] for line in lines if ">*</td>" in line] == marked
+    test = {"accuracy": 0.5, "loss": 1.0, "test_time_ms": 1, "train_time_ms": 1, "num_examples": 1}
+    test |= {"scored_by": "classification", "epochs_run": 3, "best_epoch": 3}
+    assert "<b>3</b>last epoch" in _headline(test, "last")
 
 
 def test_curves_label_the_stages(tmp_path):

@@ -1,5 +1,6 @@
 """The train.reproduce command: which jobs run, in which order, what is reused, and its messages."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -27,7 +28,7 @@ from train.reproduce import papers
 from train.reproduce.folders import Folders
 from train.reproduce.markdown import markdown
 from train.reproduce.results import Results
-from train.reproduce.schema import Comparison, Grid, Paper, Row
+from train.reproduce.schema import Claim, Comparison, EarlierReading, Grid, Paper, Row
 from train.reproduce.smoke import TINY_MODELS, TinyModel
 
 pytestmark = pytest.mark.slow
@@ -229,7 +230,7 @@ def test_a_proxy_may_start_from_a_row(ask, trainer, tmp_path):
     ask([row("after", keras, proxy=proxy), row("first")], "--rows", "after")
     assert trainer.calls == ["first/seed0", "after/seed0"]
     after, _ = ledger_of(tmp_path)["rows"]
-    assert after["verdict"] == "stand-in"
+    assert after["verdict"] == "proxy data"
     assert after["setting"].startswith("sam_alexnet_tiny on pig_faces, from keras, batch 64")
     assert after["ran"][0].startswith(
         "sam_alexnet_tiny on synthetic_pigs, from the row first, batch 8"
@@ -286,7 +287,7 @@ def test_the_ledger_names_the_proxy(ask, trainer, tmp_path):
     pigs = with_values(RECIPE, {"dataset": "pig_faces"})
     ask([row("pigs", pigs, proxy={"dataset": "synthetic_pigs"})])
     (result,) = ledger_of(tmp_path)["rows"]
-    assert (result["verdict"], result["data"]["name"]) == ("stand-in", "synthetic_pigs")
+    assert (result["verdict"], result["data"]["name"]) == ("proxy data", "synthetic_pigs")
     assert result["data"]["why"] == "synthetic images in place of pig_faces"
     assert result["command"] == "python -m train.reproduce doc --rows pigs"
 
@@ -300,7 +301,7 @@ def test_a_subset_of_the_papers_data_is_a_proxy(ask, trainer, tmp_path, image_fo
     status, _, _ = ask([row("cats", CATS)], "--data-dir", data)
     assert status == 0
     (result,) = ledger_of(tmp_path)["rows"]
-    assert result["verdict"] == "stand-in"
+    assert result["verdict"] == "proxy data"
     assert result["data"]["why"].startswith("subset: 1,618 of 8,005 training images")
     assert result["command"].endswith("--rows cats --data-dir $DATA/pets.zip")
     assert str(tmp_path) not in json.dumps(result)
@@ -408,7 +409,66 @@ def test_grids_run_in_slices_and_resume(ask, trainer, tmp_path):
     assert not (tmp_path / "out/doc/grid-g/2/checkpoints").exists()
 
 
+def test_a_run_of_version_0_1_is_recognized_by_its_recipe(ask, trainer, tmp_path, monkeypatch):
+    """Its recipe is that of the row in the earlier reading, with the options of the net in that version."""
+    options = {"norm": False, "norm_momentum": 0.5}
+    item = row("a", earlier=EarlierReading("batch 16", {"batch_size": 16}))
+    ask([item])
+    config = tmp_path / "out/doc/a/seed0/config.json"
+    old = with_values(RECIPE, {"batch_size": 16}).to_json() | {"model_options": options}
+    config.write_text(json.dumps({"format": 2, "recipe": old}))
+    recipe = with_values(RECIPE, {"model_options": ModelOptions(norm_layers=(), norm_momentum=0.5)})
+    recipe = with_values(recipe, {"model_options.attention_norm": False})
+    item = dataclasses.replace(item, recipe=recipe)
+    assert ask([item], "--report-only")[0] == 0
+    (result,) = ledger_of(tmp_path)["rows"]
+    assert result["verdict"] == "earlier reading" and result["earlier"]
+    assert result["text"] == "run with the earlier reading of version 0.1: batch 16"
+    assert result["ran"] == ["sam_alexnet_tiny on digits, batch 16, 1 epoch adam 0.001"]
+    # The row cannot resume it.
+    status, _, stderr = ask([item])
+    assert status == 1 and "different settings (batch_size: 16, not 64)" in stderr
+    # A recipe of no reading is still an error.
+    config.write_text(json.dumps({"format": 2, "recipe": old | {"batch_size": 8}}))
+    ask([item], "--report-only")
+    assert ledger_of(tmp_path)["rows"][0]["verdict"] == "failed"
+
+
 # Records.
+
+
+def test_a_recorded_ledger_is_judged_again(ask, call, trainer, tmp_path, monkeypatch):
+    """Its runs, with the rows and verdicts of today; formats 1 and 2 do not say which reading they had."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results" / "runs")
+    rows = [row("a", seeds=2), row("b", proxy={"dataset": "synthetic_pigs"})]
+    ask(rows, comparisons=(Comparison("accuracy", "a", "b", "a wins"),))
+    path = tmp_path / "results" / "ledger_doc.json"
+    write_json(path, ledger_of(tmp_path))
+    assert call(record, "--judge-again")[:2] == (0, f"{path}\n")
+    assert read(path) == ledger_of(tmp_path)  # nothing has changed
+
+    claimed = Claim("accuracy", "a", "high", at_least=0.9)
+    earlier = EarlierReading("batch 16", {"batch_size": 16})
+    better = [
+        row("a", seeds=2, reported={"accuracy": 0.9}),
+        dataclasses.replace(rows[1], earlier=earlier),
+    ]
+    paper = Paper("doc", "A paper", (*better, row("new")), claims=(claimed,))
+    monkeypatch.setattr(papers, "PAPERS", {"doc": paper})
+    status, stdout, _ = call(record, "--judge-again")
+    texts = {r["name"]: r["text"] for r in read(path)["rows"]}
+    assert texts == {
+        "a": "not reproduced (2 seeds): accuracy 60.00%, reported 90.00%",
+        "b": "reproduced (1 seed)",  # a run of today's reading
+        "new": "not run",
+    }
+    assert read(path)["claims"][0]["verdict"] == "does not hold"
+    assert "  a: reproduced (2 seeds) -> not reproduced" in stdout and "  b:" not in stdout
+    write_json(path, {k: v for k, v in read(path).items() if k != "claims"} | {"format": 2})
+    assert call(record, "--judge-again")[0] == 0
+    again = {r["name"]: r["text"] for r in read(path)["rows"]}
+    assert again == texts | {"b": "run with the earlier reading of version 0.1: batch 16"}
+    assert call(record, "--judge-again", "--note", "x")[0] == 2
 
 
 def test_ledgers_are_recorded_only_from_clean_commits(ask, call, trainer, tmp_path, monkeypatch):

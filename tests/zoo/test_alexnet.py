@@ -130,7 +130,8 @@ def test_nets_of_version_0_1_have_their_parameters():
 
 
 def test_original_alexnet_has_two_towers_and_the_quoted_share_of_dense_layers():
-    """ "60 million parameters", 96.2% of them "about the full connection layer" (cifar10, section 1)."""
+    """The cifar10 paper: "a total of 60 million parameters" (section 3.1), 96.2% of them "about the full connection
+    layer" (section 1)."""
     rows = table("alexnet_original")
     counts = {name: row.parameters for name, row in rows.items() if row.parameters}
     assert counts == {

@@ -52,6 +52,16 @@ def test_nets_with_the_kernels_of_table_1(name, total, percentage):
     assert dense_percentage(name, deconv_kernels=(3, 3)) == pytest.approx(percentage, abs=0.005)
 
 
+@pytest.mark.parametrize("name", ["deconv_alexnet_1", "deconv_alexnet_2"])
+def test_table_2_does_not_say_whether_conv4_or_deconv1_is_1x1(name):
+    """Exchanging the two kernel sizes leaves the total as it is."""
+    image = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
+    params = jax.eval_shape(zoo.create_model(name).init, jax.random.key(0), image)["params"]
+    conv4, deconv1 = (params[layer]["conv"]["kernel"].shape for layer in ("conv4", "deconv1"))
+    assert (conv4[:2], deconv1[:2]) == ((3, 3), (1, 1))
+    assert conv4[2] * conv4[3] == deconv1[2] * deconv1[3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "total", "parent"),

@@ -386,6 +386,28 @@ def test_weights_of_this_zoo(tmp_path):
     )
 
 
+def test_weights_of_version_0_1_have_its_options(tmp_path):
+    """A best/ folder of format 1: today's defaults do not fit its weights. Options of the caller take precedence."""
+    old = {"norm_layers": (), "attention_norm": False}
+    module = zoo.create_model("sam_alexnet_tiny", 5, **old)
+    variables = parity.unflatten(random_variables(module, (64, 64)))
+    zoo.save_variables(tmp_path / "weights.safetensors", variables)
+    rule = zoo.Preprocessing(zoo.ResizeRule((64, 64)))
+    description = {"model": "sam_alexnet_tiny", "options": {"norm": False, "dropout_rate": 0.9}}
+    description |= {"preprocessing": rule.to_json()}
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(description | {"format": 1}))
+    loaded = load("sam_alexnet_tiny", tmp_path)
+    assert loaded.options == old
+    assert loaded.report.endswith("options norm_layers=() attention_norm=False of version 0.1")
+    np.testing.assert_equal(loaded.variables["params"], variables["params"])
+    assert "is missing" in error_of_load("sam_alexnet_tiny", tmp_path, norm_layers=(1,))
+    path.write_text(json.dumps(description | {"format": 2}))
+    assert "conv1/norm/mean is missing" in error_of_load("sam_alexnet_tiny", tmp_path)
+    path.write_text(json.dumps(description | {"options": 3}))
+    assert "model.json is damaged" in error_of_load("sam_alexnet_tiny", tmp_path)
+
+
 def test_weights_are_found_in_a_run_directory(tmp_path):
     module = zoo.create_model("sam_alexnet_tiny", 5)
     variables = parity.unflatten(random_variables(module, (64, 64)))

@@ -253,7 +253,7 @@ def _end_epoch(
     else:
         loop.best.update(-_to_minimize(scores, monitor), loop.epoch)
     # Also an epoch that is trained again because the process was killed after writing its weights.
-    is_best = loop.best.epoch == loop.epoch
+    is_best = loop.best.epoch == loop.epoch  # with score="last", every epoch is written to best/
     if is_best:
         facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": monitor}
         facts |= {f"val_{name}": value for name, value in scores.items()}
@@ -274,7 +274,7 @@ def _end_epoch(
             seconds=round(sums.seconds, 3),
             images_per_second=round(sums.samples / sums.seconds, 2),
             data_wait_share=round(sums.wait_seconds / sums.seconds, 4),
-            is_best=is_best,
+            is_best=is_best and experiment.recipe.score == "best",
             stage_epoch=loop.stage_epoch,
             stage_epochs=stage.epochs,
         )

@@ -10,8 +10,10 @@ Paper: S. Han, C. Wang, Q. Gao and J. Zou, "Animal face classification based on 
     python -m train.run --model conv_autoencoder --dataset afhq --data-dir afhq.zip   # with an SVM, 94.53%
 
 Stated for all: 16,130 images split 80/10/10; resized to 224x224, scaled to [0, 1], normalized by ImageNet's mean and
-standard deviation; a version with seven classes of about 500 images each. Reading: all images are pooled before the
-split (`datasets/named/afhq.py` has the arithmetic), and resized without a crop, also for torchvision's weights.
+standard deviation; a version with seven classes of about 500 images each. Readings: "The training set, validation set
+and test set are in proportion of 80%, 10%, 10%" of all images, pooled before the split (`datasets/named/afhq.py` has
+the arithmetic). "Transformation is to resize each images to 224x224, loaded in to a range of [0, 1] and then
+normalized": without a crop, and for all methods, also with torchvision's weights.
 
 ResNet-50. Stated: Kaiming-uniform weights, or pretrained ones with Adam 1e-4, betas (0.9, 0.999), 30 epochs,
 batch 16; the grids; then flips, rotation, dropout before the head, L2. We assume torch's weight decay (added to the

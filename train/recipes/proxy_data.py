@@ -37,7 +37,8 @@ DIGITS = Recipe(
         ),
     ),
 )
-# Adam with Keras's defaults.
+# Optax's Adam with Keras's default learning rate, betas and epsilon. (Keras adds epsilon before the bias correction, as
+# `keras_adam` does, which the recipes of papers that used Keras have.)
 DEFAULT = dataclasses.replace(
     DIGITS,
     name="default",

@@ -1,6 +1,6 @@
 """The run directory: its files, its lock, and the checks before a run starts or resumes.
 
-Imports only the standard library. Reading a run of version 0.1 imports its model, and with it JAX.
+Imports only the standard library.
 """
 
 import collections
@@ -118,7 +118,7 @@ class RunDir:
         """Read the recipe of the run. Raises InputError if it is missing or unreadable."""
         config = self.read_json(self.config)
         recipe = Recipe.from_json(config.get("recipe", {}))
-        return recipe if _is_current(config) else _of_version_0_1(recipe)
+        return recipe if _is_current(config) else as_version_0_1(recipe)
 
     def is_of_version_0_1(self) -> bool:
         """Whether the run was started by version 0.1."""
@@ -331,13 +331,20 @@ def _is_current(config: dict[str, Any]) -> bool:
     return config.get("format", 1) > LAST_FORMAT_OF_VERSION_0_1
 
 
-def _of_version_0_1(recipe: Recipe) -> Recipe:
-    """Make the choices explicit that version 0.1 made for recipes and that have other defaults today."""
-    try:
-        options = zoo.options_of_version_0_1(recipe.model, recipe.model_options)
-    except InputError:  # an unknown model, reported where it is built
-        options = recipe.model_options
-    recipe = dataclasses.replace(recipe, model_options=ModelOptions(options))
+def as_version_0_1(recipe: Recipe) -> Recipe:
+    """Make the choices explicit that version 0.1 made for a recipe and that have other defaults today."""
+    name = recipe.model
+    stages = tuple(
+        dataclasses.replace(
+            stage,
+            model_options=ModelOptions(
+                zoo.options_of_version_0_1(name, stage.model_options, defaults=False)
+            ),
+        )
+        for stage in recipe.stages
+    )
+    options = ModelOptions(zoo.options_of_version_0_1(name, recipe.model_options))
+    recipe = dataclasses.replace(recipe, model_options=options, stages=stages)
     if recipe.dataset in list_datasets() and dataset_info(recipe.dataset).pools_splits:
         return dataclasses.replace(recipe, published_splits="keep")
     return recipe

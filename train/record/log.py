@@ -49,7 +49,9 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     data_wait_share: float
-    is_best: bool
+    is_best: (
+        bool  # its validation score is the best so far; False if the recipe scores the last epoch
+    )
     stage_epoch: int
     stage_epochs: int  # maximum number of epochs in the stage
 

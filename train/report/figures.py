@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,13 +24,19 @@ DPI = 110
 
 
 @default_settings()
-def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "") -> None:
+def learning_curves(
+    rows: Sequence[dict[str, Any]],
+    path: Path,
+    title: str = "",
+    *,
+    score: Literal["best", "last"] = "best",
+) -> None:
     """Plot loss and accuracy over epochs, training and validation.
 
     As in "Pig face identification by AlexNet with a spatial attention module", Figure 5.
 
-    `rows` are those of summary.csv. The best epoch and the start of each stage are marked. The accuracy panel is
-    omitted if no row has an accuracy (None or NaN, as for an autoencoder).
+    `rows` are those of summary.csv. The epoch whose weights are tested (see `Recipe.score`) and the start of each stage
+    are marked. The accuracy panel is omitted if no row has an accuracy (None or NaN, as for an autoencoder).
     """
     measured = _measured([rows], ("loss", "accuracy"))
     quantities = ("loss", "accuracy") if "accuracy" in measured else ("loss",)
@@ -38,7 +44,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "")
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     # Stages may have different losses, so their curves are not connected.
     stages = [list(group) for _, group in itertools.groupby(rows, lambda row: row["stage"])]
-    best = [row["epoch"] for row in rows if row["is_best"]]
+    tested = [row["epoch"] for row in rows if row["is_best"] or score == "last"]
     marker = "o" if len(rows) < 30 else None
     for panel, quantity in zip(panels, quantities, strict=True):
         for split, color, style in (("train", TRAIN, "--"), ("val", VALIDATION, "-")):
@@ -57,8 +63,9 @@ def learning_curves(rows: Sequence[dict[str, Any]], path: Path, title: str = "")
         losses = [row["val_loss"] for row in rows if math.isfinite(row["val_loss"])]
         if len(stages) > 1 and quantity == "loss" and 0 < 20 * min(losses) < max(losses):
             panel.set_yscale("log")
-        if best:
-            panel.axvline(best[-1], color="0.6", linewidth=1, zorder=0, label=f"best: {best[-1]}")
+        if tested:
+            label = f"{score}: {tested[-1]}"
+            panel.axvline(tested[-1], color="0.6", linewidth=1, zorder=0, label=label)
         _over_epochs(panel, quantity)
     # Loss falls and accuracy rises, so these corners are free of curves.
     corner = "lower right" if "accuracy" in quantities else "upper right"

@@ -20,6 +20,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     run = RunDir(run_dir)
     recipe = run.read_json(run.config).get("recipe", {})
+    score = recipe.get("score", "best")  # runs of version 0.1 have none
     test = run.read_json(run.test) if run.test.exists() else None
     splits = run.read_json(run.splits) if run.splits.exists() else {}
     env = _read(run.path / "env.json")
@@ -30,7 +31,9 @@ def write_report(run_dir: str | Path) -> Path:
     parts = [
         f"<h1>{page.text(title)}{' <span class=badge>synthetic images</span>' if synthetic else ''}</h1>",
         f"<p class=soft>{page.text(_subtitle(sizes, env))}</p>",
-        _headline(test) if test else "<p>The run has not been tested yet: it has no test.json.</p>",
+        _headline(test, score)
+        if test
+        else "<p>The run has not been tested yet: it has no test.json.</p>",
         _figure(run, "curves", "Learning curves"),
         _figure(run, "predictions", "Predictions on test images"),
         _figure(run, "confusion_matrix", "Confusion matrix (test images)"),
@@ -38,7 +41,7 @@ def write_report(run_dir: str | Path) -> Path:
         _mistakes(run),
         _confusions(test) if test and "confusions" in test else "",
         _per_class(test) if test and "per_class" in test else "",
-        _epochs(run.read_summary()),
+        _epochs(run.read_summary(), score),
         _bad_images(run.path / "bad_images.txt"),
         page.section("Settings", page.table(("field", "value"), _flatten(recipe))),
         page.section("Environment", page.table(("field", "value"), _flatten(env))),
@@ -74,7 +77,7 @@ PREDICTED_BY = {
 }
 
 
-def _headline(test: dict[str, Any]) -> str:
+def _headline(test: dict[str, Any], score: str) -> str:
     scores = {
         "accuracy": "test accuracy",
         "f1": "macro-F1",
@@ -92,7 +95,7 @@ def _headline(test: dict[str, Any]) -> str:
     numbers += [
         (f"{test['test_time_ms']:,.0f} ms", f"test time, {test['num_examples']} images"),
         (f"{test['train_time_ms'] / 1000:,.1f} s", f"training time, {test['epochs_run']} epochs"),
-        (str(test["best_epoch"]), "best epoch"),
+        (str(test["best_epoch"]), f"{score} epoch"),
     ]
     items = "".join(
         f"<li><b>{page.text(value)}</b>{page.text(name)}</li>" for value, name in numbers
@@ -158,7 +161,8 @@ def _mistakes(run: RunDir) -> str:
     return page.section(title, f"<ul class=gallery>{''.join(items)}</ul>")
 
 
-def _epochs(rows: list[dict[str, Any]]) -> str:
+def _epochs(rows: list[dict[str, Any]], score: str) -> str:
+    """List the epochs; marked are those whose weights were in best/: each new best one, or the last."""
     stages = len({row["stage"] for row in rows}) > 1
     heading = (
         "epoch",
@@ -170,7 +174,7 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
         "learning rate",
         "images/s",
         "seconds",
-        "best",
+        score,
     )
     body = [
         (
@@ -183,7 +187,7 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
             f"{row['learning_rate']:.2e}",
             f"{row['images_per_second']:.1f}",
             f"{row['seconds']:.1f}",
-            "*" if row["is_best"] else "",
+            "*" if (row is rows[-1] if score == "last" else row["is_best"]) else "",
         )
         for row in rows
     ]

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.reproduce.verdicts import RowResult, comparable, values_of
+from train.reproduce.verdicts import ROUNDING, RowResult, comparable, hardware_of, values_of
 
-# A run has converged at the first epoch whose validation accuracy is within one point of its best.
-CONVERGED = 0.01
+CONVERGED = 0.01  # one point of validation accuracy, see `curve_columns`
 TIME, SAVED = "test_time_ms", "test_time_saved"
 
 
@@ -55,25 +54,34 @@ def _is_number(value: Any) -> bool:
 def curve_columns(summary: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return how fast and how smoothly the last stage of a run converged.
 
-    convergence_epoch: the first epoch with a validation accuracy within one point of the best, counted from 1.
-    loss_fluctuation: mean absolute change of the validation loss from one epoch to the next.
+    convergence_epoch: the first epoch, counted from 1, such that it and all later epochs have a validation accuracy
+      within one point (inclusive) of the last epoch's, the final level. A peak that is lost again does not count.
+      Absent if the last accuracy is not finite.
+    loss_fluctuation: the increases of the validation loss from one epoch to the next, summed and divided by the number
+      of such steps, in nats per epoch; 0 for a loss that never rises. Absent for fewer than two epochs, or if a loss is
+      not finite.
     """
     rows = [row for row in summary if row["stage"] == summary[-1]["stage"]]
     found: dict[str, float] = {}
     accuracies = [row["val_accuracy"] for row in rows]
-    known = [value for value in accuracies if math.isfinite(value)]
-    if known:
-        enough = max(known) - CONVERGED
-        found["convergence_epoch"] = 1 + next(i for i, v in enumerate(accuracies) if v >= enough)
+    if accuracies and math.isfinite(accuracies[-1]):
+        at_level = [abs(v - accuracies[-1]) <= CONVERGED + ROUNDING for v in accuracies]
+        away = [epoch for epoch, level in enumerate(at_level, 1) if not level]
+        found["convergence_epoch"] = 1 + max(away, default=0)
     losses = [row["val_loss"] for row in rows]
-    if len(losses) > 1:
-        changes = [abs(after - before) for before, after in itertools.pairwise(losses)]
-        found["loss_fluctuation"] = sum(changes) / len(changes)
+    if len(losses) > 1 and all(map(math.isfinite, losses)):
+        rises = [max(0.0, after - before) for before, after in itertools.pairwise(losses)]
+        found["loss_fluctuation"] = sum(rises) / len(rises)
     return found
 
 
 def with_time_saved(result: RowResult, reference: RowResult) -> RowResult:
-    """Add the column `test_time_saved`: 1 - test time / test time of the reference with the same seed."""
+    """Add the column `test_time_saved`: 1 - test time / test time of the reference with the same seed.
+
+    Not if the runs of both rows had different hardware.
+    """
+    if len(hardware_of([*comparable(result.runs), *comparable(reference.runs)])) > 1:
+        return result
     times = values_of(TIME, comparable(reference.runs))
 
     def extended(run: Any) -> Any:

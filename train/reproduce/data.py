@@ -66,6 +66,11 @@ def _why_other_data(
     if test == published_test and (train == published_train or fewer_on_purpose):
         return ""
     is_subset = train <= published_train and test <= published_test
+    if not is_subset and train + test <= published_train + published_test:
+        return (
+            f"split differently: {train:,} training images (with validation) and {test:,} test images, not"
+            f" {published_train:,} and {published_test:,}"
+        )
     return (
         f"{'subset' if is_subset else 'other edition'}: {train:,} of {published_train:,} training images"
         f" (with validation), {test:,} of {published_test:,} test images"

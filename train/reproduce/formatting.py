@@ -25,7 +25,8 @@ TRANSDUCTIVE = "transductive: trained on the validation and test images, too, wi
 def column_title(column: str) -> str:
     """Return the display name of a column."""
     name = column.removesuffix("_ms").replace("_", " ")
-    return {"f1": "F1", "fc_share": "share in dense layers"}.get(column, name)
+    titles = {"f1": "F1", "weighted_f1": "weighted F1", "fc_share": "share in dense layers"}
+    return titles.get(column, name)
 
 
 def show_value(column: str, value: float | None, sd: float | None = None) -> str:
@@ -102,7 +103,10 @@ def row_text(
     if verdict.verdict == verdicts.SMOKE:
         return "; ".join(filter(None, (verdict.verdict, verdict.divergence)))
     if verdict.limits:
-        text = " and ".join(verdict.limits)
+        text = " and ".join(limit for limit in verdict.limits if limit != verdicts.EARLIER)
+        if verdicts.EARLIER in verdict.limits:
+            earlier = f"run with the earlier reading of version 0.1: {verdict.earlier}"
+            text = "; ".join(filter(None, (earlier, text)))
         if divergence:
             text += f": {divergence}"
         elif verdicts.PROXY in verdict.limits and comparisons:
@@ -158,22 +162,27 @@ def _parameter_verdicts(columns: Sequence[Mapping[str, Any]]) -> str:
 def _count_holding(comparisons: Sequence[Mapping[str, Any]]) -> str:
     measured = [c for c in comparisons if c["verdict"] != NOT_MEASURED]
     if not measured:
-        return "its orderings are not measured"
-    counts = []
-    for verdict, plural in (
-        (verdicts.HOLDS, "hold"),
-        (verdicts.DOES_NOT_HOLD, "do not hold"),
-        (verdicts.UNDECIDED, verdicts.UNDECIDED),
+        return "its comparisons are not measured"
+    counts: list[str] = []
+    for verdict, singular, plural in (
+        (verdicts.HOLDS, "holds", "hold"),
+        (verdicts.DOES_NOT_HOLD, "does not hold", "do not hold"),
+        (verdicts.UNDECIDED, "is undecided", "are undecided"),
     ):
         if count := sum(c["verdict"] == verdict for c in measured):
-            counts.append(f"{count} {verdict if count == 1 else plural}")
-    return f"of {cli.count(len(measured), 'ordering')}, {', '.join(counts)}"
+            of = "" if counts else f" of {cli.count(len(measured), 'comparison')}"
+            counts.append(f"{count}{of} {singular if count == 1 else plural}")
+    return ", ".join(counts)
 
 
 def comparison_note(verdict: ComparisonVerdict, column: str) -> str:
     """Return why two rows cannot be compared, or what limits their comparison."""
     if verdict.obstacle is not None:
         return _show_obstacle(verdict.obstacle, column)
+    return _limits_note(verdict)
+
+
+def _limits_note(verdict: ComparisonVerdict | ClaimVerdict) -> str:
     excluded = (
         f"without {diverged} of {runs} runs of {row}, which diverged"
         for row, diverged, runs in verdict.diverged
@@ -185,7 +194,7 @@ def claim_note(verdict: ClaimVerdict, column: str) -> str:
     """Return why a claim cannot be judged, or what limits the verdict."""
     if verdict.obstacle is not None:
         return _show_obstacle(verdict.obstacle, column)
-    return ", ".join(verdict.limits)
+    return _limits_note(verdict)
 
 
 def _show_obstacle(obstacle: Obstacle, column: str) -> str:
@@ -194,6 +203,7 @@ def _show_obstacle(obstacle: Obstacle, column: str) -> str:
         "diverged": f"{obstacle.row} {obstacle.text}",
         "no column": f"no {column_title(column)} in {obstacle.row}",
         "different data": "the two rows were run on different data",
+        "different hardware": "the two rows were run on different hardware",
     }[obstacle.kind]
 
 
@@ -204,9 +214,16 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
         spread = "spread " if comparison.get("statistic") == "sd" else ""
         parts.append(f"{spread}{show_difference(comparison)}{_over_seeds(comparison)}")
     if comparison.get("magnitude") is not None:
-        stated = show_value(comparison["column"], comparison["magnitude"])
-        parts.append(f"its size, about {stated}: {comparison['magnitude_verdict']}")
+        stated = _show_size(comparison["column"], comparison["magnitude"])
+        parts.append(f"stated size {stated}: {comparison['magnitude_verdict']}")
     return ", ".join(parts) + (f" ({comparison['note']})" if comparison["note"] else "")
+
+
+def _show_size(column: str, size: float) -> str:
+    """Format a difference in percentage points or in the column's unit."""
+    if verdicts.kind_of(column) in ("score", "error", "share", "saving"):
+        return f"{100 * size:g} {'point' if size == 0.01 else 'points'}"
+    return show_value(column, size)
 
 
 def describe_claim(claim: Mapping[str, Any]) -> str:
@@ -235,13 +252,14 @@ def _over_seeds(item: Mapping[str, Any]) -> str:
 def describe_grid(grid: Mapping[str, Any]) -> str:
     """Describe the outcome of a grid in one line."""
     text = f"{len(grid['points'])} of {grid['size']} trials run"
-    limits = [] if not grid["data"] or grid["data"]["is_documents"] else [verdicts.PROXY]
+    limits = [verdicts.EARLIER] * bool(grid.get("earlier"))
+    limits += [] if not grid["data"] or grid["data"]["is_documents"] else [verdicts.PROXY]
     limits += [verdicts.SHORTENED] * grid["shortened"]
     text += f" ({', '.join(limits)})" if limits else ""
     if grid["diverged"]:
         text += f", {grid['diverged']} diverged"
     if grid.get("left_out"):
-        text += f", {grid['left_out']} on other data excluded"
+        text += f", {grid['left_out']} on other data or of another reading excluded"
     best = grid["best"]
     if best is None:
         return text

@@ -2,7 +2,8 @@
 
 The keys are those of the recorded ledgers (`benchmarks/results/ledger_*.json`): `document` is the paper, `printed` a
 reported value, `reading` our note, `orderings` the comparisons, `points` the trials of a grid, `documents_best` the
-paper's best trial, and `is_documents` says whether the data are the paper's. Format 1 has neither claims nor intervals.
+paper's best trial, and `is_documents` says whether the data are the paper's. Format 1 has neither claims nor intervals;
+formats 1 and 2 do not say which runs are `earlier`, of version 0.1 and its reading of the paper.
 """
 
 import collections
@@ -11,11 +12,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from train.recipe import with_values
 from train.reproduce import formatting, verdicts
 from train.reproduce.schema import Claim, Comparison, Grid, Paper, Row
 from train.reproduce.verdicts import RowResult, Run
 
-FORMAT = 2
+FORMAT = 3
 # Facts recorded for each run; `train_loss` has one value per epoch, null if it was not finite.
 RUN_FACTS = (
     *("directory", "commit", "epochs_run", "best_epoch", "remark"),
@@ -75,10 +77,14 @@ def _row(
     judged = bool(runs) and not verdicts.limits_of(runs[:1]) and not smoke
     claimed = [claim.column for claim in paper.claims if claim.row == row.name]
     names = _columns(row, [*(c["column"] for c in of_row), *claimed])
-    columns = [_column(row, name, result, runs, judged) for name in names]
+    columns = [_column(paper, row, name, result, runs, judged) for name in names]
     verdict = verdicts.row_verdict(row, result, runs, columns, smoke=smoke)
     facts = [run.facts for run in runs]
-    transductive = any(stage.all_splits for stage in row.recipe.stages)
+    earlier = bool(runs) and runs[0].earlier
+    recipe = row.recipe
+    if earlier and row.earlier:
+        recipe = with_values(recipe, row.earlier.changes)
+    transductive = any(stage.all_splits for stage in recipe.stages)
     text = formatting.row_text(verdict, columns, of_row)
     return {
         "name": row.name,
@@ -91,6 +97,7 @@ def _row(
         "verdict": verdict.verdict,
         "text": text + (f"; {formatting.TRANSDUCTIVE}" if transductive else ""),
         "transductive": transductive,
+        "earlier": earlier,
         "columns": columns,
         "reading": row.note,
         "setting": result.setting,
@@ -128,7 +135,7 @@ def _columns(row: Row, compared: Iterable[str]) -> list[str]:
 
 
 def _column(
-    row: Row, name: str, result: RowResult, runs: Sequence[Run], judged: bool
+    paper: Paper, row: Row, name: str, result: RowResult, runs: Sequence[Run], judged: bool
 ) -> dict[str, Any]:
     number = row.reported.get(name)
     reported = None if number is None or not math.isfinite(number) else number
@@ -155,8 +162,14 @@ def _column(
             failure=row.failure,
             typo=name in row.typos,
             judged=judged,
+            same_hardware=_is_papers_hardware(paper, runs),
         ),
     }
+
+
+def _is_papers_hardware(paper: Paper, runs: Sequence[Run]) -> bool:
+    found = verdicts.hardware_of(runs)
+    return bool(paper.hardware and found) and all(n.endswith(paper.hardware) for n in found)
 
 
 def _comparison(comparison: Comparison, verdict: verdicts.ComparisonVerdict) -> dict[str, Any]:
@@ -199,8 +212,8 @@ def _claim(claim: Claim, verdict: verdicts.ClaimVerdict) -> dict[str, Any]:
 def sort_trials(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Sort trials by validation accuracy, best first; trials without one come last, by index.
 
-    A trial has `index`, `point` (the axes' values), `state`, `text`, `data`, `short`, `dirty`, and once it is
-    done `validation_accuracy`, and `accuracy` and `loss` on the test images.
+    A trial has `index`, `point` (the axes' values), `state`, `text`, `data`, `short`, `earlier`, `dirty`, and once it
+    is done `validation_accuracy`, and `accuracy` and `loss` on the test images.
     """
 
     def key(trial: Mapping[str, Any]) -> tuple[bool, float, int]:
@@ -212,9 +225,10 @@ def sort_trials(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _grid(grid: Grid, result: GridResult, smoke: bool) -> dict[str, Any]:
     existing = sort_trials(result.trials)
-    # Only trials on the same data can be ranked: prefer the paper's data, then the data with most trials.
+    # Only trials of the same reading on the same data can be ranked: prefer this version's reading, then the paper's
+    # data, then the data with most trials.
     groups = collections.Counter(_data_key(trial) for trial in existing)
-    chosen = max(groups, key=lambda key: (key[0], groups[key], key), default=None)
+    chosen = max(groups, key=lambda key: (key[:2], groups[key], key), default=None)
     trials = [trial for trial in existing if _data_key(trial) == chosen]
     done = [t for t in trials if t.get("validation_accuracy") is not None]
     rank = next((i for i, t in enumerate(done, 1) if _has_values(t["point"], grid.best)), None)
@@ -229,19 +243,21 @@ def _grid(grid: Grid, result: GridResult, smoke: bool) -> dict[str, Any]:
         "smoke": smoke,
         "data": trials[0].get("data") if trials else None,
         "shortened": any(t.get("short") for t in trials),
+        "earlier": any(t.get("earlier") for t in trials),
         "documents_best": dict(grid.best),
         "documents_best_rank": rank,  # among our trials by validation accuracy, from 1
         "best": done[0] if done else None,
         "diverged": sum(t["state"] == "diverged" for t in trials),
         "dirty": any(t.get("dirty") for t in trials),
-        "left_out": len(existing) - len(trials),  # on other data
+        "left_out": len(existing) - len(trials),  # of another reading or on other data
         "points": trials,
     }
 
 
-def _data_key(trial: Mapping[str, Any]) -> tuple[bool, str]:
+def _data_key(trial: Mapping[str, Any]) -> tuple[bool, bool, str]:
     data = trial.get("data") or {}
-    return bool(data.get("is_documents")), str(data.get("fingerprint", ""))
+    is_papers = bool(data.get("is_documents"))
+    return not trial.get("earlier"), is_papers, str(data.get("fingerprint", ""))
 
 
 def _has_values(trial: Mapping[str, Any], best: Mapping[str, Any]) -> bool:

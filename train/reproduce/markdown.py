@@ -24,7 +24,7 @@ def markdown(ledger: Mapping[str, Any], link: str = "") -> str:
     record = f" ([record]({link}))" if link else ""
     smoke = " Smoke runs: nothing below is a result." if ledger["smoke"] else ""
     lines = [f"**{ledger['document']}**: {ledger['title']}{record}.{smoke}", ""]
-    lines += ["| row | reported | our run | data | verdict |", "| --- | --- | --- | --- | --- |"]
+    lines += ["| row | reported | measured | data | verdict |", "| --- | --- | --- | --- | --- |"]
     lines += [_row(row) for row in ledger["rows"] if row["verdict"] != NOT_RUN or row["printed"]]
     comparisons = [o for o in ledger["orderings"] if o["verdict"] != NOT_MEASURED]
     claims = [c for c in ledger.get("claims", ()) if c["verdict"] != NOT_MEASURED]

@@ -51,7 +51,7 @@ def _table(result: Mapping[str, Any], name: str) -> str:
             )
             for c in row["columns"]
         ]
-    heading = ("row", "column", "reported", "our run", "seeds", "data", "verdict")
+    heading = ("row", "column", "reported", "measured", "seeds", "data", "verdict")
     return page.section(name, page.table(heading, lines))
 
 
@@ -59,13 +59,13 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         (c["text"], c["higher"], c["lower"], formatting.describe_comparison(c)) for c in comparisons
     ]
-    heading = ("statement of the paper", "higher", "lower", "our runs")
+    heading = ("statement of the paper", "higher", "lower", "measured")
     return page.section("Comparisons", page.table(heading, lines))
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     lines = [(c["text"], c["row"], formatting.describe_claim(c)) for c in claims]
-    return page.section("Claims", page.table(("statement of the paper", "row", "our runs"), lines))
+    return page.section("Claims", page.table(("statement of the paper", "row", "measured"), lines))
 
 
 def _grid(grid: Mapping[str, Any]) -> str:
@@ -97,7 +97,7 @@ def _row(row: Mapping[str, Any], out: Path) -> str:
     data = row["data"] or {}
     facts = [
         ("paper's setting", row["setting"]),
-        ("our setting", "; ".join(row["ran"])),
+        ("measured with", "; ".join(row["ran"])),
         ("verdict", row["text"]),
         ("note", row["reading"]),
         ("data", formatting.show_data(row)),

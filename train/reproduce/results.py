@@ -55,17 +55,21 @@ class Results:
 
     def row(self, row: Row, *, with_parameters: bool = True) -> RowResult:
         """Read the results of a row."""
-        runs = [run for seed in self.folders.seeds(row) if (run := self._run(row, seed))]
+        runs = self.runs(row)
         return RowResult(
             runs=runs,
             parameters=self._count(row)
             if with_parameters and self._needs_parameters(row)
             else None,
-            setting=settings.describe(row.recipe),
+            setting=settings.describe_row(row),
             command=self._row_command(row, verdicts.comparable(runs)),
             needs=settings.needs(row),
             problem="" if runs else self.problems.get(folder_name(row), ""),
         )
+
+    def runs(self, row: Row) -> list[Run]:
+        """Read the runs of a row."""
+        return [run for seed in self.folders.seeds(row) if (run := self._run(row, seed))]
 
     def _run(self, row: Row, seed: int) -> Run | None:
         run = self.folders.run(row_job(row.name, seed))
@@ -78,6 +82,7 @@ class Results:
                 seed=seed,
                 on_papers_data=data.get("is_documents", False),
                 short=found.short,
+                earlier=found.earlier,
                 data=data,
                 facts=self._facts(run, found.recipe),
                 **_state(run),
@@ -140,16 +145,20 @@ class Results:
 
     def grid(self, grid: Grid) -> GridResult:
         """Read the results of a grid."""
-        existing = self.folders.trials(grid)
-        trials = [
-            trial
-            for index, values in enumerate(grid.trials())
-            if index in existing and (trial := self._trial(grid, index, values))
-        ]
+        trials = self.trials(grid)
         where = next((t["data"].get("data_dir") for t in trials if t["data"]), None)
         words = self._command(f"--grids {grid.name}", where, any(t["short"] for t in trials))
         problem = "" if trials else self.problems.get(folder_name(grid), "")
         return GridResult(ledger.sort_trials(trials), " ".join(words), problem)
+
+    def trials(self, grid: Grid) -> list[dict[str, Any]]:
+        """Read the trials of a grid."""
+        existing = self.folders.trials(grid)
+        return [
+            trial
+            for index, values in enumerate(grid.trials())
+            if index in existing and (trial := self._trial(grid, index, values))
+        ]
 
     def _trial(self, grid: Grid, index: int, changes: dict[str, Any]) -> dict[str, Any] | None:
         run = self.folders.run(trial_job(grid, index))
@@ -167,6 +176,7 @@ class Results:
             **base,
             **state,
             "short": found.short,
+            "earlier": found.earlier,
             "data": data_of(run, grid),
             "validation_accuracy": _validation_accuracy(run, values),
             "accuracy": values.get("accuracy"),
@@ -239,12 +249,13 @@ def _state(run: RunDir) -> dict[str, Any]:
 
 
 def _validation_accuracy(run: RunDir, values: dict[str, float]) -> float | None:
-    """Return the validation accuracy of the best epoch, or that of the probe if there is one."""
+    """Return the validation accuracy of the epoch whose weights are tested, or that of the probe if there is one."""
     if "validation_accuracy" in values:
         return values["validation_accuracy"]
     if not values:
         return None
-    kept = [row["val_accuracy"] for row in run.read_summary() if row["is_best"]]
+    epoch = values.get("best_epoch")
+    kept = [row["val_accuracy"] for row in run.read_summary() if row["epoch"] == epoch]
     return kept[-1] if kept and math.isfinite(kept[-1]) else None
 
 

@@ -11,8 +11,20 @@ from typing import Any, Literal
 
 from train.recipe import Recipe, with_values
 
-# Columns in milliseconds: shown but not judged, since hardware differs.
+# Columns in milliseconds. They are judged on the paper's hardware only.
 TIMES = ("test_time_ms", "train_time_ms")
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlierReading:
+    """How version 0.1 read the paper. Runs made that way are shown, but never count as reproduced.
+
+    `settings.expected` adds what follows from the model and the data set: options of the model and the splits.
+    """
+
+    text: str  # how it differs from this version's reading
+    # The recipe fields (dotted paths, see `with_values`) that differed.
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Row:
     # The row to which the column `test_time_saved` refers: 1 - own test time / its test time.
     faster_than: str | None = None
     note: str = ""  # how we interpret the paper here, and where it contradicts itself
+    earlier: EarlierReading | None = None  # None: version 0.1 had the same settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +64,8 @@ class Comparison:
     higher: str  # row name
     lower: str  # row name
     text: str  # short summary
-    # The difference if the paper states it ("about 3 points" is 0.03), in the column's unit.
+    # The difference if the paper states it ("about 3 points" is 0.03), in the column's unit. A difference that we
+    # compute from two reported values is none: it is implied by them.
     magnitude: float | None = None
     # What is compared: the mean over the seeds, or the standard deviation over them.
     statistic: Literal["mean", "sd"] = "mean"
@@ -81,6 +95,7 @@ class Grid:
     proxy: Mapping[str, Any] | None = None  # as in `Row`
     short: Mapping[str, Any] | None = None
     note: str = ""
+    earlier: EarlierReading | None = None  # as in `Row`
 
     def trials(self) -> Iterator[dict[str, Any]]:
         """Yield the combinations; the last axis varies fastest."""
@@ -105,6 +120,8 @@ class Paper:
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[Claim, ...] = ()
     grids: tuple[Grid, ...] = ()
+    # End of the name of the paper's processor, such as "GeForce GTX TITAN": on others, times are not judged.
+    hardware: str = ""
 
     def row(self, name: str) -> Row:
         """Return a row by name."""

@@ -16,7 +16,8 @@ from train.recipe import (
     RunFeatures,
     with_values,
 )
-from train.reproduce.schema import Grid, Row
+from train.record.directory import as_version_0_1
+from train.reproduce.schema import EarlierReading, Grid, Row
 from train.reproduce.smoke import smoke_recipe
 
 Scale = Literal["full", "short", "smoke"]
@@ -35,17 +36,34 @@ class Expected:
 
     recipe: Recipe
     short: bool = False
+    earlier: bool = False  # it follows the reading of version 0.1
 
 
 def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list[Expected]:
-    """Return the recipes that an existing run of the item may have, given its seed or its trial's values."""
+    """Return the recipes that an existing run of the item may have, given its seed or its trial's values.
+
+    First those of this version, then those of version 0.1, if it read the paper differently.
+    """
     if scale == "smoke":
         return [Expected(with_values(smoke_recipe(item.recipe), changes))]
-    return [
+    found = [
         Expected(with_values(recipe, changes), short)
         for short in ([False, True] if item.short else [False])
         for recipe in variants(item, short=short)
     ]
+    return found + [
+        Expected(recipe, e.short, earlier=True)
+        for e in found
+        if item.earlier and (recipe := earlier_recipe(e.recipe, item.earlier)) != e.recipe
+    ]
+
+
+def earlier_recipe(recipe: Recipe, reading: EarlierReading) -> Recipe:
+    """Return a recipe as version 0.1 read the paper.
+
+    Changes of settings that the proxy or the short version replace (their normalization, their epochs) do not matter.
+    """
+    return as_version_0_1(with_values(recipe, reading.changes))
 
 
 def match_recipe(recorded: Recipe, among: Sequence[Expected]) -> Expected | None:
@@ -86,6 +104,13 @@ def needs(row: Row) -> str:
         found.append(f"the weights {recipe.features.source} of {recipe.features.model}")
     found += [f"the row {name}" for name in jobs.dependencies(recipe)]
     return f"needs {' and '.join(found)}" if found else ""
+
+
+def describe_row(row: Row) -> str:
+    """Describe the paper's setting of a row in one line."""
+    if row.seeds:
+        return describe(row.recipe)
+    return f"{row.recipe.model} on {row.recipe.dataset}, not trained: its parameters are counted"
 
 
 def count_parameters(recipe: Recipe) -> dict[str, float]:

@@ -8,7 +8,7 @@ from train.reproduce import formatting
 from train.reproduce.folders import Folders
 from train.reproduce.results import Results
 from train.reproduce.schema import Grid, Row
-from train.reproduce.settings import describe
+from train.reproduce.settings import describe, describe_row
 from train.reproduce.verdicts import NOT_RUN
 
 
@@ -24,7 +24,7 @@ def show_list(results: Results, rows: Sequence[Row]) -> None:
             for c in item["columns"]
             if c["column"] in row.reported
         )
-        table.add_row(row.name, row.table, row.label, reported, describe(row.recipe), state)
+        table.add_row(row.name, row.table, row.label, reported, describe_row(row), state)
     for grid in results.paper.grids:
         table.add_row(
             grid.name,
@@ -43,7 +43,7 @@ def show_result(
     """Print reported and measured values of the chosen rows and grids."""
     names = {row.name for row in rows}
     if rows:
-        table = _table("row", "column", ">reported", ">our run", "verdict")
+        table = _table("row", "column", ">reported", ">measured", "verdict")
         for row in result["rows"]:
             if row["name"] not in names:
                 continue

@@ -3,8 +3,12 @@
 Only runs with the paper's settings on the paper's data are judged by their scores. A score is reproduced when
 seed mean >= reported - slack, where slack = min(2, max(1, 2 standard errors of the mean)) percentage points, and one
 point with a single seed. A test loss is a score, too, lower being better, with 10 and 20% of the reported value in
-place of one and two points. Times depend on hardware, and a high training accuracy may be overfitting: they are shown
-but not judged. Numbers of parameters do not depend on data and are always judged.
+place of one and two points. A time is judged like a loss, but on the paper's hardware only: elsewhere the verdict is
+"different hardware". A time relative to another row's, run on the same hardware, is judged like a score. A high
+training accuracy may be overfitting: it is shown but not judged. Numbers of parameters do not depend on data and are
+always judged.
+
+Runs that version 0.1 made with another reading of the paper are shown as such and never judged.
 
 A comparison or claim holds, does not hold, or is undecided: by the 95% confidence interval (Student's t) over the
 seeds. With a single seed there is no interval, and it is undecided.
@@ -22,7 +26,7 @@ from train.reproduce.schema import TIMES, Claim, Comparison, Paper, Row
 PARAMETER_COLUMNS = ("parameters", "total_parameters", "fc_share")
 # Columns that are shown but not judged, besides times.
 TRAINING_COLUMNS = ("train_accuracy", "train_loss", "above_chance")
-# Smallest and largest slack: in a score's unit (percentage points), and as a fraction of a reported loss.
+# Smallest and largest slack: in a score's unit (percentage points), and as a fraction of a reported loss or time.
 MIN_SLACK, MAX_SLACK = 0.01, 0.02
 MIN_LOSS_SLACK, MAX_LOSS_SLACK = 0.1, 0.2
 CONFIDENCE = 0.95
@@ -38,9 +42,9 @@ Kind = Literal[
 # The verdicts as stored in the ledger.
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 CONTRADICTS = "the paper contradicts itself"
-PROXY, SHORTENED, SMOKE = "stand-in", "shortened", "smoke"
+EARLIER, PROXY, SHORTENED, SMOKE = "earlier reading", "proxy data", "shortened", "smoke"
 DIVERGED, FAILED, NOT_RUN = "diverged", "failed", "not run"
-SHOWN, NOT_MEASURED = "shown", "not measured"
+SHOWN, NOT_MEASURED, OTHER_HARDWARE = "shown", "not measured", "different hardware"
 HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "undecided"
 
 
@@ -54,6 +58,7 @@ class Run:
     text: str = ""  # "diverged at step 7", why it failed, or how far it got
     on_papers_data: bool = False
     short: bool = False  # with the row's `short` settings
+    earlier: bool = False  # with the reading of version 0.1, see `Row.earlier`
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `data.describe_data`
     # setting, commit, dirty, hardware, versions, epochs_run, best_epoch, directory, remark
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -132,7 +137,7 @@ def slack_of(column: str, reported: float, values: Sequence[float]) -> float:
     """
     _, sd = mean_and_sd(values)
     two_errors = 2 * (sd or 0.0) / math.sqrt(len(values))
-    if kind_of(column) == "loss":
+    if kind_of(column) in ("loss", "time"):
         return min(MAX_LOSS_SLACK * reported, max(MIN_LOSS_SLACK * reported, two_errors))
     return min(MAX_SLACK, max(MIN_SLACK, two_errors))
 
@@ -145,6 +150,7 @@ def column_verdict(
     failure: bool = False,
     typo: bool = False,
     judged: bool = True,
+    same_hardware: bool = False,
 ) -> str:
     """Judge one reported value against the measured values of all seeds.
 
@@ -152,6 +158,7 @@ def column_verdict(
       failure: the paper reports a failure, so that a better result does not reproduce it either.
       typo: the reported value cannot be correct.
       judged: the runs have the paper's settings and data.
+      same_hardware: the runs have the paper's hardware.
     """
     if typo:
         return CONTRADICTS
@@ -163,8 +170,10 @@ def column_verdict(
         return SHOWN
     if kind in ("count", "share"):
         return REPRODUCED if abs(mean - reported) < _precision(kind, reported) else NOT_REPRODUCED
-    if not judged or column in TRAINING_COLUMNS or kind not in ("score", "loss", "error"):
+    if not judged or column in TRAINING_COLUMNS or kind in ("fluctuation", "epochs"):
         return SHOWN
+    if kind == "time" and not same_hardware:
+        return OTHER_HARDWARE
     slack = slack_of(column, reported, values) + ROUNDING
     shortfall = mean - reported if lower_is_better(column) else reported - mean
     reached = abs(shortfall) <= slack if failure else shortfall <= slack
@@ -184,18 +193,26 @@ def _precision(kind: Kind, reported: float) -> float:
 
 
 def comparable(runs: Iterable[Run]) -> list[Run]:
-    """Return the finished runs of a row that can be averaged: on the same data, and all full or all shortened.
+    """Return the finished runs of a row that can be averaged: of the same reading, on the same data, and all full or
+    all shortened.
 
-    Runs on the paper's data are preferred, then full runs, then the larger group.
+    This version's reading is preferred, then runs on the paper's data, then full runs, then the larger group.
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         if run.state in ("done", "diverged"):
-            key = (run.on_papers_data, not run.short, str(run.data.get("fingerprint", "")))
+            preferred = (not run.earlier, run.on_papers_data, not run.short)
+            key = (preferred, str(run.data.get("fingerprint", "")))
             groups.setdefault(key, []).append(run)
     if not groups:
         return []
-    return max(groups.items(), key=lambda item: (item[0][:2], len(item[1]), item[0][2]))[1]
+    return max(groups.items(), key=lambda item: (item[0][0], len(item[1]), item[0][1]))[1]
+
+
+def hardware_of(runs: Iterable[Run]) -> set[str]:
+    """Return the hardware of finished runs, as far as it is recorded."""
+    found = (run.facts.get("hardware") for run in runs if run.state == "done")
+    return {text for text in found if text}
 
 
 def values_of(column: str, runs: Sequence[Run]) -> dict[int, float]:
@@ -215,7 +232,8 @@ class RowVerdict:
     """The verdict of a row and its reasons; `formatting.row_text` renders it as one line."""
 
     verdict: str
-    limits: tuple[str, ...] = ()  # PROXY, SHORTENED: why it cannot count as a reproduction
+    limits: tuple[str, ...] = ()  # EARLIER, PROXY, SHORTENED: why it cannot count as a reproduction
+    earlier: str = ""  # with EARLIER: how version 0.1 read the paper
     reason: str = ""  # why there is no result: the message of a failed, unfinished or missing run
     divergence: str = ""  # the message of the first run that diverged
     diverged: int = 0  # number of runs that diverged
@@ -246,7 +264,8 @@ def row_verdict(
         return base
     limits = limits_of(runs[:1])
     if limits:
-        return dataclasses.replace(base, verdict=limits[0], limits=limits)
+        earlier = row.earlier.text if row.earlier and EARLIER in limits else ""
+        return dataclasses.replace(base, verdict=limits[0], limits=limits, earlier=earlier)
     if diverged:
         reports_divergence = any(not math.isfinite(value) for value in row.reported.values())
         as_reported = reports_divergence and len(diverged) == len(runs)
@@ -255,10 +274,14 @@ def row_verdict(
 
 
 def limits_of(runs: Iterable[Run]) -> tuple[str, ...]:
-    """Return why runs are not the paper's setting on the paper's data: PROXY, SHORTENED."""
+    """Return why runs are not the paper's setting on the paper's data: EARLIER, PROXY, SHORTENED."""
     runs = list(runs)
-    on_proxy = any(not run.on_papers_data for run in runs)
-    return (PROXY,) * on_proxy + (SHORTENED,) * any(run.short for run in runs)
+    found = {
+        EARLIER: any(run.earlier for run in runs),
+        PROXY: any(not run.on_papers_data for run in runs),
+        SHORTENED: any(run.short for run in runs),
+    }
+    return tuple(limit for limit, applies in found.items() if applies)
 
 
 def _without_runs(row: Row, result: RowResult, columns: Sequence[Mapping[str, Any]]) -> RowVerdict:
@@ -303,7 +326,7 @@ def unmeasured(columns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 class Obstacle:
     """Why two rows cannot be compared."""
 
-    kind: Literal["not run", "diverged", "no column", "different data"]
+    kind: Literal["not run", "diverged", "no column", "different data", "different hardware"]
     row: str = ""  # the row that causes it
     text: str = ""  # the message of the run
 
@@ -322,7 +345,7 @@ class ComparisonVerdict:
         None  # whether the difference is as large as stated; None if none is stated
     )
     obstacle: Obstacle | None = None
-    limits: tuple[str, ...] = ()  # PROXY, SHORTENED, or SMOKE alone
+    limits: tuple[str, ...] = ()  # EARLIER, PROXY, SHORTENED, or SMOKE alone
     diverged: tuple[tuple[str, int, int], ...] = ()  # row, runs that diverged, total runs
 
 
@@ -335,7 +358,8 @@ class ClaimVerdict:
     interval: Interval | None = None  # 95%, of the mean
     n: int = 0  # number of seeds
     obstacle: Obstacle | None = None
-    limits: tuple[str, ...] = ()  # PROXY, SHORTENED, or SMOKE alone
+    limits: tuple[str, ...] = ()  # EARLIER, PROXY, SHORTENED, or SMOKE alone
+    diverged: tuple[tuple[str, int, int], ...] = ()  # row, runs that diverged, total runs
 
 
 def compare(
@@ -354,13 +378,10 @@ def compare(
             return ComparisonVerdict()
         difference = float(counts[0]) - float(counts[1])
         return ComparisonVerdict(HOLDS if difference > 0 else DOES_NOT_HOLD, difference, n=1)
-    partly_diverged = []
     for name in pair:
         obstacle = _obstacle(name, chosen[name])
         if obstacle:
             return ComparisonVerdict(obstacle=obstacle)
-        if count := sum(run.state == "diverged" for run in chosen[name]):
-            partly_diverged.append((name, count, len(chosen[name])))
     higher, lower = (values_of(column, chosen[name]) for name in pair)
     if not higher or not lower:
         return ComparisonVerdict(obstacle=Obstacle("no column", pair[bool(higher)]))
@@ -369,6 +390,9 @@ def compare(
     other_data = first.data.get("fingerprint") != second.data.get("fingerprint")
     if first.on_papers_data != second.on_papers_data or (same_dataset and other_data):
         return ComparisonVerdict(obstacle=Obstacle("different data"))
+    hardware = hardware_of([*chosen[pair[0]], *chosen[pair[1]]])
+    if kind_of(column) == "time" and len(hardware) > 1:
+        return ComparisonVerdict(obstacle=Obstacle("different hardware"))
     judge = _compare_means if comparison.statistic == "mean" else _compare_spreads
     found = judge(higher, lower)
     if comparison.magnitude is not None:
@@ -377,7 +401,7 @@ def compare(
     return dataclasses.replace(
         found,
         limits=(SMOKE,) if smoke else limits_of((first, second)),
-        diverged=() if smoke else tuple(partly_diverged),
+        diverged=() if smoke else tuple(d for name in pair for d in _diverged(name, chosen[name])),
     )
 
 
@@ -396,7 +420,14 @@ def judge_claim(claim: Claim, runs: Sequence[Run], *, smoke: bool = False) -> Cl
         interval,
         len(values),
         limits=(SMOKE,) if smoke else limits_of(runs[:1]),
+        diverged=() if smoke else _diverged(claim.row, runs),
     )
+
+
+def _diverged(name: str, runs: Sequence[Run]) -> tuple[tuple[str, int, int], ...]:
+    """Return row, number of runs that diverged and total, if any diverged."""
+    count = sum(run.state == "diverged" for run in runs)
+    return ((name, count, len(runs)),) if count else ()
 
 
 def in_range(interval: Interval | None, low: float, high: float) -> str:

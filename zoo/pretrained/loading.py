@@ -27,6 +27,7 @@ from zoo.pretrained.sources import (
     torch_preprocessing,
 )
 from zoo.registry import create_model, get_entry, module_options
+from zoo.version_0_1 import options_of_version_0_1
 
 HEAD = ("params/head/kernel", "params/head/bias")
 
@@ -96,9 +97,12 @@ def load(
     options = {**(published.options if published else {}), **options}
 
     origin, options = _resolve(name, weights, options, text)
+    description = _description(path) if origin == "zoo" else {}
+    earlier = _options_of_version_0_1(name, description)
+    options = {**earlier, **options}
     module = create_model(name, None, **options)
     config = weights.config if isinstance(weights, KerasFile) else None
-    preprocessing = _preprocessing(name, origin, published, path, config, image_size)
+    preprocessing = _preprocessing(name, origin, published, description, config, image_size)
     size = preprocessing.input_size
     try:
         shapes = _shapes(module.clone(num_classes=module.num_classes or 1), size)
@@ -144,11 +148,11 @@ def load(
     if origin == "keras" and not published and _rescaling(config) is None:
         notes.append("preprocessing assumed: Keras's preprocess_input")
     height, width = size
-    size_known = published or _input_size(config) or image_size or _stored_preprocessing(path)
+    size_known = published or _input_size(config) or image_size or description
     notes.append(f"images of {height}x{width}{'' if size_known else ' assumed'}")
     inferred = [f"{k}={v}" for k, v in options.items() if k not in given]
     if inferred:
-        notes.append(f"options {' '.join(inferred)}")
+        notes.append(f"options {' '.join(inferred)}{' of version 0.1' if earlier else ''}")
     count = len(shapes) - len(new)
     report = f"{name} from {text} ({origin}): {count} of {len(shapes)} tensors loaded"
     report = "; ".join([report, *notes])
@@ -212,7 +216,7 @@ def _preprocessing(
     name: str,
     origin: str,
     published: Source | None,
-    path: Path,
+    description: Mapping[str, Any],
     config: Mapping[str, Any] | None,
     image_size: int | None,
 ) -> Preprocessing:
@@ -227,7 +231,8 @@ def _preprocessing(
             scale, offset = rescaling
             preprocessing = Preprocessing(rule, scale=scale, mean=(-offset,) * 3)
     elif origin == "zoo":
-        preprocessing = _stored_preprocessing(path) or Preprocessing(ResizeRule((height, width)))
+        stored = description.get("preprocessing")
+        preprocessing = stored or Preprocessing(ResizeRule((height, width)))
     else:
         preprocessing = _with_size(torch_preprocessing(), (height, width))
     if image_size is not None:
@@ -240,17 +245,37 @@ def _with_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preproces
     return dataclasses.replace(preprocessing, rule=rule)
 
 
-def _stored_preprocessing(path: Path) -> Preprocessing | None:
-    """Preprocessing from the model.json next to the weights in a run's best/ folder; None without that file."""
+def _description(path: Path) -> dict[str, Any]:
+    """Content of the model.json next to the weights in a run's best/ folder, empty without that file.
+
+    `preprocessing` is a `Preprocessing`, or None for a model of vectors.
+    """
+    path = path.with_name("model.json")
     try:
-        description = json.loads(path.with_name("model.json").read_text(encoding="utf-8"))
-        return Preprocessing.from_json(description["preprocessing"])
+        found = json.loads(path.read_text(encoding="utf-8"))
+        stored = found["preprocessing"]
+        return {
+            "model": found.get("model"),
+            "format": found.get("format"),
+            "options": dict(found.get("options", {})),
+            "preprocessing": None if stored is None else Preprocessing.from_json(stored),
+        }
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path.with_name('model.json')} is damaged ({error}): copy it again"
-        ) from None
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}): copy it again") from None
+
+
+def _options_of_version_0_1(name: str, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a `best/` folder of version 0.1 whose defaults have changed since; empty for any other source."""
+    if (description.get("model"), description.get("format")) != (name, 1):
+        return {}
+    recorded = options_of_version_0_1(name, description["options"])
+    return {
+        option: tuple(value) if isinstance(value, list) else value
+        for option, value in recorded.items()
+        if option in options_of_version_0_1(name, {})
+    }
 
 
 def _input_size(config: Mapping[str, Any] | None) -> tuple[int, int] | None:

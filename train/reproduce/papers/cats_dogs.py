@@ -17,11 +17,15 @@ reported 90.954%.
 
 from train.recipe import with_values
 from train.recipes.cats_dogs import CATS_DOGS
-from train.reproduce.schema import Paper, Row
+from train.reproduce.schema import EarlierReading, Paper, Row
 
 SLOWER = with_values(CATS_DOGS, {"stages.0.optimizer.learning_rate": 0.01})
 # 3,000 training images, of which 26 are held out, make 23 steps per epoch; the paper has 62.
 SHORT = {"stages.0.epochs": 10}
+EARLIER = EarlierReading(
+    "the epoch with the best validation accuracy is scored, a tenth of the training images is held out",
+    {"validation_fraction": 0.1, "score": "best"},
+)
 
 PAPER = Paper(
     name="cats_dogs",
@@ -44,17 +48,19 @@ PAPER = Paper(
             },
             proxy={},
             short=SHORT,
+            earlier=EARLIER,
             note="The confusion matrix, 900 dogs correct and 112 predicted as cats, 940 cats correct and 71 predicted"
             " as dogs, in fractions of each class. 98.85 % is Keras's running mean over the last epoch, on augmented"
             " images and with dropout, and so is our value. Proxy: fewer photographs of the same kind.",
         ),
         Row(
             name="ours-slower",
-            table="ours",
+            table="not in the paper",
             label="SGD with learning rate 0.01",
             recipe=SLOWER,
             proxy={},
             short=SHORT,
+            earlier=EARLIER,
             note="To show the effect of the notebook's learning rate of 0.1: a tenth of it.",
         ),
     ),

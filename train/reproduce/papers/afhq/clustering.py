@@ -16,6 +16,7 @@ from train.recipe import (
 )
 from train.recipes import proxy_data
 from train.recipes.afhq import AE_GMM, CAE, GMVAE, KMEANS, VADE
+from train.reproduce.papers.afhq import photographs
 from train.reproduce.schema import Claim, Comparison, Row
 
 METHODS = {"vade": VADE, "gmvae": GMVAE, "ae-gmm": AE_GMM, "kmeans": KMEANS}
@@ -57,7 +58,9 @@ WEAK: dict[str, tuple[Features, Features, str]] = {
         "the codes of a small CNN",
     ),
 }
-# "Slightly": up to 15 points above the share of the largest class.
+# "Slightly above the random results": up to 15 points above the share of the largest class. The paper states no number.
+# This is a quarter of the 61.6 points that VaDE gains with features (96.67%; the largest class has 35.05%), and less
+# than half of GMVAE's 34.4 points.
 SLIGHTLY = 0.15
 ON_CIFAR = dict.fromkeys(METHODS, CIFAR_TRAINED) | {"kmeans": CIFAR}
 
@@ -82,20 +85,21 @@ def _row(
 ) -> Row:
     return Row(
         name=f"{'ours' if reported is None else 'table3'}-{method}-{classes}",
-        table="ours, beside Table 3" if reported is None else "Table 3",
+        table="not in the paper, beside Table 3" if reported is None else "Table 3",
         label=f"{LABELS[method]}, {classes} classes",
         recipe=recipe,
         reported={} if reported is None else {"accuracy": reported},
         proxy=proxy,
         seeds=SEEDS,
         note=note,
+        earlier=photographs.EARLIER,
     )
 
 
 def _cifar_row(method: str) -> Row:
     return Row(
         name=f"ours-cifar-{method}",
-        table="ours, beside Table 3",
+        table="not in the paper, beside Table 3",
         label=f"{LABELS[method]}, CIFAR-10",
         recipe=with_values(METHODS[method], ON_CIFAR[method]),
         proxy={},
@@ -133,7 +137,7 @@ ROWS = (
     _seven_classes("ae-gmm"),
     Row(
         name=FEATURES,
-        table="ours",
+        table="not in the paper",
         label="deconv_alexnet_1 on CIFAR-10, whose features the rows below cluster",
         recipe=Recipe(
             name="afhq_cifar_features",
@@ -154,7 +158,7 @@ ROWS = (
     *(_cifar_row(method) for method in METHODS),
     Row(
         name=CNN,
-        table="ours",
+        table="not in the paper",
         label="conv_autoencoder on CIFAR-10, whose codes a row below clusters",
         recipe=with_values(
             CAE,

@@ -1,0 +1,90 @@
+"""Judge a recorded ledger again: the stored runs, with the rows, comparisons and verdicts of this version.
+
+    ledger = judge_again(PAPERS[recorded["document"]], recorded)
+
+Ledgers of formats 1 and 2 do not say which runs version 0.1 made with another reading of the paper. No others were
+recorded in these formats, so all runs in them were, if the reading has changed since.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.reproduce import ledger, settings
+from train.reproduce.folders import Folders
+from train.reproduce.results import Results
+from train.reproduce.schema import Grid, Paper, Row
+from train.reproduce.verdicts import Run
+
+FIRST_FORMAT_WITH_READINGS = 3
+
+
+def judge_again(paper: Paper, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the ledger of a paper from the runs of a recorded one.
+
+    Columns that were not recorded, and rows that are new, are not measured.
+    """
+    result = _Recorded(paper, recorded).ledger()
+    before = _by_name(recorded["rows"])
+    for row in result["rows"]:
+        if old := before.get(row["name"]):
+            # Of each row, not of each run.
+            row |= {key: old[key] for key in ("ran", "commits", "hardware", "versions", "others")}
+    return result
+
+
+class _Recorded(Results):
+    """The results in a recorded ledger."""
+
+    def __init__(self, paper: Paper, recorded: Mapping[str, Any]) -> None:
+        super().__init__(Folders(paper, Path(), "smoke" if recorded["smoke"] else "full"))
+        self.problems = {r["name"]: r["problem"] for r in recorded["rows"] if r["problem"]}
+        self._rows = _by_name(recorded["rows"])
+        self._grids = _by_name(recorded["grids"])
+        self._has_readings = recorded["format"] >= FIRST_FORMAT_WITH_READINGS
+
+    def runs(self, row: Row) -> list[Run]:
+        """Read the runs of a row."""
+        old = self._rows.get(row.name)
+        return [self._recorded_run(row, old, run) for run in old["runs"]] if old else []
+
+    def _recorded_run(self, row: Row, old: Mapping[str, Any], run: Mapping[str, Any]) -> Run:
+        data, seed = old["data"], str(run["seed"])
+        earlier = old["earlier"] if self._has_readings else self._reading_differs(row, old)
+        facts = {name: run.get(name) for name in ledger.RUN_FACTS}
+        return Run(
+            seed=run["seed"],
+            state=run["state"],
+            values={c["column"]: c["values"][seed] for c in old["columns"] if seed in c["values"]},
+            text=run["text"],
+            on_papers_data=data["is_documents"],
+            short=old["shortened"],
+            earlier=earlier,
+            data=data,
+            facts=facts
+            | {
+                "setting": next(iter(old["ran"]), ""),
+                "dirty": old["dirty"],
+                "hardware": "; ".join(old["hardware"]),
+                "versions": next(iter(old["versions"]), {}),
+            },
+        )
+
+    def _reading_differs(self, row: Row, old: Mapping[str, Any]) -> bool:
+        """Whether version 0.1 had another recipe for the row on these data."""
+        return any(
+            expected.earlier
+            and expected.short == old["shortened"]
+            and expected.recipe.dataset == old["data"]["name"]
+            for expected in settings.expected(row, self.folders.scale, {})
+        )
+
+    def trials(self, grid: Grid) -> list[dict[str, Any]]:
+        """Read the trials of a grid."""
+        old = self._grids.get(grid.name)
+        differs = grid.earlier is not None and not self._has_readings
+        return [{"earlier": differs, **trial} for trial in old["points"]] if old else []
+
+
+def _by_name(items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in items}
