@@ -54,12 +54,11 @@ test-all:
 	  $(MAKE) --no-print-directory test PYTHON="$$python" VENV="$$venv"; \
 	done
 
-# What reads and writes images, checkpoints and packages, with the lowest versions that pyproject.toml admits.
+# What reads and writes images and checkpoints, with the lowest versions that pyproject.toml admits.
 LOWEST = .venv-lowest
 test-lowest: $(LOWEST)/.installed-lowest
-	@$(LOWEST)/bin/python -m pytest -m "not slow and not long" tests/test_packaging.py tests/datasets \
-	  tests/train/test_checkpoints.py tests/train/test_state.py tests/zoo/test_pretrained_readers.py
-	@$(LOWEST)/bin/python -m pytest tests/train/test_checkpoints.py tests/datasets/test_images.py
+	@$(LOWEST)/bin/python -m pytest tests/train/test_checkpoints.py tests/zoo/test_pretrained_readers.py \
+	  $(addprefix tests/datasets/test_,images.py resampling.py fast.py synthetic_pigs.py folder.py duplicates.py npz.py)
 
 $(LOWEST)/.installed-lowest: $(needs)
 	@set -e; version=3.11; python=$$($(find_python)); \

@@ -2,6 +2,7 @@
 
 import subprocess
 
+import PIL
 import pytest
 
 import zoo
@@ -62,6 +63,7 @@ def test_a_repository_around_the_package_is_not_recorded(repository, pyproject):
 
 def test_the_version_is_recorded():
     assert versions()["jax-zoo"] == zoo.__version__
+    assert versions()["pillow"] == PIL.__version__
 
 
 @pytest.mark.parametrize("module", [record, tables], ids=lambda module: module.__name__)

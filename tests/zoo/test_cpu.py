@@ -13,7 +13,7 @@ import pytest
 import zoo
 from zoo import cpu
 from zoo.cpu import conv as conv_module
-from zoo.cpu import winograd
+from zoo.cpu import transposed, winograd
 from zoo.cpu.conv import conv, depthwise_conv
 from zoo.cpu.pool import max_pool
 from zoo.cpu.sums import add_bias, batch_norm, channel_sums, sum_of_squares
@@ -133,8 +133,9 @@ def test_depthwise_gradients_under_vmap_and_pmap():
     ("kernel", "strides"),
     [((4, 4), (2, 2)), ((3, 5), (2, 3)), ((2, 2), (2, 2)), ((4, 3), (1, 2)), ((7, 6), (3, 2))],
 )
-def test_transposed_convolution_equals_xla(kernel, strides, padding):
-    arguments = random(2, 5, 4, 3), random(*kernel, 3, 6, seed=1)
+@pytest.mark.parametrize("features", [3, transposed.NARROW + 1])
+def test_transposed_convolution_equals_xla(kernel, strides, padding, features):
+    arguments = random(2, 5, 4, 3), random(*kernel, 3, features, seed=1)
     actual, expected = (
         forward_and_backward(lambda x, k, f=f: f(x, k, strides, padding))(*arguments)
         for f in (conv_transpose, jax.lax.conv_transpose)
@@ -157,7 +158,7 @@ def test_transposed_convolution_equals_xla(kernel, strides, padding):
 )
 def test_flax_transposed_convolutions_compute_the_same_with_kernels(options, replaced):
     x = random(1, 4, 5, 2)
-    module = nn.ConvTranspose(3, (3, 3), **{"strides": (2, 2), **options})
+    module = nn.ConvTranspose(9, (3, 3), **{"strides": (2, 2), **options})
     variables = jax.tree.map(lambda leaf: leaf + 0.5, module.init(jax.random.key(1), x))
     expected = module.apply(variables, x)
     with cpu.kernels():

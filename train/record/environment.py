@@ -126,6 +126,7 @@ def versions() -> dict[str, str]:
     import jax
     import numpy as np
     import optax
+    import PIL
 
     return {
         SCRIPT: zoo.__version__,
@@ -134,4 +135,5 @@ def versions() -> dict[str, str]:
         "flax": flax.__version__,
         "optax": optax.__version__,
         "numpy": np.__version__,
+        "pillow": PIL.__version__,  # 12 and 13 resize to other bytes
     }

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.cpu import conv
-from zoo.cpu.windows import Pads
+from zoo.cpu.windows import Pads, pad
 
 
 def conv_transpose(
@@ -22,24 +22,66 @@ def conv_transpose(
 ) -> jax.Array:
     """`lax.conv_transpose` of [B, H, W, C] with a kernel [kh, kw, C, F] at least as large as the strides.
 
-    `padding` is "SAME" (outputs [B, s H, s W, F]) or "VALID"; `methods` as in `conv.conv`.
+    `padding` is "SAME" (outputs [B, s H, s W, F]) or "VALID"; `methods` as in `conv.conv`. Measured with kernel 4 and
+    stride 2, on two busy cores:
+
+        images                         forward and gradients          forward alone
+        16 of 112 x 112 x 32 to 3      XLA 811 ms, here 308 ms        XLA 89 ms, here 71 ms
+        4 of 56 x 56 x 64 to 64        XLA 2,644 ms, here 109 ms
     """
     axes = [
         _phases(size, k, s, padding)
         for size, k, s in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True)
     ]
     (rows, height), (columns, width) = axes
+    narrow = kernel.shape[-1] <= NARROW
+    products = _tap_products(x, kernel) if narrow else None
     outputs = []
     for i, row_pads in rows:
         line = []
         for j, column_pads in columns:
             pads: Pads = (row_pads, column_pads)
-            taps = kernel[i :: strides[0], j :: strides[1]]
-            line.append(conv.conv(x, taps, 1, pads, methods=methods))
+            if products is None:
+                taps = kernel[i :: strides[0], j :: strides[1]]
+                line.append(conv.conv(x, taps, 1, pads, methods=methods))
+            else:
+                taps = products[:, :, :, i :: strides[0], j :: strides[1]]
+                line.append(_shifted_sum(taps, pads).astype(x.dtype))
         outputs.append(jnp.stack(line, axis=3))  # [B, H', W', column phase, F]
     y = jnp.stack(outputs, axis=2)  # [B, H', row phase, W', column phase, F]
     y = y.reshape(len(x), y.shape[1] * y.shape[2], -1, y.shape[-1])
     return y[:, :height, :width]
+
+
+# Up to so many features, one matrix product of all pixels and taps is faster than convolutions: half the time for 3
+# features, twice the time for 32.
+NARROW = 8
+
+
+def _tap_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Each pixel times each tap of the kernel, [B, H, W, kh, kw, F], at least float32."""
+    batch, height, width, channels = x.shape
+    matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    products = jnp.matmul(x.reshape(-1, channels), matrix, preferred_element_type=wide)
+    return products.reshape(batch, height, width, *kernel.shape[:2], -1)
+
+
+def _shifted_sum(products: jax.Array, pads: Pads) -> jax.Array:
+    """The convolution with stride 1 whose products of pixels and taps are [B, H, W, n, m, F]."""
+    (top, bottom), (left, right) = pads
+    rows, columns = products.shape[3:5]
+    total: jax.Array | None = None
+    for a in range(rows):
+        for b in range(columns):
+            shifts = (
+                (top - a, bottom - (rows - 1 - a)),
+                (left - b, right - (columns - 1 - b)),
+            )
+            term = pad(products[:, :, :, a, b], shifts)
+            total = term if total is None else total + term
+    assert total is not None
+    return total
 
 
 def _phases(
