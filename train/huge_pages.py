@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from train import stopping
+
 HUGE_PAGES = "glibc.malloc.hugetlb"  # tunable of glibc 2.35 and later
 _POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _RESTARTED = "JAX_ZOO_RESTARTED"  # ID of the process that has restarted: it never restarts twice
@@ -59,7 +61,8 @@ def enable() -> None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # None if the parent process closed it
                 stream.flush()
-        with contextlib.suppress(OSError):  # without huge pages the command only runs slower
+        # Without huge pages the command only runs slower.
+        with contextlib.suppress(OSError), stopping.until_exec():
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -206,8 +206,6 @@ def test_pickled_objects_are_not_executed(tmp_path, monkeypatch):
     assert not (tmp_path / "EVIL").exists()
 
 
-
-
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
