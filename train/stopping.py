@@ -53,9 +53,8 @@ class _Process:
             # With nohup, SIGHUP is ignored.
             if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
-        _mask(
-            "SIG_BLOCK"
-        )  # inherited by the thread, so that only the main thread takes signals: see `until_exec`
+        # Inherited by the thread, so that only the main thread takes signals: see `until_exec`.
+        _mask("SIG_BLOCK")
         threading.Thread(target=self._watch, name="stopping", daemon=True).start()
         _mask("SIG_UNBLOCK")
 
