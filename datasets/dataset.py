@@ -60,12 +60,14 @@ class Options:
     test_fraction: float = 0.1
     image_size: int | None = None
     on_bad_image: Literal["skip", "error"] = "skip"
+    max_bad: float = 0.05
     progress: Progress | None = None
     group: str | None = None
     folds: int = 0
     fold: int = 0
     splits_file: str | os.PathLike[str] | None = None
     published_splits: Literal["auto", "keep", "pool"] = "auto"
+    classes: tuple[str, ...] = ()
 
     def check(self, field_name: Callable[[str], str] = str) -> None:
         """Raise InputError for values that are invalid for any data set.
@@ -90,6 +92,8 @@ class Options:
             raise invalid("image_size", "at least 1 pixel")
         if self.on_bad_image not in ("skip", "error"):
             raise invalid("on_bad_image", "skip or error")
+        if not 0 <= self.max_bad < 1:
+            raise invalid("max_bad", "a fraction from 0 to below 1, such as 0.1")
         if self.published_splits not in ("auto", "keep", "pool"):
             raise invalid("published_splits", "auto, keep or pool")
         if self.group is not None:

@@ -17,7 +17,7 @@ import importlib
 import os
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -54,12 +54,14 @@ def load_dataset(
     test_fraction: float = 0.1,
     image_size: int | None = None,
     on_bad_image: Literal["skip", "error"] = "skip",
+    max_bad: float = 0.05,
     progress: Progress | None = None,
     group: str | None = None,
     folds: int = 0,
     fold: int = 0,
     splits_file: str | os.PathLike[str] | None = None,
     published_splits: Literal["auto", "keep", "pool"] = "auto",
+    classes: Sequence[str] = (),
 ) -> Dataset[Split]:
     """Load a data set: find it, check all its images, and split it.
 
@@ -73,6 +75,7 @@ def load_dataset(
       validation_fraction, test_fraction: fractions of the data for splits that are not published, between 0 and 1.
       image_size: height and width in pixels, for data sets that can be generated at any size (digits).
       on_bad_image: "skip" leaves out images that cannot be decoded, "error" raises InputError.
+      max_bad: largest fraction of images that may be left out because they cannot be decoded.
       progress: called as `progress(text, done, total)` while images are checked, unpacked or downloaded.
       group: regular expression that is searched for in each id. Images with the same first group (or the same match,
         if the expression has no group) stay in the same split: those of an individual or a visit, for example. Groups
@@ -84,6 +87,8 @@ def load_dataset(
         `datasets.manifest`).
       published_splits: "keep" the splits that come with the data, "pool" all images and split them again, or do as the
         data set's paper does ("auto": afhq pools, all others keep).
+      classes: classes of a trained model, to score it on other data. The data may have any of them, and get the model's
+        labels; nothing is split: published splits are kept, and all other images are the test split.
 
     Raises InputError with a one-line message for unusable data or options.
     """
@@ -94,15 +99,22 @@ def load_dataset(
         test_fraction=test_fraction,
         image_size=image_size,
         on_bad_image=on_bad_image,
+        max_bad=max_bad,
         progress=progress,
         group=group,
         folds=folds,
         fold=fold,
         splits_file=splits_file,
         published_splits=published_splits,
+        classes=tuple(classes),
     )
     options.check()
-    return _builder(name_or_path)(options)
+    dataset = _builder(name_or_path)(options)
+    if not options.classes:
+        return dataset
+    from datasets.views import with_classes
+
+    return with_classes(dataset, options.classes)
 
 
 def _builder(name_or_path: str | os.PathLike[str]) -> Callable[[Options], Dataset]:

@@ -1,11 +1,13 @@
 """Data sets derived from others: fewer training images per class, noise on some images, or several splits in one."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from datasets.dataset import Dataset, Labeled, Split, VectorSplit
+from datasets.formats.examples import check_classes
 from datasets.images.resize import Decoder
 from zoo.common.resize import ResizeRule
 
@@ -110,6 +112,17 @@ def _merged(splits: Sequence[Labeled]) -> Labeled:
         digests=[digest for split in splits for digest in split.digests],
         groups=[group for split in splits for group in split.groups],
     )
+
+
+def with_classes(dataset: Dataset[Split], classes: tuple[str, ...]) -> Dataset[Split]:
+    """Give a data set the classes of a model, in their order. Raises InputError if it has others."""
+    check_classes(dataset.name, dataset.class_names, classes)
+    new_labels = np.array([classes.index(name) for name in dataset.class_names], np.int32)
+    splits = {}
+    for name, split in dataset.splits.items():
+        splits[name] = copy.copy(split)
+        splits[name].labels = new_labels[split.labels]
+    return dataclasses.replace(dataset, splits=splits, class_names=classes)
 
 
 def limit_per_class(dataset: Dataset[Split], count: int, seed: int) -> Dataset[Split]:

@@ -5,6 +5,15 @@ predictor = train.load_run("runs/sam_alexnet-synthetic_pigs")   # or a best/ fol
 predictor.probabilities(images)                                 # uint8 [H, W, 3] each -> [N, classes]
 """
 
+import sys
+
+# While `python -m train.run` looks for its module, sys.argv[0] is "-m". From here on, signals stop the command without
+# a traceback, also while it imports its libraries.
+if sys.argv[:1] == ["-m"] and any(word.startswith("train.") for word in sys.orig_argv):
+    from train import stopping
+
+    stopping.install()
+
 
 def __getattr__(name: str):
     """Import what needs JAX on first use only, so that `--help` is instant."""

@@ -7,17 +7,14 @@ Exit status: 0 success; 1 failed while running; 2 wrong usage or bad input; 130 
 
 import os
 import shutil
-import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from datasets.cache import cache_dir
-from train import huge_pages, streams
+from train import huge_pages, stopping, streams
 from train.errors import Diverged as Diverged
 from train.errors import InputError, Interrupted, RunError, UsageError, exhausted
 from train.record.environment import TUNABLES as TUNABLES
@@ -26,6 +23,10 @@ from train.record.terminal import count as count
 from train.record.terminal import duration as duration
 from train.record.terminal import progress_callback as progress_callback
 from train.record.terminal import say as say
+from train.stopping import StopRequest as StopRequest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
@@ -53,6 +54,21 @@ def main(command: Callable[[list[str]], None], arguments: Sequence[str] | None =
         _fail(*explain(error))
 
 
+def say_notes(dataset: "Dataset") -> None:
+    """Print what the user should know about how the data were read."""
+    for note in dataset.notes:
+        say(f"note: {note}")
+
+
+def say_skipped(dataset: "Dataset", listed_in: Path | None = None) -> None:
+    """Print how many images cannot be decoded, and the file that lists them, or else the first one."""
+    if not dataset.bad_images:
+        return
+    bad = dataset.bad_images[0]
+    where = f": {listed_in}" if listed_in else f", starting with {bad.id} ({bad.reason})"
+    say(f"warning: skipped {count(len(dataset.bad_images), 'file')} that cannot be decoded{where}")
+
+
 def result(text: str) -> None:
     """Print the last result on stdout: it does not matter any more if its reader is gone."""
     try:
@@ -71,6 +87,7 @@ def is_ascii(stream: TextIO) -> bool:
 
 
 def _fail(message: str, status: int) -> None:
+    stopping.reported()
     try:
         sys.stdout.flush()
     except OSError:  # else Python tries again at exit, and prints a traceback
@@ -156,33 +173,3 @@ def has_nvidia_hardware() -> bool:
         or Path("/dev/nvidia0").exists()
         or shutil.which("nvidia-smi") is not None
     )
-
-
-class StopRequest:
-    """The first Ctrl-C (or SIGTERM) stops after the current step; a second one interrupts immediately."""
-
-    # A terminal and a parent process may both deliver the same Ctrl-C.
-    SAME_SIGNAL_SECONDS = 0.5
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._requested_at = 0.0
-
-    def __enter__(self) -> "StopRequest":
-        # Python delivers signals to the main thread only, which alone may set their handlers.
-        in_main = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-        self._previous = {number: signal.signal(number, self._handle) for number in signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.requested:
-            if time.monotonic() - self._requested_at > self.SAME_SIGNAL_SECONDS:
-                raise KeyboardInterrupt
-            return
-        self.requested, self._requested_at = True, time.monotonic()
-        say("\nstopping after the current step, then saving (Ctrl-C again stops immediately)")

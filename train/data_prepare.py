@@ -38,7 +38,9 @@ class Prepare:
     test_fraction: float = 0.1
     """Fraction of images for testing, for data without a test split."""
     on_bad_image: Literal["skip", "error"] = "skip"
-    """Skip images that cannot be decoded, or stop at the first one."""
+    """Skip images that cannot be decoded, or refuse data that have any."""
+    max_bad: float = 0.05
+    """Maximum fraction of images that may be skipped because they cannot be decoded."""
 
 
 def prepare(arguments: Prepare) -> None:
@@ -60,10 +62,11 @@ def prepare(arguments: Prepare) -> None:
             test_fraction=arguments.test_fraction,
             image_size=arguments.image_size,
             on_bad_image=arguments.on_bad_image,
+            max_bad=arguments.max_bad,
             progress=cli.progress_callback(progress),
         )
-        for note in dataset.notes:
-            cli.say(f"note: {note}")
+        progress.stop()
+        cli.say_notes(dataset)
         directory = write(
             dataset,
             out,
@@ -78,11 +81,7 @@ def prepare(arguments: Prepare) -> None:
         written = load_dataset(directory, progress=cli.progress_callback(progress))
     finally:
         progress.stop()
-    if dataset.bad_images:
-        cli.say(
-            f"warning: skipped {cli.count(len(dataset.bad_images), 'file')} that cannot be decoded:"
-            f" {directory / BAD_IMAGES}"
-        )
+    cli.say_skipped(dataset, directory / BAD_IMAGES)
     sizes = ", ".join(f"{len(split)} {name}" for name, split in written.splits.items())
     synthetic = " SYNTHETIC images," if written.info.synthetic else ""
     megabytes = sum(file.stat().st_size for file in directory.iterdir()) / 1e6

@@ -31,6 +31,8 @@ class Show:
     """Seed of the augmentation, as in train.run."""
     split_seed: int = 0
     """Seed of the random split, for data without splits."""
+    max_bad: float = 0.05
+    """Maximum fraction of images that may be skipped because they cannot be decoded."""
     out: Path | None = None
     """PNG file to write; FILE_classes.png is written next to it (default: the data set's name)."""
     augment: Augmentation = Augmentation()
@@ -59,6 +61,7 @@ def show(arguments: Show) -> None:
         dataset=arguments.dataset,
         data_dir=arguments.data_dir,
         split_seed=arguments.split_seed,
+        max_bad=arguments.max_bad,
         image_size=size,
         stages=(Stage(augment=arguments.augment),),
     )
@@ -68,6 +71,8 @@ def show(arguments: Show) -> None:
 
     experiment = resolve(recipe, train=False, field_name=field_name)
     dataset = experiment.dataset
+    cli.say_notes(dataset)
+    cli.say_skipped(dataset)
     title = f"{dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
     before, after, labels = augmented_samples(experiment, arguments)
     figures.augmentation_grid(before, after, labels, dataset.class_names, out, title)

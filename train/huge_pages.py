@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from train import stopping
 from zoo.common.commands import started_by_script
 
 HUGE_PAGES = "glibc.malloc.hugetlb"  # tunable of glibc 2.35 and later
@@ -61,7 +62,8 @@ def enable() -> None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # None if the parent process closed it
                 stream.flush()
-        with contextlib.suppress(OSError):  # without huge pages the command only runs slower
+        # Without huge pages the command only runs slower.
+        with contextlib.suppress(OSError), stopping.until_exec():
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -76,9 +76,8 @@ ImageSource = tuple[str, Any]
 def find_images(paths: Iterable[Path]) -> Iterator[ImageSource]:
     """Find the images in files, folders, .zip and .tar archives. Raises InputError for a path without images."""
     from datasets.formats.archives import SUFFIXES
-    from datasets.formats.folder import natural_key
+    from datasets.formats.folder import divide, ignored, natural_key
     from datasets.formats.open import open_source
-    from datasets.images.decode import EXTENSIONS
 
     for path in paths:
         if not path.exists():
@@ -87,9 +86,13 @@ def find_images(paths: Iterable[Path]) -> Iterator[ImageSource]:
             yield printable(path), path.read_bytes
             continue
         source = open_source(path)
-        files = [file for file in source.files if Path(file.path).suffix.lower() in EXTENSIONS]
+        files, others = divide(source.files)
+        notes = [*source.notes, *ignored(others)]
         if not files:
-            raise InputError(f"{path} contains no images: use another folder or archive")
+            found = f" ({'; '.join(notes)})" if notes else ""
+            raise InputError(f"{path} contains no images{found}: use another folder or archive")
+        for note in notes:
+            cli.say(f"note: {printable(path)}: {note}")
         for file in sorted(files, key=lambda file: natural_key(file.path)):
             yield (
                 f"{printable(path)}/{file.path}",

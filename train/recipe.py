@@ -303,7 +303,9 @@ class Recipe:
     feature_scaling: Literal["none", "unit", "standardize"] = "none"
     """Scaling by training statistics: one standard deviation for all features (unit), or standardize each feature."""
     on_bad_image: Literal["skip", "error"] = "skip"
-    """Skip images that cannot be decoded, or stop at the first one."""
+    """Skip images that cannot be decoded, or refuse data that have any."""
+    max_bad: float = 0.05
+    """Maximum fraction of images that may be skipped because they cannot be decoded."""
     decoder: Literal["exact", "fast"] = "exact"
     """Decoding and resizing in training: exact (identical to Pillow) or fast (small differences); evaluation is
     always exact."""
@@ -323,6 +325,7 @@ class Recipe:
             validation_fraction=self.validation_fraction,
             test_fraction=self.test_fraction,
             on_bad_image=self.on_bad_image,
+            max_bad=self.max_bad,
             group=self.group,
             folds=self.folds,
             fold=self.fold,

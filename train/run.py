@@ -171,7 +171,7 @@ def run(
                     experiment,
                     Checkpoints(directory.checkpoints),
                     log,
-                    stop=lambda: stop.requested,
+                    stop=stop.poll,
                     saved_best=saved_best(directory.best),
                 )
             except Interrupted as stopped:
@@ -179,6 +179,10 @@ def run(
                     f"{stopped}, saved in {directory.path};"
                     f" to resume: {typed('train.run')} --workdir {directory.path}"
                 ) from None
+            stop.end(
+                f"interrupted after training, saved in {directory.path};"
+                f" to test it: python -m train.run --workdir {directory.path}"
+            )
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         try:
             results = finish(directory, load_run(directory.path), experiment, facts, figures)
@@ -245,18 +249,13 @@ def _print_setup(experiment: "Experiment", workdir: Path, quick: bool) -> None:
         f"data: {dataset.name},{synthetic} {len(dataset.class_names)} classes, {sizes['train']} training,"
         f" {sizes['validation']} validation, {sizes['test']} test images"
     )
-    for note in dataset.notes:
-        cli.say(f"note: {note}")
+    cli.say_notes(dataset)
     if dataset.duplicates:
         cli.say(
             f"warning: duplicates and near-duplicates across splits: {len(dataset.duplicates)}, listed in"
             f" {workdir / 'leaks.csv'}"
         )
-    if dataset.bad_images:
-        cli.say(
-            f"warning: skipped {cli.count(len(dataset.bad_images), 'file')} that cannot be decoded:"
-            f" {workdir / 'bad_images.txt'}"
-        )
+    cli.say_skipped(dataset, workdir / "bad_images.txt")
     cli.say(
         f"model: {recipe.model}, {_size(experiment.inputs.shape)}, batch {recipe.batch_size}, {recipe.dtype},"
         f" at most {cli.count(sum(s.epochs for s in recipe.stages), 'epoch')}, recipe {recipe.name}"

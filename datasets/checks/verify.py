@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,11 +14,14 @@ from datasets.cache import cache_dir, write_cache
 from datasets.checks.perceptual_hash import FOR_SIZE, perceptual_hash
 from datasets.dataset import BadImage, Progress
 from datasets.formats.sources import File, Source, UnreadableError
-from datasets.images.decode import UndecodableError, decode
+from datasets.images.decode import UndecodableError, decode, heif_version
 
 FORMAT = 2
 CHUNK = 256  # files submitted to the threads at a time, which are still finished after Ctrl-C
 PROGRESS_SECONDS = 0.1
+SAVE_SECONDS = 60.0  # between two writes of the cache
+# Verdicts depend on these.
+VERSIONS = {"format": FORMAT, "pillow": PIL.__version__, "heif": heif_version()}
 
 # The stamp of a file, the sha256 of its content, why it is bad (or None), and its perceptual hash.
 Verdict = tuple[str, str, str | None, str]
@@ -39,14 +42,19 @@ def verify(
     others = {f.path: known[f.path] for f in source.files if f.path in known}
     new = [f for f in files if f.path not in verdicts]
     unreadable: set[str] = set()  # not remembered: rights may be given back without a new stamp
+
+    def save() -> None:
+        """Keep the verdicts so far, so that an interrupted check continues where it stopped."""
+        everything = others | {
+            path: verdict for path, verdict in verdicts.items() if path not in unreadable
+        }
+        write_cache(cache, {**VERSIONS, "images": everything})
+
     if new:
         try:
-            _decode_all(source, new, verdicts, unreadable, progress, total=len(files))
-        finally:  # so that an interrupted check continues where it stopped
-            everything = others | {
-                path: verdict for path, verdict in verdicts.items() if path not in unreadable
-            }
-            write_cache(cache, {"format": FORMAT, "pillow": PIL.__version__, "images": everything})
+            _decode_all(source, new, verdicts, unreadable, progress, save, total=len(files))
+        finally:
+            save()
     digests, hashes, bad = {}, {}, []
     for file in files:
         _, digest, reason, image_hash = verdicts[file.path]
@@ -63,6 +71,7 @@ def _decode_all(
     verdicts: dict[str, Verdict],
     unreadable: set[str],
     progress: Progress | None,
+    save: Callable[[], None],
     total: int,
 ) -> None:
     def check(file: File) -> Verdict:
@@ -81,6 +90,7 @@ def _decode_all(
         return file.stamp, digest, None, image_hash
 
     last = 0.0
+    next_save = time.monotonic() + SAVE_SECONDS
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "verify") as pool:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
@@ -90,6 +100,10 @@ def _decode_all(
                 if progress and (now - last > PROGRESS_SECONDS or len(verdicts) == total):
                     progress("checking images", len(verdicts), total)
                     last = now
+            if (began := time.monotonic()) > next_save:
+                save()
+                now = time.monotonic()
+                next_save = now + max(SAVE_SECONDS, 20 * (now - began))  # at most 5% of the time
 
 
 def _cache_file(source: Source) -> Path:
@@ -100,8 +114,14 @@ def _cache_file(source: Source) -> Path:
 def _read(cache: Path) -> dict[str, Verdict]:
     try:
         content = json.loads(cache.read_bytes())
-        if (content["format"], content["pillow"]) == (FORMAT, PIL.__version__):
+        if VERSIONS.items() <= content.items():
             return {path: (stamp, *rest) for path, (stamp, *rest) in content["images"].items()}
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: check all files again
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # missing or damaged: check all files again
         pass
     return {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
-from datasets.formats.examples import Example, Layout, load_files, natural_key
+from datasets.formats.examples import Example, Layout, listing, load_files, natural_key
 from datasets.formats.folder import class_names, listed, split_named
 from datasets.formats.open import open_source
 from datasets.formats.sources import ListedSource, Source, inner_path, points_outside
@@ -41,11 +41,12 @@ def load_csv(path: Path, options: Options) -> Dataset:
     missing = [name for name in lines if name not in files]
     if missing:
         count = f"{len(missing)} image{'s' * (len(missing) > 1)}"
+        where = listing("missing", path, missing)
         raise InputError(
             f"{path} lists {count} missing from {root}, starting with {missing[0]!r} in line"
-            f" {lines[missing[0]].line}: correct the list, or pass the folder of the images with --data-dir"
+            f" {lines[missing[0]].line}{where}: correct the list, or pass the folder of the images with --data-dir"
         )
-    splits = _splits(path, rows)
+    splits = _splits(path, rows, needs_train=not options.classes)
     examples = [
         Example(name, files[name], row.cells["label"], split, row.cells["group"])
         for (name, row), split in zip(lines.items(), splits, strict=True)
@@ -53,7 +54,7 @@ def load_csv(path: Path, options: Options) -> Dataset:
     notes: list[str] = []
     layout = Layout(
         examples=sorted(examples, key=lambda e: natural_key(e.id)),
-        class_names=class_names(path, examples, notes),
+        class_names=class_names(path, examples, notes, options.classes),
         published=tuple(split for split in SPLITS if split in splits),
         notes=notes,
     )
@@ -127,7 +128,7 @@ def _lines_by_path(path: Path, root: Path, rows: Sequence[Row]) -> dict[str, Row
     return lines
 
 
-def _splits(path: Path, rows: Sequence[Row]) -> list[str | None]:
+def _splits(path: Path, rows: Sequence[Row], *, needs_train: bool) -> list[str | None]:
     splits: list[str | None] = []
     for row in rows:
         name = row.cells["split"]
@@ -142,7 +143,7 @@ def _splits(path: Path, rows: Sequence[Row]) -> list[str | None]:
                 f"line {odd.line} of {path} has no split, but other lines have one: fill it in, or leave all empty"
             )
         splits.append(split)
-    if any(splits) and "train" not in splits:
+    if any(splits) and "train" not in splits and needs_train:
         raise InputError(
             f"{path} has {listed({s for s in splits if s})} images, but no training images: add some"
         )

@@ -5,13 +5,17 @@ All formats share this module. A format such as `datasets.formats.folder` finds 
 """
 
 import dataclasses
+import hashlib
+import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from datasets.cache import cache_dir
 from datasets.checks.duplicates import find_duplicates, hash_images
 from datasets.checks.perceptual_hash import FOR_SIZE
 from datasets.checks.verify import verify
@@ -30,8 +34,7 @@ from datasets.formats.sources import Source
 from datasets.images.decode import decode
 from datasets.manifest import Manifest, read_manifest
 from datasets.splits import fold_split, stratified_split
-
-MAX_BAD_SHARE = 0.05
+from zoo.common.files import printable, write_atomically
 
 T = TypeVar("T")
 
@@ -67,7 +70,7 @@ def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Optio
     good = [e for e in layout.examples if e.content.path in digests]
     names = {e.content.path: e.id for e in layout.examples}
     bad = tuple(BadImage(names[b.id], b.reason) for b in bad)
-    _check_bad(source.root, layout.examples, good, bad, options.on_bad_image)
+    _check_bad(source.root, layout.examples, good, bad, options)
 
     return assemble(
         dataclasses.replace(layout, examples=good, notes=[*source.notes, *layout.notes]),
@@ -261,12 +264,15 @@ def _apply_manifest(
             examples.append(dataclasses.replace(example, split=split))
     if missing:
         cannot = f" (cannot be decoded: {r})" if (r := _reason(bad, missing[0])) else ""
+        listed = listing("missing", path, missing)
         raise InputError(
-            f"{path} names {_count(missing)} missing from the data, starting with {missing[0]}{cannot}: {advice}"
+            f"{path} names {_count(missing)} missing from the data, starting with {missing[0]}{cannot}{listed}:"
+            f" {advice}"
         )
     if changed:
+        listed = listing("changed", path, changed)
         raise InputError(
-            f"{_count(changed)} changed since {path} was written, starting with {changed[0]}: {advice}"
+            f"{_count(changed)} changed since {path} was written, starting with {changed[0]}{listed}: {advice}"
         )
     trained = {e.class_name for e in examples if e.split == "train"}
     for name in names:
@@ -287,7 +293,12 @@ def _count(names: Sequence[str]) -> str:
 
 
 def assign_splits(layout: Layout, options: Options) -> dict[str, list[Example]]:
-    """Return the examples of each split: keep the published splits, and draw the others from the training images."""
+    """Return the examples of each split: keep the published splits, and draw the others from the training images.
+
+    To score a trained model (`options.classes`), nothing is drawn: what is not published is the test split.
+    """
+    if options.classes:
+        return {s: [e for e in layout.examples if (e.split or "test") == s] for s in SPLITS}
     if options.folds:
         kept = {"test"} & {*layout.published}
         pool = [e for e in layout.examples if e.split not in kept]
@@ -349,7 +360,7 @@ def _split_notes(
         if "validation" in published:
             notes.append("the published training and validation splits are merged into folds")
         drawn |= {"validation"}
-    for split in SPLITS:
+    for split in () if options.classes else SPLITS:
         missing = {*layout.class_names} - {e.class_name for e in splits[split]}
         if split in drawn and missing:
             names = ", ".join(sorted(missing, key=natural_key))
@@ -389,26 +400,66 @@ def _check_bad(
     examples: Sequence[Example],
     good: Sequence[Example],
     bad: Sequence[BadImage],
-    on_bad_image: str,
+    options: Options,
 ) -> None:
     if not bad:
         return
-    found = f"{len(bad)} of {len(examples)} images of {root} cannot be decoded"
-    first = f"starting with {bad[0].id} ({bad[0].reason})"
-    if on_bad_image == "error":
-        raise InputError(f"{found}, {first}: repair or remove them, or skip bad images")
+
+    def refusal(reason: str, advice: str) -> InputError:
+        listed = listing("bad_images", root, (f"{b.id}\t{b.reason}" for b in bad))
+        return InputError(
+            f"{len(bad)} of {len(examples)} images of {root} cannot be decoded{reason}, starting with {bad[0].id}"
+            f" ({bad[0].reason}){listed}: {advice}"
+        )
+
+    if options.on_bad_image == "error":
+        raise refusal("", "repair or remove them, or skip them (--on-bad-image skip)")
     emptied = {(e.split, e.class_name) for e in examples} - {(e.split, e.class_name) for e in good}
-    if emptied:
+    if emptied and not options.classes:
         split, name = min(emptied, key=str)
         where = f" in the {split} split" if split else ""
-        raise InputError(
-            f"{found}, {first}, and none of class {name}{where} are left: replace them"
+        raise refusal(
+            f", and none of class {name}{where} are left",
+            "replace them, or remove the folder of the class",
         )
-    if len(bad) > MAX_BAD_SHARE * len(examples):
-        raise InputError(
-            f"{found}, more than {MAX_BAD_SHARE:.0%}, {first}: repair or remove them,"
-            " or copy the data again"
+    if len(bad) > options.max_bad * len(examples):
+        share = math.ceil(100 * len(bad) / len(examples)) / 100
+        skip = f", or go on without them: --max-bad {share}" if share < 1 else ""
+        raise refusal(
+            f", more than {options.max_bad:.3g} of them",
+            f"repair or remove them, copy the data again{skip}",
         )
+
+
+def listing(name: str, root: Path, lines: Iterable[str]) -> str:
+    """Write the whole list behind a message to the cache directory, one item per line.
+
+    Returns ", listed in PATH", or an empty string if it cannot be written or has only the item that the message names.
+    """
+    lines = list(lines)
+    if len(lines) < 2:
+        return ""
+    digest = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:12]
+    path = cache_dir() / "lists" / f"{name}-{digest}.txt"
+    try:
+        write_atomically(path, "".join(f"{printable(line)}\n" for line in lines).encode())
+    except OSError:
+        return ""
+    return f", listed in {path}"
+
+
+def check_classes(where: str | Path, found: Iterable[str], known: Sequence[str]) -> None:
+    """Raise InputError if data have classes that a trained model does not know."""
+    unknown = sorted(set(found) - set(known), key=natural_key)
+    if unknown:
+        raise InputError(
+            f"{where} has {_shown(unknown)}, which {'is' if len(unknown) == 1 else 'are'} not among the"
+            f" {len(known)} classes of the model ({_shown(known)}): rename or remove them"
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def natural_key(text: str) -> tuple[Any, ...]:

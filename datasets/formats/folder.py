@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.dataset import SPLITS, Dataset, DatasetInfo, InputError, Options
-from datasets.formats.examples import Example, Layout, load_files, natural_key
+from datasets.formats.examples import Example, Layout, check_classes, load_files, natural_key
 from datasets.formats.open import open_source
 from datasets.formats.sources import File, Source
-from datasets.images.decode import EXTENSIONS
+from datasets.images.decode import is_image, required_for
 from zoo.common.files import printable
 
 SPLIT_NAMES = {
@@ -39,7 +39,7 @@ def load_folder(path: Path, options: Options) -> Dataset:
     source = open_source(path, options.progress)
     name = printable(path.resolve().name if source.kind == "folder" else archive_stem(path))
     info = DatasetInfo(name, f"images of the {source.kind} {printable(path)}", "the user's own")
-    return load_files(source, read_layout(source), info, options)
+    return load_files(source, read_layout(source, options.classes), info, options)
 
 
 def archive_stem(path: Path) -> str:
@@ -47,26 +47,26 @@ def archive_stem(path: Path) -> str:
     return re.sub(r"(\.tar)?\.[^.]+$", "", path.name, flags=re.IGNORECASE) or path.name
 
 
-def read_layout(source: Source) -> Layout:
-    """Find classes and splits. Raises InputError if the folders do not define at least two classes."""
+def read_layout(source: Source, known: Sequence[str] = ()) -> Layout:
+    """Find classes and splits. Raises InputError if the folders do not define at least two classes.
+
+    `known` are the classes of a trained model, of which any may be missing.
+    """
     root = source.root
-    images = [f for f in source.files if _suffix(f.path) in EXTENSIONS]
-    others = [f for f in source.files if _suffix(f.path) not in EXTENSIONS]
+    images, others = divide(source.files)
     if not images:
-        contents = f"contains no images, only {_count_suffixes(others)}" if others else "is empty"
+        found_others = "; ".join(text.removeprefix("ignored ") for text in ignored(others))
+        contents = f"contains no images, only {found_others}" if others else "is empty"
         raise InputError(
             f"{root} {contents}: use a folder, .zip or .tar with one folder of images per class"
         )
     twice = [path for path, count in Counter(f.path for f in images).items() if count > 1]
     if twice:
         raise InputError(f"{root} contains {min(twice)} twice: remove or rename one of them")
-    notes = []
-    if others:
-        notes.append(f"ignored {_count_suffixes(others)} without an image suffix")
-
+    notes = ignored(others)
     found = _unwrap([_Found(f, tuple(f.path.split("/"))) for f in images])
     ids = {image.file.path: "/".join(image.inside) for image in found}
-    splits = _published_splits(root, found, notes)
+    splits = _published_splits(root, found, notes, needs_train=not known)
     examples = [
         Example(ids[image.file.path], image.file, image.inside[0], split)
         for split, members in splits.items()
@@ -78,15 +78,61 @@ def read_layout(source: Source) -> Layout:
             f"{root} has {_images(len(images))}, but no class folders: sort them into"
             " one folder per class, such as cats/ and dogs/"
         )
+    labeled = [i for members in splits.values() for i in members if len(i.inside) > 1]
+    if empty := _folders_without_images(source, labeled):
+        notes.append(f"no images in {_folders(empty)}, next to the class folders")
     loose = sum(map(len, splits.values())) - len(examples)
     if loose:
         notes.append(f"ignored {_images(loose)} outside the class folders")
     return Layout(
         examples=sorted(examples, key=lambda e: natural_key(e.id)),
-        class_names=class_names(root, examples, notes),
+        class_names=class_names(root, examples, notes, known),
         published=tuple(split for split in SPLITS if split in splits),
         notes=notes,
     )
+
+
+def divide(files: Iterable[File]) -> tuple[list[File], list[File]]:
+    """Divide files into images and others, by their suffixes."""
+    images: list[File] = []
+    others: list[File] = []
+    for file in files:
+        (images if is_image(file.path) else others).append(file)
+    return images, others
+
+
+def ignored(files: Sequence[File]) -> list[str]:
+    """Describe files that are not read as images, one text per reason, with the first of them."""
+    found: dict[str, list[File]] = {}
+    for file in files:
+        requirement = required_for(_suffix(file.path))
+        reason = f"which require {requirement}" if requirement else "without an image suffix"
+        found.setdefault(reason, []).append(file)
+    return [
+        f"ignored {_count_suffixes(members)} {reason}, starting with"
+        f" {min((f.path for f in members), key=natural_key)}"
+        for reason, members in found.items()
+    ]
+
+
+def _folders_without_images(source: Source, labeled: Iterable["_Found"]) -> list[str]:
+    """List the folders next to those of the classes that have no images in them, but perhaps other files.
+
+    `labeled` are the images in class folders, with their paths from there.
+    """
+    used, parents = set(), set()
+    for image in labeled:
+        folders = image.file.path.split("/")[:-1]
+        used |= {"/".join(folders[: n + 1]) for n in range(len(folders))}
+        parents.add("/".join(folders[: len(folders) + 1 - len(image.inside)]))
+    every = {*source.folders, *(f.path.rpartition("/")[0] for f in source.files)}
+    with_images = {f.path.rpartition("/")[0] for f in source.files if is_image(f.path)}
+    return [
+        folder
+        for folder in every - used - {""}
+        if folder.rpartition("/")[0] in parents
+        and not any(f"{other}/".startswith(f"{folder}/") for other in with_images)
+    ]
 
 
 class _Found(NamedTuple):
@@ -111,7 +157,7 @@ def _unwrap(images: list[_Found]) -> list[_Found]:
 
 
 def _published_splits(
-    root: Path, images: list[_Found], notes: list[str]
+    root: Path, images: list[_Found], notes: list[str], *, needs_train: bool
 ) -> dict[str | None, list[_Found]]:
     """Return the images of each published split with their paths inside it, or all images under None."""
     tops: dict[str, list[_Found]] = {}
@@ -155,13 +201,21 @@ def _published_splits(
         if len(inner) == 1 and {split_named(name) for name in inner} == {split}:
             members = [image.below() for image in members if len(image.inside) > 1]
         splits[split] = members
-    if "train" not in splits:
+    if "train" not in splits and needs_train:
         raise InputError(f"{root} has {_folders(split_folders)}, but no train/ folder: add one")
     return splits
 
 
-def class_names(root: Path, examples: Sequence[Example], notes: list[str]) -> tuple[str, ...]:
-    """Return the classes of the training split. Raises InputError if another split has other classes."""
+def class_names(
+    root: Path, examples: Sequence[Example], notes: list[str], of_model: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the classes of the training split, or those of a trained model.
+
+    Raises InputError if another split has other classes.
+    """
+    if of_model:
+        check_classes(root, {e.class_name for e in examples}, of_model)
+        return tuple(of_model)
     classes: dict[str | None, set[str]] = {}
     for example in examples:
         classes.setdefault(example.split, set()).add(example.class_name)
@@ -200,6 +254,7 @@ def _suffix(path: str) -> str:
 def _count_suffixes(files: Sequence[File]) -> str:
     """Describe files by suffix: 3 files (.txt 2, .csv 1)."""
     counts = Counter(_suffix(f.path) or "no suffix" for f in files).most_common()
+    counts.sort(key=lambda item: (-item[1], item[0]))  # not in the order of the file system
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in counts[:5])
     return f"{len(files)} file{'s' * (len(files) > 1)} ({kinds}{', ...' * (len(counts) > 5)})"
 

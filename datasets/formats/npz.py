@@ -39,7 +39,7 @@ Key = tuple[str | None, str]  # split, and "images" or "labels"
 
 def load_npz(path: Path, options: Options) -> Dataset:
     """Load a .npz; see `datasets.load_dataset`. An example's id is its split and index."""
-    keys, arrays, other = _read(path)
+    keys, arrays, other = _read(path, needs_train=not options.classes)
     splits = sorted({split for split, _ in keys}, key=[None, *SPLITS].index)
     images = _as_uint8(path, {s: arrays[keys[s, "images"]] for s in splits}, keys)
     labels = {s: _label_strings(path, keys[s, "labels"], arrays[keys[s, "labels"]]) for s in splits}
@@ -60,7 +60,9 @@ def load_npz(path: Path, options: Options) -> Dataset:
     brightest = max(array.max() for array in images.values())
     if brightest < LEAST_MAXIMUM:
         notes.append(f"the images are nearly black: the largest value is {brightest}, of 0 to 255")
-    used = class_names(path, examples, notes)
+    used = class_names(path, examples, notes, options.classes)
+    if options.classes:
+        given = []
     layout = Layout(
         examples=examples,
         class_names=tuple(name for name in given if name in used) if given else used,
@@ -89,14 +91,16 @@ def _rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3 // image.shape[-1], axis=-1)
 
 
-def _read(path: Path) -> tuple[dict[Key, str], dict[str, np.ndarray], list[str]]:
+def _read(
+    path: Path, *, needs_train: bool
+) -> tuple[dict[Key, str], dict[str, np.ndarray], list[str]]:
     """Return the array name of each key, the arrays by name, and the names of unused arrays."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
             total = sum(member.file_size for member in members.values())
             check_bounds(path, len(members), total, path.stat().st_size)
-            keys, other = _keys(path, list(members))
+            keys, other = _keys(path, list(members), needs_train=needs_train)
             wanted = [*keys.values(), *(m for m in members if m.casefold() == CLASS_NAMES)]
             arrays = {name: _array(path, archive, members[name]) for name in wanted}
     except FileNotFoundError:
@@ -114,7 +118,7 @@ def _read(path: Path) -> tuple[dict[Key, str], dict[str, np.ndarray], list[str]]
     return keys, arrays, other
 
 
-def _keys(path: Path, names: list[str]) -> tuple[dict[Key, str], list[str]]:
+def _keys(path: Path, names: list[str], *, needs_train: bool) -> tuple[dict[Key, str], list[str]]:
     keys: dict[Key, str] = {}
     other = []
     for name in names:
@@ -139,7 +143,7 @@ def _keys(path: Path, names: list[str]) -> tuple[dict[Key, str], list[str]]:
                 raise InputError(
                     f"{path} has {other_name}, but no {kind} for it: name the arrays {NAMES}"
                 )
-    if splits != {None} and (None in splits or "train" not in splits):
+    if splits != {None} and (None in splits or (needs_train and "train" not in splits)):
         what = "both split and unsplit arrays" if None in splits else "no training arrays"
         raise InputError(f"{path} has {what} ({', '.join(keys.values())}): name the arrays {NAMES}")
     return keys, other

@@ -65,6 +65,7 @@ class Source(Protocol):
     kind: str  # folder, zip or tar
     root: Path
     files: list[File]
+    folders: list[str]  # paths as in `File`, as far as they are known; others contain files
     notes: tuple[str, ...]  # remarks for the user about how the files are read
 
     def read(self, file: File) -> bytes:
@@ -84,23 +85,32 @@ class DirectorySource:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.folders: list[str] = []
         self._cache: tuple[int, int] | None = None
         with contextlib.suppress(OSError):
             cache = os.stat(cache_dir())
             self._cache = cache.st_dev, cache.st_ino
+        self._outputs: list[str] = []
         self.files = list(self._walk(str(root), "", ()))
+        self.folders = _without_outputs(self.folders, self._outputs)
 
     def _walk(
         self, directory: str, prefix: str, above: tuple[tuple[int, int], ...]
     ) -> Iterator[File]:
         here = os.stat(directory)
         identity = (here.st_dev, here.st_ino)
-        if identity in above or (above and identity == self._cache):
+        if identity in above:
+            return
+        if above and identity == self._cache:
+            self._outputs.append(prefix)
             return
         with os.scandir(directory) as scanned:
             entries = {entry.name: entry for entry in scanned}
         if above and _is_output(directory, entries):
+            self._outputs.append(prefix)
             return
+        if prefix:
+            self.folders.append(prefix.removesuffix("/"))
         shown = _shown_names(entries)
         for name, entry in entries.items():
             if is_junk(name):
@@ -135,6 +145,17 @@ def _shown_names(names: Iterable[str]) -> dict[str, str]:
 
 
 # What this program writes is never data, wherever it lies: a run directory below the data folder has figures.
+
+
+def _without_outputs(folders: Iterable[str], outputs: Collection[str]) -> list[str]:
+    """Leave out folders in and around those that this program has written, whose paths end with a slash."""
+    around = {parent for path in outputs for parent in _parents(path)}
+    return [f for f in folders if f not in around and not f"{f}/".startswith(tuple(outputs))]
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.rstrip("/").split("/")
+    return ["/".join(parts[: n + 1]) for n in range(len(parts))]
 
 
 def _is_output(directory: str, names: Collection[str]) -> bool:
@@ -178,7 +199,7 @@ class ListedSource(DirectorySource):
     def __init__(self, root: Path, paths: Iterable[str]) -> None:
         """Find those of `paths` (relative to the root, as returned by `inner_path`) that exist."""
         self.root = root
-        self.files = []
+        self.files, self.folders = [], []
         for path in paths:
             # File systems store accents in either form, or in the encoding of an old system.
             forms = [root / unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
@@ -224,17 +245,22 @@ class ZipSource:
         check_bounds(root, len(members), sum(m.file_size for m in members), status.st_size)
         stamp = f"{status.st_size} {status.st_mtime_ns}"
         self.files = []
+        self.folders = []
         outputs: list[str] = []  # folders that this program has written; see `DirectorySource`
         for member in members:
             path = inner_path(root, member.filename)
             if path.endswith(f"/{OUTPUT_MARK}"):
                 outputs.append(path.removesuffix(OUTPUT_MARK))
-            if member.is_dir() or any(map(is_junk, path.split("/"))):
+            if any(map(is_junk, path.split("/"))):
+                continue
+            if member.is_dir():
+                self.folders.append(path)
                 continue
             self._check_member(member)
             self.files.append(File(path, f"{stamp} {member.file_size} {member.CRC}", member))
         outputs += self._runs()
         self.files = [file for file in self.files if not file.path.startswith(tuple(outputs))]
+        self.folders = _without_outputs(self.folders, outputs)
 
     def _runs(self) -> Iterator[str]:
         """Yield the folders that are run directories."""

@@ -159,6 +159,7 @@ class Records:
 
     kind = "tfds"
     notes: tuple[str, ...] = ()
+    folders: list[str] = []
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -17,10 +17,19 @@ from zoo.common.errors import InputError
 # Suffixes of image files.
 EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"]
-    + [".avif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm"]
+    + [".avif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".heic", ".heif", ".hif"]
 )
 # Decoders that files may use. Not all of Pillow's: PostScript starts an external program.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000", "PPM")
+# Some installations lack these formats. Suffixes, the brands by which files are recognized, what reads them.
+OPTIONAL_FORMATS = {
+    "HEIF": (
+        (".heic", ".heif", ".hif"),
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+        "pillow-heif (pip install 'jax-zoo[heif]')",
+    ),
+    "AVIF": ((".avif",), (b"avif", b"avis"), "a Pillow with AVIF"),
+}
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -73,14 +82,50 @@ def decode_image(file: BinaryIO, for_size: tuple[int, int] | None = None) -> Ima
     except MemoryError:
         raise
     except Image.UnidentifiedImageError:
-        raise UndecodableError("not an image in any known format") from None
+        raise UndecodableError(_unidentified(file)) from None
     except Exception as error:  # for damaged files, Pillow raises any kind of error
         raise UndecodableError(" ".join(f"{error}".split()) or type(error).__name__) from error
+
+
+def is_image(path: str) -> bool:
+    """Whether a file has the suffix of an image that this installation can read."""
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in EXTENSIONS and required_for(suffix) is None
+
+
+def required_for(suffix: str) -> str | None:
+    """Return what is required to read images with this suffix, such as .heic, if it is not installed."""
+    for name, (suffixes, _, requirement) in OPTIONAL_FORMATS.items():
+        if suffix in suffixes and name not in _formats():
+            return requirement
+    return None
+
+
+def _unidentified(file: BinaryIO) -> str:
+    """Return why Pillow does not know a file, whatever its suffix."""
+    file.seek(0)
+    start = file.read(12)
+    for name, (_, brands, requirement) in OPTIONAL_FORMATS.items():
+        if start[4:8] == b"ftyp" and start[8:] in brands and name not in _formats():
+            return f"a {name} image, which requires {requirement}"
+    return "not an image in any known format"
+
+
+@functools.cache
+def heif_version() -> str | None:
+    """Return the version of pillow-heif, and let Pillow use it; None if it is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return None
+    pillow_heif.register_heif_opener()
+    return str(pillow_heif.__version__)
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    heif_version()
     return tuple(f for f in FORMATS if f in Image.OPEN)  # some builds of Pillow lack formats
 
 

@@ -7,7 +7,6 @@ zips inside a zip.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
@@ -64,9 +63,9 @@ def build(options: Options) -> Dataset:
 def _named_files(source: Source) -> Layout | None:
     """Read the layout of the competition, cat.0.jpg outside class folders; None if it is another layout."""
     from datasets.formats.examples import Example, Layout, natural_key
-    from datasets.images.decode import EXTENSIONS
+    from datasets.images.decode import is_image
 
-    images = [f for f in source.files if os.path.splitext(f.path)[1].lower() in EXTENSIONS]
+    images = [f for f in source.files if is_image(f.path)]
     examples: dict[str, Example] = {}
     for file in images:
         *folders, name = file.path.split("/")

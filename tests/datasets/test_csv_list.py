@@ -172,7 +172,7 @@ ROWS = [f"{name},{label}" for name, label in LABELS.items()]
         (
             ["c/1.png,cats", *ROWS, "a/99.png,cats"],
             None,
-            "lists 2 images missing from {root}, starting with 'c/1.png' in line 2: correct the list, or",
+            "lists 2 images missing from {root}, starting with 'c/1.png' in line 2, listed in ",
         ),
         ([*ROWS, ROWS[0]], None, "lists 'a/0.png' twice, in lines 2 and 22: keep one of them"),
         ([*ROWS, "./a//0.png,dogs"], None, "lists 'a/0.png' twice, in lines 2 and 22"),

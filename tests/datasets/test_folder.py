@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from datasets import InputError, ResizeRule, load_dataset
 from datasets.checks import verify
 from datasets.formats.folder import natural_key
+from datasets.images import decode as decode_module
 from datasets.images.decode import decode
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -210,7 +213,7 @@ def test_ignored_files_are_noted(tmp_path):
     data = load(tmp_path, images("train/a", "train/b", "test/a", count=5) | extra)
     assert not ids(data) & set(extra)
     assert data.notes == (
-        "ignored 3 files (.csv 2, .txt 1) without an image suffix",
+        "ignored 3 files (.csv 2, .txt 1) without an image suffix, starting with readme.txt",
         "ignored 1 image in single_prediction/, outside the published splits",
         "ignored 1 image outside the class folders",
         "the test split has no images of b",
@@ -223,6 +226,87 @@ def test_unlabeled_test_images_are_left_out(tmp_path):
     data = load(tmp_path, files)
     assert sizes(data) == {"train": 16, "validation": 2, "test": 2}
     assert data.notes == ("ignored 5 images in test/, outside the published splits",)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("prefix", ["", "outer/", "train/"])
+def test_class_folders_without_images_are_named(tmp_path, kind, prefix):
+    """Empty ones, and those with only files that cannot be read. Other folders have no classes next to them."""
+    files = images(f"{prefix}a", f"{prefix}b") | {
+        f"{prefix}birds/1.raw": b"",
+        f"{prefix}birds/deep/2": b"",
+        f"{prefix}a/sub/notes.txt": b"",
+    }
+    if kind == "zip":
+        path = write_zip(tmp_path / "a.zip", files | {f"{prefix}cows/": b""})
+    else:
+        path = write_folder(tmp_path / "a", files)
+        (path / f"{prefix}cows").mkdir()
+        (path / f"{prefix}.hidden").mkdir()
+    data = load_dataset(path)
+    assert data.class_names == ("a", "b")
+    notes = [note for note in data.notes if "no images in" in note]
+    assert notes == [f"no images in {prefix}birds/, {prefix}cows/, next to the class folders"]
+
+
+HEIF = {f"{c}/{i}.{s}": (c, i) for c in "ab" for i, s in enumerate(["heic", "HEIF", "hif", "jpg"])}
+
+
+@pytest.fixture
+def with_heif(tmp_path):
+    """Photographs as Apple's devices store them, one of them under the name of a JPEG."""
+    root = tmp_path / "phone"
+    for number, name in enumerate(HEIF):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.full((8, 16, 3), 10 * number, np.uint8))
+        decode_module.heif_version()  # registers the format
+        image.save(root / name, format="HEIF", quality=-1)
+    return root
+
+
+def test_heif_images_are_read(with_heif):
+    data = load_dataset(with_heif)
+    assert ids(data) == set(HEIF) and data.bad_images == ()
+    assert not [note for note in data.notes if "ignored" in note]
+    for split in data.splits.values():
+        for name, (image, _) in zip(split.ids, split, strict=True):
+            assert image.shape == (8, 16, 3)
+            assert abs(int(image.mean()) - 10 * list(HEIF).index(name)) <= 2
+
+
+def without_format(monkeypatch, name):
+    found = tuple(format for format in decode_module._formats() if format != name)
+    monkeypatch.setattr(decode_module, "_formats", lambda: found)
+
+
+def test_heif_images_are_named_where_they_cannot_be_read(with_heif, monkeypatch):
+    without_format(monkeypatch, "HEIF")
+    write_folder(with_heif, images("a", "b", count=20))
+    data = load_dataset(with_heif, max_bad=0.1)
+    assert data.notes[0] == (
+        "ignored 6 files (.heic 2, .heif 2, .hif 2) which require pillow-heif (pip install"
+        " 'jax-zoo[heif]'), starting with a/0.heic"
+    )
+    reason = "a HEIF image, which requires pillow-heif (pip install 'jax-zoo[heif]')"
+    assert [(b.id, b.reason) for b in data.bad_images] == [("a/3.jpg", reason), ("b/3.jpg", reason)]
+
+
+def test_avif_images_are_named_where_they_cannot_be_read(tmp_path, monkeypatch):
+    files = {f"{c}/{i}.avif": png(i, format="AVIF") for c in "ab" for i in range(5)}
+    path = write_folder(tmp_path / "a", files)
+    assert ids(load_dataset(path)) == set(files)
+    without_format(monkeypatch, "AVIF")
+    with pytest.raises(InputError, match="only 10 files .* which require a Pillow with AVIF"):
+        load_dataset(path)
+
+
+def test_installing_a_decoder_invalidates_verdicts(with_heif, monkeypatch):
+    write_folder(with_heif, images("a", "b", count=20))
+    with monkeypatch.context() as patch:
+        without_format(patch, "HEIF")
+        patch.setattr(verify, "VERSIONS", {**verify.VERSIONS, "heif": None})
+        assert len(load_dataset(with_heif, max_bad=0.1).bad_images) == 2
+    assert not load_dataset(with_heif).bad_images
 
 
 def test_copies_across_splits_are_noted(tmp_path):
@@ -278,28 +362,46 @@ def test_bad_images_are_left_out_before_the_split(tmp_path, kind):
 def test_bad_images_as_errors(tmp_path):
     message = error_message(tmp_path, with_bad_images(40, 2), on_bad_image="error")
     assert "2 of 80 images" in message
-    assert (
-        "starting with cats/0.png (not an image in any known format): repair or remove" in message
-    )
+    assert "starting with cats/0.png (not an image in any known format), listed in " in message
+    assert message.endswith(": repair or remove them, or skip them (--on-bad-image skip)")
 
 
 def test_too_many_bad_images(tmp_path):
     assert len(load(tmp_path / "few", with_bad_images(40, 4)).bad_images) == 4  # 5%
     assert "5 of 80 images" in error_message(tmp_path, with_bad_images(40, 5))
-    assert "more than 5%" in error_message(tmp_path, with_bad_images(40, 5))
+    assert "more than 0.05 of them" in error_message(tmp_path, with_bad_images(40, 5))
+
+
+def test_bad_images_are_listed_and_can_be_accepted(tmp_path):
+    files = with_bad_images(40, 5)
+    message = error_message(tmp_path, files)
+    assert message.endswith(", or go on without them: --max-bad 0.07")
+    listed = Path(re.search(r"listed in (.*?): repair", message)[1])
+    assert listed.read_text().splitlines() == [
+        f"cats/{i}.png\tnot an image in any known format" for i in range(5)
+    ]
+    assert len(load(tmp_path / "photos", files, max_bad=0.07).bad_images) == 5
+    assert "more than 0 of them" in error_message(tmp_path, files, max_bad=0.0)
+
+
+def test_a_refusal_without_a_place_for_its_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_ZOO_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").write_bytes(b"")
+    message = error_message(tmp_path, with_bad_images(40, 5))
+    assert "(not an image in any known format): repair" in message
 
 
 def test_class_with_only_bad_images(tmp_path):
     files = images("cats", "dogs", count=100) | {f"pigs/{i}.png": b"" for i in range(3)}
     message = error_message(tmp_path, files)
-    assert "starting with pigs/0.png (" in message
-    assert "and none of class pigs are left: replace them" in message
+    assert "and none of class pigs are left, starting with pigs/0.png (" in message
+    assert message.endswith(": replace them, or remove the folder of the class")
 
 
 def test_class_with_only_bad_images_in_a_split(tmp_path):
     files = images("train/a", "train/b", "val/a", "val/b", count=20) | {"test/a/1.png": png()}
     message = error_message(tmp_path, files | {"test/b/1.png": b""})
-    assert "and none of class b in the test split are left: replace them" in message
+    assert "and none of class b in the test split are left, starting with test/b/1.png" in message
 
 
 def test_unchanged_files_are_not_decoded_again(tmp_path, monkeypatch):
@@ -396,8 +498,8 @@ def test_empty(tmp_path):
 
 
 def test_only_other_files(tmp_path):
-    message = error_message(tmp_path, {"cats/1.heic": b"", "dogs/2.heic": b"", "x": b""})
-    assert "contains no images, only 3 files (.heic 2, no suffix 1)" in message
+    message = error_message(tmp_path, {"cats/1.txt": b"", "dogs/2.txt": b"", "x": b""})
+    assert "contains no images, only 3 files (.txt 2, no suffix 1) without an image suf" in message
 
 
 def test_no_class_folders(tmp_path):

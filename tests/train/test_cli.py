@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from train import cli
+from train import cli, stopping
 from train.recipe import InputError
 from train.record import log, terminal
 
@@ -333,7 +333,7 @@ def test_first_signal_requests_a_stop_and_the_second_interrupts(monkeypatch):
         signal.raise_signal(signal.SIGINT)
         assert stop.requested
         signal.raise_signal(signal.SIGINT)  # the same Ctrl-C, delivered again by a parent process
-        monkeypatch.setattr(cli.StopRequest, "SAME_SIGNAL_SECONDS", 0.0)
+        monkeypatch.setattr(stopping, "SAME_SIGNAL_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

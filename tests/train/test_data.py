@@ -1,6 +1,7 @@
 """`python -m train.data show`."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -24,7 +25,13 @@ from train.setup import resolve
 def test_show_writes_two_figures_and_prints_their_paths(call, image_folder, tmp_path):
     out = tmp_path / "pens.png"
     flags = ["--image-size", 20, "--augment.resize", 24, "--augment.rotation", 15, "--count", 4]
-    status, stdout, stderr = call(data, "show", image_folder, *flags, "--out", out)
+    folder = tmp_path / "pens"
+    shutil.copytree(image_folder, folder)
+    (folder / "yellow").mkdir()
+    (folder / "red" / "0.png").write_bytes(b"no image")
+    status, stdout, stderr = call(data, "show", folder, *flags, "--out", out)
+    assert "note: no images in yellow/, next to the class folders\n" in stderr
+    assert "warning: skipped 1 file that cannot be decoded, starting with red/0.png (not" in stderr
     assert (status, stdout.split()) == (0, [str(out), str(tmp_path / "pens_classes.png")]), stderr
     for path in stdout.split():
         with Image.open(path) as image:

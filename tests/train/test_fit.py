@@ -24,6 +24,8 @@ from train.setup import resolve
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_net")]
 
 STEPS = 4  # per epoch: 30 images in batches of 8, 8, 8 and 4
+VALIDATION = 23  # batches of 8 for 179 images
+EPOCH = STEPS + VALIDATION + 1  # calls of `stop`: after each step, before each batch, at the end
 TIMES = ("seconds", "images_per_second", "data_wait_share")
 
 SGD = Optimizer("sgd", 0.05, momentum=0.9)
@@ -189,22 +191,24 @@ def test_files_hold_the_recorded_values(whole, whole_directory):
     assert rows == [{name: epoch[name] for name in SUMMARY_COLUMNS} for epoch in epochs]
 
 
-# `stop` is called after each of the four steps of an epoch and once more at its end.
 @pytest.mark.parametrize(
     "calls",
     [
         pytest.param(0, marks=pytest.mark.long),
         pytest.param(2, marks=pytest.mark.long),
-        3,  # at the last step of an epoch
-        pytest.param(4, marks=pytest.mark.long),
-        pytest.param(5, marks=pytest.mark.long),
-        9,  # at the end of a stage: stopped in the next one
-        pytest.param(11, marks=pytest.mark.long),
-        13,
+        3,  # at the last step of an epoch: stopped before the validation
+        pytest.param(STEPS, marks=pytest.mark.long),
+        STEPS + 9,  # during a validation
+        pytest.param(EPOCH - 1, marks=pytest.mark.long),  # at the end of an epoch
+        pytest.param(EPOCH, marks=pytest.mark.long),
+        2 * EPOCH - 1,  # at the end of a stage: stopped before the next one is prepared
+        pytest.param(2 * EPOCH, marks=pytest.mark.long),
+        2 * EPOCH + 3,
+        pytest.param(3 * EPOCH - 4, marks=pytest.mark.long),
     ],
 )
 def test_stopped_run_resumes_exactly(experiment, whole, tmp_path, calls, capsys):
-    """Bit for bit, including the files, wherever it stopped: within an epoch, at its end, at the end of a stage.
+    """Bit for bit, including the files, wherever it stopped: within an epoch or its validation, at the end of a stage.
 
     The engine prints nothing.
     """
@@ -240,7 +244,7 @@ def test_finished_run_trains_no_more_steps(experiment, tmp_path, whole, whole_di
 
 def test_best_newer_than_the_checkpoint_is_replaced_only_by_better_weights(tmp_path):
     experiment = experiment_of(dataclasses.replace(FIRST, epochs=3))
-    run(experiment, tmp_path, stop=after(STEPS + 1))
+    run(experiment, tmp_path, stop=after(EPOCH))
     saved = SavedBest(step=2 * STEPS, epoch=2, score=0.99)
     recorder, end = run(experiment, tmp_path, saved_best=saved)
     assert [e.epoch for e in recorder.of("epoch") if e.is_best] == [2]
@@ -329,7 +333,7 @@ def test_the_last_epoch_is_kept_whatever_its_score(tmp_path):
     recorder, end = run(experiment, tmp_path / "whole")
     assert [e.is_best for e in recorder.of("epoch")] == [False] * 4
     assert (end.best.epoch, recorder.of("new_best")[-1].facts["epoch"]) == (4, 4)
-    run(experiment, tmp_path / "broken", stop=after(STEPS + 1))
+    run(experiment, tmp_path / "broken", stop=after(EPOCH))
     again, _ = run(experiment, tmp_path / "broken")
     for name in ("params", "batch_stats"):
         jax.tree.map(

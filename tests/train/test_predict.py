@@ -43,6 +43,8 @@ def test_folder_gives_one_row_per_image_and_reports_damaged_files(small_run, pho
     assert status == 0
     assert len(rows) == 13
     assert "1 of 13 images cannot be decoded" in stderr
+    ignored = "ignored 1 file (.txt 1) without an image suffix, starting with notes.txt"
+    assert f"note: {photos}: {ignored}\n" in stderr
     broken = [r for r in rows if r["error"]]
     assert [r["image"] for r in broken] == [f"{photos}/broken.jpg"]
     right = [r["class"] in r["image"].rpartition("/")[2] for r in rows if not r["error"]]

@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from train import evaluate, recipes, run
 from train.errors import InputError
@@ -150,11 +151,96 @@ def test_moved_data_are_accepted_and_changed_data_rejected(small_run, image_fold
     assert status == 0
     assert json.loads(stdout)["accuracy"] == read(small_run / "test.json")["accuracy"]
 
+    shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     with zipfile.ZipFile(archive, "a") as file:
         file.write(image_folder / "red" / "0.png", "red/copy.png")
-    status, _, stderr = call(evaluate, small_run, "--dataset", archive)
+    config = read(tmp_path / "run" / "config.json")
+    config["recipe"]["dataset"] = str(archive)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    status, _, stderr = call(evaluate, tmp_path / "run")
     assert status == 2
     assert "differ from those of the run" in stderr
+
+
+def other_photos(root, image_folder, *names, count=3):
+    """A few images of some classes: too few to split, and of one class too few to train on."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            with Image.open(image_folder / name / f"{i}.png") as image:
+                Image.fromarray(np.asarray(image) // 2 + 60).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("names", [["red"], ["red", "green"]])
+def test_evaluate_other_data_with_some_of_the_classes(
+    small_run, image_folder, tmp_path, call, names
+):
+    other = other_photos(tmp_path / "other", image_folder, *names)
+    status, stdout, stderr = call(evaluate, small_run, "--dataset", other)
+    assert status == 0, stderr
+    results, before = json.loads(stdout), read(small_run / "test.json")
+    assert results.keys() == before.keys()
+    assert (results["dataset"], results["split"]) == ("other", "all")
+    assert results["num_examples"] == 3 * len(names)
+    support = {name: row["support"] for name, row in results["per_class"].items()}
+    assert support == {name: 3 * (name in names) for name in ("blue", "green", "red")}
+    # Macro averages do not count classes without images; labels are those of the model.
+    recalls = [results["per_class"][name]["recall"] for name in names]
+    assert (
+        results["recall"] == pytest.approx(np.mean(recalls)) == pytest.approx(results["accuracy"])
+    )
+    assert results["accuracy"] > 0.6
+    assert f"6 images, {len(names)} of 3 classes"[2:] in stderr
+
+
+def test_evaluate_other_data_in_every_format(small_run, image_folder, tmp_path, call):
+    """A list, arrays and published splits, without training images."""
+    other = other_photos(tmp_path / "other", image_folder, "red", "green")
+    rows = [f"{name}/{i}.png,{name}" for name in ("red", "green") for i in range(3)]
+    (tmp_path / "other" / "list.csv").write_text("\n".join(["path,label", *rows]))
+    pixels = [np.asarray(Image.open(other / row.split(",")[0])) for row in rows]
+    labels = [row.split(",")[1] for row in rows]
+    np.savez(tmp_path / "other.npz", x_test=np.stack(pixels), y_test=np.array(labels))
+    shutil.copytree(other, tmp_path / "published" / "test")
+    found = []
+    for path in (other / "list.csv", tmp_path / "other.npz", tmp_path / "published", other):
+        status, stdout, stderr = call(evaluate, small_run, "--dataset", path)
+        assert status == 0, stderr
+        results = json.loads(stdout)
+        found.append((results["confusion_matrix"], round(results["loss"], 6)))
+    assert found == [found[0]] * 4
+
+
+def test_evaluate_says_that_images_were_trained_on(small_run, image_folder, tmp_path, call):
+    copy = tmp_path / "copy"
+    shutil.copytree(image_folder, copy)
+    (copy / "red" / "0.png").unlink()
+    status, _, stderr = call(evaluate, small_run, "--dataset", copy)
+    assert status == 0
+    trained = read(small_run / "splits.json")["splits"]["train"]
+    left = len(trained) - ("red/0.png" in trained)
+    assert f"warning: the model was trained on {left} of these images" in stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "message"),
+    [
+        (["red", "pink"], [], "has pink, which is not among the 3 classes of the model (blue, gr"),
+        (["red"], ["--split", "train"], "has no train images: use --split test"),
+        ([], [], "nowhere does not exist"),
+    ],
+)
+def test_other_data_that_cannot_be_evaluated(
+    small_run, image_folder, tmp_path, call, names, flags, message
+):
+    other = tmp_path / "nowhere"
+    for name in names:
+        (other / name).mkdir(parents=True)
+        shutil.copy(image_folder / "red" / "0.png", other / name)
+    status, _, stderr = call(evaluate, small_run, "--dataset", other, *flags)
+    assert status == 2
+    assert message in stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

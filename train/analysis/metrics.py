@@ -15,8 +15,16 @@ CHUNK_VALUES = 1 << 22  # logits converted to float64 at a time
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities of the classes, float64 [N, C]. Does not overflow for large logits."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted, log_sum = _shift(logits)
+    return shifted - log_sum
+
+
+def _shift(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 arrays [N, C] and [N, 1] whose difference is the log-probabilities."""
+    shifted = logits.astype(np.float64)
+    shifted -= logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return shifted, np.log(exponentials.sum(axis=1, keepdims=True))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -43,20 +51,22 @@ def _reduce(
     parts: dict[str, list[np.ndarray]] = {}
     start = 0
     for logits in chunks:
-        scores = log_softmax(logits)
-        picked = scores[np.arange(len(logits)), labels[start : start + len(logits)]]
+        shifted, log_sum = _shift(logits)
+        picked = shifted[np.arange(len(logits)), labels[start : start + len(logits)]]
         start += len(logits)
-        reduced = {"log_likelihoods": picked, "predictions": logits.argmax(axis=1).astype(np.int32)}
+        reduced = {
+            "log_likelihoods": picked - log_sum[:, 0],
+            "predictions": logits.argmax(axis=1).astype(np.int32),
+        }
         if keep and num_classes <= MAX_DENSE_CLASSES:
-            reduced["probabilities"] = np.exp(scores).astype(np.float32)
+            reduced["probabilities"] = np.exp(shifted - log_sum).astype(np.float32)
         elif keep:
-            top = np.argpartition(-logits, TOP_CLASSES, axis=1)[:, :TOP_CLASSES]
+            top = np.argpartition(logits, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:]
             order = np.argsort(-np.take_along_axis(logits, top, 1), axis=1, kind="stable")
             top = np.take_along_axis(top, order, 1)
+            probabilities = np.exp(np.take_along_axis(shifted, top, 1) - log_sum)
             reduced["top_classes"] = top.astype(np.int32)
-            reduced["top_probabilities"] = np.exp(np.take_along_axis(scores, top, 1)).astype(
-                np.float32
-            )
+            reduced["top_probabilities"] = probabilities.astype(np.float32)
         for name, values in reduced.items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -88,8 +88,10 @@ def fit(
                     prepared = prepare(experiment, plan, loop, cache, log)
                     while not _is_finished(plan, loop):
                         _train_epoch(experiment, plan, prepared, loop, checkpoints, log, stop)
-                        _end_epoch(experiment, plan, prepared, loop, log)
+                        _end_epoch(experiment, plan, prepared, loop, log, stop)
                         _save_after_epoch(plan, loop, checkpoints, log, stop)
+                except _StopValidation:
+                    _interrupt(loop, checkpoints, log)
                 except InputError as error:  # such as an image that was deleted meanwhile
                     _save(loop, checkpoints, log)
                     checkpoints.wait()
@@ -99,11 +101,18 @@ def fit(
             log.stage_ended(plan.spec.name)
             assert loop.train is not None
             previous = jax.device_get(loop.train.variables())
+            # Preparing the next stage may take long.
+            if plan is not experiment.stages[-1] and stop():
+                _interrupt(loop, checkpoints, log)
         checkpoints.wait()
         return loop
     finally:
         log.run_ended()
         checkpoints.close()
+
+
+class _StopValidation(Exception):
+    """A stop was requested during a validation, which a resumed run repeats."""
 
 
 def _is_finished(plan: StagePlan, loop: LoopState) -> bool:
@@ -222,15 +231,21 @@ def _end_epoch(
     prepared: PreparedStage,
     loop: LoopState,
     log: RunLog,
+    stop: Callable[[], bool],
 ) -> None:
     """Validate, report a new best epoch, and apply the end-of-epoch rules.
 
-    Changes `loop` only after all data are read, so that it can be saved if that fails.
+    Changes `loop` only after all data are read, so that it can be saved if that fails or is stopped.
     """
+
+    def raise_if_stopped() -> None:
+        if stop():
+            raise _StopValidation
+
     assert loop.train is not None
     stage, sums, objective = plan.spec, loop.sums, prepared.objective
     began = time.monotonic()
-    outputs = prepared.outputs(loop.train.variables(), "validation")
+    outputs = prepared.outputs(loop.train.variables(), "validation", raise_if_stopped)
     scores = objective.scores(outputs)
     if experiment.recipe.probe.every_epoch and "accuracy" not in scores:
         scores |= _probe(experiment, prepared, loop, outputs)
@@ -242,7 +257,7 @@ def _end_epoch(
     train_accuracy = sums.accuracy / sums.samples
     if math.isnan(train_accuracy) and "cluster_log_probabilities" in outputs:
         # Clusters are matched after the epoch.
-        outputs = prepared.outputs(loop.train.variables(), "train")
+        outputs = prepared.outputs(loop.train.variables(), "train", raise_if_stopped)
         train_accuracy = objective.scores(outputs)["accuracy"]
     began = time.monotonic()
     loop.epoch += 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -61,9 +61,17 @@ class PreparedStage:
     _eval_step: Any
     _eval_batches: Mapping[str, Iterable[dict[str, Any]]]  # by split; can be iterated repeatedly
 
-    def outputs(self, variables: dict[str, Any], split: str) -> dict[str, np.ndarray]:
-        """Compute the objective's outputs for every sample of a split."""
-        return collect_outputs(self._eval_step, variables, self._eval_batches[split])
+    def outputs(
+        self, variables: dict[str, Any], split: str, before_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, np.ndarray]:
+        """Compute the objective's outputs for every sample of a split. `before_batch` may raise to stop."""
+
+        def batches() -> Iterator[dict[str, Any]]:
+            for batch in self._eval_batches[split]:
+                before_batch()
+                yield batch
+
+        return collect_outputs(self._eval_step, variables, batches())
 
     def compile(self, loop: LoopState, context: steps.RngContext) -> None:
         """Compile the steps for every batch shape of the stage, without training."""

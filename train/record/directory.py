@@ -31,8 +31,8 @@ from train.record.environment import environment, numerics
 from train.record.terminal import say
 from zoo.common.files import PART, printable, write_atomically
 
-# Recipe fields that may change when a run is resumed: data location, input pipeline, recipe name.
-FREE_FIELDS = frozenset(["data_dir", "dataset", "feed", "name"])
+# Recipe fields that may change when a run is resumed: data location (the data are compared), input pipeline, name.
+FREE_FIELDS = frozenset(["data_dir", "dataset", "feed", "max_bad", "name"])
 SUMMARY_COLUMNS = (
     "epoch",
     "step",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
 from train.record.log import EpochRecord, RunLog, StepRecord
+from train.stopping import check
 
 Item = TypeVar("Item")
 
@@ -55,8 +56,9 @@ class Progress:
         self._last_line = time.monotonic()
 
     def start(self, text: str, total: int, done: int = 0) -> None:
-        """Start a task of `total` units."""
+        """Start a task of `total` units. Raises KeyboardInterrupt if the command is to stop, as `update` does."""
         self.stop()
+        check()
         self._text, self._total = text, total
         self._rate = Rate(done)
         if self._live:
@@ -77,6 +79,7 @@ class Progress:
 
     def update(self, done: int, note: str = "", time_left: str | None = None) -> None:
         """Report `done` units. `time_left` replaces the estimate for the rest of this task."""
+        check()
         if time_left is None:
             time_left = self._rate.time_left(done, self._total - done)
         note = f"{note}  {time_left}".strip()

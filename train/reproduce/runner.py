@@ -194,6 +194,7 @@ class Runner:
                     recipe.dataset,
                     data_dir=recipe.data_dir,
                     on_bad_image=recipe.on_bad_image,
+                    max_bad=recipe.max_bad,
                     progress=cli.progress_callback(progress),
                 )
                 self._data[key] = None

@@ -1,0 +1,216 @@
+"""Stop a command on Ctrl-C, SIGTERM or SIGHUP: always within two seconds, with exit status 130.
+
+Python's own handler raises KeyboardInterrupt wherever the program is. Inside a callback of a library, such as JAX's
+hook on garbage collection, the exception is printed and dropped, and the command would go on. Here, a signal sets a
+flag:
+
+  - `check`, called where progress is reported, raises KeyboardInterrupt, so that caches are written and files closed.
+  - A thread ends the process if nothing else does: a compilation, for example, cannot be interrupted. Nothing more is
+    lost than in a process that is killed.
+  - A training loop (`StopRequest`) that has steps to save stops after the current one. A second signal ends the
+    process at once.
+
+Imports only the standard library, since commands call `install` before they import anything else.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from train import streams
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+STATUS = 130
+# Seconds until the process is ended: if `check` is not called, and after it has raised.
+GRACE_SECONDS, CLEANUP_SECONDS = 1.0, 1.8
+# A terminal and a parent process may both deliver the same Ctrl-C.
+SAME_SIGNAL_SECONDS = 0.5
+
+
+class _Process:
+    """The signal handlers of a process that runs only one command, and the thread that ends it."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.raised = False  # by `check`
+        self.reported = False  # the user has been told
+        self.loop: StopRequest | None = None
+        streams.protect()  # else the sockets take the numbers of closed streams
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        # The C handler writes the number of the signal, also while the main thread is outside Python.
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            # With nohup, SIGHUP is ignored.
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        # Inherited by the thread, so that only the main thread takes signals: see `until_exec`.
+        _mask("SIG_BLOCK")
+        threading.Thread(target=self._watch, name="stopping", daemon=True).start()
+        _mask("SIG_UNBLOCK")
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.requested = True
+
+    def wake(self) -> None:
+        """Let the thread look again."""
+        self._writer.send(b"\0")
+
+    def _watch(self) -> None:
+        first = 0.0  # time of the first signal
+        deadline: float | None = None
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if select.select([self._reader], [], [], left)[0]:
+                has_signal = any(self._reader.recv(4096))
+                now = time.monotonic()
+                if has_signal and not first:
+                    first, self.requested = now, True
+                    if self._is_saving():
+                        _write(STOPPING)
+                elif has_signal and now - first > SAME_SIGNAL_SECONDS:
+                    self._end()
+                if first and deadline is None and not self._is_saving():
+                    deadline = now + GRACE_SECONDS
+            elif self._is_saving():
+                deadline = None
+            elif self.raised and time.monotonic() < first + CLEANUP_SECONDS:
+                deadline = first + CLEANUP_SECONDS
+            else:
+                self._end()
+
+    def _is_saving(self) -> bool:
+        return self.loop is not None and self.loop.has_steps
+
+    def _end(self) -> NoReturn:
+        if not self.reported:
+            _write("interrupted\n")
+        if sys.stderr is not None and sys.stderr.isatty():
+            _write("\x1b[?25h")  # a progress bar hides the cursor
+        os._exit(STATUS)
+
+
+_process: _Process | None = None
+
+
+def install() -> None:
+    """Handle the signals of this process from now on, if it runs only a command. Does nothing a second time."""
+    global _process
+    if _process is None and threading.current_thread() is threading.main_thread():
+        _process = _Process()
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if the user wants the command to stop, except in a training loop, which saves first."""
+    if _process is None or not _process.requested or _process.raised:
+        return
+    if _process.loop is None or not _process.loop.has_steps:
+        _process.raised = True
+        raise KeyboardInterrupt
+
+
+def reported() -> None:
+    """Note that the user has been told that the command stops."""
+    if _process is not None:
+        _process.reported = True
+
+
+@contextlib.contextmanager
+def until_exec() -> Iterator[None]:
+    """Context in which signals wait, if the process handles them. `exec` hands them on to the new program.
+
+    Raises KeyboardInterrupt if one has arrived before.
+    """
+    if _process is None:
+        yield
+        return
+    _mask("SIG_BLOCK")
+    try:
+        check()
+        yield
+    finally:
+        _mask("SIG_UNBLOCK")
+
+
+class StopRequest:
+    """Context of a training loop: the first signal stops it after the current step, a second one ends it immediately.
+
+    Until the loop calls `poll` for the first time, and after `end`, there is nothing to save, and a signal stops the
+    process as anywhere else. Also works in a process that has not called `install`, such as a notebook; other threads
+    than the main thread cannot handle signals there.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.has_steps = False
+        self._requested_at = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if _process is not None:
+            _process.loop = self
+        elif threading.current_thread() is threading.main_thread():
+            signals = (signal.SIGINT, signal.SIGTERM)
+            self._previous = {number: signal.signal(number, self._handle) for number in signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+        if _process is not None:
+            _process.loop = None
+            if _process.requested:
+                _process.wake()
+
+    def poll(self) -> bool:
+        """Whether the loop is to save and stop, called after a step."""
+        self.has_steps = True
+        if _process is not None:
+            self.requested = _process.requested
+        return self.requested
+
+    def end(self, message: str) -> None:
+        """Leave the context before its end. Raises Interrupted with the message if a stop was requested."""
+        requested = self.poll()
+        self.__exit__()
+        if requested:
+            from train.errors import Interrupted
+
+            raise Interrupted(message)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.requested:
+            if time.monotonic() - self._requested_at > SAME_SIGNAL_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self.requested, self._requested_at = True, time.monotonic()
+        _write(STOPPING)
+
+
+STOPPING = "\nstopping after the current step, then saving (Ctrl-C again stops immediately)\n"
+
+
+def _mask(how: str) -> None:
+    """Block or unblock the signals in this thread, where the system has that."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(getattr(signal, how), SIGNALS)
+
+
+def _write(text: str) -> None:
+    """Write to stderr, unless nobody reads it: a full pipe would block."""
+    with contextlib.suppress(
+        OSError, ValueError, AttributeError
+    ):  # closed, or replaced by another object
+        number = sys.stderr.fileno()
+        if select.select([], [number], [], 0)[1]:
+            os.write(number, text.encode())
