@@ -5,12 +5,15 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST = .venv-lowest
+PARITY = .venv-parity
+DOCS = .venv-docs
 
 SHELL = /bin/bash
 python = $(VENV)/bin/python
 needs = pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help run test test-fast test-all test-lowest test-long parity docs bench bench-gpu record constraints clean
+.PHONY: help run test test-fast test-all test-lowest test-long parity docs bench bench-gpu record constraints clean environment environments
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +44,10 @@ test: $(VENV)/.installed-test
 test-fast: $(VENV)/.installed-test
 	@$(python) -m pytest -m "not slow and not long"
 
+# What the other commands install, to be installed early (.ci/run).
+environment: $(VENV)/.installed-test
+environments: $(LOWEST)/.installed-lowest $(PARITY)/.installed-parity $(DOCS)/.installed-docs
+
 # One environment a version: .venv where it has that Python already (or is still to be made and python3 has
 # it), else .venv-3.x.
 test-all:
@@ -55,7 +62,6 @@ test-all:
 	done
 
 # What reads and writes images and checkpoints, with the lowest versions that pyproject.toml admits.
-LOWEST = .venv-lowest
 test-lowest: $(LOWEST)/.installed-lowest
 	@$(LOWEST)/bin/python -m pytest tests/train/test_checkpoints.py tests/zoo/test_pretrained_readers.py \
 	  $(addprefix tests/datasets/test_,images.py resampling.py fast.py synthetic_pigs.py folder.py duplicates.py npz.py)
@@ -68,7 +74,6 @@ $(LOWEST)/.installed-lowest: $(needs)
 	@touch $@
 
 # torch beside JAX, and the tests that compare with it. pip takes torch's build for CPUs where its settings know one.
-PARITY = .venv-parity
 parity: $(PARITY)/.installed-parity
 	@$(PARITY)/bin/python -m pytest tests/torchvision_parity tests/benchmarks/test_torch_nets.py
 
@@ -83,7 +88,6 @@ $(PARITY)/.installed-parity: $(needs)
 
 # The site. API pages are made from the sources, which are read and not imported: the environment has no JAX.
 # Not --quiet: mkdocs would then not count warnings, and --strict not fail.
-DOCS = .venv-docs
 docs: $(DOCS)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 
