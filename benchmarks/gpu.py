@@ -130,13 +130,18 @@ def main(argv: list[str]) -> None:
         )
     chosen = chosen_parts(arguments, len(facts["devices"]))
     record = Record(arguments, facts)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
+    # SIGTERM like Ctrl-C, which the background jobs of a shell ignore.
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         run(chosen, record, Clock(began, 60 * arguments.minutes))
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command continues") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     show(chosen, record.data)
     if failed := [n for n, s in record.steps.items() if s["state"] == "failed"]:
         raise RunError(f"{cli.count(len(failed), 'step')} failed: {', '.join(failed)}")
