@@ -13,7 +13,7 @@ SHELL = /bin/bash
 python = $(VENV)/bin/python
 needs = pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help run test test-fast test-all test-lowest test-long parity docs bench bench-gpu record constraints clean environment environments
+.PHONY: help run test test-fast test-all test-lowest test-long parity docs bench bench-gpu record constraints clean environments
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-gpu    measure a GPU, where there is one (benchmarks.gpu)"
 	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and docs/"
 	@echo "make constraints  update the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
+	@echo "make environments install what the commands above need, which they otherwise do themselves"
 	@echo "make clean        remove the environments and caches that make created"
 
 run: $(VENV)/.installed
@@ -44,9 +45,7 @@ test: $(VENV)/.installed-test
 test-fast: $(VENV)/.installed-test
 	@$(python) -m pytest -m "not slow and not long"
 
-# What the other commands install, to be installed early (.ci/run).
-environment: $(VENV)/.installed-test
-environments: $(LOWEST)/.installed-lowest $(PARITY)/.installed-parity $(DOCS)/.installed-docs
+environments: $(VENV)/.installed-test $(LOWEST)/.installed-lowest $(PARITY)/.installed-parity $(DOCS)/.installed-docs
 
 # One environment a version: .venv where it has that Python already (or is still to be made and python3 has
 # it), else .venv-3.x.
