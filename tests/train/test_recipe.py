@@ -255,7 +255,7 @@ def test_invalid_augmentation_is_rejected(field, values, message):
 
 
 # Fields whose limits are in `datasets.dataset.Options`.
-DATA_OPTIONS = {"split_seed", "validation_fraction", "test_fraction", "folds", "fold"}
+DATA_OPTIONS = {"split_seed", "validation_fraction", "test_fraction", "folds", "max_bad", "fold"}
 
 
 @pytest.mark.parametrize(
