@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "slow: compiles or trains for about a second or more; not in `make test-fast`"
     )
+    config.addinivalue_line("markers", "figures: runs of this test draw figures")
     config.addinivalue_line("markers", "long: runs in `make test-long`, not in CI")
 
 

@@ -19,6 +19,8 @@ from train.report import figures, mistakes, optional, plotting
 from train.report.html import _epochs, _headline, write_report
 from train.results import class_balanced_indices
 
+pytestmark = pytest.mark.figures
+
 NAMES = ["cats", "a class with a long name", "<script>alert(1)</script>", "猪", "$x$ & co"]
 
 

@@ -361,7 +361,10 @@ def test_parameters_are_counted_without_a_run(ask, trainer, tmp_path):
         (["--points", "0:1"], "name the grid with --grids"),
         (["--seeds", "0"], "--seeds is 0: use at least 1"),
         (["--data-dir", "/nowhere"], "--data-dir /nowhere does not exist: check the path"),
-        (["--out", "/dev/null/out"], "--out /dev/null/out: Not a directory; use another folder"),
+        (
+            ["--out", "/dev/null/out"],
+            "--out /dev/null/out is below /dev/null, a file: use a folder",
+        ),
     ],
 )
 def test_bad_flags_are_reported_in_one_line(ask, trainer, flags, message):
@@ -497,6 +500,7 @@ def test_ledgers_are_recorded_only_from_clean_commits(ask, call, trainer, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_a_paper_from_training_to_report(ask, tmp_path, small_net):
     """Three rows on real digits: one starts from another's weights, one diverges, which is a result."""
     recipe = with_values(RECIPE, {"model": "small_net", "stages.0.optimizer.learning_rate": 0.03})
