@@ -193,6 +193,9 @@ def test_results_of_a_stopped_step_are_kept(tmp_path):
     assert saved["steps"]["epoch"]["result"] == result
     [goal] = [goal for goal in saved["goals"] if goal["goal"].endswith("seconds")]
     assert (goal["value"], goal["met"]) == (0.8, True)
+    record.dry_run = True  # nothing is judged
+    record.save(step, "stopped", 1.0)
+    assert not any(goal["met"] for goal in record.data["goals"])
     (tmp_path / "epoch.json").write_text("{")
     record.save(step, "done", 1.0)
     assert record.state(step) == "failed" and "epoch.json cannot be read" in str(record.steps)
