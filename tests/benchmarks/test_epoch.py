@@ -81,6 +81,7 @@ def test_the_zoo_is_timed_for_real(tmp_path, call, registered_net):
     assert status == 0, err
     [row] = json.loads(out.read_text())["results"]
     assert row["epoch_seconds"] > 0 and row["losses"][0] > 0
+    assert row["images"] == 64  # all of them
     assert "zoo, streamed" in text
 
 
