@@ -43,7 +43,7 @@ class Arguments:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of the nets."""
     images: int = 20_000
-    """Number of files to create."""
+    """Number of training files to create."""
     data: Path | None = None
     """Image folder to read instead, with one subfolder per class, or with splits of one subfolder per class."""
     feeds: tuple[Literal["streamed", "cached"], ...] = ("streamed", "cached")
@@ -118,9 +118,16 @@ def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) 
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data
         if data is None:
-            from benchmarks.input_pipeline import make_photographs
+            from benchmarks.input_pipeline import CLASSES, make_photographs
 
-            data = make_photographs(Path(folder, "images"), arguments.images, FILE_SIZE)
+            # With splits of their own, all images of train/ are trained on.
+            data = Path(folder, "images")
+            for split, count in {
+                "train": arguments.images,
+                "validation": CLASSES,
+                "test": CLASSES,
+            }.items():
+                make_photographs(data / split, count, FILE_SIZE)
         else:
             head["command"] = head["command"].replace(str(data), f"$DATA/{data.name}")
         return {

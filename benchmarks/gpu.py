@@ -263,19 +263,16 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
     compared = ("--peers", *(("torch",) if dry else PEERS), *torch)
     peers = compared if torch or not dry else ()
     graph: tuple[str, ...] = ("--peers", "torch-graph", *torch) if torch or not dry else ()
+    short: tuple[str, ...] = ("--rounds", "3", "--seconds", "1")
+    epoch = (*("--model", "deconv_alexnet_2"), *("--images", "50000", "--batch-size", "128"))
+    times: tuple[str, ...] = ()
+    scaling: tuple[str, ...] = ("--model", "resnet50", "--batch-size", "64")
     if dry:
         short = ("--rounds", "1", "--seconds", "0.05")
-        epoch = ("--model", tiny, "--images", "32", "--batch-size", "16", "--rounds", "1")
-        times: tuple[str, ...] = (
-            *("--models", tiny, "--batch-sizes", "8", "--rounds", "1"),
-            *("--train-images", "16", "--validation-images", "8", "--test-images", "8"),
-        )
-        scaling: tuple[str, ...] = ("--model", tiny, "--simulate", "2", "--batch-size", "4")
-    else:
-        short = ("--rounds", "3", "--seconds", "1")
-        epoch = ("--model", "deconv_alexnet_2", "--images", "50000", "--batch-size", "128", *dtype)
-        times = ()
-        scaling = ("--model", "resnet50", "--batch-size", "64", *dtype)
+        epoch = (*("--model", tiny), *("--images", "32", "--batch-size", "16"))
+        times = ("--models", tiny, "--batch-sizes", "8", "--rounds", "1", "--train-images", "16")
+        times += ("--validation-images", "8", "--test-images", "8")
+        scaling = ("--model", tiny, "--simulate", "2", "--batch-size", "4")
     data = ("--data-dir", str(arguments.data_dir)) if arguments.data_dir and not dry else ()
     needs_devices = "" if dry or devices != 1 else "needs more than one GPU"
     return [
@@ -309,7 +306,15 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
             3,
             (
                 step(
-                    "epoch", "benchmarks.epoch", "--feeds", "cached", "--crops", "6", *epoch, *graph
+                    "epoch",
+                    "benchmarks.epoch",
+                    "--feeds",
+                    "cached",
+                    "--crops",
+                    "6",
+                    *epoch,
+                    *dtype,
+                    *graph,
                 ),
             ),
         ),
@@ -344,6 +349,7 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
                     "scaling",
                     "benchmarks.scaling",
                     *scaling,
+                    *dtype,
                     missing=needs_devices,
                     all_devices=True,
                 ),
@@ -434,7 +440,7 @@ class Record:
             except (OSError, ValueError) as error:
                 entry |= {"state": "failed", "message": f"{path.name} cannot be read ({error})"}
         self.steps[step.name] = entry
-        self.data["goals"] = goals(self.steps)
+        self.data["goals"] = goals({} if self.dry_run else self.steps)
         write_json(self._path, self.data)
 
 

@@ -193,6 +193,9 @@ def test_results_of_a_stopped_step_are_kept(tmp_path):
     assert saved["steps"]["epoch"]["result"] == result
     [goal] = [goal for goal in saved["goals"] if goal["goal"].endswith("seconds")]
     assert (goal["value"], goal["met"]) == (0.8, True)
+    record.dry_run = True  # nothing is judged
+    record.save(step, "stopped", 1.0)
+    assert not any(goal["met"] for goal in record.data["goals"])
     (tmp_path / "epoch.json").write_text("{")
     record.save(step, "done", 1.0)
     assert record.state(step) == "failed" and "epoch.json cannot be read" in str(record.steps)
@@ -365,9 +368,9 @@ def test_a_call_that_is_stopped_can_be_continued(tmp_path, command_environment, 
     assert states(tmp_path) == {"first": "done", "second": "done"}
 
 
-@pytest.mark.slow
+@pytest.mark.long  # .ci/run has a whole dry run
 def test_the_dry_run_measures_for_real(tmp_path, command_environment):
-    """The command as a user types it, stopped and continued. Its other parts run in .ci/run."""
+    """The command as a user types it, stopped and continued."""
     words = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--minutes", "2"]
     words += ["--parts", "throughput", "--out", str(tmp_path / "out")]
     options = {"env": command_environment, "cwd": ROOT, "text": True}
