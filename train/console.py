@@ -7,8 +7,7 @@ standard library.
 import importlib
 import sys
 
-from zoo.common.commands import SCRIPT
-from zoo.common.names import did_you_mean
+SCRIPT = "jax-zoo"
 
 # Subcommand: its module and what it does.
 COMMANDS = {
@@ -40,11 +39,17 @@ def usage() -> str:
 
 def main() -> None:
     """Run the subcommand in the process's arguments, as `python -m` runs its module."""
+    # Before anything else is imported, as train/__init__.py does for `python -m`.
+    from train import stopping
+
+    stopping.install()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(usage())
         return
     if name not in COMMANDS:
+        from zoo.common.names import did_you_mean
+
         hint = did_you_mean(name, COMMANDS, f"choose from {', '.join(COMMANDS)}")
         print(f"error: {SCRIPT} has no command {name!r}: {hint}", file=sys.stderr)
         sys.exit(2)

@@ -181,7 +181,7 @@ def run(
                 ) from None
             stop.end(
                 f"interrupted after training, saved in {directory.path};"
-                f" to test it: python -m train.run --workdir {directory.path}"
+                f" to test it: {typed('train.run')} --workdir {directory.path}"
             )
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         try:

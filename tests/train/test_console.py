@@ -9,9 +9,10 @@ import pytest
 
 import zoo
 from benchmarks import pages
-from train import console
+from train import console, stopping
 from train.predictor import load_run
 from train.record.environment import command_line
+from zoo.common import commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,6 +78,24 @@ def test_help_of_the_console_imports_the_standard_library_only(start):
     assert "jax-zoo run " in done.stdout and "python -m train.run" in done.stdout
 
 
+@pytest.mark.slow
+def test_signals_stop_the_command_from_its_first_import_on(start, tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    code = (
+        "import sys; from train import console; sys.argv = ['jax-zoo', 'run'];"
+        " console.COMMANDS['run'] = ('slow', ''); sys.path.append('.'); console.main()"
+    )
+    done = start("-P", "-c", code)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
+def test_the_script_is_known_to_messages():
+    assert console.SCRIPT == commands.SCRIPT
+
+
 def test_every_command_of_train_has_a_subcommand():
     modules = {module for module, _ in console.COMMANDS.values()}
     assert modules == {name for name in pages.commands() if name.startswith("train.")}
@@ -87,6 +106,7 @@ def printed(monkeypatch, capsys, *words):
     """Exit status, stdout and stderr of a command in this process."""
     monkeypatch.setattr(sys, "argv", list(words))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(stopping, "install", lambda: None)  # not in the process of the tests
     status = 0
     try:
         if Path(words[0]).name == "jax-zoo":
