@@ -224,13 +224,14 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = x.reshape(len(x), -1)
+        x = nn.Dense(7, dtype=self.dtype, name="backbone")(x.reshape(len(x), -1))
+        x = nn.tanh(x).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(x) if self.num_classes else x
 
 
 @register_model(input_shape=(8, 8, 3), num_classes=5, source="a test")
 def linear_tiny(num_classes):
-    "A head without a backbone."
+    "Two dense layers."
     return Linear(num_classes)
 """
 
@@ -259,7 +260,7 @@ def test_a_family_is_one_file_and_a_row_of_the_test_table(tmp_path):
     pytest_command = ("-m", "pytest", "-q", "-n", "0", "-m", "not long", str(table))
     done = run(*pytest_command, "-k", "complete")
     assert done.returncode == 1 and "Extra items in the right set:" in done.stdout, done.stdout
-    row = 'PARAMETERS = {\n    "linear_tiny": (965, 965),  # 8 * 8 * 3 * 5 + 5'
+    row = 'PARAMETERS = {\n    "linear_tiny": (1391, 1391),  # (8 * 8 * 3 + 1) * 7 + (7 + 1) * 5'
     table.write_text(table.read_text("utf-8").replace("PARAMETERS = {", row, 1))
     done = run(*pytest_command, "-k", "linear or complete or every_family")
     assert done.returncode == 0, done.stdout
