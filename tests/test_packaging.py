@@ -141,10 +141,11 @@ def undeclared(imported: dict[str, Path], requirements: list[Requirement]) -> li
 @pytest.mark.slow
 def test_imports_of_the_packages_are_declared():
     imported = third_party_imports(PACKAGES, without="benchmarks/peers")
-    # Optional: both modules handle missing packages.
+    # Optional: these modules handle missing packages.
     assert imported.pop("simplejpeg") == ROOT / "datasets" / "images" / "fast.py"
     for name in ("cv2", "numba"):
         assert imported.pop(name) == ROOT / "datasets" / "images" / "resampling.py"
+    assert imported.pop("pillow_heif") == ROOT / "datasets" / "images" / "decode.py"
     assert not undeclared(imported, RUNTIME)
     names = {r.name for r in EXTRAS["fast"]}
     assert names == {"numba", "opencv-python-headless", "simplejpeg"}
