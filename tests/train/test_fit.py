@@ -261,10 +261,13 @@ def test_run_ended_is_sent_when_training_diverges(tmp_path):
     assert isinstance(end, Diverged)
     assert re.fullmatch(r"rs{1,7}(b?es+)?fz", recorder.letters("npc"))
     last = recorder.of("step")[-1]
-    assert end.step == last.step and not np.isfinite(last.values["loss"])
+    # The loss is finite if only the gradient overflows, which depends on the version of JAX.
+    finite = {name: bool(np.isfinite(last.values[name])) for name in ("loss", "grad_norm")}
+    assert end.step == last.step and not all(finite.values())
     # The diverged step is in the file, with null for NaN and inf.
     lines = [json.loads(line) for line in RunDir(tmp_path).metrics.read_text().splitlines()]
-    assert lines[-1]["step"] == last.step and lines[-1]["loss"] is None
+    assert lines[-1]["step"] == last.step
+    assert {name: lines[-1][name] is not None for name in finite} == finite
 
 
 def test_run_ended_is_sent_when_a_writer_fails(experiment, tmp_path):
