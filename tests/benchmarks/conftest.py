@@ -11,8 +11,10 @@ __all__ = ["registered_net", "small_net"]
 
 
 @pytest.fixture(autouse=True)
-def _forget_nets(monkeypatch):
+def _forget_nets():
     """Forget the models that a benchmark registers by importing their module, such as `benchmarks.tiny_net`."""
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     yield
-    sys.modules.pop("benchmarks.tiny_net", None)
+    for name, entry in list(registry._ENTRIES.items()):
+        if entry.module.startswith("benchmarks."):
+            del registry._ENTRIES[name]
+            sys.modules.pop(entry.module, None)
