@@ -66,7 +66,8 @@ test-lowest: $(LOWEST)/.installed-lowest
 	  $(addprefix tests/datasets/test_,images.py resampling.py fast.py synthetic_pigs.py folder.py duplicates.py npz.py)
 
 $(LOWEST)/.installed-lowest: $(needs)
-	@set -e; version=3.11; python=$$($(find_python)); \
+	@set -e; version=3.11; python=$(PYTHON); \
+	test "$$($(PYTHON) $(print_version) 2>/dev/null)" = $$version || python=$$($(find_python)); \
 	test -x $(LOWEST)/bin/python || $$python -m venv $(LOWEST); \
 	echo "installing the lowest versions into $(LOWEST) (minutes the first time) ..."; \
 	$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check -c constraints/lowest.txt -e '.[test]'
