@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def start(tmp_path, command_environment):
     """Run Python in a folder with the user's own train.py, zoo.py and datasets/: `start(words, **environment)`."""
-    (tmp_path / "datasets").mkdir()
-    for name in ("train.py", "zoo.py", "datasets/__init__.py"):
+    for name in ("datasets", "benchmarks"):
+        (tmp_path / name).mkdir()
+    for name in ("train.py", "zoo.py", "datasets/__init__.py", "benchmarks/__init__.py"):
         (tmp_path / name).write_text("raise SystemExit('theirs')")
     # As pip writes it for the entry point.
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
@@ -54,9 +55,9 @@ def test_modules_of_the_working_folder_are_not_imported(start):
 
 @pytest.mark.slow
 def test_models_of_the_working_folder_are_found(start, tmp_path):
-    """Also with an editable install, whose packages are searched after all of sys.path."""
+    """After our own packages, also those that are not imported yet, such as `benchmarks`."""
     (tmp_path / "my_nets.py").write_text(
-        "import sys, zoo\nfrom tests.small_net import SmallNet\nfrom helper import WIDTH\n"
+        "import benchmarks, zoo\nfrom tests.small_net import SmallNet\nfrom helper import WIDTH\n"
         "@zoo.register_model(input_shape=(8, 8, 3), num_classes=3, source='me')\n"
         "def net(num_classes):\n    'A net.'\n    return SmallNet(num_classes, WIDTH)\n"
     )

@@ -195,7 +195,7 @@ HOSTILE = {
     "nested lists": (b"]" * 20_000 + b"a" * 19_999, "no state dict"),
     "nested calls": (b"cos\nsystem\n" * 20_000 + b")R" + b"\x85R" * 19_999, "no state dict"),
     "a dictionary in itself": (b"}q\x00X\x05\x00\x00\x00modelh\x00s", "no state dict"),
-    "popping too much": (b")R", "damaged|empty stack"),
+    "popping too much": (b")R", "pops from an empty stack"),
     "state of nothing": (b")b", "damaged|empty stack|plain data"),
     "state of a string": (b"X\x01\x00\x00\x00a}b", "sets the state of plain data"),
     "no marks": (b"(ttt", "damaged"),
