@@ -99,7 +99,7 @@ $(DOCS)/.installed-docs: pyproject.toml
 	@touch $@
 
 # What a GPU gives, on a machine that has one; DRY=--dry-run tries the command anywhere. With $(PYTHON) and the
-# packages that it has, whatever their versions, if none is missing: a GPU machine may have no network.
+# packages that it has, in any version, if none is missing: a GPU machine may have no network.
 GPU = --out results/gpu --minutes 25
 bench-gpu:
 	@set -e; python=$(PYTHON); \

@@ -61,7 +61,7 @@ def check_checkout(tool: str) -> None:
     """Check that the command's own files belong to a source tree, not to an installed package."""
     if not is_checkout(ROOT):
         raise InputError(
-            f"{tool} writes into the repository, but runs from {ROOT}, which is no source tree:"
+            f"{tool} writes into the repository, but runs from {ROOT}, which is not a source tree:"
             " run it in a clone"
         )
 

@@ -30,7 +30,7 @@ def small_run(small_net, trained):
 def _no_figures(request, monkeypatch):
     """Runs that a test function makes draw no figures, which would take most of their time.
 
-    Runs of fixtures for several tests draw theirs, and so do tests with the mark `figures`.
+    Runs of fixtures draw figures, and so do those of tests with the mark `figures`.
     """
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("train.results._write_figures", lambda *arguments: None)

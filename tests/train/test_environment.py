@@ -74,7 +74,7 @@ def test_commands_that_write_into_the_repository_refuse_an_installed_package(
     monkeypatch.setattr(module, "write_json" if module is record else "rendered", None)
     status, out, err = call(module)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert f"runs from {tmp_path}, which is no source tree: run it in a clone" in err
+    assert f"runs from {tmp_path}, which is not a source tree: run it in a clone" in err
 
 
 def test_runs_of_an_installed_package_are_not_recorded(tmp_path, monkeypatch):

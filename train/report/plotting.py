@@ -1,4 +1,4 @@
-"""matplotlib with its own default settings, whatever the user's environment and matplotlibrc say.
+"""matplotlib with its own default settings instead of those of the user's environment and matplotlibrc.
 
 Everything that draws imports matplotlib from here.
 """
