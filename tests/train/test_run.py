@@ -554,6 +554,14 @@ def test_two_runs_of_the_same_second_get_two_folders(monkeypatch, tmp_path):
         assert [first.path.name, second.path.name] == ["net-digits-1", "net-digits-1-2"]
 
 
+def test_runs_that_links_to_nothing_is_an_input_error(monkeypatch, tmp_path):
+    """Such as to a disk that is not mounted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to("nowhere")
+    with pytest.raises(InputError, match="runs/.* cannot be written"), run._claimed(Recipe(), None):
+        pass
+
+
 def test_images_deleted_during_training_are_named_and_training_is_saved(
     image_folder, tmp_path, call, monkeypatch
 ):

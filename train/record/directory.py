@@ -240,8 +240,8 @@ class RunDir:
                 self.path.mkdir(parents=True, exist_ok=not new)
                 stack.enter_context(locks.locked(self.path / LOCK, busy, warn))
             except OSError as error:
-                if isinstance(error, FileExistsError) and new:
-                    raise
+                if isinstance(error, FileExistsError) and new and os.path.lexists(self.path):
+                    raise  # else a parent is in the way, such as a link to a disk that is not there
                 _remove_empty(created)
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
