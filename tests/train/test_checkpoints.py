@@ -231,8 +231,18 @@ def test_all_checkpoints_damaged_raises_input_error(tmp_path):
     save(tmp_path, [1, 2])
     for step in ("1", "2"):
         largest_file(tmp_path / step).write_bytes(b"")
-    with pytest.raises(InputError, match="every checkpoint in .* is damaged"):
-        restore(tmp_path)
+    for _ in range(2):  # the second call must not begin anew
+        with pytest.raises(InputError, match="every checkpoint in .* is damaged"):
+            restore(tmp_path)
+
+
+def test_a_step_that_is_damaged_again_is_set_aside_again(tmp_path):
+    save(tmp_path, [1])
+    for name in ("damaged-2", "damaged-2-2"):
+        save(tmp_path, [2])
+        largest_file(tmp_path / "2").write_bytes(b"")
+        assert_is(restore(tmp_path)[0], 1)
+        assert (tmp_path / name).is_dir() and not (tmp_path / "2").exists()
 
 
 def test_digest_depends_on_values_names_dtypes_and_shapes():

@@ -6,13 +6,14 @@ change later: a digest of the state is stored with it and compared on restore.
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import math
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,36 +89,47 @@ class Checkpoints:
 
         Args:
           like: maps the index of a stage to the structure, shapes and dtypes of its arrays.
-          warn: called with a message for each damaged checkpoint. The folder is renamed, and the next older checkpoint
-            is tried.
+          warn: called with a message for each damaged checkpoint, after which the next older one is tried. If one is
+            intact, the folders of those that are not are renamed.
 
         Returns:
           The state, with NumPy arrays; None if there are no checkpoints.
 
         Raises:
           RunError: the newest checkpoint cannot be read now, or has arrays of another structure. Nothing is changed.
-          InputError: every checkpoint is damaged.
+          InputError: every checkpoint is damaged. Nothing is changed, or the next call would begin anew in this folder.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        for count, step in enumerate(steps):
             try:
-                return self._restore(step, like)
+                loop = self._restore(step, like)
             except RunError:
                 raise
             except Exception as error:  # damage can raise any error of Orbax, TensorStore or json
                 self._check_readable(step, error)
+                then = ": trying an older one" if step != steps[-1] else ""
                 warn(
-                    f"checkpoint {self._directory / str(step)} is damaged ({_reason(error)}): trying an older one"
+                    f"checkpoint {self._directory / str(step)} is damaged ({_reason(error)}){then}"
                 )
-                damaged = self._directory / f"damaged-{step}"
-                if not damaged.exists():
-                    (self._directory / str(step)).rename(damaged)
-                self._manager.reload()
+            else:
+                self._set_aside(steps[:count])
+                return loop
         if steps:
             raise InputError(
                 f"every checkpoint in {self._directory} is damaged: start again with another --workdir"
             )
         return None
+
+    def _set_aside(self, damaged: Sequence[int]) -> None:
+        """Rename damaged checkpoints, so that their steps can be saved again."""
+        for step in damaged:
+            names = itertools.chain(
+                [f"damaged-{step}"], (f"damaged-{step}-{n}" for n in itertools.count(2))
+            )
+            name = next(name for name in names if not (self._directory / name).exists())
+            (self._directory / str(step)).rename(self._directory / name)
+        if damaged:
+            self._manager.reload()
 
     def _restore(self, step: int, like: Callable[[int], Any]) -> LoopState:
         meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
