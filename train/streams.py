@@ -34,6 +34,8 @@ class _Unbreakable(io.TextIOWrapper):
     def _dropped(self) -> Iterator[None]:
         try:
             yield
+        except BlockingIOError:
+            pass  # the reader is slow and the stream does not wait: later text may fit
         except OSError:  # the reader is gone, or the disk is full
             to_devnull(self)
         except ValueError:  # closed at exit

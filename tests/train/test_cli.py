@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from train import cli, stopping
+from train import cli, stopping, streams
 from train.recipe import InputError
 from train.record import log, terminal
 
@@ -274,6 +274,25 @@ def test_streams_that_are_closed_broken_or_of_another_encoding(shell, text, stat
     assert found[1].startswith(stdout)
     assert "Traceback" not in found[2]
     assert "Exception ignored" not in found[2]
+
+
+def test_a_slow_reader_of_stderr_gets_what_comes_later():
+    """Of a stream that does not wait, such as a terminal that another program has set so."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with (
+        open(reader, "rb", buffering=0) as file,
+        streams._Unbreakable(io.BufferedWriter(io.FileIO(writer, "w")), "utf-8") as stream,
+    ):
+        for _ in range(2000):  # 200 kB, more than a pipe holds
+            stream.write("x" * 99 + "\n")
+            stream.flush()
+        os.set_blocking(reader, False)
+        while file.read(1 << 20):
+            pass
+        stream.write("error: the last line\n")
+        stream.flush()
+        assert file.read(1 << 20).endswith(b"error: the last line\n")
 
 
 def test_names_that_are_not_utf_8_are_shown_with_a_replacement_character(shell):
