@@ -160,7 +160,7 @@ constraints:
 	done
 
 clean:
-	rm -rf .venv .venv-3.* $(LOWEST) $(DOCS) site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-3.* $(LOWEST) $(PARITY) $(DOCS) site build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find zoo datasets train benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: $(needs)
