@@ -71,7 +71,7 @@ class _Process:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if select.select([self._reader], [], [], left)[0]:
-                has_signal = any(self._reader.recv(4096))
+                has_signal = any(number in SIGNALS for number in self._reader.recv(4096))
                 now = time.monotonic()
                 if has_signal and not first:
                     first, self.requested = now, True
