@@ -11,6 +11,7 @@ from typing import Any
 from train import cli
 from train.recipe import InputError
 from train.record.environment import ROOT, is_checkout
+from zoo.common.files import check_output_file
 
 # Flags whose values are paths on this machine; omitted from recorded commands.
 LOCAL_FLAGS = ("--torch-python", "--out", "--figures")
@@ -53,8 +54,7 @@ def check_out(out: Path | None, *, folder: bool = False) -> None:
         raise InputError(
             f"--out {out}: use a file that ends in .json{' or an existing folder' if folder else ''}"
         )
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+    check_output_file(out, "--out")
 
 
 def check_checkout(tool: str) -> None:

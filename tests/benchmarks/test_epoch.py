@@ -98,7 +98,7 @@ def test_the_zoo_is_timed_for_real(tmp_path, call, registered_net):
         (["--data", "/nowhere"], "--data /nowhere is not a folder"),
         (
             ["--out", "/nowhere/x.json"],
-            "--out /nowhere/x.json: the folder /nowhere does not exist",
+            "--out /nowhere/x.json: its folder does not exist: create it first",
         ),
         (["--crops", "0"], "--crops is 0: use at least 1"),
         (["--crops", "6", "--model", "vgg16"], "--crops needs a model for at most 32 pixels"),

@@ -314,7 +314,7 @@ def test_a_model_without_baselines_is_timed_alone():
         ({"torch_python": Path("/no/such/python")}, "/no/such/python is not an executable"),
         ({"out": Path("times.txt")}, "use a file that ends in .json or an existing folder"),
         ({"resume": True}, "--resume needs a file: use --out FILE.json"),
-        ({"out": Path("/no/such/folder/a.json")}, "the folder /no/such/folder does not exist"),
+        ({"out": Path("/no/such/folder/a.json")}, "its folder does not exist: create it first"),
         (
             {"figures": Path("/no/such/folder")},
             "--figures /no/such/folder is not an existing folder",
