@@ -70,6 +70,8 @@ def main(argv: list[str]) -> None:
         content = checked_ledger(arguments.ledger)
         path = RESULTS.parent / f"ledger_{content['document']}.json"
     elif arguments.workdir and arguments.name:
+        if Path(arguments.name).name != arguments.name:
+            raise InputError(f"--name {arguments.name} is a path: use a file name without .json")
         path = RESULTS / f"{arguments.name}.json"
         content = record(RunDir(arguments.workdir), arguments.note)
     else:

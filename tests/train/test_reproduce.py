@@ -494,6 +494,8 @@ def test_ledgers_are_recorded_only_from_clean_commits(ask, call, trainer, tmp_pa
     assert status == 2 and "a of doc ran from uncommitted code" in stderr
     assert call(record, "--ledger", tmp_path / "none.json")[0] == 2
     assert call(record)[0] == 2
+    status, _, stderr = call(record, tmp_path, "--name", "../x")
+    assert (status, "--name ../x is a path" in stderr) == (2, True)
 
 
 # End to end.
