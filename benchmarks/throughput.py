@@ -74,7 +74,6 @@ class Arguments:
             "transposed",
             "max_pool",
             "sums",
-            "barriers",
         ],
         ...,
     ] = ()

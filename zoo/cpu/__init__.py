@@ -20,13 +20,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.linen import dtypes
-from jax import lax
 
 from zoo.cpu import conv, pool, sums, transposed, windows
 from zoo.layers import MaxPool, TorchBatchNorm
 
 KERNELS = frozenset(
-    ["matmul", "winograd", "fourier", "depthwise", "transposed", "max_pool", "sums", "barriers"]
+    ["matmul", "winograd", "fourier", "depthwise", "transposed", "max_pool", "sums"]
 )
 
 # A user context is part of jit's cache key; Flax's interceptors and plain Python variables are not.
@@ -88,10 +87,7 @@ def _intercept(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any
             module, others, kwargs
         ):
             return _batch_norm(module, x)
-        if uses("barriers") and not isinstance(module, nn.Dropout | MaxPool | nn.BatchNorm):
-            # Materialize the input, or XLA recomputes it in every fusion that reads it.
-            x = lax.optimization_barrier(x)
-    return call(x, *others, **kwargs)
+    return call(*args, **kwargs)
 
 
 def _supports_conv(module: nn.Conv, x: jax.Array, others: list, kwargs: dict[str, Any]) -> bool:
@@ -154,7 +150,7 @@ def _inputs(module: nn.Conv | nn.ConvTranspose, x: jax.Array) -> tuple[Any, Any,
     kernel: Any = module.get_variable("params", "kernel")
     bias: Any = module.get_variable("params", "bias") if module.use_bias else None
     x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=module.dtype)
-    return lax.optimization_barrier(x) if uses("barriers") else x, kernel, bias
+    return x, kernel, bias
 
 
 def _with_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
