@@ -1,8 +1,11 @@
 """Smoke run of a paper through its command."""
 
 import json
+import math
 
 from train.reproduce import __main__ as reproduce
+from train.reproduce import page as report
+from train.reproduce import runner
 from train.reproduce.papers import PAPERS
 
 
@@ -33,7 +36,7 @@ CHOSEN = one_of_each_form()
 WITH_GRID = "cifar10"  # one trial of a grid
 
 
-def check_smoke(name, out, call, *, every):
+def check_smoke(name, out, call, monkeypatch, *, every):
     """Run every row and two trials per grid, or the rows of `one_of_each_form` and a trial of one grid of `WITH_GRID`.
 
     A second call must reuse all of them.
@@ -47,6 +50,9 @@ def check_smoke(name, out, call, *, every):
     words = [name, "--scale", "smoke", "--seeds", "1", "--out", out, "--rows", *rows]
     if grids:
         words += ["--grids", *grids, "--points", f"0:{trials}"]
+    monkeypatch.setattr(
+        runner, "REPORT_SECONDS", math.inf
+    )  # draw the report's figures once, at the end
     status, _, stderr = call(reproduce, *words)
     assert status == 0, stderr
     ledger = json.loads((out / "smoke" / f"{name}.json").read_text(encoding="utf-8"))
@@ -61,5 +67,6 @@ def check_smoke(name, out, call, *, every):
         assert outcomes[:done] == ["done"] * done, grid["name"]
     page = (out / "smoke" / name / "report.html").read_text(encoding="utf-8")
     assert f"{name}: reported and measured results" in page
+    monkeypatch.setattr(report, "_figures", lambda *arguments: [])
     *_, stderr = call(reproduce, *words)
     assert stderr.count("already done") == len(ran) + trials * len(grids)

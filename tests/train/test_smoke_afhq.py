@@ -6,5 +6,5 @@ from smoke_check import check_smoke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_smoke_run(every, tmp_path, call):
-    check_smoke("afhq", tmp_path, call, every=every)
+def test_smoke_run(every, tmp_path, call, monkeypatch):
+    check_smoke("afhq", tmp_path, call, monkeypatch, every=every)
