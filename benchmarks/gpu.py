@@ -24,20 +24,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import command
+from benchmarks import command, throughput
 from benchmarks.workers import PARENT, ROOT
-from train import cli, flags
+from datasets import locks
+from train import cli, flags, stopping
 from train.errors import Interrupted, RunError
 from train.recipe import InputError
 from train.record.directory import write_json
 from train.reproduce.papers.cifar10 import PAPER as TABLE_2
 from train.reproduce.papers.pig_faces import PAPER as TABLE_1
 
-RECORD = "gpu.json"
+RECORD, LOCK = "gpu.json", ".lock"
 # Time at the end of a call for the running step to save and end, at most this share of the call.
 STOP_SECONDS, STOP_SHARE = 30.0, 0.1
 MIN_SECONDS = 5.0  # no step is started with less time left
@@ -129,14 +130,17 @@ def main(argv: list[str]) -> None:
             " try the command with --dry-run"
         )
     chosen = chosen_parts(arguments, len(facts["devices"]))
-    record = Record(arguments, facts)
-    # SIGTERM like Ctrl-C, which the background jobs of a shell ignore.
+    # Like Ctrl-C, which the background jobs of a shell ignore: each stops the running step first.
+    stopping.release()
     before = {
         number: signal.signal(number, signal.default_int_handler)
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in stopping.SIGNALS
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN  # nohup
     }
     try:
-        run(chosen, record, Clock(began, 60 * arguments.minutes))
+        with locked(arguments.out):
+            record = Record(arguments, facts)
+            run(chosen, record, Clock(began, 60 * arguments.minutes))
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command continues") from None
     finally:
@@ -378,16 +382,29 @@ class Clock:
         return self._deadline - time.monotonic()
 
 
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Create a folder and keep other calls from it. InputError if that is impossible."""
+    busy = f"--out {out}: another call uses it: wait, or use another folder"
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locks.locked(out / LOCK, busy, cli.say))
+        except OSError as error:
+            raise InputError(f"--out {out}: {error.strerror}; use another folder") from None
+        yield
+
+
 class Record:
     """The state of all steps, in a file that is written before and after each of them."""
 
     def __init__(self, arguments: Arguments, facts: dict[str, Any]) -> None:
-        """Read or create the record of --out, and begin a call. InputError if it does not fit or cannot be written."""
+        """Read or create the record of --out, and begin a call. InputError if it does not fit."""
         self.out, self._path = arguments.out, arguments.out / RECORD
         self.dry_run = arguments.dry_run
         try:
             self.data = checked(json.loads(self._path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             head = command.head("benchmarks.gpu", environment=False, warn=False)
             self.data = {
                 **head,
@@ -412,10 +429,7 @@ class Record:
                 entry |= {"state": "stopped", "message": "the command was killed"}
         date = time.strftime("%Y-%m-%d %H:%M")
         calls.append({"date": date, "minutes": arguments.minutes, "environment": facts})
-        try:
-            write_json(self._path, self.data)
-        except OSError as error:
-            raise InputError(f"--out {self.out}: {error.strerror}; use another folder") from None
+        write_json(self._path, self.data)
 
     @property
     def steps(self) -> dict[str, dict[str, Any]]:
@@ -582,18 +596,16 @@ def _speedup(mode: str, size: int) -> Callable[[dict[str, Any]], Measured]:
     """The zoo's speed over that of the faster peer at a batch size. Needs both peers."""
 
     def measure(result: dict[str, Any]) -> Measured:
-        key = "train_batch_size" if mode == "train" else "infer_batch_size"
+        prefix = throughput.PREFIX[mode]
         rows = {
             row["implementation"]: row
             for row in result["results"]
-            if row["mode"] == mode and row.get(key) == size
+            if row["mode"] == mode and row.get(f"{prefix}_batch_size") == size
         }
         missing = [
             f"{name}: {rows[name].get('error') or 'no time' if name in rows else 'not run'}"
             for name in ("zoo", *PEERS)
-            if not rows.get(name, {}).get(
-                "zoo_speedup" if name in PEERS else f"{key[:5]}_step_time"
-            )
+            if not rows.get(name, {}).get("zoo_speedup" if name in PEERS else f"{prefix}_step_time")
         ]
         if missing:
             return Measured(missing="; ".join(missing))
@@ -659,7 +671,10 @@ def goals(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for goal in GOALS:
         result = steps.get(goal.step, {}).get("result")
-        measured = goal.measure(result) if result else Measured(missing="not run")
+        try:
+            measured = goal.measure(result) if result else Measured(missing="not run")
+        except (AttributeError, KeyError, TypeError) as error:  # not a file of that step
+            measured = Measured(missing=f"unknown content: {type(error).__name__} {error}")
         value = measured.value
         entry = {"goal": goal.text, "relation": goal.relation, "bound": goal.bound}
         entry |= {"value": value, "met": None if value is None else goal.met(value)}

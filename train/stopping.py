@@ -109,6 +109,13 @@ def install() -> None:
         _process = _Process()
 
 
+def release() -> None:
+    """Leave the signals of this process to handlers that the caller sets now."""
+    if _process is not None:
+        signal.set_wakeup_fd(-1)
+        check()
+
+
 def check() -> None:
     """Raise KeyboardInterrupt if the user wants the command to stop, except in a training loop, which saves first."""
     if _process is None or not _process.requested or _process.raised:
@@ -194,7 +201,8 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.requested, self._requested_at = True, time.monotonic()
-        _write(STOPPING)
+        # Not by `_write`: a notebook's stderr has no descriptor.
+        print(STOPPING, end="", file=sys.stderr, flush=True)
 
 
 STOPPING = "\nstopping after the current step, then saving (Ctrl-C again stops immediately)\n"

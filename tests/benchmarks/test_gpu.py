@@ -182,6 +182,20 @@ def test_a_folder_that_cannot_be_written_is_named(call, tmp_path, monkeypatch):
     assert "file/out: Not a directory; use another folder" in err
 
 
+def test_a_folder_is_used_by_one_call(ask, tmp_path):
+    with gpu.locked(tmp_path / "out"):
+        status, _, err = ask([])
+    assert (status, err.count("\n")) == (2, 1)
+    assert "another call uses it: wait, or use another folder" in err
+    assert ask([])[0] == 0
+
+
+def test_a_result_of_something_else_has_no_speedup():
+    steps = {"throughput-resnet50": {"result": {"rows": []}}}
+    found = next(g for g in gpu.goals(steps) if g["goal"] == "ResNet-50, train 256")
+    assert (found["value"], found["missing"]) == (None, "unknown content: KeyError 'results'")
+
+
 def test_results_of_a_stopped_step_are_kept(tmp_path):
     """Also those of a goal, and a damaged file is not taken for a result."""
     record = gpu.Record(gpu.Arguments(out=tmp_path), MACHINE)
@@ -339,7 +353,7 @@ cli.main(gpu.main)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_call_that_is_stopped_can_be_continued(tmp_path, command_environment, number):
     words = ["--dry-run", "--out", str(tmp_path / "out")]
     options = {"env": command_environment, "cwd": tmp_path, "text": True}

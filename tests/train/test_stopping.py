@@ -177,10 +177,36 @@ def command():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("milliseconds", [60, 120, 200, 400])
-def test_a_signal_during_the_imports(milliseconds, command_environment, image_folder, tmp_path):
+def test_a_command_with_its_own_handlers_takes_its_time(start):
+    """As benchmarks.gpu, which stops a step first."""
+    body = """
+import time
+
+def command():
+    stopping.release()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print("released", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(stopping.CLEANUP_SECONDS + 0.3)
+        print("stopped it", flush=True)
+        raise
+"""
+    status, stdout, stderr, _ = stop(start(body, until="released"), signal.SIGTERM)
+    assert (status, stdout, stderr) == (130, "stopped it\n", "interrupted\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "milliseconds"),
+    [*(("train.run", ms) for ms in (60, 120, 200, 400)), ("benchmarks.linear_baseline", 120)],
+)
+def test_a_signal_during_the_imports(module, milliseconds, command_environment, tmp_path):
     """Python itself takes some of this time; its own handler prints a traceback."""
-    words = ["train.run", "--dataset", str(image_folder), "--workdir", str(tmp_path / "run")]
+    words = [module, "--dataset", "digits", "--out", str(tmp_path / "x.json")]
+    if module == "train.run":
+        words[-2:] = ["--workdir", str(tmp_path / "run")]
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", *words],
         env=command_environment,
