@@ -7,7 +7,7 @@ standard library.
 import importlib
 import sys
 
-SCRIPT = "jax-zoo"
+from zoo.common.commands import SCRIPT
 
 # Subcommand: its module and what it does.
 COMMANDS = {

@@ -69,6 +69,8 @@ def protect() -> None:
         "surrogateescape",
     ):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, _Unbreakable):
+        return
     if sys.stderr is None or _is_descriptor(sys.stderr, 2):
         encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
         raw = io.BufferedWriter(io.FileIO(2, "w", closefd=False))

@@ -358,6 +358,26 @@ def test_first_signal_requests_a_stop_and_the_second_interrupts(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_notebook_says_that_training_stops(monkeypatch):
+    """Its stderr has no file descriptor."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with cli.StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.poll()
+    assert "stopping after the current step" in stream.getvalue()
+
+
+def test_stderr_is_wrapped_once(monkeypatch):
+    raw = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, "utf-8"))
+    streams.protect()
+    once = sys.stderr
+    assert isinstance(once, streams._Unbreakable)
+    streams.protect()
+    assert sys.stderr is once
+
+
 def test_progress_without_a_terminal_prints_a_line_every_30_seconds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
