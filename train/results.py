@@ -1,5 +1,6 @@
 """Results of a finished run: scores, predictions, figures and the report."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,9 +233,11 @@ def _write_figures(
     )
     for name, wanted, write in written:
         path = run.figures / name
-        if path.is_file():
-            path.unlink()  # of an earlier test
         with optional(f"{path}"):
+            # Of an earlier test.
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
             if wanted:
                 write(path)
 

@@ -310,6 +310,9 @@ def test_a_figure_that_fails_costs_a_warning(small_run, tmp_path, monkeypatch, c
     experiment = resolve(run.read_recipe(), train=False)
     broken = mock_failing(ValueError("no\nlatex"))
     monkeypatch.setattr(figures, "confusion_matrix", broken)
+    monkeypatch.setattr("train.results.save_thumbnails", broken)
+    (run.figures / "mistakes").mkdir(parents=True, exist_ok=True)
+    (run.figures / "mistakes" / "of_an_earlier_test.jpg").touch()
     monkeypatch.setattr("train.report.html.write_report", broken)
     facts = {"train_time_ms": 1.0, "epochs_run": 2}
     found = results.finish(run, load_run(run.path), experiment, facts)
@@ -317,8 +320,10 @@ def test_a_figure_that_fails_costs_a_warning(small_run, tmp_path, monkeypatch, c
     assert {p.name for p in run.figures.iterdir()} >= {"curves.png", "predictions.png"}
     assert not (run.figures / "confusion_matrix.png").exists() and not run.report.exists()
     warnings = capsys.readouterr().err.splitlines()
-    assert f"warning: {run.figures / 'confusion_matrix.png'} is missing" in warnings[-2]
-    assert warnings[-2].endswith("(ValueError: no latex)") and "report.html" in warnings[-1]
+    assert not (run.figures / "mistakes").exists()
+    assert f"warning: {run.figures / 'confusion_matrix.png'} is missing" in warnings[-3]
+    assert warnings[-3].endswith("(ValueError: no latex)")
+    assert "mistakes is missing" in warnings[-2] and "report.html" in warnings[-1]
 
 
 def mock_failing(error):
