@@ -27,9 +27,11 @@ from train.reproduce import __main__ as reproduce
 from train.reproduce import papers
 from train.reproduce.folders import Folders
 from train.reproduce.markdown import markdown
+from train.reproduce.recorded import _Recorded
 from train.reproduce.results import Results
 from train.reproduce.schema import Claim, Comparison, EarlierReading, Grid, Paper, Row
 from train.reproduce.smoke import TINY_MODELS, TinyModel
+from train.reproduce.verdicts import hardware_of
 
 pytestmark = pytest.mark.slow
 
@@ -472,6 +474,21 @@ def test_a_recorded_ledger_is_judged_again(ask, call, trainer, tmp_path, monkeyp
     again = {r["name"]: r["text"] for r in read(path)["rows"]}
     assert again == texts | {"b": "run with the earlier reading of version 0.1: batch 16"}
     assert call(record, "--judge-again", "--note", "x")[0] == 2
+
+
+def test_a_recorded_row_of_several_machines_is_of_neither(ask, trainer, tmp_path):
+    """Times are judged on the paper's hardware only, and beside each other on the same hardware."""
+    rows = [row("a", seeds=2), row("b")]
+    ask(rows)
+    recorded = ledger_of(tmp_path)
+    for each, found in zip(recorded["rows"], (["GPU X", "GPU Y"], ["GPU Y"]), strict=True):
+        each["hardware"] = found
+    paper = Paper("doc", "A paper", tuple(rows), hardware="GPU Y")
+    again = _Recorded(paper, recorded)
+    mixed, single = (hardware_of(again.runs(each)) for each in rows)
+    assert single == {"GPU Y"}
+    assert len(mixed) == 1 and not mixed & {"GPU X", "GPU Y"}
+    assert not any(name.endswith(paper.hardware) for name in mixed)
 
 
 def test_ledgers_are_recorded_only_from_clean_commits(ask, call, trainer, tmp_path, monkeypatch):

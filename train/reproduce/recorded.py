@@ -65,10 +65,16 @@ class _Recorded(Results):
             | {
                 "setting": next(iter(old["ran"]), ""),
                 "dirty": old["dirty"],
-                "hardware": "; ".join(old["hardware"]),
+                "hardware": self._hardware(old),
                 "versions": next(iter(old["versions"]), {}),
             },
         )
+
+    @staticmethod
+    def _hardware(old: Mapping[str, Any]) -> str:
+        """Of several machines, the one of a run is not recorded: it is neither the paper's nor another row's."""
+        names = old["hardware"]
+        return f"one of {len(names)} machines ({old['name']})" if len(names) > 1 else "".join(names)
 
     def _reading_differs(self, row: Row, old: Mapping[str, Any]) -> bool:
         """Whether version 0.1 had another recipe for the row on these data."""
