@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def load_run(path: str | os.PathLike) -> Predictor:
         if (root / "config.json").exists():
             raise InputError(
                 f"{root} holds no trained model (no best/{MODEL}) yet, since its first epoch is not complete:"
-                f" resume it with {typed('train.run')} --workdir {root}"
+                f" resume it with {typed('train.run')} --workdir {shlex.quote(str(root))}"
             ) from None
         raise InputError(
             f"{root} holds no trained model (no best/{MODEL}): use a run directory or its best/ folder"

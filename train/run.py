@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,10 +102,20 @@ def _default_recipe(argv: list[str]) -> Recipe:
     """Return the recipe that the flags override: of the run in --workdir, else by --from-recipe, else the model's."""
     quick = "--quick" in argv
     model, named, workdir = (_value(argv, flag) for flag in ("model", "from-recipe", "workdir"))
-    if workdir and (run := RunDir(Path(workdir).expanduser())).exists():
-        return run.read_recipe()
     if named and quick:
         raise InputError("--quick and --from-recipe each name a recipe: use one of them")
+    if workdir and (run := RunDir(Path(workdir).expanduser())).exists():
+        recipe = run.read_recipe()
+        if (named or quick) and _value(argv, "name") is None:
+            asked = (
+                recipes.get_recipe(named) if named else recipes.recipe_for(recipe.model, quick=True)
+            )
+            if asked.name != recipe.name:
+                raise InputError(
+                    f"{workdir} contains a run of recipe {recipe.name!r}, not {asked.name!r}: use another"
+                    f" --workdir, or omit {'--from-recipe' if named else '--quick'} to resume it"
+                )
+        return recipe
     if named:
         recipe = recipes.get_recipe(named)
         return dataclasses.replace(recipe, model=model) if model else recipe
@@ -177,11 +188,11 @@ def run(
             except Interrupted as stopped:
                 raise Interrupted(
                     f"{stopped}, saved in {directory.path};"
-                    f" to resume: {typed('train.run')} --workdir {directory.path}"
+                    f" to resume: {typed('train.run')} --workdir {shlex.quote(str(directory.path))}"
                 ) from None
             stop.end(
                 f"interrupted after training, saved in {directory.path};"
-                f" to test it: {typed('train.run')} --workdir {directory.path}"
+                f" to test it: {typed('train.run')} --workdir {shlex.quote(str(directory.path))}"
             )
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         try:

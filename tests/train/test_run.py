@@ -20,7 +20,7 @@ from PIL import Image
 from train import evaluate, recipes, run
 from train.errors import InputError
 from train.recipe import Optimizer, Probe, Recipe, Stage
-from train.record.directory import SUMMARY_COLUMNS
+from train.record.directory import SUMMARY_COLUMNS, RunDir
 from train.results import TIMING_FIELDS
 from train.setup import resolve
 
@@ -418,6 +418,19 @@ def test_run_that_diverges_before_the_first_checkpoint_names_the_step(image_fold
         " start again with a lower --lr than 1e+30 and another --workdir"
     )
     assert not any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir())
+
+
+def test_a_run_keeps_its_recipe(small_run):
+    """--from-recipe and --quick would else be ignored beside a --workdir with a run."""
+    recipe = RunDir(small_run).read_recipe()
+    place = ["--workdir", str(small_run)]
+    assert run.parse([*place, "--from-recipe", recipe.name]).recipe == recipe
+    with pytest.raises(
+        InputError, match="contains a run of recipe .*, not 'digits': .*omit --from-recipe"
+    ):
+        run.parse([*place, "--from-recipe", "digits"])
+    with pytest.raises(InputError, match="has no quick recipe"):
+        run.parse([*place, "--quick"])
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ class Checkpoints:
     def save(self, loop: LoopState) -> None:
         """Write a checkpoint in the background. Waits for the previous save and raises its error, if any."""
         self._last_save = time.monotonic()
+        # Also if the saved state is that of the same step, before an interrupted validation: resuming repeats it.
         if loop.step in self._manager.all_steps():
             return
         # Host copies: device buffers are donated to the next step, and arrays without a sharding can be restored on
