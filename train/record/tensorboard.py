@@ -1,6 +1,7 @@
 """Run-log writer for TensorBoard."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,28 @@ class TensorBoardWriter(RunLog):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._board: Any = None
+        self._events: Any = None
         self._steps: list[StepRecord] = []
 
     def run_started(self, start: RunStart) -> None:
         """Open the file. TensorBoard ignores older events after `start.step`."""
-        from tensorboardX import SummaryWriter
+        # Not SummaryWriter: on a full disk, its thread and its exit handler print tracebacks, and then it blocks.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-        self._board = SummaryWriter(str(self._directory), purge_step=start.step)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(self._directory / "events"))
+        self._write(start.step, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    def _write_scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._write(step, summary=scalar(name, value))
 
     def step(self, record: StepRecord) -> None:
         """Buffer the step until the next flush."""
@@ -36,17 +51,17 @@ class TensorBoardWriter(RunLog):
         for name in EPOCH_SCALARS:
             value = getattr(record, name)
             if not math.isnan(value):
-                self._board.add_scalar(f"epoch/{name}", value, record.step)
-        self._board.flush()
+                self._write_scalar(f"epoch/{name}", value, record.step)
+        self._events.flush()
 
     def flush(self) -> None:
         """Write the buffered steps."""
         for record in self._steps:
             for name, value in record.values.items():
-                self._board.add_scalar(f"step/{name}", value, record.step)
+                self._write_scalar(f"step/{name}", value, record.step)
         self._steps = []
 
     def run_ended(self) -> None:
         """Close the file."""
-        if self._board is not None:
-            self._board.close()
+        if self._events is not None:
+            self._events.close()
