@@ -1,0 +1,288 @@
+"""The data, the commands and their undisturbed results."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.campaign import results
+from tests.campaign.processes import Command, run, tail, words
+from train import recipes
+from train.recipe import Augmentation, Optimizer, Recipe, Stage
+
+FOUR_DEVICES = (("XLA_FLAGS", "--xla_force_host_platform_device_count=4"),)
+# Variant of a run: its flags, and its environment variables.
+VARIANTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "single stage": ("--epochs 6", ()),
+    "staged": ("--from-recipe campaign --batch-size 8", ()),
+    "early stopped": (
+        "--epochs 9 --stages.0.early-stop.patience 2 --stages.0.early-stop.min-delta 0.5",
+        (),
+    ),
+    "resident": ("--epochs 6 --feed cached", ()),
+    "four devices": ("--epochs 6", FOUR_DEVICES),
+}
+STAGED = Recipe(
+    name="campaign",
+    model="tests.registered_net:net",
+    stages=(
+        Stage("head", epochs=3, freeze=("backbone",), optimizer=Optimizer(learning_rate=0.01)),
+        Stage("all", epochs=3, augment=Augmentation(flip=True)),
+    ),
+)
+ROOT = Path(__file__).parents[2]
+LARGE_DISK = 512 * 1024  # KiB
+RUN = "RUN"
+IN_TREE = (("PYTHONPATH", "tree"),)
+FINISHED = ("train.run", "single stage", 0)
+ROW = "table1-attention-16"  # of the paper below
+
+
+# What `benchmarks.tables` and `benchmarks.record` need: they write into the source tree that they belong to.
+TREE = ("benchmarks", "datasets", "docs", "train", "zoo")
+TREE_FILES = ("README.md", "CHANGELOG.md", "mkdocs.yml", "pyproject.toml")
+PAGE = "docs/models/alexnet.md"  # is missing, so that there is something to write
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """A command other than `train.run`, which is repeated when it was disturbed."""
+
+    command: Command
+    produced: Callable[[Path], Any]  # what it leaves in its working folder
+    reads_run: bool = False  # its first argument is RUN, which stands for a run directory
+    in_tree: bool = False  # it runs in a copy of the source tree, in its working folder
+    prints: bool = False  # its stdout does not vary, but for lines of times
+
+    def on(self, run_dir: Path) -> Command:
+        """The command with this run directory."""
+        given = (run_dir if word == RUN else word for word in self.command.words)
+        return dataclasses.replace(self.command, words=words(*given))
+
+    def stable(self, stdout: str) -> str:
+        """The part of its stdout that does not vary."""
+        lines = stdout.splitlines() if self.prints else []
+        return "\n".join(x for x in lines if "time_ms" not in x and " MB," not in x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The undisturbed result of a command."""
+
+    seconds: float
+    content: Any
+    stdout: str = ""
+    bytes: int = 0  # of everything that it wrote
+
+
+Key = tuple[str, str, int]  # command, variant of a training run, seed
+
+
+class World:
+    """A folder with data, caches and undisturbed results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data = root / "pets"
+        rng = np.random.default_rng(0)
+        for label, name in enumerate(("cat", "dog")):
+            (self.data / name).mkdir(parents=True)
+            for number in range(30):
+                image = rng.integers(0, 120, (12, 14, 3)) + 100 * (np.arange(3) == label)
+                Image.fromarray(image.astype(np.uint8)).save(self.data / name / f"{number}.png")
+        recipes.RECIPES[STAGED.name] = STAGED
+        self.tries = root / "tries"
+        self.tries.mkdir()
+        self.cleaned = False
+        self.references: dict[Key, Reference] = {}
+
+    def prepare(self, key: Key) -> Reference:
+        """Run a command undisturbed. Twice, since the first also compiles."""
+        command, variant, seed = key
+        for name in ("compiling", "reference"):
+            cwd = self.root / "references" / f"{command} {variant} {seed} {name}"
+            cwd.mkdir(parents=True)
+            if command == "train.run":
+                given = self.train(variant, cwd / "run", seed)
+            else:
+                plain = self.plain[command]
+                given = plain.on(self.finished) if plain.reads_run else plain.command
+                self.furnish(plain, cwd)
+            before = size_of(cwd)
+            ended = run(given, cwd)
+            if ended.status != 0:
+                raise RuntimeError(f"{command} fails undisturbed: {tail(ended.stderr, 30)}")
+        written = size_of(cwd) - before
+        if command == "train.run":
+            return Reference(ended.seconds, results.of_run(cwd / "run"), bytes=written)
+        content, stdout = plain.produced(cwd), plain.stable(ended.stdout)
+        return Reference(ended.seconds, content, stdout, written)
+
+    @property
+    def finished(self) -> Path:
+        """A finished run directory."""
+        return self.root / "references" / f"{' '.join(map(str, FINISHED))} reference" / "run"
+
+    def clean(self) -> None:
+        """Let the finished run come from committed code, which `benchmarks.record` requires."""
+        path = self.finished / "env.json"
+        facts = json.loads(path.read_text("utf-8"))
+        path.write_text(json.dumps(facts | {"git_dirty": False, "git_commit": "0" * 40}))
+        self.cleaned = True
+
+    def furnish(self, plain: Plain, cwd: Path) -> None:
+        """Put what a command needs into its working folder."""
+        if plain.in_tree:
+            for name in TREE:
+                shutil.copytree(ROOT / name, cwd / "tree" / name)
+            for name in TREE_FILES:
+                shutil.copy2(ROOT / name, cwd / "tree")
+            (cwd / "tree" / PAGE).unlink()
+
+    def train(self, variant: str, workdir: Path | None, seed: int = 0) -> Command:
+        """The command that trains a variant."""
+        flags, variables = VARIANTS[variant]
+        place = () if workdir is None else ("--workdir", workdir)
+        given = words("--model", "tests.registered_net:net", "--dataset", self.data, *place)
+        given += words("--seed", seed, *flags.split())
+        if "--batch-size" not in flags:
+            given += words("--batch-size", 8)
+        return Command("train.run", given, variables)
+
+    @functools.cached_property
+    def plain(self) -> dict[str, Plain]:
+        """The commands other than `train.run`, by name."""
+        data, tiny = self.data, "benchmarks.tiny_net:tiny_net"
+        smoke = words("pig_faces", "--scale", "smoke", "--rows", ROW, "--out", "results")
+        row = Path("results", "smoke", "pig_faces", ROW, "seed0")
+        commands = [
+            Plain(Command("train.evaluate", words(RUN)), _nothing, reads_run=True, prints=True),
+            Plain(
+                Command("train.predict", words(RUN, data, "--output", "out.csv")),
+                lambda cwd: (cwd / "out.csv").read_bytes(),
+                reads_run=True,
+                prints=True,
+            ),
+            Plain(Command("train.models", words("*tiny*")), _nothing, prints=True),
+            Plain(
+                Command("train.data", words("show", data, "--image-size", 8, "--out", "x.png")),
+                lambda cwd: [(cwd / name).read_bytes() for name in ("x.png", "x_classes.png")],
+                prints=True,
+            ),
+            Plain(
+                Command("train.data", words("prepare", data, "--out", ".", "--name", "pets")),
+                lambda cwd: results.of_files(cwd / "pets" / "1.0.0"),
+                prints=True,
+            ),
+            Plain(
+                Command("train.reproduce", smoke),
+                lambda cwd: results.of_run(cwd / row)["test.json"],
+            ),
+            Plain(
+                Command("benchmarks.record", words(RUN, "--name", "pets"), IN_TREE, cold=True),
+                lambda cwd: _json(cwd / "tree" / "benchmarks" / "results" / "runs" / "pets.json"),
+                reads_run=True,
+                in_tree=True,
+            ),
+            Plain(Command("benchmarks.tables", (), IN_TREE, cold=True), _pages, in_tree=True),
+            Plain(
+                Command("benchmarks.gpu", words("--dry-run", "--parts", "parity", "--out", "gpu")),
+                lambda cwd: _json(cwd / "gpu" / "gpu.json")["steps"],
+            ),
+        ]
+        timed = {
+            "linear_baseline": f"--dataset {data} --sizes 4 --c 0.01",
+            "input_pipeline": "--num-workers 1 --decoders pillow --images 8 --image-size 16"
+            " --batch-size 4 --cached-images 8 --rounds 1",
+            "augmentation": f"--model {tiny} --batch-size 4 --rounds 1 --seconds 0.05",
+            "epoch": f"--model {tiny} --images 32 --batch-size 16 --feeds cached --rounds 1",
+            "scaling": f"--model {tiny} --simulate 2 --batch-size 4",
+            "parity": f"--model {tiny}",
+            "startup": f"--model {tiny} --batch-size 4 --rounds 1",
+            "table1": f"--models {tiny} --batch-sizes 8 --rounds 1 --train-images 16"
+            " --validation-images 8 --test-images 8",
+            "throughput": f"--models {tiny} --batch-sizes 2 4 --modes test --rounds 1"
+            " --seconds 0.05 --resume",
+        }
+        for name, flags in timed.items():
+            given = words(*flags.split(), "--out", "x.json")
+            commands.append(
+                Plain(Command(f"benchmarks.{name}", given), lambda cwd: _json(cwd / "x.json"))
+            )
+        return {plain.command.name: plain for plain in commands}
+
+    # Folders of one try.
+
+    def folder(self, number: int) -> Path:
+        """An empty working folder for a try."""
+        path = self.tries / f"{number}"
+        path.mkdir()
+        return path
+
+    def resize(self, path: Path, kilobytes: int) -> None:
+        """Change the size of a folder's file system."""
+        _system("mount", "-o", f"remount,size={kilobytes}k", str(path))
+
+    def unmount(self, path: Path) -> None:
+        """Remove the file system of a folder."""
+        _system("umount", "-l", str(path))
+
+    def mount(self, path: Path) -> None:
+        """Give a folder a file system of its own. RuntimeError where that is not possible."""
+        _system("mount", "-t", "tmpfs", "-o", f"size={LARGE_DISK}k", "campaign", str(path))
+
+    def close(self) -> None:
+        """Remove everything, also what an interrupted try has mounted."""
+        for path in self.tries.iterdir():
+            if path.is_mount():
+                self.unmount(path)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def remove(self, path: Path) -> None:
+        """Remove the folder of a try, and what lies beside it."""
+        for found in (path, *self.tries.glob(f"{path.name}.*")):
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                found.unlink(missing_ok=True)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _nothing(cwd: Path) -> Any:
+    return None
+
+
+def _json(path: Path) -> Any:
+    """A JSON file with numbers and dates left out: measured times vary."""
+    return _outline(json.loads(path.read_text("utf-8")))
+
+
+def _outline(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _outline(v) for k, v in value.items() if k not in ("date", "command")}
+    if isinstance(value, list):
+        return [_outline(item) for item in value]
+    return "number" if isinstance(value, int | float) else value
+
+
+def _pages(cwd: Path) -> Any:
+    tree = cwd / "tree"
+    (tree / PAGE).stat()  # OSError: it is not written yet
+    return results.of_files(tree / "docs") | {"README": (tree / "README.md").read_text("utf-8")}
+
+
+def _system(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{done.stderr.strip()}: start the campaign as root")
