@@ -80,8 +80,6 @@ def test_what_an_interrupted_run_loses_is_found(
 ):
     world = FakeWorld(tmp_path)
     write_run(tmp_path / "undisturbed")
-    content = results.of_run(tmp_path / "undisturbed")
-    world.references = {("train.run", "resident", 0): Reference(3.0, content)}
 
     class Stopped:
         def __init__(self, command, cwd, *, cold):
@@ -117,6 +115,9 @@ class FakeWorld:
 
     def remove(self, folder):
         pass
+
+    def reference(self, command, variant):
+        return Reference(3.0, results.of_run(self.root / "undisturbed"))
 
     def train(self, variant, workdir):
         return Command("train.run")

@@ -342,9 +342,11 @@ def test_a_net_computes_the_same_with_and_without_kernels(call):
 
 
 STUB = """
+import signal
 from benchmarks import gpu
 from train import cli
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # in case that the tests run with nohup
 steps = [gpu.Step("first", {first}), gpu.Step("second", {second})]
 gpu.parts = lambda arguments, devices: [gpu.Part("parity", "a question", 1, tuple(steps))]
 gpu.machine = lambda torch_python: {machine}

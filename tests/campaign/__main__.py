@@ -50,7 +50,7 @@ from tests.campaign.processes import (
     run,
     tail,
 )
-from tests.campaign.world import FINISHED, LARGE_DISK, VARIANTS, World
+from tests.campaign.world import LARGE_DISK, VARIANTS, World
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = {
@@ -143,18 +143,6 @@ def chosen(arguments: Arguments) -> list[Try]:
     return list(itertools.islice(tries, arguments.tries or one_round))
 
 
-def needed(tries: Sequence[Try]) -> tuple[list[Any], list[Any]]:
-    """The undisturbed runs with which these tries are compared, and the other commands."""
-    runs = {FINISHED: None}
-    for t in tries:
-        if t.command == "train.run":
-            runs |= {
-                (t.command, t.variant, seed): None for seed in range(1 + (t.fault == "rivals"))
-            }
-    others = {(t.command, "", 0): None for t in tries if t.command != "train.run"}
-    return list(runs), list(others)
-
-
 class Disturbance:
     """Runs one try and collects what is wrong with it."""
 
@@ -203,7 +191,7 @@ class Disturbance:
 
     def _training(self) -> None:
         fault, variant = self.attempt.fault, self.attempt.variant
-        reference = self.world.references["train.run", variant, 0]
+        reference = self.world.reference("train.run", variant)
         workdir = self.folder / "run"
         command = self.world.train(variant, workdir)
         if fault in SIGNALS or fault == "kill twice":
@@ -383,7 +371,7 @@ class Disturbance:
     def _train_rivals(self, workdir: Path) -> None:
         """Two runs with different settings in one folder: one is refused, and the record is that of the other."""
         variant = self.attempt.variant
-        references = [self.world.references["train.run", variant, seed] for seed in (0, 1)]
+        references = [self.world.reference("train.run", variant, seed) for seed in (0, 1)]
         commands = [self.world.train(variant, workdir, seed) for seed in (0, 1)]
         both = self._at_once(*commands, references[0].seconds)
         self._check_pair(both)
@@ -409,7 +397,7 @@ class Disturbance:
 
     def _plain(self) -> None:
         name, fault = self.attempt.command, self.attempt.fault
-        reference, plain = self.world.references[name, "", 0], self.world.plain[name]
+        reference, plain = self.world.reference(name), self.world.plain[name]
         command = plain.command
         if plain.reads_run:  # a copy, which is compared
             copy = self.folder.with_name(f"{self.folder.name}.run")
@@ -593,10 +581,6 @@ _world: Any = None
 _deadline = 0.0
 
 
-def _prepare(key: Any) -> tuple[Any, Any]:
-    return key, _world.prepare(key)
-
-
 def _disturb(job: tuple[Try, int]) -> tuple[Try, list[tuple[str, str]] | None, float]:
     """Make a try in a process of its own, unless the time is over."""
     began = time.monotonic()
@@ -618,19 +602,17 @@ def main() -> int:
     own_mounts()
     say(f"preparing in {root}")
     preload()
+    from benchmarks import startup
     from train.engine import fit
 
     fit.MIN_CHECKPOINT_SECONDS = 0.0
+    # One of its 13 commands is enough.
+    startup.TIMED_COMMANDS = dict([*startup.TIMED_COMMANDS.items()][-1:])
     _world = World(root)
     fork = multiprocessing.get_context("fork")
     # In the processes that make the tries: the interrupted campaign ends them, and they their commands.
     ignore = (signal.SIGINT, signal.SIG_IGN)
     try:
-        for keys in needed(left):
-            with fork.Pool(arguments.jobs, signal.signal, ignore) as pool:
-                _world.references |= dict(pool.imap_unordered(_prepare, keys))
-            if not _world.cleaned:
-                _world.clean()
         with fork.Pool(arguments.jobs, signal.signal, ignore) as pool:
             jobs = [(attempt, arguments.seed) for attempt in left]
             for done, (attempt, findings, seconds) in enumerate(

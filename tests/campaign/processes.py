@@ -37,7 +37,7 @@ PRELOADED = (
     *("train.analysis.embedding", "train.analysis.metrics", "datasets.checks.duplicates"),
     *("benchmarks.linear_baseline", "benchmarks.input_pipeline", "benchmarks.augmentation"),
     *("benchmarks.epoch", "benchmarks.scaling", "benchmarks.parity", "benchmarks.throughput"),
-    *("benchmarks.table1", "benchmarks.gpu", "tests.registered_net"),
+    *("benchmarks.table1", "benchmarks.startup", "benchmarks.gpu", "tests.registered_net"),
 )
 
 
