@@ -581,6 +581,12 @@ _world: Any = None
 _deadline = 0.0
 
 
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the main process, which ends this one; its commands end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _disturb(job: tuple[Try, int]) -> tuple[Try, list[tuple[str, str]] | None, float]:
     """Make a try in a process of its own, unless the time is over."""
     began = time.monotonic()
@@ -600,6 +606,8 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="campaign-"))
     os.environ.update(environment(root / "cache"))
     own_mounts()
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT also as a background job
+        signal.signal(number, signal.default_int_handler)
     say(f"preparing in {root}")
     preload()
     from benchmarks import startup
@@ -610,10 +618,8 @@ def main() -> int:
     startup.TIMED_COMMANDS = dict([*startup.TIMED_COMMANDS.items()][-1:])
     _world = World(root)
     fork = multiprocessing.get_context("fork")
-    # In the processes that make the tries: the interrupted campaign ends them, and they their commands.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
     try:
-        with fork.Pool(arguments.jobs, signal.signal, ignore) as pool:
+        with fork.Pool(arguments.jobs, _begin_worker) as pool:
             jobs = [(attempt, arguments.seed) for attempt in left]
             for done, (attempt, findings, seconds) in enumerate(
                 pool.imap_unordered(_disturb, jobs), 1

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from train import cli, stopping
 
-TIMEOUT_SECONDS = 180
+TIMEOUT_SECONDS = 900  # on a machine with much else to do
 ORPHAN_SECONDS = 5.0  # for processes of a command to end after it
 TRY = "CAMPAIGN_TRY"  # variable that names the working folder
 HANDLER_SECONDS = 10.0  # at most, until a command handles signals

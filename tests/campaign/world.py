@@ -99,6 +99,11 @@ class World:
         self.tries = root / "tries"
         self.tries.mkdir()
         (root / "references").mkdir()
+        for name in TREE:  # now: it may be edited meanwhile
+            shutil.copytree(ROOT / name, root / "tree" / name)
+        for name in TREE_FILES:
+            shutil.copy2(ROOT / name, root / "tree")
+        (root / "tree" / PAGE).unlink()
 
     def reference(self, command: str, variant: str = "", seed: int = 0) -> Reference:
         """The undisturbed result of a command, which the first process that needs it makes."""
@@ -147,11 +152,7 @@ class World:
     def furnish(self, plain: Plain, cwd: Path) -> None:
         """Put what a command needs into its working folder."""
         if plain.in_tree:
-            for name in TREE:
-                shutil.copytree(ROOT / name, cwd / "tree" / name)
-            for name in TREE_FILES:
-                shutil.copy2(ROOT / name, cwd / "tree")
-            (cwd / "tree" / PAGE).unlink()
+            shutil.copytree(self.root / "tree", cwd / "tree")
 
     def train(self, variant: str, workdir: Path | None, seed: int = 0) -> Command:
         """The command that trains a variant."""
