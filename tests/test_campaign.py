@@ -162,7 +162,7 @@ def test_a_campaign_continues_its_record(tmp_path):
         campaign.Record(campaign.Arguments(seed=1, only=("train.models",), out=out), tries)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # mounts small file systems, and waits for commands that it disturbs
 def test_a_small_campaign_finds_nothing(tmp_path, command_environment):
     """A run and the preparation of data are disturbed and repeated."""
     out = tmp_path / "campaign.json"

@@ -279,27 +279,6 @@ def without_format(monkeypatch, name):
     monkeypatch.setattr(decode_module, "_formats", lambda: found)
 
 
-@pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_a_rotated_heif_photograph_is_turned_once(orientation, tmp_path):
-    """As phones write them: rotated by the container (`irot`), and with the EXIF orientation beside it."""
-    decode_module.heif_version()
-    pixels = np.zeros((32, 64, 3), np.uint8)
-    pixels[:16, :32] = 240  # upper left
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "photograph.heic"
-    Image.fromarray(pixels).save(path, format="HEIF", quality=-1, exif=exif)
-    content = path.read_bytes()
-    assert b"irot" in content
-    with Image.open(path) as opened:
-        assert opened.info["original_orientation"] == orientation
-    turns = {3: 2, 6: -1, 8: 1}[orientation]
-    expected = np.rot90(pixels, turns).astype(int)
-    found = decode_module.decode(content)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).mean() < 4
-
-
 def test_heif_images_are_named_where_they_cannot_be_read(with_heif, monkeypatch):
     without_format(monkeypatch, "HEIF")
     write_folder(with_heif, images("a", "b", count=20))
