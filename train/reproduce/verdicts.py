@@ -20,6 +20,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from train.analysis.statistics import (
+    CONFIDENCE,
+    Interval,
+    mean_and_sd,
+    mean_interval,
+    welch_interval,
+)
 from train.reproduce.schema import TIMES, Claim, Comparison, Paper, Row
 
 # Columns that follow from the model alone.
@@ -29,12 +36,10 @@ TRAINING_COLUMNS = ("train_accuracy", "train_loss", "above_chance")
 # Smallest and largest slack: in a score's unit (percentage points), and as a fraction of a reported loss or time.
 MIN_SLACK, MAX_SLACK = 0.01, 0.02
 MIN_LOSS_SLACK, MAX_LOSS_SLACK = 0.1, 0.2
-CONFIDENCE = 0.95
 # "About 3 points" is met by 1.5 to 4.5 points.
 ABOUT = (0.5, 1.5)
 ROUNDING = 1e-9  # floating-point tolerance
 
-Interval = tuple[float, float]
 Kind = Literal[
     "time", "saving", "loss", "fluctuation", "epochs", "count", "share", "error", "score"
 ]
@@ -106,28 +111,6 @@ def kind_of(column: str) -> Kind:
 def lower_is_better(column: str) -> bool:
     """Whether a smaller value of a column is the better one."""
     return kind_of(column) in ("time", "loss", "error", "fluctuation", "epochs")
-
-
-def mean_and_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return mean and sample standard deviation, each None if there are too few values."""
-    if not values:
-        return None, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def interval_of_mean(values: Sequence[float]) -> Interval | None:
-    """Return the 95% confidence interval of the mean by Student's t; None for fewer than two values."""
-    mean, sd = mean_and_sd(values)
-    if mean is None or sd is None:
-        return None
-    return _interval(mean, sd / math.sqrt(len(values)), len(values) - 1)
-
-
-def _interval(mean: float, error: float, degrees: float) -> Interval:
-    from scipy import stats  # half a second
-
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
-    return mean - half, mean + half
 
 
 def slack_of(column: str, reported: float, values: Sequence[float]) -> float:
@@ -413,7 +396,7 @@ def judge_claim(claim: Claim, runs: Sequence[Run], *, smoke: bool = False) -> Cl
     values = list(values_of(claim.column, runs).values())
     if not values:
         return ClaimVerdict(obstacle=Obstacle("no column", claim.row))
-    interval = interval_of_mean(values)
+    interval = mean_interval(values)
     return ClaimVerdict(
         in_range(interval, claim.at_least, claim.at_most),
         statistics.fmean(values),
@@ -454,14 +437,14 @@ def _compare_means(higher: Mapping[int, float], lower: Mapping[int, float]) -> C
     if seeds:
         differences = [higher[seed] - lower[seed] for seed in seeds]
         mean, sd = mean_and_sd(differences)
-        interval, count = interval_of_mean(differences), len(seeds)
+        interval, count = mean_interval(differences), len(seeds)
     else:
         (mean_h, sd_h), (mean_l, sd_l) = (mean_and_sd(list(v.values())) for v in (higher, lower))
         mean = (mean_h or 0.0) - (mean_l or 0.0)
         count, sd, interval = min(len(higher), len(lower)), None, None
         if sd_h is not None and sd_l is not None:
             sd = math.hypot(sd_h, sd_l)
-            interval = _welch_interval(mean, (sd_h, len(higher)), (sd_l, len(lower)))
+            interval = welch_interval(mean, (sd_h, len(higher)), (sd_l, len(lower)))
     return ComparisonVerdict(_sign(interval), mean, sd, interval, count, bool(seeds))
 
 
@@ -470,16 +453,6 @@ def _sign(interval: Interval | None) -> str:
     if interval is None or interval[0] <= 0 <= interval[1]:
         return UNDECIDED
     return HOLDS if interval[0] > 0 else DOES_NOT_HOLD
-
-
-def _welch_interval(mean: float, *samples: tuple[float, int]) -> Interval:
-    """Return the 95% interval of a difference of means, given sd and size of each sample."""
-    parts = [sd**2 / n for sd, n in samples]
-    total = sum(parts)
-    if total == 0:
-        return mean, mean
-    freedom = total**2 / sum(p**2 / (n - 1) for p, (_, n) in zip(parts, samples, strict=True))
-    return _interval(mean, math.sqrt(total), freedom)
 
 
 def _compare_spreads(higher: Mapping[int, float], lower: Mapping[int, float]) -> ComparisonVerdict:
