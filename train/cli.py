@@ -21,6 +21,7 @@ from train.record.environment import TUNABLES as TUNABLES
 from train.record.terminal import Progress as Progress
 from train.record.terminal import count as count
 from train.record.terminal import duration as duration
+from train.record.terminal import interval_text as interval_text
 from train.record.terminal import progress_callback as progress_callback
 from train.record.terminal import say as say
 from train.stopping import StopRequest as StopRequest

@@ -16,6 +16,7 @@ import tyro
 from train import cli, flags
 from train.recipe import InputError, Recipe
 from train.record.directory import RunDir
+from train.record.terminal import intervals_note, with_intervals
 
 if TYPE_CHECKING:
     from train.engine.experiment import Experiment
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
     cli.prepare_environment()
 
     from train.analysis.metrics import averages_of_present
+    from train.analysis.statistics import interval_fields
     from train.predictor import load_run
     from train.results import TRAINING_FIELDS, test
     from train.setup import resolve
@@ -62,16 +64,23 @@ def main(argv: list[str]) -> None:
         if arguments.dataset is None and arguments.data_dir is None:
             raise
         experiment, other = resolve_other(recipe, run, predictor, arguments.split), True
-    results, _ = test(predictor, experiment, arguments.split)
+    results, predictions = test(predictor, experiment, arguments.split)
     if other:
         if not experiment.dataset.provenance.get("published_parts"):
             results["split"] = "all"
         if "per_class" in results:
             results |= averages_of_present(results)
+            groups = experiment.dataset.splits[arguments.split].groups
+            results["intervals"] = interval_fields(
+                predictions["labels"], predictions["predictions"], None, groups
+            )
     if arguments.split == "test" and run.test.exists():
         # Fields that only the training run can measure.
         recorded = run.read_json(run.test)
         results |= {k: recorded[k] for k in TRAINING_FIELDS if k in recorded}
+    if "accuracy" in results:
+        text = with_intervals("accuracy {accuracy}, macro-F1 {f1}", results)
+        cli.say(f"{results['split']} {text}; {intervals_note(results)}")
     cli.result(json.dumps(results, indent=2, ensure_ascii=cli.is_ascii(sys.stdout)))
 
 

@@ -12,6 +12,7 @@ from datasets.pipeline import load_arrays
 from train import cli
 from train.analysis.clustering import clustering_metrics
 from train.analysis.metrics import prediction_scores, score_logits
+from train.analysis.statistics import interval_fields
 from train.engine.experiment import Experiment
 from train.engine.inputs import ImageInputs
 from train.predictor import Predictor
@@ -40,7 +41,8 @@ def test(predictor: Predictor, experiment: Experiment, split: str = "test") -> R
       `test_time_ms` is the wall time of prediction and scoring, from images decoded to uint8 in host memory, with the
       program already compiled; for a probe, from features. `scored_by` names the source of the predictions: the
       network ("classification"), its clusters ("vade", "gmvae") or the probe of the recipe ("svm", "kmeans", "gmm");
-      "autoencoder" has only a loss. Clusters are matched to classes one to one, on the split itself.
+      "autoencoder" has only a loss. Clusters are matched to classes one to one, on the split itself. `intervals`: see
+      `train.analysis.statistics.interval_fields`.
     """
     recipe, dataset = experiment.recipe, experiment.dataset
     score = _score_probe if recipe.probe.method != "none" else _score_network
@@ -48,6 +50,9 @@ def test(predictor: Predictor, experiment: Experiment, split: str = "test") -> R
     data = dataset.splits[split]
     if "confusions" in scores:
         predictions["confusions"] = np.array(scores["confusions"], np.int32)
+    if "predictions" in predictions:
+        names, predicted = dataset.class_names, predictions["predictions"]
+        scores["intervals"] = interval_fields(data.labels, predicted, len(names), data.groups)
     predictions |= {
         "labels": data.labels,
         "ids": np.array(data.ids),

@@ -21,6 +21,7 @@ from train import cli, flags, recipes
 from train.errors import InputError, Interrupted, RunError
 from train.recipe import Recipe, Stage
 from train.record.directory import RunDir
+from train.record.terminal import intervals_note, with_intervals
 from zoo import list_models
 from zoo.common.commands import typed
 
@@ -199,6 +200,7 @@ def run(
             results = finish(directory, load_run(directory.path), experiment, facts, figures)
         except InputError as error:  # after all the work, such as a test image deleted meanwhile
             raise RunError(f"{error}; the trained model is saved in {directory.path}") from error
+        log.tested(results)
     where = f"; report: {directory.report}" if figures and directory.report.exists() else ""
     cli.say(f"done in {cli.duration(time.time() - start_time)}{where}")
     synthetic = " (synthetic images)" if experiment.dataset.info.synthetic else ""
@@ -297,13 +299,14 @@ def _scores(results: dict[str, Any], score: str) -> str:
     if "accuracy" not in results:
         text = f"test loss {results['loss']:.4f}"
     else:
-        text = f"test accuracy {results['accuracy']:.2%}, macro-F1 {results['f1']:.2%}"
+        text = with_intervals("test accuracy {accuracy}, macro-F1 {f1}", results)
     how = f" ({results['scored_by']})" if results["scored_by"] != "classification" else ""
     epochs = cli.count(results["epochs_run"], "epoch")
     which = f"best of {epochs}: {results['best_epoch']}"
     if results["best_epoch"] == results["epochs_run"] and score == "last":
         which = f"last of {epochs}"
-    return f"{text}{how}, {results['num_examples']} images, {which}"
+    note = f"; {note}" if (note := intervals_note(results)) else ""
+    return f"{text}{how}, {results['num_examples']} images, {which}{note}"
 
 
 if __name__ == "__main__":

@@ -197,6 +197,23 @@ def test_report_is_one_self_contained_file(small_run):
     assert "synthetic images" not in page
 
 
+def test_report_shows_intervals_and_what_they_cover(small_run, tmp_path):
+    def page(**intervals):
+        run = copy_with(
+            small_run,
+            tmp_path / str(len(list(tmp_path.iterdir()))),
+            "test.json",
+            lambda test: test | {"intervals": intervals, "accuracy": 0.9},
+        )
+        return write_report(run).read_text(encoding="utf-8")
+
+    text = page(over="images", units=9, accuracy=[0.571, 0.98], f1=[0.5, 0.9])
+    assert "<b>90.00%</b>test accuracy, 95%: 57.1 to 98.0<" in text
+    assert "95% intervals over the test images alone, from one seed.<" in text
+    text = page(over="groups", units=3, accuracy=[0.571, 0.98], f1=None)
+    assert "over the 3 groups of test images alone, from one seed; none for macro-F1" in text
+
+
 def test_synthetic_images_are_labeled(small_run, tmp_path):
     run = copy_with(small_run, tmp_path, "splits.json", lambda d: d | {"synthetic": True})
     assert "synthetic images" in write_report(run).read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from train import evaluate, recipes, run
+from train.analysis.statistics import interval_fields
 from train.errors import InputError
 from train.recipe import Optimizer, Probe, Recipe, Stage
 from train.record.directory import SUMMARY_COLUMNS, RunDir
@@ -95,6 +96,20 @@ def test_predictions_agree_with_test_json(small_run):
         assert saved["ids"].tolist() == test_ids
 
 
+def test_scores_have_the_intervals_of_the_predictions(small_run):
+    results = read(small_run / "test.json")
+    with np.load(small_run / "predictions.npz") as saved:
+        expected = interval_fields(saved["labels"], saved["predictions"], 3)
+    assert results["intervals"] == expected
+    assert (expected["over"], expected["units"]) == ("images", 9)
+    low, high = (f"{100 * bound:.1f}" for bound in expected["accuracy"])
+    assert f"accuracy {results['accuracy']:.2%} (95%: {low} to {high}), macro-F1 " in run._scores(
+        results, "best"
+    )
+    earlier = {k: v for k, v in results.items() if k != "intervals"}  # of version 0.1
+    assert "95%" not in run._scores(earlier, "best")
+
+
 def test_splits_are_disjoint(small_run):
     splits = read(small_run / "splits.json")["splits"]
     ids = [set(splits[name]) for name in ("train", "validation", "test")]
@@ -111,8 +126,9 @@ def test_config_and_environment_are_recorded(small_run):
 
 
 def test_evaluate_reproduces_test_json_except_for_times(small_run, call):
-    status, stdout, _ = call(evaluate, small_run)
+    status, stdout, stderr = call(evaluate, small_run)
     assert status == 0
+    assert "95% intervals over the test images alone, from one seed" in stderr
     computed, recorded = json.loads(stdout), read(small_run / "test.json")
     assert computed.keys() == recorded.keys()
     assert {k: v for k, v in computed.items() if k not in TIMING_FIELDS} == {

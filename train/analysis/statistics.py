@@ -192,12 +192,12 @@ def mean_interval_over_images(
 def interval_fields(
     labels: np.ndarray,
     predicted: np.ndarray,
-    num_classes: int,
+    num_classes: int | None,
     groups: Sequence[Any] | np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the field `intervals` of test.json: of accuracy and macro-F1, each [low, high] or null.
 
-    `over` says what was resampled ("images" or "groups"), `units` how many there are.
+    `num_classes`: see `score_interval`. `over` says what was resampled ("images" or "groups"), `units` how many there are.
     """
     units = _units(groups, len(labels))
     found = {

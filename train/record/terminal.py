@@ -5,9 +5,10 @@ line is drawn.
 """
 
 import math
+import string
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 from train.record.log import EpochRecord, RunLog, StepRecord
@@ -128,6 +129,33 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """Format the 95% interval of a fraction in percent: "90.2 to 95.4"; an empty string for None."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
+
+
+def with_intervals(text: str, scores: Mapping[str, Any]) -> str:
+    """Fill the names of scores in a text, "{accuracy}", with the scores of a test.json and their 95% intervals."""
+    intervals = scores.get("intervals", {})  # of version 0.1: none
+    names = [name for _, name, _, _ in string.Formatter().parse(text) if name]
+    shown = {}
+    for name in names:
+        interval = interval_text(intervals.get(name))
+        shown[name] = f"{scores[name]:.2%}" + (f" (95%: {interval})" if interval else "")
+    return text.format(**shown)
+
+
+def intervals_note(scores: Mapping[str, Any]) -> str:
+    """Say what the intervals of a test.json cover; an empty string if it has none."""
+    intervals = scores.get("intervals")
+    if not intervals:
+        return ""
+    images = f"{scores['split']} images"
+    over = images if intervals["over"] == "images" else f"{intervals['units']} groups of {images}"
+    none = "" if intervals["f1"] else "; none for macro-F1, which resampling them does not change"
+    return f"95% intervals over the {over} alone, from one seed{none}"
 
 
 class TerminalWriter(RunLog):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from train.record.directory import RunDir, write_text
+from train.record.terminal import interval_text, intervals_note
 from train.report import page
 from train.report.mistakes import LIMIT, MISTAKES, confidence, find_mistakes
 from zoo.common.commands import SCRIPT
@@ -88,7 +89,12 @@ def _headline(test: dict[str, Any], score: str) -> str:
     }
     if test["scored_by"] in PREDICTED_BY:
         scores["accuracy"] += f" of {PREDICTED_BY[test['scored_by']]}"
-    numbers = [(f"{test[name]:.2%}", text) for name, text in scores.items() if name in test]
+    intervals = test.get("intervals", {})
+    numbers = []
+    for name, text in scores.items():
+        if name in test:
+            interval = interval_text(intervals.get(name))
+            numbers.append((f"{test[name]:.2%}", f"{text}, 95%: {interval}" if interval else text))
     if test["scored_by"] not in ("svm", "kmeans", "gmm"):
         loss = test["loss"]
         numbers.append(("not finite" if loss is None else f"{loss:.4f}", "loss"))
@@ -100,7 +106,10 @@ def _headline(test: dict[str, Any], score: str) -> str:
     items = "".join(
         f"<li><b>{page.text(value)}</b>{page.text(name)}</li>" for value, name in numbers
     )
-    return f"<ul class=numbers>{items}</ul>"
+    note = intervals_note(test)
+    return f"<ul class=numbers>{items}</ul>" + (
+        f"<p class=soft>{page.text(note)}.</p>" if note else ""
+    )
 
 
 def _figure(run: RunDir, name: str, title: str) -> str:
