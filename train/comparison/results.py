@@ -1,0 +1,134 @@
+"""Scores of candidates, tests between them, and the images that only one of them gets right."""
+
+import dataclasses
+import itertools
+import statistics as stdlib_statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from train.analysis import statistics
+from train.analysis.statistics import Difference, Interval, Metric
+from train.comparison.sources import Candidate, Pooled, match
+from train.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A score of a candidate."""
+
+    value: float  # of the images of all folds together; the mean over the seeds
+    sd: float | None  # over the runs, by fold and seed
+    interval: Interval | None  # of the value, over images or groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two candidates that were tested on the same images."""
+
+    first: int
+    second: int
+    differences: tuple[Difference, ...]  # the first is the main test, adjusted for several pairs
+    # Indices into the images of `first`: right in most runs of one candidate and wrong in most of the other.
+    only_first: np.ndarray
+    only_second: np.ndarray
+    both_right: int
+    both_wrong: int
+
+
+def score(pooled: Pooled, metric: Metric) -> Score:
+    """Compute a score, its standard deviation over the runs, and its interval over the images."""
+    labels, classes = pooled.images.labels, len(pooled.images.class_names)
+    _, sd = statistics.mean_and_sd(by_fold(pooled, metric).ravel().tolist())
+    return Score(
+        statistics.score(labels, pooled.predicted, metric, classes),
+        sd,
+        statistics.score_interval(labels, pooled.predicted, metric, pooled.groups, classes),
+    )
+
+
+def by_fold(pooled: Pooled, metric: Metric) -> np.ndarray:
+    """Compute a score for each seed and fold, [R, folds]."""
+    classes = len(pooled.images.class_names)
+    return np.array(
+        [
+            [
+                statistics.score(pooled.images.labels[chosen], predicted[chosen], metric, classes)
+                for fold in range(pooled.num_folds)
+                for chosen in [pooled.folds == fold]
+            ]
+            for predicted in pooled.predicted
+        ]
+    )
+
+
+def compare(candidates: Sequence[Candidate], metric: Metric) -> list[Pair]:
+    """Test each pair of candidates, with p values adjusted by Holm's method.
+
+    Raises InputError if two candidates have different test images or folds.
+    """
+    pairs = [
+        _pair(candidates, i, j, metric)
+        for i, j in itertools.combinations(range(len(candidates)), 2)
+    ]
+    adjusted = statistics.with_holm([pair.differences[0] for pair in pairs])
+    return [
+        dataclasses.replace(pair, differences=(main, *pair.differences[1:]))
+        for pair, main in zip(pairs, adjusted, strict=True)
+    ]
+
+
+def _pair(candidates: Sequence[Candidate], i: int, j: int, metric: Metric) -> Pair:
+    first, second = candidates[i].pooled, candidates[j].pooled
+    names = candidates[i].name, candidates[j].name
+    order = match(first.images, second.images, *names)
+    second_predicted, second_folds = second.predicted[:, order], second.folds[order]
+    labels = first.images.labels
+    if first.num_folds > 1 or second.num_folds > 1:
+        if not _same_partition(first.folds, second_folds):
+            raise InputError(
+                f"{names[0]} and {names[1]} have different folds of the same images: compare runs with the same folds,"
+                " or use --no-tests"
+            )
+        # In the order of the first candidate's folds.
+        aligned = dataclasses.replace(
+            second, predicted=second_predicted, folds=first.folds, images=first.images
+        )
+        ours, theirs = (by_fold(p, metric).mean(axis=0).tolist() for p in (first, aligned))
+        differences = [statistics.compare_folds(ours, theirs, first.test_share)]
+    else:
+        classes = len(first.images.class_names)
+        groups = first.groups or [second.images.groups[index] for index in order]
+        differences = [
+            statistics.compare_predictions(
+                labels, first.predicted, second_predicted, metric, groups, classes
+            )
+        ]
+        seeds = [seed for seed in first.seeds if seed in second.seeds]
+        if len(seeds) > 1:
+            aligned = dataclasses.replace(second, predicted=second_predicted, images=first.images)
+            ours, theirs = (
+                [float(by_fold(p, metric)[p.seeds.index(seed), 0]) for seed in seeds]
+                for p in (first, aligned)
+            )
+            differences.append(statistics.compare_seeds(ours, theirs))
+    right = [np.mean(p == labels, axis=0) > 0.5 for p in (first.predicted, second_predicted)]
+    return Pair(
+        i,
+        j,
+        tuple(differences),
+        np.flatnonzero(right[0] & ~right[1]),
+        np.flatnonzero(right[1] & ~right[0]),
+        int(np.sum(right[0] & right[1])),
+        int(np.sum(~right[0] & ~right[1])),
+    )
+
+
+def _same_partition(first: np.ndarray, second: np.ndarray) -> bool:
+    pairs = len(set(zip(first.tolist(), second.tolist(), strict=True)))
+    return pairs == len(set(first.tolist())) == len(set(second.tolist()))
+
+
+def most_common(predicted: np.ndarray) -> np.ndarray:
+    """Return the prediction of most runs, [R, N] -> [N]; the first one in case of a tie."""
+    return np.array([stdlib_statistics.mode(column) for column in predicted.T.tolist()])
