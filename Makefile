@@ -22,7 +22,7 @@ help:
 	@echo "make test-fast    the tests that compile next to nothing, in under two minutes"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
 	@echo "make test-lowest  a fast part of the tests with the lowest versions of all dependencies (needs Python 3.11)"
-	@echo "make parity       compare with torch and torchvision, in an environment of their own"
+	@echo "make parity       compare with torch and torchvision, and log to MLflow and wandb, in an own environment"
 	@echo "make test-long    what takes longer than CI should: more of the comparison with torch"
 	@echo "make docs         build the documentation into site/, in an environment of its own; open site/index.html"
 	@echo "make bench        time three nets on this machine, alongside torch and Keras if they are installed"
@@ -73,16 +73,18 @@ $(LOWEST)/.installed-lowest: $(needs)
 	$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check -c constraints/lowest.txt -e '.[test]'
 	@touch $@
 
-# torch beside JAX, and the tests that compare with it. pip takes torch's build for CPUs where its settings know one.
+# torch beside JAX, and the tests that compare with it or log to a tracker. pip takes torch's build for CPUs where its
+# settings know one.
 parity: $(PARITY)/.installed-parity
-	@$(PARITY)/bin/python -m pytest tests/torchvision_parity tests/benchmarks/test_torch_nets.py
+	@$(PARITY)/bin/python -m pytest tests/torchvision_parity tests/benchmarks/test_torch_nets.py \
+	  tests/train/test_trackers.py
 
 test-long: $(PARITY)/.installed-parity
 	@$(PARITY)/bin/python -m pytest -m long
 
 $(PARITY)/.installed-parity: $(needs)
 	@$(MAKE) --no-print-directory VENV=$(PARITY) $(PARITY)/.installed-test
-	@echo "installing torch into $(PARITY) ..."
+	@echo "installing torch, MLflow and wandb into $(PARITY) ..."
 	@$(PARITY)/bin/python -m pip install -qq --disable-pip-version-check -r constraints/parity.txt
 	@touch $@
 

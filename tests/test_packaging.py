@@ -146,6 +146,9 @@ def test_imports_of_the_packages_are_declared():
     for name in ("cv2", "numba"):
         assert imported.pop(name) == ROOT / "datasets" / "images" / "resampling.py"
     assert imported.pop("pillow_heif") == ROOT / "datasets" / "images" / "decode.py"
+    for name in ("mlflow", "wandb"):
+        assert imported.pop(name) == ROOT / "train" / "record" / "trackers.py"
+        assert any(r.name.startswith(name) for r in EXTRAS[name])
     assert not undeclared(imported, RUNTIME)
     names = {r.name for r in EXTRAS["fast"]}
     assert names == {"numba", "opencv-python-headless", "simplejpeg"}

@@ -69,8 +69,8 @@ class RunLog:
     """Base class of run-log writers; every method does nothing by default.
 
     Order of calls: `run_started`; per epoch, `step` for each step, `new_best` if the epoch is the best so far, and
-    `epoch`; `stage_ended` after each stage; `run_ended` at the end, also after an error. `flush` is called before each
-    checkpoint.
+    `epoch`; `stage_ended` after each stage; `run_ended` at the end of training, also after an error; `tested` once a
+    trained run is tested. `flush` is called before each checkpoint.
     """
 
     def run_started(self, start: RunStart) -> None:
@@ -89,7 +89,10 @@ class RunLog:
         """The stage with this name has ended."""
 
     def run_ended(self) -> None:
-        """The run has ended. This is the last call: close files."""
+        """Training has ended: close files. Only `tested` may follow."""
+
+    def tested(self, results: Mapping[str, Any]) -> None:
+        """The best weights are tested; `results` is the content of test.json."""
 
     def flush(self) -> None:
         """Write all buffered events to disk."""
@@ -130,6 +133,10 @@ class Writers(RunLog):
     def run_ended(self) -> None:
         for writer in self._writers:
             writer.run_ended()
+
+    def tested(self, results: Mapping[str, Any]) -> None:
+        for writer in self._writers:
+            writer.tested(results)
 
     def flush(self) -> None:
         for writer in self._writers:

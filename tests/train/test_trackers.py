@@ -1,0 +1,243 @@
+"""Run-log writers for MLflow and Weights & Biases: the buffer, and both trackers where they are installed.
+
+`make parity` installs them and runs this file.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.errors import InputError
+from train.recipe import Recipe, Stage
+from train.record import trackers
+from train.record.log import EpochRecord, RunStart, StepRecord, Writers
+
+ROOT = Path(__file__).parents[2]
+RECIPE = Recipe(stages=(Stage(name="first"), Stage(name="second")))
+RESULTS = {
+    "split": "test",
+    "model": "resnet_tiny",
+    "accuracy": 0.9,
+    "loss": None,
+    "intervals": {"confidence": 0.95, "accuracy": [0.8, 0.95], "f1": None},
+}
+
+
+class Recorder(trackers.Tracker):
+    """A tracker in memory."""
+
+    name = "recorder"
+
+    def __init__(self, directory, recipe):
+        super().__init__(directory, recipe)
+        self.calls = []
+
+    @classmethod
+    def _check(cls):
+        pass
+
+    def _open(self, settings):
+        self.calls.append(("continue" if self._link.id else "create", settings))
+        self._link.id = self._link.id or "7"
+
+    def _send(self, values):
+        self.calls.append(("send", {step: dict(row) for step, row in values.items()}))
+
+    def _ended(self, *, complete):
+        self.calls.append(("ended", complete))
+
+    def _score(self, scores):
+        self.calls.append(("score", scores))
+
+
+def step(writer, number):
+    values = {"loss": 1 / number, "grad_norm": float("nan")}
+    writer.step(StepRecord(number, 1, "first", values, number, 9, 9))
+
+
+def epoch(writer, number, at):
+    record = EpochRecord(
+        number, at, "first", 0.5, 0.6, float("nan"), 0.8, 0.01, 1, 1, 0, True, 1, 1
+    )
+    writer.epoch(record)
+
+
+def train(writer, steps, stages=("first", "second")):
+    """Report a run with a checkpoint after each step; the best weights are tested if all stages end."""
+    log = Writers(writer)
+    log.run_started(RunStart(steps[0] - 1, 0))
+    for number in steps:
+        step(log, number)
+        log.flush()
+    epoch(log, 1, steps[-1])
+    for stage in stages:
+        log.stage_ended(stage)
+    log.run_ended()
+    if len(stages) == 2:
+        log.tested(RESULTS)
+
+
+def test_values_are_sent_before_each_checkpoint(tmp_path):
+    writer = Recorder(tmp_path, RECIPE)
+    writer.run_started(RunStart(0, 0))
+    step(writer, 1)
+    step(writer, 2)
+    assert len(writer.calls) == 1
+    epoch(writer, 1, 2)
+    writer.flush()
+    row = {"epoch/number": 1, "epoch/train_loss": 0.5, "epoch/train_accuracy": 0.6}
+    row |= {"epoch/val_accuracy": 0.8, "epoch/learning_rate": 0.01}
+    assert writer.calls[1] == ("send", {1: {"step/loss": 1}, 2: {"step/loss": 0.5} | row})
+    assert json.loads((tmp_path / "recorder.json").read_text()) == {"id": "7", "step": 2}
+
+
+def test_a_resumed_run_is_continued_and_sends_no_step_twice(tmp_path):
+    """Training stopped after a step was sent and before its checkpoint was complete."""
+    train(Recorder(tmp_path, RECIPE), [1, 2, 3], stages=("first",))
+    writer = Recorder(tmp_path, RECIPE)
+    train(writer, [3, 4])
+    kinds = [kind for kind, _ in writer.calls]
+    assert kinds == ["continue", "send", "send", "ended", "score"]
+    assert list(writer.calls[1][1]) == [4]
+    (tmp_path / "recorder.json").write_text("{")
+    again = Recorder(tmp_path, RECIPE)
+    again.run_started(RunStart(0, 0))
+    assert again.calls[0][0] == "create"  # the damaged file names no run
+
+
+def test_settings_and_scores_are_flat_numbers(tmp_path):
+    writer = Recorder(tmp_path, RECIPE)
+    train(writer, [1])
+    settings = writer.calls[0][1]
+    assert settings["model"] == RECIPE.model and settings["stages.1.name"] == "second"
+    assert not any(isinstance(value, dict) for value in settings.values())
+    assert writer.calls[-2:] == [
+        ("ended", True),
+        ("score", {"test/accuracy": 0.9, "test/accuracy_low": 0.8, "test/accuracy_high": 0.95}),
+    ]
+
+
+def test_a_run_that_stops_early_is_not_complete(tmp_path):
+    writer = Recorder(tmp_path, RECIPE)
+    train(writer, [1], stages=("first",))
+    assert writer.calls[-1] == ("ended", False)
+    never = Recorder(tmp_path / "none", RECIPE)
+    never.run_ended()  # after an error before the start
+    assert never.calls == []
+
+
+@pytest.mark.parametrize("writer", [trackers.MLflowWriter, trackers.WandbWriter])
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch, writer):
+    monkeypatch.setitem(sys.modules, writer.name, None)
+    with pytest.raises(InputError, match=rf"pip install -e '.\[{writer.name}\]'"):
+        writer(tmp_path, RECIPE)
+
+
+def test_both_writers_are_declared():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for name, target in project["entry-points"]["jax_zoo.writers"].items():
+        module, _, attribute = target.partition(":")
+        writer = getattr(importlib.import_module(module), attribute)
+        assert writer.name == name and name in project["optional-dependencies"]
+
+
+# The trackers themselves, in processes of their own: wandb starts a server, MLflow a database.
+
+
+def installed(*names):
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    reason = f"{', '.join(missing)} not installed: `make parity` installs it"
+    return pytest.mark.skipif(bool(missing), reason=reason)
+
+
+def run(code, folder, **variables):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), **variables}
+    environment.pop(trackers.STUDY, None)
+    code = f"from tests.train.test_trackers import *\nfrom train.record.trackers import *\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+STUDY = """
+for name in ("000/seed0", "000/seed1"):
+    os.makedirs(f"study/{name}")
+WRITER.study = Path("study").absolute()
+start_study([WRITER.name], WRITER.study, {"metric": "accuracy"})
+start_study([WRITER.name], WRITER.study)  # a second worker
+train(WRITER(WRITER.study / "000/seed0", RECIPE), [1, 2, 3])
+train(WRITER(WRITER.study / "000/seed1", RECIPE), [1, 2], stages=("first",))
+train(WRITER(WRITER.study / "000/seed1", RECIPE), [2, 3, 4])
+end_study([WRITER.name], WRITER.study, {"accuracy": 0.85, "settings": [1, 2]})
+os.makedirs("single")
+train(WRITER(Path("single"), RECIPE), [1], stages=("first",))
+"""
+
+
+@pytest.mark.slow
+@installed("mlflow", "sqlalchemy", "alembic")
+def test_a_study_in_a_local_mlflow_store(tmp_path):
+    read = """
+from mlflow import MlflowClient
+client = MlflowClient()
+runs = client.search_runs([client.get_experiment_by_name("jax-zoo").experiment_id])
+found = {}
+for r in runs:
+    history = {k: [(m.step, m.value) for m in client.get_metric_history(r.info.run_id, k)] for k in r.data.metrics}
+    found[r.info.run_name] = [r.info.run_id, r.info.status, r.data.params, r.data.tags, history]
+print(json.dumps(found))
+"""
+    code = STUDY.replace("WRITER", "MLflowWriter") + read
+    out = run(code, tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
+    found = json.loads(out.splitlines()[-1])
+    assert set(found) == {"study", "000/seed0", "000/seed1", "single"}
+    study, status, params, _, scores = found["study"]
+    assert (status, params["metric"], scores["accuracy"]) == ("FINISHED", "accuracy", [[0, 0.85]])
+    for name, last in (("000/seed0", 3), ("000/seed1", 4)):
+        _, status, params, tags, values = found[name]
+        assert (status, tags["mlflow.parentRunId"]) == ("FINISHED", study)
+        assert values["step/loss"] == [[i, 1 / i] for i in range(1, last + 1)]
+        assert values["test/accuracy_low"] == [[last, 0.8]]
+        assert params["stages.1.name"] == "second" and "step/grad_norm" not in values
+    _, status, _, tags, values = found["single"]
+    assert status == "KILLED" and "mlflow.parentRunId" not in tags and "test/accuracy" not in values
+
+
+@pytest.mark.slow
+@installed("wandb")
+def test_a_study_in_wandb_offline(tmp_path):
+    read = r"""
+def text(file):
+    return re.sub(rb"[^ -~]+", b" ", file.read_bytes()).decode()
+
+import re
+files = {}
+for folder in ("study", "study/000/seed0", "study/000/seed1", "single"):
+    files[folder] = [text(f) for f in sorted(Path(folder).glob("wandb/offline-run-*/*.wandb"))]
+print(json.dumps(files))
+"""
+    code = STUDY.replace("WRITER", "WandbWriter") + read
+    out = run(code, tmp_path, WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR="")
+    found = json.loads(out.splitlines()[-1])
+    for name, texts in found.items():
+        identity = json.loads((tmp_path / name / "wandb.json").read_text())["id"]
+        assert texts and all(identity in text for text in texts), name
+    seed = " ".join(found["study/000/seed1"])
+    assert len(found["study/000/seed1"]) == 2  # stopped and resumed, with one id
+    assert "step/loss" in seed and "test/accuracy_low" in seed and "stages.1.name" in seed
+    assert "test/accuracy_low" not in " ".join(found["single"])
+    assert "0.85" in " ".join(found["study"])
