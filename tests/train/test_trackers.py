@@ -131,6 +131,36 @@ def test_a_run_that_stops_early_is_not_complete(tmp_path):
     assert never.calls == []
 
 
+def test_training_goes_on_without_a_tracker_that_fails(tmp_path, capsys, monkeypatch):
+    """What could not be sent is sent with the next values."""
+    writer = Recorder(tmp_path, RECIPE)
+    writer.run_started(RunStart(0, 0))
+    send = writer._send
+
+    def fail(values):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(writer, "_send", fail)
+    step(writer, 1)
+    writer.flush()
+    assert capsys.readouterr().err == "warning: recorder does not take values (no route to host)\n"
+    monkeypatch.setattr(writer, "_send", send)
+    step(writer, 2)
+    writer.flush()
+    assert list(writer.calls[-1][1]) == [1, 2]
+
+
+def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+    def fail(self, settings):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(Recorder, "_open", fail)
+    with pytest.raises(
+        InputError, match=r"--writers recorder cannot start a run \(no route to host\)"
+    ):
+        Recorder(tmp_path, RECIPE).run_started(RunStart(0, 0))
+
+
 @pytest.mark.parametrize("writer", [trackers.MLflowWriter, trackers.WandbWriter])
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch, writer):
     monkeypatch.setitem(sys.modules, writer.name, None)

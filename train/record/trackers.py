@@ -20,6 +20,7 @@ from typing import Any
 from train.errors import InputError
 from train.recipe import Recipe
 from train.record.log import EpochRecord, RunLog, RunStart, StepRecord
+from train.record.terminal import say
 from zoo.common.files import write_atomically
 
 STUDY = "JAX_ZOO_STUDY"  # environment variable: folder of the study that runs belong to
@@ -68,8 +69,14 @@ class Tracker(RunLog):
         self._open_stages = [stage.name for stage in recipe.stages]
 
     def run_started(self, start: RunStart) -> None:
-        """Create the tracker's run, or continue it."""
-        self._open(_flat(self._recipe.to_json()))
+        """Create the tracker's run, or continue it. Raises InputError if the tracker cannot."""
+        try:
+            self._open(_flat(self._recipe.to_json()))
+        except Exception as error:  # of any library below the tracker
+            raise InputError(
+                f"--writers {self.name} cannot start a run ({_reason(error)}): check its environment variables, or"
+                " leave it out"
+            ) from error
         self._link.write()
 
     def step(self, record: StepRecord) -> None:
@@ -87,9 +94,8 @@ class Tracker(RunLog):
             self._open_stages.remove(stage)
 
     def flush(self) -> None:
-        """Send what is buffered."""
-        if self._buffer:
-            self._send(self._buffer)
+        """Send what is buffered. If that fails, it is kept for the next time."""
+        if self._buffer and self._attempt(lambda: self._send(self._buffer)):
             self._link.step = max(self._buffer)
             self._link.write()
             self._buffer = {}
@@ -98,11 +104,21 @@ class Tracker(RunLog):
         """Send what is buffered, and mark the run as complete or stopped."""
         if self._link.id:
             self.flush()
-            self._ended(complete=not self._open_stages)
+            self._attempt(lambda: self._ended(complete=not self._open_stages))
 
     def tested(self, results: Mapping[str, Any]) -> None:
         """Send the scores on the test images."""
-        self._score({f"{results['split']}/{k}": v for k, v in _numbers(results).items()})
+        scores = {f"{results['split']}/{k}": v for k, v in _numbers(results).items()}
+        self._attempt(lambda: self._score(scores))
+
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        """Whether an action succeeds. Training goes on without its tracker: its own files are complete."""
+        try:
+            action()
+        except Exception as error:
+            say(f"warning: {self.name} does not take values ({_reason(error)})")
+            return False
+        return True
 
     def _add(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
         if step > self._link.step:  # else sent before the run was stopped
@@ -318,6 +334,10 @@ def _wandb_run(folder: Path, name: str, settings: Mapping[str, Any], **options: 
         reinit="create_new",
         **options,
     )
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(f"{error}".split()) or type(error).__name__)[:200]
 
 
 def _not_installed(name: str, error: ImportError) -> InputError:
