@@ -450,6 +450,20 @@ def navigation(section: str) -> Callable[[Path], str]:
     return lambda folder: "".join(f"- {section}/{name}.md\n" for name in page_names()[section])
 
 
+def coverage_table(folder: Path) -> str:
+    """Make a row per kind of interval or test of the recorded simulation, and a column per number of images."""
+    record = read("coverage.json")
+    sizes = sorted({case["images"] for case in record["cases"]})
+    rows: dict[tuple[str, str], list[str]] = {}
+    for case in record["cases"]:
+        what = {"coverage": "contains the true value", "false alarms": "decides wrongly"}
+        row = rows.setdefault((case["name"], case["text"]), [what[case["measures"]]])
+        row.append(f"{case['rate']:.1%}")
+    heading = ("interval or test", "of", "how often it", *(f"{size} images" for size in sizes))
+    note = f"{record['repeats']:,} test sets each; intervals have a nominal coverage of 95%."
+    return markdown(heading, [(*key, *row) for key, row in rows.items()]) + f"\n\n{note}"
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "families": families_table,
     "models": models_table,
@@ -466,6 +480,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "gpu": gpu_table,
     "gpu-goals": gpu_goals,
     "commands": commands_table,
+    "coverage": coverage_table,
     **{f"nav-{section}": navigation(section) for section in WHOLE},
 }
 

@@ -34,7 +34,12 @@ COMMANDS = sorted(
 # Python examples, executed in this order.
 BLOCKS = [
     block
-    for path in (tables.README, GUIDE / "python.md", GUIDE / "extending.md")
+    for path in (
+        tables.README,
+        GUIDE / "python.md",
+        GUIDE / "extending.md",
+        GUIDE / "statistics.md",
+    )
     for block in re.findall(r"```python\n(.*?)```", TEXTS[path], re.DOTALL)
 ]
 

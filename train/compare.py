@@ -173,8 +173,7 @@ def show(table: tuple[list[str], list[list[str]]], sentences: Sequence[str]) -> 
     width = None if sys.stdout.isatty() else 200
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
     console.print(shown)
-    for line in sentences:
-        print(line)
+    cli.result("\n".join(sentences))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": ("train.run", "train a model, or resume a run"),
     "evaluate": ("train.evaluate", "evaluate a finished run again"),
     "predict": ("train.predict", "classify images"),
+    "compare": ("train.compare", "compare finished runs, and test their difference"),
     "models": ("train.models", "list the models, their layers or published weights"),
     "data": ("train.data", "show or prepare a data set"),
     "reproduce": ("train.reproduce", "run the rows of a paper's tables"),

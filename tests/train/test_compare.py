@@ -90,7 +90,12 @@ def test_two_runs(pair, tmp_path, call, curves):
     text = out.read_text("utf-8")
     assert "Only good is right, bad errs: 12 images" in text
     assert "Only bad is right, good errs: 2 images" in text
-    assert text.count(f"{IDS[10]}<br>true: cat<br>good: cat<br>bad: dog") == 1
+    assert (
+        text.count(
+            f"<span>true: cat</span><span>good: cat</span><span>bad: dog</span><small>{IDS[10]}<"
+        )
+        == 1
+    )
     assert "<td class=n>26</td>" in text  # both right
     assert not re.search(r'(src|href)="?(?!data:)[^" >]', text)
     assert "Images are not shown: " in text  # there is no data set

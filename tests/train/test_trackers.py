@@ -14,7 +14,7 @@ import pytest
 
 from train.errors import InputError
 from train.recipe import Recipe, Stage
-from train.record import trackers
+from train.record import log, trackers
 from train.record.log import EpochRecord, RunStart, StepRecord, Writers
 
 ROOT = Path(__file__).parents[2]
@@ -36,10 +36,6 @@ class Recorder(trackers.Tracker):
     def __init__(self, directory, recipe):
         super().__init__(directory, recipe)
         self.calls = []
-
-    @classmethod
-    def _check(cls):
-        pass
 
     def _open(self, settings):
         self.calls.append(("continue" if self._link.id else "create", settings))
@@ -69,17 +65,17 @@ def epoch(writer, number, at):
 
 def train(writer, steps, stages=("first", "second")):
     """Report a run with a checkpoint after each step; the best weights are tested if all stages end."""
-    log = Writers(writer)
-    log.run_started(RunStart(steps[0] - 1, 0))
+    events = Writers(writer)
+    events.run_started(RunStart(steps[0] - 1, 0))
     for number in steps:
-        step(log, number)
-        log.flush()
-    epoch(log, 1, steps[-1])
+        step(events, number)
+        events.flush()
+    epoch(events, 1, steps[-1])
     for stage in stages:
-        log.stage_ended(stage)
-    log.run_ended()
+        events.stage_ended(stage)
+    events.run_ended()
     if len(stages) == 2:
-        log.tested(RESULTS)
+        events.tested(RESULTS)
 
 
 def test_values_are_sent_before_each_checkpoint(tmp_path):
@@ -162,10 +158,12 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("writer", [trackers.MLflowWriter, trackers.WandbWriter])
-def test_a_missing_package_is_one_line(tmp_path, monkeypatch, writer):
+def test_a_missing_package_is_one_line(monkeypatch, writer):
+    """Found before the data are read."""
     monkeypatch.setitem(sys.modules, writer.name, None)
+    monkeypatch.setattr(log, "find", lambda group, name, builtin, kind: writer)
     with pytest.raises(InputError, match=rf"pip install -e '.\[{writer.name}\]'"):
-        writer(tmp_path, RECIPE)
+        log.load_writers((writer.name,))
 
 
 def test_both_writers_are_declared():

@@ -197,7 +197,8 @@ def interval_fields(
 ) -> dict[str, Any]:
     """Return the field `intervals` of test.json: of accuracy and macro-F1, each [low, high] or null.
 
-    `num_classes`: see `score_interval`. `over` says what was resampled ("images" or "groups"), `units` how many there are.
+    `num_classes`: see `score_interval`. `over` says what was resampled ("images" or "groups"), `units` how many there
+    are.
     """
     units = _units(groups, len(labels))
     found = {

@@ -11,13 +11,12 @@ import numpy as np
 
 from train.comparison.results import Pair, most_common
 from train.comparison.sources import Candidate, Images
+from train.record.directory import write_text
 from train.report import page
-from zoo.common.files import write_atomically
 
 SHOWN = 12  # images per list
 SIDE = 128  # pixels of the longer side of an image
 CURVES = 12  # a figure with more curves is unreadable
-CARD = "display: inline-block; vertical-align: top; width: 9rem; margin: 0 .8rem .8rem 0; font-size: .85rem"
 
 
 def write(
@@ -50,7 +49,7 @@ def write(
         *_disagreements(candidates, pairs, pixels),
         f"<p class=soft>{page.text(note)}</p>" if note else "",
     ]
-    write_atomically(path, page.document(title, parts).encode())
+    write_text(path, page.document(title, parts))
 
 
 def _curves(candidates: Sequence[Candidate]) -> str:
@@ -88,9 +87,8 @@ def _disagreements(
             if len(chosen):
                 more = f", the first {SHOWN}" if len(chosen) > SHOWN else ""
                 body += f"<h3>{page.text(f'Only {right} is right, {wrong} errs: {len(chosen)} images{more}')}</h3>"
-                body += "".join(
-                    _card(candidates, pair, int(index), pixels) for index in chosen[:SHOWN]
-                )
+                cards = (_card(candidates, pair, int(i), pixels) for i in chosen[:SHOWN])
+                body += f"<ul class=gallery>{''.join(cards)}</ul>"
         yield page.section(f"{names[0]} and {names[1]}, image by image", body)
 
 
@@ -118,8 +116,8 @@ def _card(
         guess = most_common(pooled.predicted[:, [place]])[0]
         lines.append(f"{candidates[number].name}: {_class(images, guess)}")
     shown = _thumbnail(pixels[name], name) if name in pixels else ""
-    caption = "<br>".join(page.text(line) for line in (name, *lines))
-    return f'<div style="{CARD}">{shown}<br>{caption}</div>'
+    caption = "".join(f"<span>{page.text(line)}</span>" for line in lines)
+    return f"<li>{shown}{caption}<small>{page.text(name)}</small></li>"
 
 
 def _class(images: Images, label: int) -> str:

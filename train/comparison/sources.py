@@ -15,6 +15,7 @@ import numpy as np
 
 from train.errors import InputError
 from train.record.directory import RunDir
+from zoo.common.commands import typed
 
 STUDY = "study.json"
 RUNS = "runs"  # folder of a study's runs
@@ -191,7 +192,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if not run.test.exists() or not run.predictions.exists():
         raise InputError(
             f"{run.path} is not finished (no {run.test.name}): resume it with"
-            f" python -m train.run --workdir {run.path}"
+            f" {typed('train.run')} --workdir {run.path}"
         )
     try:
         # Opened here: np.load leaves a file open that is no archive.

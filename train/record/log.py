@@ -73,6 +73,10 @@ class RunLog:
     trained run is tested. `flush` is called before each checkpoint.
     """
 
+    @classmethod
+    def check(cls) -> None:
+        """Raise InputError if the writer cannot be used, such as without a package that it needs."""
+
     def run_started(self, start: RunStart) -> None:
         """Training starts or resumes; see `RunStart`."""
 
@@ -156,5 +160,10 @@ MakeWriter = Callable[[Path, Recipe], RunLog]
 
 
 def load_writers(names: tuple[str, ...]) -> list[MakeWriter]:
-    """Load writers from other packages by name. Raises InputError for a name that no package declares."""
-    return [find("writers", name, {}, "run-log writer") for name in names]
+    """Load writers from other packages by name. Raises InputError for one that no package declares, or that fails its
+    `check`."""
+    found = [find("writers", name, {}, "run-log writer") for name in names]
+    for make in found:
+        if isinstance(make, type) and issubclass(make, RunLog):
+            make.check()
+    return found

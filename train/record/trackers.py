@@ -60,8 +60,7 @@ class Tracker(RunLog):
     name = ""  # of the writer and of its extra
 
     def __init__(self, directory: Path, recipe: Recipe) -> None:
-        """Check that the tracker is installed. Raises InputError."""
-        self._check()
+        """Write the run in `directory`, which trains by `recipe`."""
         self._directory = directory
         self._recipe = recipe
         self._link = _Link.read(directory / f"{self.name}.json")
@@ -127,10 +126,6 @@ class Tracker(RunLog):
 
     # What a tracker implements.
 
-    @classmethod
-    def _check(cls) -> None:
-        raise NotImplementedError
-
     def _open(self, settings: Mapping[str, Any]) -> None:
         raise NotImplementedError
 
@@ -150,7 +145,8 @@ class MLflowWriter(Tracker):
     name = "mlflow"
 
     @classmethod
-    def _check(cls) -> None:
+    def check(cls) -> None:
+        """Raise InputError without the package."""
         try:
             import mlflow  # noqa: F401
         except ImportError as error:
@@ -190,7 +186,8 @@ class WandbWriter(Tracker):
     _run: Any = None
 
     @classmethod
-    def _check(cls) -> None:
+    def check(cls) -> None:
+        """Raise InputError without the package."""
         try:
             import wandb  # noqa: F401
         except ImportError as error:
@@ -239,11 +236,14 @@ def start_study(
     `settings` are parameters of the study. Call it in every process that trains, before any run; a study that has
     begun, also on another machine that shares the folder, is continued.
     """
+    from filelock import FileLock
+
     os.environ[STUDY] = str(folder.absolute())
     for name, start, _ in _study_trackers(writers):
-        link = _Link.read(folder / f"{name}.json")
-        if not link.id:
-            start(folder, _flat(dict(settings or {})))
+        path = folder / f"{name}.json"
+        with FileLock(path.with_suffix(".lock")):  # only one process starts it
+            if not _Link.read(path).id:
+                _Link(path, start(folder, _flat(dict(settings or {})))).write()
 
 
 def end_study(writers: Sequence[str], folder: Path, scores: Mapping[str, Any]) -> None:
@@ -257,25 +257,16 @@ def end_study(writers: Sequence[str], folder: Path, scores: Mapping[str, Any]) -
 
 def _study_trackers(writers: Sequence[str]) -> Iterator[tuple[str, Callable, Callable]]:
     if "mlflow" in writers:
-        MLflowWriter._check()
+        MLflowWriter.check()
         yield "mlflow", _start_mlflow_study, _end_mlflow_study
     if "wandb" in writers:
-        WandbWriter._check()
+        WandbWriter.check()
         yield "wandb", _start_wandb_study, _end_wandb_study
 
 
-def _start_mlflow_study(folder: Path, settings: Mapping[str, Any]) -> None:
-    client = _mlflow_client()
-    created = _create_mlflow_run(client, folder.name, {"jax_zoo.study": folder.name}, settings)
-    path = folder / "mlflow.json"
-    mine = path.with_name(f".mlflow-{created}.json")
-    _Link(mine, created).write()
-    try:
-        os.link(mine, path)  # fails if another process was first
-    except FileExistsError:
-        client.delete_run(created)
-    finally:
-        mine.unlink()
+def _start_mlflow_study(folder: Path, settings: Mapping[str, Any]) -> str:
+    tags = {"jax_zoo.study": folder.name}
+    return _create_mlflow_run(_mlflow_client(), folder.name, tags, settings)
 
 
 def _end_mlflow_study(link: _Link, scores: Mapping[str, float]) -> None:
@@ -285,10 +276,10 @@ def _end_mlflow_study(link: _Link, scores: Mapping[str, float]) -> None:
     client.set_terminated(link.id, "FINISHED")
 
 
-def _start_wandb_study(folder: Path, settings: Mapping[str, Any]) -> None:
+def _start_wandb_study(folder: Path, settings: Mapping[str, Any]) -> str:
     run = _wandb_run(folder, folder.name, settings, group=folder.name, job_type="study")
-    _Link(folder / "wandb.json", run.id).write()
     run.finish()
+    return run.id
 
 
 def _end_wandb_study(link: _Link, scores: Mapping[str, float]) -> None:
