@@ -26,7 +26,7 @@ GROUP = 5  # images
 # Correlation of two images of a group: 500 images are worth 500 / (1 + 4 * 0.3) independent ones.
 CORRELATION = 0.3
 FOLDS = 5
-BOUNDS = (0.925, 0.975)  # of the coverage, see `Arguments`
+BOUNDS = (0.925, 0.975)  # of an acceptable coverage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     arguments = flags.parse(Arguments, argv, "benchmarks.coverage", __doc__)
     command.check_at_least_one(arguments, ["repeats"])
     command.check_out(arguments.out)
-    record = command.head("benchmarks.coverage", environment=False, warn=False)
+    record = command.head("benchmarks.coverage", warn=False)
     record |= {"repeats": arguments.repeats, "seed": arguments.seed, "cases": []}
     for case in cases():
         rate = measure(case, arguments.repeats, arguments.seed)

@@ -1,9 +1,9 @@
 """Compare finished runs:  python -m train.compare runs/first runs/second
 
-Shows their scores with 95% intervals, their curves over one another, the test between them, and the images that only
-one of them gets right; writes one HTML page. Also compares studies (their best settings) and rows of a paper
-(results/PAPER/ROW, all its seeds). Tests need the same test images: McNemar's test for two runs, Nadeau and Bengio's
-t-test for folds, Holm's adjustment for more than two candidates.
+Prints their scores with 95% intervals and the test between them, and writes one HTML page, which also has their curves
+over one another and the images that only one of them gets right. Studies (their best settings) and rows of a paper
+(results/PAPER/ROW, all its seeds) can be compared, too. Tests need the same test images: McNemar's test for two runs,
+Nadeau and Bengio's t-test for folds, Holm's adjustment for more than two candidates.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from train.comparison.results import Pair
     from train.comparison.sources import Candidate
 
-# Names of scores on the command line; the test.json fields of macro averages have no prefix.
-METRICS: "dict[str, Metric]" = {
-    "accuracy": "accuracy",
-    "macro_f1": "f1",
-    "macro_precision": "precision",
-    "macro_recall": "recall",
+# Scores by their names on the command line: the field of test.json, and the name in sentences.
+METRICS: "dict[str, tuple[Metric, str]]" = {
+    "accuracy": ("accuracy", "accuracy"),
+    "macro_f1": ("f1", "macro-F1"),
+    "macro_precision": ("precision", "macro-precision"),
+    "macro_recall": ("recall", "macro-recall"),
 }
 
 
@@ -64,9 +64,9 @@ def main(argv: list[str]) -> None:
         raise InputError(
             "nothing to compare with: name at least two runs, or a study with several settings"
         )
-    metric = METRICS[arguments.metric]
+    metric, name = METRICS[arguments.metric]
     pairs = [] if arguments.no_tests else results.compare(candidates, metric)
-    sentences = describe(candidates, pairs, arguments.metric)
+    sentences = describe(candidates, pairs, name)
     table = score_table(candidates)
     pixels, note = load_images(candidates[0], page.shown_images(candidates, pairs))
     page.write(arguments.out, candidates, table, sentences, pairs, pixels, note)
@@ -82,7 +82,7 @@ def score_table(candidates: "Sequence[Candidate]") -> tuple[list[str], list[list
     rows = []
     for candidate in candidates:
         pooled = candidate.pooled
-        scores = [score(pooled, metric) for metric in (METRICS["accuracy"], METRICS["macro_f1"])]
+        scores = [score(pooled, "accuracy"), score(pooled, "f1")]
         cells = [
             text
             for s in scores
@@ -123,12 +123,13 @@ def describe(candidates: "Sequence[Candidate]", pairs: "Sequence[Pair]", metric:
         names = candidates[pair.first].name, candidates[pair.second].name
         for difference in pair.differences:
             text = sentence(*names, difference)
-            lines.append(f"{metric.replace('_', '-')}: {text} ({difference.test})")
+            lines.append(f"{metric}: {text} ({difference.test})")
     if len(pairs) > 1:
         lines.append(f"p values of the {len(pairs)} main tests are adjusted by Holm's method")
     if pairs and all(len(c.pooled.seeds) == 1 and c.pooled.num_folds == 1 for c in candidates):
         lines.append(
-            "over the test images alone: with one seed each, the difference includes the luck of the seed"
+            "tests and intervals cover the choice of the test images alone: with one seed each, part of a difference may"
+            " be the seed's"
         )
     return lines
 
@@ -173,7 +174,8 @@ def show(table: tuple[list[str], list[list[str]]], sentences: Sequence[str]) -> 
     width = None if sys.stdout.isatty() else 200
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
     console.print(shown)
-    cli.result("\n".join(sentences))
+    if sentences:
+        cli.result("\n".join(sentences))
 
 
 if __name__ == "__main__":

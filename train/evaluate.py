@@ -16,7 +16,7 @@ import tyro
 from train import cli, flags
 from train.recipe import InputError, Recipe
 from train.record.directory import RunDir
-from train.record.terminal import intervals_note, with_intervals
+from train.record.terminal import intervals_note, score_text
 
 if TYPE_CHECKING:
     from train.engine.experiment import Experiment
@@ -79,8 +79,10 @@ def main(argv: list[str]) -> None:
         recorded = run.read_json(run.test)
         results |= {k: recorded[k] for k in TRAINING_FIELDS if k in recorded}
     if "accuracy" in results:
-        text = with_intervals("accuracy {accuracy}, macro-F1 {f1}", results)
-        cli.say(f"{results['split']} {text}; {intervals_note(results)}")
+        cli.say(
+            f"accuracy {score_text(results, 'accuracy')}, macro-F1 {score_text(results, 'f1')};"
+            f" {intervals_note(results)}"
+        )
     cli.result(json.dumps(results, indent=2, ensure_ascii=cli.is_ascii(sys.stdout)))
 
 

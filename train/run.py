@@ -21,7 +21,7 @@ from train import cli, flags, recipes
 from train.errors import InputError, Interrupted, RunError
 from train.recipe import Recipe, Stage
 from train.record.directory import RunDir
-from train.record.terminal import intervals_note, with_intervals
+from train.record.terminal import intervals_note, score_text
 from zoo import list_models
 from zoo.common.commands import typed
 
@@ -44,7 +44,7 @@ class Arguments:
     lr: float | None = None
     """Shorthand for --stages.0.optimizer.learning-rate, for recipes with one stage."""
     writers: tuple[str, ...] = ()
-    """Additional run-log writers from other packages (entry points jax_zoo.writers)."""
+    """Additional run-log writers: mlflow, wandb, or those of other packages (entry points jax_zoo.writers)."""
     quick: bool = False
     """Use the model's quick recipe (sam_alexnet: 5 epochs)."""
     from_recipe: str | None = None
@@ -150,7 +150,7 @@ def run(
       resume: whether `workdir` may ("auto"), must not ("never") or must ("must") contain a run.
       quick: whether to omit the hint at --quick.
       figures: whether to write figures and report.html.
-      writers: names of run-log writers from other packages.
+      writers: names of additional run-log writers.
 
     Returns:
       The content of test.json.
@@ -167,7 +167,7 @@ def run(
     from train.engine.fit import fit
     from train.predictor import load_run
     from train.record.best import saved_best
-    from train.record.log import load_writers
+    from train.record.trackers import load_writers
     from train.results import finish
     from train.setup import resolve
 
@@ -299,7 +299,7 @@ def _scores(results: dict[str, Any], score: str) -> str:
     if "accuracy" not in results:
         text = f"test loss {results['loss']:.4f}"
     else:
-        text = with_intervals("test accuracy {accuracy}, macro-F1 {f1}", results)
+        text = f"test accuracy {score_text(results, 'accuracy')}, macro-F1 {score_text(results, 'f1')}"
     how = f" ({results['scored_by']})" if results["scored_by"] != "classification" else ""
     epochs = cli.count(results["epochs_run"], "epoch")
     which = f"best of {epochs}: {results['best_epoch']}"

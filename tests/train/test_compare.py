@@ -20,10 +20,10 @@ TOTAL = 40
 IDS = [f"{CLASSES[i % 2]}/{i}.png" for i in range(TOTAL)]
 
 
-def make_run(path, wrong=(), *, ids=IDS, seed=0, digests=None, groups=None, data="pets", **test):
+def make_run(path, wrong=(), *, ids=IDS, seed=0, digests=None, groups=None, data="pets", split="test"):
     """Write the files of a finished run that is wrong for the images at these indices of IDS.
 
-    Its training images are three times as many as its test images.
+    Its training images are three times as many as the scored ones, those of `split`.
     """
     labels = np.array([CLASSES.index(i.partition("/")[0]) for i in ids])
     bad = np.isin(ids, [IDS[i] for i in wrong])
@@ -37,13 +37,14 @@ def make_run(path, wrong=(), *, ids=IDS, seed=0, digests=None, groups=None, data
         "splits": {
             "train": {f"cat/t{i}.png": 0 for i in range(3 * len(ids))},
             "validation": {},
-            "test": dict(zip(ids, labels.tolist(), strict=True)),
+            "test": {"dog/published.png": 1},
+            split: dict(zip(ids, labels.tolist(), strict=True)),
         },
         "sha256": digests or {i: f"digest of {i}" for i in ids},
         "groups": groups or {},
     }
     (path / "splits.json").write_text(json.dumps(manifest))
-    (path / "test.json").write_text(json.dumps({"split": "test", **test}))
+    (path / "test.json").write_text(json.dumps({"split": split}))
     predicted = np.where(bad, 1 - labels, labels).astype(np.int32)
     arrays = {"labels": labels, "predictions": predicted, "ids": ids, "class_names": CLASSES}
     np.savez(path / "predictions.npz", **arrays)
@@ -52,12 +53,12 @@ def make_run(path, wrong=(), *, ids=IDS, seed=0, digests=None, groups=None, data
     return path
 
 
-def make_folds(path, wrong, folds=5, seeds=1, start=0):
+def make_folds(path, wrong, folds=5, seeds=1, split="test"):
     """Write the runs of a cross-validation; `wrong` lists the images that each seed has wrong."""
     for fold in range(folds):
         for seed in range(seeds):
             own = IDS[fold::folds]
-            make_run(path / f"fold{fold}/seed{seed}", wrong[seed], ids=own, seed=start + seed)
+            make_run(path / f"fold{fold}/seed{seed}", wrong[seed], ids=own, seed=seed, split=split)
     return path
 
 
@@ -90,12 +91,8 @@ def test_two_runs(pair, tmp_path, call, curves):
     text = out.read_text("utf-8")
     assert "Only good is right, bad errs: 12 images" in text
     assert "Only bad is right, good errs: 2 images" in text
-    assert (
-        text.count(
-            f"<span>true: cat</span><span>good: cat</span><span>bad: dog</span><small>{IDS[10]}<"
-        )
-        == 1
-    )
+    caption = "<span>true: cat</span><span>good: cat</span><span>bad: dog</span>"
+    assert text.count(f"{caption}<small>{IDS[10]}<") == 1
     assert "<td class=n>26</td>" in text  # both right
     assert not re.search(r'(src|href)="?(?!data:)[^" >]', text)
     assert "Images are not shown: " in text  # there is no data set
@@ -199,7 +196,8 @@ def test_seeds_of_a_row(tmp_path, call):
     status, stdout, _ = call(compare, *paths, "--out", tmp_path / "page.html")
     assert status == 0
     assert "one is better than two by 20.0 points" in stdout
-    assert "40 images (randomization test)" in stdout and "3 seeds (paired t-test)" in stdout
+    assert "40 images (randomization test)" in stdout
+    assert "3 seeds (paired t-test, undefined for equal differences)" in stdout
     assert re.search(r"3 seeds +40 +90.00% ± 0.00 ", stdout)
     status, _, stderr = call(compare, tmp_path, paths[0])
     assert status == 2 and "holds the runs of several rows" in stderr and "one, two" in stderr
@@ -217,6 +215,14 @@ def test_folds(tmp_path, call):
     assert re.search(r"first +resnet_tiny +pets +5 folds x 2 seeds +40 +92.50% ± ", stdout)
     (found,) = results.compare(sources.find([first, second]), "accuracy")
     assert found.differences == (expected,)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_images_that_a_run_does_not_use_are_no_training_images(tmp_path, split):
+    """With a published test split, the validation images are the fold."""
+    make_folds(tmp_path / "row", [()], split=split)
+    (found,) = sources.find([tmp_path / "row"])
+    assert found.pooled.test_share == pytest.approx(1 / 3)
 
 
 def test_folds_must_be_the_same(tmp_path, call):
@@ -279,7 +285,7 @@ def test_the_metric_can_be_macro_f1(pair, tmp_path, call):
     status, stdout, _ = call(
         compare, *pair, "--metric", "macro_f1", "--out", tmp_path / "page.html"
     )
-    assert status == 0 and "macro-f1: good is better than bad by " in stdout
+    assert status == 0 and "macro-F1: good is better than bad by " in stdout
     assert "(randomization test)" in stdout
 
 
@@ -313,7 +319,7 @@ def test_an_unusable_run_is_one_line(pair, tmp_path, call, spoil, text):
     ("words", "text"),
     [
         (["{good}"], "name at least two runs"),
-        (["{good}", "{good}"], "is named twice"),
+        (["{good}", "good"], "good is named twice"),
         (["{good}", "nowhere"], "nowhere does not exist"),
         (["{good}", "{empty}"], "empty holds no run"),
         (["{good}", "{bad}", "--out", "page.pdf"], "does not end in .html"),

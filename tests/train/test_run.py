@@ -199,6 +199,7 @@ def test_evaluate_other_data_with_some_of_the_classes(
     assert results.keys() == before.keys()
     assert (results["dataset"], results["split"]) == ("other", "all")
     assert results["num_examples"] == 3 * len(names)
+    assert "95% intervals over the images alone, from one seed" in stderr
     support = {name: row["support"] for name, row in results["per_class"].items()}
     assert support == {name: 3 * (name in names) for name in ("blue", "green", "red")}
     # Macro averages do not count classes without images; labels are those of the model.

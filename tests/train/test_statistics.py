@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from train.analysis import statistics
-from train.analysis.statistics import Difference, Summary
+from train.analysis.statistics import Difference
 
 
 def images(total, classes=4, accuracy=0.9, seed=0):
@@ -73,20 +73,19 @@ def test_the_correction_keeps_equal_settings_apart_less_often():
     assert rates[1] > 0.12
 
 
-def test_equal_scores_are_not_decided():
-    found = statistics.compare_folds([0.9, 0.8], [0.9, 0.8], 1.0)
-    assert (found.value, found.p, found.interval) == (0, 1, (0, 0))
-    one = statistics.compare_seeds([0.9], [0.8])
-    assert (one.p, one.interval, one.is_decided) == (None, None, False)
-
-
-def test_learning_curve_is_in_order_of_its_sizes():
-    curve = statistics.learning_curve({100: [0.9, 0.94], 10: [0.5, 0.7, 0.6]})
-    assert list(curve) == [10, 100]
-    interval = statistics.mean_interval([0.5, 0.7, 0.6])
-    assert curve[10] == Summary(pytest.approx(0.6), pytest.approx(0.1), interval, 3)
-    with pytest.raises(ValueError, match="no values"):
-        statistics.learning_curve({10: []})
+@pytest.mark.parametrize(
+    ("first", "second", "test"),
+    [
+        ([0.9, 0.8], [0.9, 0.8], "paired t-test, undefined for equal differences"),
+        # As of one image more in each of two runs. 0.9 - 0.8 and 0.8 - 0.7 differ by rounding.
+        ([0.9, 0.8], [0.8, 0.7], "paired t-test, undefined for equal differences"),
+        ([0.9], [0.8], "paired t-test"),
+    ],
+)
+def test_without_variation_nothing_is_decided(first, second, test):
+    found = statistics.compare_seeds(first, second)
+    assert (found.p, found.interval, found.is_decided, found.test) == (None, None, False, test)
+    assert found.value == pytest.approx(first[0] - second[0])
 
 
 # Images.
@@ -108,6 +107,16 @@ def test_wilson_interval_has_its_closed_form():
     assert statistics.score_interval(labels, two) == pytest.approx((center - half, center + half))
 
 
+def test_wilson_interval_without_errors_and_with_nothing_else():
+    """The other bound is n / (n + z²) or z² / (n + z²)."""
+    square = stats.norm.ppf(0.975) ** 2
+    low, high = statistics.wilson_interval(20, 20)
+    assert (low, high) == (pytest.approx(20 / (20 + square)), 1.0)
+    low, high = statistics.wilson_interval(0, 20)
+    assert (low, high) == (0.0, pytest.approx(square / (20 + square)))
+    assert f"{low}" == "0.0"  # not -0.0
+
+
 @pytest.mark.parametrize("images_", [100, 500])
 def test_coverage_of_wilson_intervals(images_):
     """benchmarks/results/coverage.json has the other intervals."""
@@ -119,11 +128,10 @@ def test_coverage_of_wilson_intervals(images_):
 SCORES = {
     "accuracy": lambda y, p, c: sklearn_metrics.accuracy_score(y, p),
     **{
-        f"{prefix}{name}": lambda y, p, c, f=f"{name}_score", a=average: getattr(
-            sklearn_metrics, f
-        )(y, p, labels=range(c), average=a, zero_division=0)
+        name: lambda y, p, c, f=f"{name}_score": getattr(sklearn_metrics, f)(
+            y, p, labels=range(c), average="macro", zero_division=0
+        )
         for name in ("precision", "recall", "f1")
-        for prefix, average in (("", "macro"), ("weighted_", "weighted"))
     },
 }
 
@@ -138,33 +146,39 @@ def test_scores_are_those_of_scikit_learn(metric, classes):
     assert found == pytest.approx(SCORES[metric](labels, predicted, classes))
 
 
-@pytest.mark.parametrize("metric", ["f1", "weighted_precision"])
-def test_bootstrap_is_that_of_scipy(metric, monkeypatch):
-    """With the same random numbers, the replicates are those of scikit-learn's score on resampled images."""
+@pytest.mark.parametrize(
+    ("metric", "group"), [("f1", 1), ("precision", 1), ("accuracy", 4), ("f1", 4)]
+)
+def test_bootstrap_is_that_of_scipy(metric, group, monkeypatch):
+    """With the same random numbers, replicates are scikit-learn's score on resampled images, or on all of resampled
+    groups."""
     monkeypatch.setattr(statistics, "RESAMPLES", 150)
-    labels, predicted = images(40)
+    units = 40 if group == 1 else 15
+    labels, predicted = images(units * group)
+    # Image i belongs to group i % units.
+    members = np.arange(units * group).reshape(group, units).T
 
     def naive(index):
-        return SCORES[metric](labels[index], predicted[index], 4)
+        chosen = members[index].ravel()
+        return SCORES[metric](labels[chosen], predicted[chosen], 4)
 
     expected = stats.bootstrap(
-        (np.arange(40),),
+        (np.arange(units),),
         naive,
-        confidence_level=statistics.expanded_confidence(40),
+        confidence_level=statistics.expanded_confidence(units),
         n_resamples=150,
         vectorized=False,
         rng=np.random.default_rng(statistics.SEED),
     ).confidence_interval
-    found = statistics.score_interval(labels, predicted, metric, num_classes=4)
+    groups = None if group == 1 else [f"pig {i % units}" for i in range(units * group)]
+    found = statistics.score_interval(labels, predicted, metric, groups, num_classes=4)
     assert found == pytest.approx(tuple(expected))
 
 
 def test_few_units_are_read_at_a_higher_confidence():
-    """The bootstrap of a mean then has the width of Student's interval."""
-    values = np.random.default_rng(0).normal(size=10)
-    found = statistics.mean_interval_over_images(values)
-    expected = stats.ttest_1samp(values, 0).confidence_interval()
-    assert np.ptp(found) == pytest.approx(np.ptp(expected), rel=0.1)
+    """Percentiles z' s / sqrt(n), of the standard deviation over n, are then Student's t s / sqrt(n) over n - 1."""
+    z = stats.norm.ppf((1 + statistics.expanded_confidence(10)) / 2)
+    assert z * math.sqrt(9 / 10) == pytest.approx(stats.t.ppf(0.975, 9))
     assert statistics.expanded_confidence(20) == pytest.approx(0.968, abs=5e-4)
     assert statistics.expanded_confidence(100_000) == pytest.approx(0.95, abs=1e-4)
 
@@ -205,17 +219,6 @@ def test_without_errors_there_is_an_interval_of_accuracy_only():
     groups = np.repeat(["a", "b", "c"], 4)
     low, _ = statistics.score_interval(labels, labels, "accuracy", groups)
     assert low == pytest.approx(statistics.wilson_interval(3, 3)[0])
-
-
-def test_interval_of_a_mean_of_losses():
-    losses = np.random.default_rng(0).exponential(size=400)
-    low, high = statistics.mean_interval_over_images(losses)
-    expected = stats.t.interval(0.95, 399, losses.mean(), stats.sem(losses))
-    assert (low, high) == pytest.approx(expected, abs=0.02)
-    groups = np.repeat(np.arange(40), 10)
-    clustered = np.repeat(losses[:40], 10)
-    grouped = statistics.mean_interval_over_images(clustered, groups)
-    assert np.ptp(grouped) > 2 * np.ptp(statistics.mean_interval_over_images(clustered))
 
 
 def test_a_thousand_replicates_of_ten_thousand_images_take_less_than_a_second():
@@ -326,6 +329,10 @@ def test_holm_by_hand():
         (
             Difference(0.02, None, None, 1, "seeds", ""),
             "undecided: A minus B is 2.0 points, 1 seed",
+        ),
+        (
+            Difference(-1e-17, (-0.01, -1e-17), 1.0, 9, "images", ""),  # not -0.0
+            "undecided: A minus B is 0.0 points, 95% -1.0 to 0.0, p = 1, 9 images",
         ),
     ],
 )

@@ -8,13 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from train.errors import InputError
 from train.recipe import Recipe, Stage
-from train.record import log, trackers
+from train.record import trackers
 from train.record.log import EpochRecord, RunStart, StepRecord, Writers
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +90,8 @@ def test_values_are_sent_before_each_checkpoint(tmp_path):
     row = {"epoch/number": 1, "epoch/train_loss": 0.5, "epoch/train_accuracy": 0.6}
     row |= {"epoch/val_accuracy": 0.8, "epoch/learning_rate": 0.01}
     assert writer.calls[1] == ("send", {1: {"step/loss": 1}, 2: {"step/loss": 0.5} | row})
-    assert json.loads((tmp_path / "recorder.json").read_text()) == {"id": "7", "step": 2}
+    link = json.loads((tmp_path / "recorder.json").read_text())
+    assert link == {"id": "7", "step": 2, "epoch": 1}
 
 
 def test_a_resumed_run_is_continued_and_sends_no_step_twice(tmp_path):
@@ -104,6 +106,30 @@ def test_a_resumed_run_is_continued_and_sends_no_step_twice(tmp_path):
     again = Recorder(tmp_path, RECIPE)
     again.run_started(RunStart(0, 0))
     assert again.calls[0][0] == "create"  # the damaged file names no run
+
+
+def test_an_epoch_whose_steps_were_sent_is_sent_later(tmp_path):
+    """Training stopped during validation, which a resumed run repeats."""
+    writer = Recorder(tmp_path, RECIPE)
+    writer.run_started(RunStart(0, 0))
+    step(writer, 1)
+    writer.run_ended()
+    again = Recorder(tmp_path, RECIPE)
+    again.run_started(RunStart(1, 0))
+    epoch(again, 1, 1)
+    again.flush()
+    (row,) = again.calls[-1][1].values()
+    assert row["epoch/val_accuracy"] == 0.8 and "step/loss" not in row
+    epoch(again, 1, 1)
+    again.flush()
+    assert [kind for kind, _ in again.calls] == ["continue", "send"]
+
+
+def test_a_run_resumed_in_its_last_stage_is_complete(tmp_path):
+    train(Recorder(tmp_path, RECIPE), [1, 2], stages=("first",))
+    writer = Recorder(tmp_path, RECIPE)
+    train(writer, [3], stages=("second",))
+    assert writer.calls[-1] == ("ended", True)
 
 
 def test_settings_and_scores_are_flat_numbers(tmp_path):
@@ -157,23 +183,37 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
         Recorder(tmp_path, RECIPE).run_started(RunStart(0, 0))
 
 
+def test_a_study_goes_on_without_a_tracker_that_fails(tmp_path, capsys, monkeypatch):
+    """At its start, wrong settings are more likely."""
+    monkeypatch.setattr(trackers, "TRACKERS", {"recorder": Recorder})
+    monkeypatch.setattr(Recorder, "check", lambda: None)
+
+    def fail(*arguments):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(Recorder, "start_study", fail)
+    with pytest.raises(InputError, match=r"recorder cannot start a run \(no route to host\)"):
+        trackers.start_study(["recorder"], tmp_path)
+    monkeypatch.setattr(Recorder, "start_study", lambda folder, settings: "7")
+    trackers.start_study(["recorder"], tmp_path)
+    assert trackers.study_folder() == tmp_path
+    monkeypatch.setattr(Recorder, "end_study", fail)
+    trackers.end_study(["recorder"], tmp_path, {})
+    assert capsys.readouterr().err == "warning: recorder does not take values (no route to host)\n"
+    assert trackers.study_folder() is None
+
+
 @pytest.mark.parametrize("writer", [trackers.MLflowWriter, trackers.WandbWriter])
 def test_a_missing_package_is_one_line(monkeypatch, writer):
     """Found before the data are read."""
     monkeypatch.setitem(sys.modules, writer.name, None)
-    monkeypatch.setattr(log, "find", lambda group, name, builtin, kind: writer)
     with pytest.raises(InputError, match=rf"pip install -e '.\[{writer.name}\]'"):
-        log.load_writers((writer.name,))
+        trackers.load_writers([writer.name])
 
 
-def test_both_writers_are_declared():
-    import tomllib
-
+def test_each_tracker_has_an_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    for name, target in project["entry-points"]["jax_zoo.writers"].items():
-        module, _, attribute = target.partition(":")
-        writer = getattr(importlib.import_module(module), attribute)
-        assert writer.name == name and name in project["optional-dependencies"]
+    assert trackers.TRACKERS.keys() <= project["optional-dependencies"].keys()
 
 
 # The trackers themselves, in processes of their own: wandb starts a server, MLflow a database.

@@ -16,7 +16,7 @@ import dataclasses
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,25 +28,13 @@ PERMUTATIONS = 1999  # of a test; p values are multiples of 1/2000
 # Above, the correction is smaller than the error of 1,000 replicates.
 MAX_BCA_UNITS = 2000
 SEED = 0  # of resampling: the same predictions always have the same interval
-# Elements of the largest temporary array of a bootstrap.
-BATCH_ELEMENTS = 2_000_000
+BATCH_ELEMENTS = 2_000_000  # of the largest temporary array of a bootstrap
+ROUNDING = 1e-12  # standard deviation of equal differences, at most
 
 Interval = tuple[float, float]
 Unit = Literal["images", "groups", "folds", "seeds"]
-# Scores of `train.analysis.metrics.prediction_scores` that can be resampled.
-Metric = Literal[
-    "accuracy", "precision", "recall", "f1", "weighted_precision", "weighted_recall", "weighted_f1"
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """Scores of the runs of one setting."""
-
-    mean: float
-    sd: float | None  # sample standard deviation; None for a single run
-    interval: Interval | None  # of the mean; None for a single run
-    n: int  # number of runs
+# Accuracy and the macro averages of `train.analysis.metrics.prediction_scores`.
+Metric = Literal["accuracy", "precision", "recall", "f1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +69,10 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
 def mean_interval(values: Sequence[float], test_share: float | None = None) -> Interval | None:
     """Return the interval of the mean over runs by Student's t; None for fewer than two values.
 
-    `test_share` is for values of cross-validation or of random splits: number of test images by number of training
-    images of a run, 1/(K-1) for K folds. The training sets of folds overlap, so that their scores are correlated, and
-    the variance of the mean is s²(1/n + test_share) instead of s²/n (Nadeau and Bengio 2003, "Inference for the
-    Generalization Error").
+    `test_share` is for values of cross-validation or of random splits: n_test/n_train of a run, 1/(K-1) for K folds.
+    Images that choose the epoch or the setting count as training images. The training sets of folds overlap, so their
+    scores are correlated, and the variance of the mean is s²(1/n + n_test/n_train) instead of s²/n (Nadeau and Bengio
+    2003, "Inference for the Generalization Error").
     """
     mean, sd = mean_and_sd(values)
     if mean is None or sd is None:
@@ -110,35 +98,18 @@ def welch_interval(mean: float, *samples: tuple[float, int]) -> Interval:
     return t_interval(mean, math.sqrt(total), degrees)
 
 
-def summarize(values: Sequence[float], test_share: float | None = None) -> Summary:
-    """Summarize the scores of one setting's runs, at least one. `test_share`: see `mean_interval`.
-
-    With folds and seeds, pass one value per fold, its mean over the seeds.
-    """
-    mean, sd = mean_and_sd(values)
-    if mean is None:
-        raise ValueError("no values")
-    return Summary(mean, sd, mean_interval(values, test_share), len(values))
-
-
-def learning_curve(
-    scores: Mapping[int, Sequence[float]], test_share: float | None = None
-) -> dict[int, Summary]:
-    """Summarize scores by images per class, in increasing order; the intervals are the curve's band."""
-    return {size: summarize(scores[size], test_share) for size in sorted(scores)}
-
-
 # Images: intervals of one setting.
 
 
 def wilson_interval(correct: Any, total: Any) -> tuple[Any, Any]:
     """Return Wilson's interval of an accuracy, for `correct` of `total` images: numbers, or arrays of one shape.
 
-    `correct` may be a fraction: a mean over several runs on the same images.
+    `correct` need not be an integer: it may be the mean over several runs on the same images.
     """
     from statsmodels.stats.proportion import proportion_confint  # a second
 
-    low, high = proportion_confint(correct, total, 1 - CONFIDENCE, method="wilson")
+    found = proportion_confint(correct, total, 1 - CONFIDENCE, method="wilson")
+    low, high = np.clip(found, 0.0, 1.0)  # rounding errors at 0 and at `total`
     return (low, high) if np.ndim(correct) else (float(low), float(high))
 
 
@@ -176,17 +147,9 @@ def score_interval(
     interval = _bootstrap(_Scores(labels, predicted, metric, units, num_classes))
     if interval is None and metric == "accuracy" and units is not None:
         right = np.mean(np.atleast_2d(predicted) == labels)
-        return wilson_interval(float(right) * len(set(units)), len(set(units)))
+        count = int(units.max()) + 1
+        return wilson_interval(float(right) * count, count)
     return interval
-
-
-def mean_interval_over_images(
-    values: np.ndarray, groups: Sequence[Any] | np.ndarray | None = None
-) -> Interval | None:
-    """Return the bootstrap interval of the mean of values per image, such as losses, float [N] or [R, N]."""
-    return _bootstrap(
-        _Means(np.atleast_2d(values).mean(axis=0), _units(groups, np.shape(values)[-1]))
-    )
 
 
 def interval_fields(
@@ -200,15 +163,13 @@ def interval_fields(
     `num_classes`: see `score_interval`. `over` says what was resampled ("images" or "groups"), `units` how many there
     are.
     """
-    units = _units(groups, len(labels))
-    found = {
-        metric: score_interval(labels, predicted, metric, groups, num_classes)
-        for metric in ("accuracy", "f1")
-    }
+    metrics: tuple[Metric, ...] = ("accuracy", "f1")
+    found = {m: score_interval(labels, predicted, m, groups, num_classes) for m in metrics}
+    unit, count = _count(groups, len(labels))
     return {
         "confidence": CONFIDENCE,
-        "over": "images" if units is None else "groups",
-        "units": len(labels) if units is None else len(set(units)),
+        "over": unit,
+        "units": count,
         **{name: list(interval) if interval else None for name, interval in found.items()},
     }
 
@@ -237,16 +198,17 @@ def _paired_t(
     mean, sd = mean_and_sd(differences)
     if mean is None:
         raise ValueError("no values")
-    interval, p = mean_interval(differences, test_share), None
-    if sd:
+    count, interval, p = len(differences), None, None
+    if sd is not None and sd <= ROUNDING:
+        # On few images, two or three differences are often equal by chance. Their variance is no estimate.
+        test += ", undefined for equal differences"
+    elif sd is not None:
         from scipy import stats
 
-        count = len(differences)
+        interval = mean_interval(differences, test_share)
         t = mean / (sd * math.sqrt(1 / count + test_share))
         p = float(2 * stats.t.sf(abs(t), count - 1))
-    elif sd is not None:  # equal differences everywhere
-        p = 1.0 if mean == 0 else 0.0
-    return Difference(mean, interval, p, len(differences), unit, test)
+    return Difference(mean, interval, p, count, unit, test)
 
 
 def compare_predictions(
@@ -267,10 +229,11 @@ def compare_predictions(
     units = _units(groups, len(labels))
     if metric == "accuracy" and units is None and len(first) == len(second) == 1:
         return _mcnemar(first[0] == labels, second[0] == labels)
-    gap = _Scores(labels, first, metric, units, num_classes, second)
+    value = score(labels, first, metric, num_classes) - score(labels, second, metric, num_classes)
+    interval = difference_interval(labels, first, second, metric, groups, num_classes)
     p = _randomization_p(_Exchange(labels, (first, second), metric, units, num_classes))
-    unit: Unit = "images" if units is None else "groups"
-    return Difference(gap.value, _bootstrap(gap), p, len(gap.kinds), unit, "randomization test")
+    unit, count = _count(groups, len(labels))
+    return Difference(value, interval, p, count, unit, "randomization test")
 
 
 def difference_interval(
@@ -297,13 +260,10 @@ def _mcnemar(first: np.ndarray, second: np.ndarray) -> Difference:
     # As if one more image had been right in the first only, and one in the second only: without it, the interval of
     # two runs that never differ has width 0.
     a, b = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
-    half = _normal_quantile() * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
+    quantile = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    half = quantile * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
     interval = max(a - b - half, -1.0), min(a - b + half, 1.0)
     return Difference((only_first - only_second) / n, interval, p, n, "images", "McNemar's test")
-
-
-def _normal_quantile() -> float:
-    return statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -330,29 +290,25 @@ def sentence(first: str, second: str, difference: Difference, *, unit: str = "po
     `unit` is "points" for scores that are fractions, for which higher is better. For others, such as a "loss", lower is
     better.
     """
-    scale, digits = (100, 1) if unit == "points" else (1, 4)
-    value, interval = scale * difference.value, difference.interval
-    sign = -1 if value < 0 else 1
-    counted = f"{difference.n} {difference.unit}"
-    if difference.n == 1:
-        counted = counted.removesuffix("s")
-    facts = [counted]
+    points = unit == "points"
+    scale, digits = (100, 1) if points else (1, 4)
+    # "Better by" takes the absolute value, with the interval's bounds of the same sign.
+    sign = -1 if difference.is_decided and difference.value < 0 else 1
+    value = sign * scale * difference.value
+    facts = []
+    if difference.interval is not None:
+        low, high = sorted(sign * scale * bound for bound in difference.interval)
+        facts.append(f"95% {low:z.{digits}f} to {high:z.{digits}f}")
     if difference.p is not None:
-        facts.insert(0, p_text(difference.p))
-
-    def spread(sign: int) -> list[str]:
-        if interval is None:
-            return []
-        low, high = sorted(sign * scale * bound for bound in interval)
-        return [f"95% {low:.{digits}f} to {high:.{digits}f}"]
-
-    if not difference.is_decided:
-        gap = f"{first} minus {second} is {value:.{digits}f} {unit}"
-        return ", ".join([f"undecided: {gap}", *spread(1), *facts])
-    higher_is_better = unit == "points"
-    better, worse = (first, second) if (sign > 0) == higher_is_better else (second, first)
-    gain = f"{better} is better than {worse} by {abs(value):.{digits}f} {unit}"
-    return ", ".join([gain, *spread(sign), *facts])
+        facts.append(p_text(difference.p))
+    counted = f"{difference.n} {difference.unit}"
+    facts.append(counted.removesuffix("s") if difference.n == 1 else counted)
+    if difference.is_decided:
+        better, worse = (first, second) if (sign > 0) == points else (second, first)
+        text = f"{better} is better than {worse} by {value:.{digits}f} {unit}"
+    else:
+        text = f"undecided: {first} minus {second} is {value:z.{digits}f} {unit}"
+    return ", ".join([text, *facts])
 
 
 def p_text(p: float) -> str:
@@ -374,22 +330,15 @@ def _units(groups: Sequence[Any] | np.ndarray | None, total: int) -> np.ndarray 
     return np.array([numbers[name] for name in names])
 
 
+def _count(groups: Sequence[Any] | np.ndarray | None, total: int) -> tuple[Unit, int]:
+    """Return what is resampled, and how many there are."""
+    units = _units(groups, total)
+    return ("images", total) if units is None else ("groups", int(units.max()) + 1)
+
+
 # A statistic maps weights, how often each row is in each of R replicates [R, rows], to values [R]. Its `kinds` are the
 # row of each unit, [units]: images with equal labels and predictions share a row.
 Weights = np.ndarray
-
-
-class _Means:
-    """Mean of a value per image."""
-
-    def __init__(self, values: np.ndarray, units: np.ndarray | None) -> None:
-        rows = np.arange(len(values)) if units is None else units
-        self._sums = np.bincount(rows, values)
-        self._counts = np.bincount(rows)
-        self.kinds = np.arange(len(self._counts))
-
-    def __call__(self, weights: Weights) -> np.ndarray:
-        return (weights @ self._sums) / (weights @ self._counts)
 
 
 class _Cells:
@@ -434,14 +383,11 @@ class _Cells:
     def __call__(self, weights: Weights) -> np.ndarray:
         counts = weights @ self._table  # [R, cells]
         support, right = counts @ self._support, counts @ self._right  # [R, classes]
-        if self._metric in ("accuracy", "weighted_recall"):
+        if self._metric == "accuracy":
             return right.sum(axis=1) / support.sum(axis=1)
         guessed = counts @ self._guessed
-        name = self._metric.removeprefix("weighted_")
-        below = {"recall": support, "precision": guessed, "f1": (support + guessed) / 2}[name]
-        values = right / np.maximum(below, 0.5)  # `right` is 0 where `below` is
-        if name != self._metric:
-            return (values * support).sum(axis=1) / support.sum(axis=1)
+        below = {"recall": support, "precision": guessed, "f1": (support + guessed) / 2}
+        values = right / np.maximum(below[self._metric], 0.5)  # `right` is 0 where `below` is
         return self._scale * values.sum(axis=1) / (support > 0).sum(axis=1)
 
 

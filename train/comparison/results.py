@@ -49,14 +49,11 @@ def score(pooled: Pooled, metric: Metric) -> Score:
 
 def by_fold(pooled: Pooled, metric: Metric) -> np.ndarray:
     """Compute a score for each seed and fold, [R, folds]."""
-    classes = len(pooled.images.class_names)
+    labels, classes = pooled.images.labels, len(pooled.images.class_names)
+    folds = [pooled.folds == fold for fold in range(pooled.num_folds)]
     return np.array(
         [
-            [
-                statistics.score(pooled.images.labels[chosen], predicted[chosen], metric, classes)
-                for fold in range(pooled.num_folds)
-                for chosen in [pooled.folds == fold]
-            ]
+            [statistics.score(labels[own], predicted[own], metric, classes) for own in folds]
             for predicted in pooled.predicted
         ]
     )
@@ -82,37 +79,38 @@ def _pair(candidates: Sequence[Candidate], i: int, j: int, metric: Metric) -> Pa
     first, second = candidates[i].pooled, candidates[j].pooled
     names = candidates[i].name, candidates[j].name
     order = match(first.images, second.images, *names)
-    second_predicted, second_folds = second.predicted[:, order], second.folds[order]
-    labels = first.images.labels
+    groups = first.groups or [second.images.groups[index] for index in order]
+    # In the order of the first candidate's images.
+    second = dataclasses.replace(
+        second,
+        images=first.images,
+        predicted=second.predicted[:, order],
+        folds=second.folds[order],
+    )
     if first.num_folds > 1 or second.num_folds > 1:
-        if not _same_partition(first.folds, second_folds):
+        if not _same_partition(first.folds, second.folds):
             raise InputError(
                 f"{names[0]} and {names[1]} have different folds of the same images: compare runs with the same folds,"
                 " or use --no-tests"
             )
-        # In the order of the first candidate's folds.
-        aligned = dataclasses.replace(
-            second, predicted=second_predicted, folds=first.folds, images=first.images
-        )
-        ours, theirs = (by_fold(p, metric).mean(axis=0).tolist() for p in (first, aligned))
-        differences = [statistics.compare_folds(ours, theirs, first.test_share)]
+        second = dataclasses.replace(second, folds=first.folds)
+        scores = [by_fold(pooled, metric).mean(axis=0).tolist() for pooled in (first, second)]
+        differences = [statistics.compare_folds(*scores, first.test_share)]
     else:
-        classes = len(first.images.class_names)
-        groups = first.groups or [second.images.groups[index] for index in order]
+        labels, classes = first.images.labels, len(first.images.class_names)
         differences = [
             statistics.compare_predictions(
-                labels, first.predicted, second_predicted, metric, groups, classes
+                labels, first.predicted, second.predicted, metric, groups, classes
             )
         ]
         seeds = [seed for seed in first.seeds if seed in second.seeds]
         if len(seeds) > 1:
-            aligned = dataclasses.replace(second, predicted=second_predicted, images=first.images)
-            ours, theirs = (
-                [float(by_fold(p, metric)[p.seeds.index(seed), 0]) for seed in seeds]
-                for p in (first, aligned)
-            )
-            differences.append(statistics.compare_seeds(ours, theirs))
-    right = [np.mean(p == labels, axis=0) > 0.5 for p in (first.predicted, second_predicted)]
+            scores = [
+                by_fold(pooled, metric)[[pooled.seeds.index(seed) for seed in seeds], 0].tolist()
+                for pooled in (first, second)
+            ]
+            differences.append(statistics.compare_seeds(*scores))
+    right = [np.mean(p.predicted == first.images.labels, axis=0) > 0.5 for p in (first, second)]
     return Pair(
         i,
         j,

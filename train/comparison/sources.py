@@ -1,7 +1,4 @@
-"""What can be compared: runs, settings of a study, rows of a paper; read from their folders and pooled.
-
-Imports only the standard library and NumPy.
-"""
+"""What can be compared: runs, settings of a study, rows of a paper; read from their folders and pooled."""
 
 import dataclasses
 import os
@@ -47,9 +44,8 @@ class Run:
     seed: int
     images: Images
     predicted: np.ndarray  # int [N]
-    test: dict[str, Any]  # content of test.json
     rows: list[dict[str, Any]]  # of summary.csv
-    other_images: int  # images that it was trained and validated on
+    training_images: int  # images that it was trained on, or that chose its epoch or setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +56,7 @@ class Pooled:
     predicted: np.ndarray  # int [R, N]
     folds: np.ndarray  # int [N], the fold of each image; all 0 without cross-validation
     seeds: tuple[int, ...]
-    # Number of test images by number of the other images of a run, see `train.analysis.statistics.mean_interval`.
-    test_share: float
+    test_share: float  # n_test/n_train of a run, see `train.analysis.statistics.mean_interval`
 
     @property
     def num_folds(self) -> int:
@@ -95,9 +90,10 @@ def find(paths: Iterable[str | os.PathLike[str]], settings: int = 5) -> list[Can
     found: list[tuple[Path, str, list[Path]]] = []
     for path in map(Path, paths):
         found += _folders(path, settings)
-    folders = [folder for folder, _, _ in found]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise InputError(f"{twice[0]} is named twice: name different runs")
+    folders = [folder.resolve() for folder, _, _ in found]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise InputError(f"{found[number][0]} is named twice: name different runs")
     names = short_names(folders)
     return [
         candidate(f"{name}{label}", [read_run(run) for run in runs])
@@ -173,13 +169,11 @@ def _label(values: dict[str, Any]) -> str:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Name folders by as few of their last parts as tell them apart."""
-    paths = [folder.resolve().parts for folder in folders]
-    for count in range(1, max(map(len, paths), default=1) + 1):
-        names = ["/".join(parts[-count:]) for parts in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]
+    """Name different absolute folders by as few of their last parts as tell them apart."""
+    count = 1
+    while len({folder.parts[-count:] for folder in folders}) < len(folders):
+        count += 1
+    return ["/".join(folder.parts[-count:]) for folder in folders]
 
 
 # Reading runs.
@@ -214,7 +208,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             data["labels"],
             tuple(data["class_names"].tolist()),
         )
-        other = sum(map(len, manifest["splits"].values())) - len(ids)
+        # In a study of data with a published test split, runs are scored on their validation images.
+        unused = {"test", run.read_json(run.test).get("split")}
+        splits = manifest["splits"]
         return Run(
             run,
             config["model"],
@@ -222,16 +218,15 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             int(config["seed"]),
             images,
             data["predictions"],
-            run.read_json(run.test),
             run.read_summary(),
-            other,
+            sum(len(splits[name]) for name in splits.keys() - unused),
         )
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(f"{error}".split()) or type(error).__name__
         raise InputError(
-            f"{run.path} is damaged ({reason}): evaluate it again, or use another run"
+            f"{run.path} is damaged ({reason}): test it again with {typed('train.run')} --workdir {run.path}"
         ) from None
 
 
@@ -286,7 +281,7 @@ def pool(name: str, runs: Sequence[Run]) -> Pooled:
             order = match(first[fold].images, found[fold].images, name, name)
             aligned.append(found[fold].predicted[order])
         predicted.append(np.concatenate(aligned))
-    shares = [len(run.images) / max(run.other_images, 1) for run in first.values()]
+    shares = [len(run.images) / max(run.training_images, 1) for run in first.values()]
     sizes = [len(part) for part in parts]
     return Pooled(
         images,

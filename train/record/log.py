@@ -1,7 +1,8 @@
 """The run log: events of a training run and the interface of their writers.
 
 The engine reports all events to a `RunLog` and does not print or write files itself. Writers from other packages
-subclass `RunLog`, are declared as entry points `jax_zoo.writers`, and are enabled by `--writers NAME`.
+subclass `RunLog`, are declared as entry points `jax_zoo.writers`, and are enabled by `--writers NAME`, like those of
+`train.record.trackers`.
 """
 
 import dataclasses
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from train.recipe import Recipe, Stage
-from zoo.common.names import find
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,13 +157,3 @@ class Writers(RunLog):
 
 # Creates a writer from another package, given the run directory and the recipe.
 MakeWriter = Callable[[Path, Recipe], RunLog]
-
-
-def load_writers(names: tuple[str, ...]) -> list[MakeWriter]:
-    """Load writers from other packages by name. Raises InputError for one that no package declares, or that fails its
-    `check`."""
-    found = [find("writers", name, {}, "run-log writer") for name in names]
-    for make in found:
-        if isinstance(make, type) and issubclass(make, RunLog):
-            make.check()
-    return found

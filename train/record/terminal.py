@@ -5,7 +5,6 @@ line is drawn.
 """
 
 import math
-import string
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -136,15 +135,10 @@ def interval_text(interval: Sequence[float] | None) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
 
 
-def with_intervals(text: str, scores: Mapping[str, Any]) -> str:
-    """Fill the names of scores in a text, "{accuracy}", with the scores of a test.json and their 95% intervals."""
-    intervals = scores.get("intervals", {})  # of version 0.1: none
-    names = [name for _, name, _, _ in string.Formatter().parse(text) if name]
-    shown = {}
-    for name in names:
-        interval = interval_text(intervals.get(name))
-        shown[name] = f"{scores[name]:.2%}" + (f" (95%: {interval})" if interval else "")
-    return text.format(**shown)
+def score_text(scores: Mapping[str, Any], name: str) -> str:
+    """Format a score of a test.json with its 95% interval: "92.00% (95%: 90.2 to 95.4)"."""
+    interval = interval_text(scores.get("intervals", {}).get(name))  # version 0.1 wrote none
+    return f"{scores[name]:.2%}" + (f" (95%: {interval})" if interval else "")
 
 
 def intervals_note(scores: Mapping[str, Any]) -> str:
@@ -152,9 +146,9 @@ def intervals_note(scores: Mapping[str, Any]) -> str:
     intervals = scores.get("intervals")
     if not intervals:
         return ""
-    images = f"{scores['split']} images"
+    images = "images" if scores["split"] == "all" else f"{scores['split']} images"
     over = images if intervals["over"] == "images" else f"{intervals['units']} groups of {images}"
-    none = "" if intervals["f1"] else "; none for macro-F1, which resampling them does not change"
+    none = "" if intervals["f1"] else "; none for macro-F1, which is the same in every resample"
     return f"95% intervals over the {over} alone, from one seed{none}"
 
 

@@ -3,25 +3,29 @@
 Where results go is up to the environment variables of each: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_MODE
 ("offline" writes to the run directory), WANDB_PROJECT, WANDB_ENTITY. Experiment and project default to "jax-zoo".
 
-A run directory keeps the tracker's id of its run, `mlflow.json` or `wandb.json`, and the last logged step, so that a
-resumed run continues the same run of the tracker without logging a step twice. The runs of a study are children of one
-run in MLflow, and one group in Weights & Biases: `start_study` begins it, and the environment variable JAX_ZOO_STUDY
-names the study's folder to the processes that train.
+A run directory keeps the tracker's id of its run, `mlflow.json` or `wandb.json`, with the last logged step and epoch, so
+that a resumed run continues the same run of the tracker without logging a step twice. The runs of a study are children
+of one run in MLflow, and one group in Weights & Biases: `start_study` begins it, and the environment variable
+JAX_ZOO_STUDY names the study's folder to the processes that train.
 """
 
 import dataclasses
+import functools
+import importlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.errors import InputError
 from train.recipe import Recipe
-from train.record.log import EpochRecord, RunLog, RunStart, StepRecord
+from train.record.log import EpochRecord, MakeWriter, RunLog, RunStart, StepRecord
 from train.record.terminal import say
 from zoo.common.files import write_atomically
+from zoo.common.names import find
 
 STUDY = "JAX_ZOO_STUDY"  # environment variable: folder of the study that runs belong to
 PROJECT = "jax-zoo"
@@ -36,25 +40,27 @@ class _Link:
     path: Path
     id: str = ""
     step: int = 0  # logged so far
+    epoch: int = 0  # logged so far
 
     @classmethod
     def read(cls, path: Path) -> "_Link":
         """Read the file; an empty link if there is none, or a damaged one."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            return cls(path, str(data["id"]), int(data["step"]))
+            return cls(path, str(data["id"]), int(data["step"]), int(data["epoch"]))
         except (OSError, ValueError, KeyError, TypeError):
             return cls(path)
 
     def write(self) -> None:
         """Write the file."""
-        write_atomically(self.path, json.dumps({"id": self.id, "step": self.step}).encode())
+        data = {"id": self.id, "step": self.step, "epoch": self.epoch}
+        write_atomically(self.path, json.dumps(data).encode())
 
 
 class Tracker(RunLog):
     """Buffers values until the next flush, which comes before each checkpoint, and at the end.
 
-    Values that are not finite are left out. A run that ends before all stages are trained counts as stopped.
+    Values that are not finite are left out. A run that ends before its last stage is trained counts as stopped.
     """
 
     name = ""  # of the writer and of its extra
@@ -65,37 +71,47 @@ class Tracker(RunLog):
         self._recipe = recipe
         self._link = _Link.read(directory / f"{self.name}.json")
         self._buffer: dict[int, dict[str, float]] = {}
-        self._open_stages = [stage.name for stage in recipe.stages]
+        self._epoch = self._link.epoch  # the last one in the buffer
+        self._complete = not recipe.stages
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise InputError without the package."""
+        try:
+            importlib.import_module(cls.name)
+        except ImportError as error:
+            raise InputError(
+                f"--writers {cls.name} needs the package {cls.name} ({error}): pip install -e '.[{cls.name}]'"
+            ) from None
 
     def run_started(self, start: RunStart) -> None:
         """Create the tracker's run, or continue it. Raises InputError if the tracker cannot."""
         try:
             self._open(_flat(self._recipe.to_json()))
         except Exception as error:  # of any library below the tracker
-            raise InputError(
-                f"--writers {self.name} cannot start a run ({_reason(error)}): check its environment variables, or"
-                " leave it out"
-            ) from error
+            raise _cannot_start(self.name, error) from error
         self._link.write()
 
     def step(self, record: StepRecord) -> None:
-        """Buffer the step."""
-        self._add(record.step, "step", record.values)
+        """Buffer the step, unless it was sent before the run was stopped."""
+        if record.step > self._link.step:
+            self._add(record.step, "step", record.values)
 
     def epoch(self, record: EpochRecord) -> None:
-        """Buffer the epoch."""
-        values = {name: getattr(record, name) for name in EPOCH_VALUES}
-        self._add(record.step, "epoch", {"number": record.epoch, **values})
+        """Buffer the epoch, unless it was sent before the run was stopped."""
+        if record.epoch > self._link.epoch:
+            values = {name: getattr(record, name) for name in EPOCH_VALUES}
+            self._add(record.step, "epoch", {"number": record.epoch, **values})
+            self._epoch = record.epoch
 
     def stage_ended(self, stage: str) -> None:
-        """Note that the stage is trained."""
-        if stage in self._open_stages:
-            self._open_stages.remove(stage)
+        """Note whether training is complete."""
+        self._complete = stage == self._recipe.stages[-1].name
 
     def flush(self) -> None:
         """Send what is buffered. If that fails, it is kept for the next time."""
-        if self._buffer and self._attempt(lambda: self._send(self._buffer)):
-            self._link.step = max(self._buffer)
+        if self._buffer and _attempt(self.name, lambda: self._send(self._buffer)):
+            self._link.step, self._link.epoch = max(self._buffer), self._epoch
             self._link.write()
             self._buffer = {}
 
@@ -103,26 +119,16 @@ class Tracker(RunLog):
         """Send what is buffered, and mark the run as complete or stopped."""
         if self._link.id:
             self.flush()
-            self._attempt(lambda: self._ended(complete=not self._open_stages))
+            _attempt(self.name, lambda: self._ended(complete=self._complete))
 
     def tested(self, results: Mapping[str, Any]) -> None:
         """Send the scores on the test images."""
         scores = {f"{results['split']}/{k}": v for k, v in _numbers(results).items()}
-        self._attempt(lambda: self._score(scores))
-
-    def _attempt(self, action: Callable[[], None]) -> bool:
-        """Whether an action succeeds. Training goes on without its tracker: its own files are complete."""
-        try:
-            action()
-        except Exception as error:
-            say(f"warning: {self.name} does not take values ({_reason(error)})")
-            return False
-        return True
+        _attempt(self.name, lambda: self._score(scores))
 
     def _add(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
-        if step > self._link.step:  # else sent before the run was stopped
-            finite = {f"{prefix}/{k}": float(v) for k, v in values.items() if math.isfinite(v)}
-            self._buffer.setdefault(step, {}).update(finite)
+        finite = {f"{prefix}/{k}": float(v) for k, v in values.items() if math.isfinite(v)}
+        self._buffer.setdefault(step, {}).update(finite)
 
     # What a tracker implements.
 
@@ -138,19 +144,21 @@ class Tracker(RunLog):
     def _score(self, scores: Mapping[str, float]) -> None:
         raise NotImplementedError
 
+    @classmethod
+    def start_study(cls, folder: Path, settings: Mapping[str, Any]) -> str:
+        """Create the tracker's run of a study; return its id."""
+        raise NotImplementedError
+
+    @classmethod
+    def end_study(cls, folder: Path, identity: str, scores: Mapping[str, float]) -> None:
+        """Send the scores of a study, and mark its run as complete."""
+        raise NotImplementedError
+
 
 class MLflowWriter(Tracker):
     """Writes runs to MLflow: parameters, values per step and epoch, scores."""
 
     name = "mlflow"
-
-    @classmethod
-    def check(cls) -> None:
-        """Raise InputError without the package."""
-        try:
-            import mlflow  # noqa: F401
-        except ImportError as error:
-            raise _not_installed(cls.name, error) from None
 
     def _open(self, settings: Mapping[str, Any]) -> None:
         self._client = _mlflow_client()
@@ -166,7 +174,7 @@ class MLflowWriter(Tracker):
     def _send(self, values: Mapping[int, Mapping[str, float]]) -> None:
         from mlflow.entities import Metric
 
-        now = _milliseconds()
+        now = int(1000 * time.time())
         metrics = [Metric(k, v, now, step) for step, row in values.items() for k, v in row.items()]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(self._link.id, metrics=metrics[start : start + BATCH])
@@ -178,20 +186,26 @@ class MLflowWriter(Tracker):
         for name, value in scores.items():
             self._client.log_metric(self._link.id, name, value, step=self._link.step)
 
+    @classmethod
+    def start_study(cls, folder: Path, settings: Mapping[str, Any]) -> str:
+        """Create the parent run."""
+        tags = {"jax_zoo.study": folder.name}
+        return _create_mlflow_run(_mlflow_client(), folder.name, tags, settings)
+
+    @classmethod
+    def end_study(cls, folder: Path, identity: str, scores: Mapping[str, float]) -> None:
+        """Send the scores to the parent run, and end it."""
+        client = _mlflow_client()
+        for name, value in scores.items():
+            client.log_metric(identity, name, value)
+        client.set_terminated(identity, "FINISHED")
+
 
 class WandbWriter(Tracker):
     """Writes runs to Weights & Biases: configuration, values per step and epoch, scores."""
 
     name = "wandb"
     _run: Any = None
-
-    @classmethod
-    def check(cls) -> None:
-        """Raise InputError without the package."""
-        try:
-            import wandb  # noqa: F401
-        except ImportError as error:
-            raise _not_installed(cls.name, error) from None
 
     def _open(self, settings: Mapping[str, Any]) -> None:
         folder = study_folder()
@@ -207,7 +221,8 @@ class WandbWriter(Tracker):
 
     def _send(self, values: Mapping[int, Mapping[str, float]]) -> None:
         for step, row in values.items():
-            self._run.log(dict(row), step=step)
+            # wandb ignores a step before its own, as of an epoch whose last step was sent before the run was stopped.
+            self._run.log(dict(row), step=max(step, self._run.step))
 
     def _ended(self, *, complete: bool) -> None:
         # A complete run stays open for its test scores. If testing fails, wandb closes it when the process ends.
@@ -217,6 +232,34 @@ class WandbWriter(Tracker):
     def _score(self, scores: Mapping[str, float]) -> None:
         self._run.summary.update(dict(scores))
         self._run.finish()
+
+    @classmethod
+    def start_study(cls, folder: Path, settings: Mapping[str, Any]) -> str:
+        """Create a run for the study, in its group."""
+        run = _wandb_run(folder, folder.name, settings, group=folder.name, job_type="study")
+        run.finish()
+        return run.id
+
+    @classmethod
+    def end_study(cls, folder: Path, identity: str, scores: Mapping[str, float]) -> None:
+        """Send the scores to the run of the study."""
+        options = {"id": identity, "group": folder.name, "job_type": "study"}
+        run = _wandb_run(folder, folder.name, {}, **options)
+        run.summary.update(dict(scores))
+        run.finish()
+
+
+TRACKERS: dict[str, type[Tracker]] = {cls.name: cls for cls in (MLflowWriter, WandbWriter)}
+
+
+def load_writers(names: Sequence[str]) -> list[MakeWriter]:
+    """Look up trackers and the writers of other packages by name. Raises InputError for an unknown one, or one that
+    fails its `check`."""
+    found = [find("writers", name, TRACKERS, "run-log writer") for name in names]
+    for make in found:
+        if isinstance(make, type) and issubclass(make, RunLog):
+            make.check()
+    return found
 
 
 # Studies.
@@ -239,57 +282,35 @@ def start_study(
     from filelock import FileLock
 
     os.environ[STUDY] = str(folder.absolute())
-    for name, start, _ in _study_trackers(writers):
-        path = folder / f"{name}.json"
+    for tracker in _trackers(writers):
+        path = folder / f"{tracker.name}.json"
         with FileLock(path.with_suffix(".lock")):  # only one process starts it
             if not _Link.read(path).id:
-                _Link(path, start(folder, _flat(dict(settings or {})))).write()
+                try:
+                    identity = tracker.start_study(folder, _flat(dict(settings or {})))
+                except Exception as error:  # of any library below the tracker
+                    raise _cannot_start(tracker.name, error) from error
+                _Link(path, identity).write()
 
 
 def end_study(writers: Sequence[str], folder: Path, scores: Mapping[str, Any]) -> None:
     """Send the scores of a study, of which numbers are kept, and mark it as complete."""
-    for name, _, end in _study_trackers(writers):
-        link = _Link.read(folder / f"{name}.json")
-        if link.id:
-            end(link, _numbers(scores))
+    for tracker in _trackers(writers):
+        if identity := _Link.read(folder / f"{tracker.name}.json").id:
+            end = functools.partial(tracker.end_study, folder, identity, _numbers(scores))
+            _attempt(tracker.name, end)
     os.environ.pop(STUDY, None)
 
 
-def _study_trackers(writers: Sequence[str]) -> Iterator[tuple[str, Callable, Callable]]:
-    if "mlflow" in writers:
-        MLflowWriter.check()
-        yield "mlflow", _start_mlflow_study, _end_mlflow_study
-    if "wandb" in writers:
-        WandbWriter.check()
-        yield "wandb", _start_wandb_study, _end_wandb_study
+def _trackers(writers: Sequence[str]) -> list[type[Tracker]]:
+    """Return the trackers among writers. Raises InputError if a package is missing."""
+    found = [TRACKERS[name] for name in writers if name in TRACKERS]
+    for tracker in found:
+        tracker.check()
+    return found
 
 
-def _start_mlflow_study(folder: Path, settings: Mapping[str, Any]) -> str:
-    tags = {"jax_zoo.study": folder.name}
-    return _create_mlflow_run(_mlflow_client(), folder.name, tags, settings)
-
-
-def _end_mlflow_study(link: _Link, scores: Mapping[str, float]) -> None:
-    client = _mlflow_client()
-    for name, value in scores.items():
-        client.log_metric(link.id, name, value)
-    client.set_terminated(link.id, "FINISHED")
-
-
-def _start_wandb_study(folder: Path, settings: Mapping[str, Any]) -> str:
-    run = _wandb_run(folder, folder.name, settings, group=folder.name, job_type="study")
-    run.finish()
-    return run.id
-
-
-def _end_wandb_study(link: _Link, scores: Mapping[str, float]) -> None:
-    folder = link.path.parent
-    run = _wandb_run(folder, folder.name, {}, id=link.id, group=folder.name, job_type="study")
-    run.summary.update(dict(scores))
-    run.finish()
-
-
-# MLflow and wandb.
+# The libraries.
 
 
 def _mlflow_client() -> Any:
@@ -327,14 +348,24 @@ def _wandb_run(folder: Path, name: str, settings: Mapping[str, Any], **options: 
     )
 
 
+def _cannot_start(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"--writers {name} cannot start a run ({_reason(error)}): check its environment variables, or leave it out"
+    )
+
+
+def _attempt(name: str, action: Callable[[], None]) -> bool:
+    """Whether an action succeeds. Training goes on without its tracker: its own files are complete."""
+    try:
+        action()
+    except Exception as error:  # of any library below the tracker
+        say(f"warning: {name} does not take values ({_reason(error)})")
+        return False
+    return True
+
+
 def _reason(error: Exception) -> str:
     return (" ".join(f"{error}".split()) or type(error).__name__)[:200]
-
-
-def _not_installed(name: str, error: ImportError) -> InputError:
-    return InputError(
-        f"--writers {name} needs the package {name} ({error}): pip install -e '.[{name}]'"
-    )
 
 
 def _run_name(directory: Path) -> str:
@@ -367,9 +398,3 @@ def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, list | tuple):
             found |= {f"{name}_low": float(value[0]), f"{name}_high": float(value[1])}
     return found
-
-
-def _milliseconds() -> int:
-    import time
-
-    return int(1000 * time.time())
