@@ -3,13 +3,14 @@
 import base64
 import html
 import io
+import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from train.comparison.results import Pair, most_common
+from train.comparison.results import Pair
 from train.comparison.sources import Candidate, Images
 from train.record.directory import write_text
 from train.report import page
@@ -113,7 +114,7 @@ def _card(
     for number in (pair.first, pair.second):
         pooled = candidates[number].pooled
         place = pooled.images.ids.index(name)
-        guess = most_common(pooled.predicted[:, [place]])[0]
+        guess = statistics.mode(pooled.predicted[:, place].tolist())  # of most seeds
         lines.append(f"{candidates[number].name}: {_class(images, guess)}")
     shown = _thumbnail(pixels[name], name) if name in pixels else ""
     caption = "".join(f"<span>{page.text(line)}</span>" for line in lines)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import statistics as stdlib_statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,8 +124,3 @@ def _pair(candidates: Sequence[Candidate], i: int, j: int, metric: Metric) -> Pa
 def _same_partition(first: np.ndarray, second: np.ndarray) -> bool:
     pairs = len(set(zip(first.tolist(), second.tolist(), strict=True)))
     return pairs == len(set(first.tolist())) == len(set(second.tolist()))
-
-
-def most_common(predicted: np.ndarray) -> np.ndarray:
-    """Return the prediction of most runs, [R, N] -> [N]; the first one in case of a tie."""
-    return np.array([stdlib_statistics.mode(column) for column in predicted.T.tolist()])
