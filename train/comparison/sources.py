@@ -114,14 +114,11 @@ def _folders(path: Path, settings: int) -> list[tuple[Path, str, list[Path]]]:
     runs = _runs_below(path)
     if runs:
         return [(path, "", runs)]
-    rows = (
-        sorted(p for p in path.iterdir() if p.is_dir() and _runs_below(p)) if path.is_dir() else []
-    )
-    if rows:
-        names = ", ".join(row.name for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-        raise InputError(
-            f"{path} holds the runs of several rows: name some of them, {path}/ROW ({names})"
-        )
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    named = [p for p in inside if p.is_dir() and (RunDir(p).exists() or _runs_below(p))]
+    if named:
+        names = ", ".join(f"{p}" for p in named[:3]) + (", ..." if len(named) > 3 else "")
+        raise InputError(f"{path} holds several runs or rows: name some of them ({names})")
     raise InputError(f"{path} holds no run: name run directories, studies or rows of a ledger")
 
 
