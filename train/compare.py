@@ -128,8 +128,8 @@ def describe(candidates: "Sequence[Candidate]", pairs: "Sequence[Pair]", metric:
         lines.append(f"p values of the {len(pairs)} main tests are adjusted by Holm's method")
     if pairs and all(len(c.pooled.seeds) == 1 and c.pooled.num_folds == 1 for c in candidates):
         lines.append(
-            "tests and intervals cover the choice of the test images alone: with one seed each, part of a difference may"
-            " be the seed's"
+            "tests and intervals cover the choice of the test images alone: with one seed each, part of a difference"
+            " may be the seed's"
         )
     return lines
 

@@ -299,7 +299,9 @@ def _scores(results: dict[str, Any], score: str) -> str:
     if "accuracy" not in results:
         text = f"test loss {results['loss']:.4f}"
     else:
-        text = f"test accuracy {score_text(results, 'accuracy')}, macro-F1 {score_text(results, 'f1')}"
+        text = (
+            f"test accuracy {score_text(results, 'accuracy')}, macro-F1 {score_text(results, 'f1')}"
+        )
     how = f" ({results['scored_by']})" if results["scored_by"] != "classification" else ""
     epochs = cli.count(results["epochs_run"], "epoch")
     which = f"best of {epochs}: {results['best_epoch']}"

@@ -20,7 +20,9 @@ TOTAL = 40
 IDS = [f"{CLASSES[i % 2]}/{i}.png" for i in range(TOTAL)]
 
 
-def make_run(path, wrong=(), *, ids=IDS, seed=0, digests=None, groups=None, data="pets", split="test"):
+def make_run(
+    path, wrong=(), *, ids=IDS, seed=0, digests=None, groups=None, data="pets", split="test"
+):
     """Write the files of a finished run that is wrong for the images at these indices of IDS.
 
     Its training images are three times as many as the scored ones, those of `split`.

@@ -3,9 +3,9 @@
 Where results go is up to the environment variables of each: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_MODE
 ("offline" writes to the run directory), WANDB_PROJECT, WANDB_ENTITY. Experiment and project default to "jax-zoo".
 
-A run directory keeps the tracker's id of its run, `mlflow.json` or `wandb.json`, with the last logged step and epoch, so
-that a resumed run continues the same run of the tracker without logging a step twice. The runs of a study are children
-of one run in MLflow, and one group in Weights & Biases: `start_study` begins it, and the environment variable
+A run directory keeps the tracker's id of its run, `mlflow.json` or `wandb.json`, with the last logged step and epoch,
+so that a resumed run continues the same run of the tracker without logging a step twice. The runs of a study are
+children of one run in MLflow, and one group in Weights & Biases: `start_study` begins it, and the environment variable
 JAX_ZOO_STUDY names the study's folder to the processes that train.
 """
 
