@@ -114,13 +114,16 @@ def test_images_are_shown(tmp_path, call):
     for index in range(3 * TOTAL):
         pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pets" / f"cat/t{index}.png")
+    Image.fromarray(pixels).save(tmp_path / "pets/dog/t.png")
     from datasets import load_dataset
 
     whole = load_dataset(tmp_path / "pets").manifest()
     data = {"digests": whole["sha256"], "data": tmp_path / "pets"}
     runs = make_run(tmp_path / "a", (), **data), make_run(tmp_path / "b", (4,), **data)
-    manifest = json.loads((runs[0] / "splits.json").read_text())
-    manifest = whole | {"splits": manifest["splits"] | {"validation": {}}}
+    splits = json.loads((runs[0] / "splits.json").read_text())["splits"]
+    splits["validation"]["cat/t0.png"] = splits["train"].pop("cat/t0.png")
+    splits["train"]["dog/t.png"] = 1
+    manifest = whole | {"splits": splits}
     for run in runs:
         (run / "splits.json").write_text(json.dumps(manifest))
     out = tmp_path / "page.html"

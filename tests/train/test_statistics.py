@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from train.analysis import statistics
+from train.analysis import means, statistics
 from train.analysis.statistics import Difference
 
 
@@ -37,7 +37,7 @@ def test_welch_interval_is_that_of_the_t_test():
     expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
     samples = [(np.std(v, ddof=1), len(v)) for v in (first, second)]
     mean = np.mean(first) - np.mean(second)
-    assert statistics.welch_interval(mean, *samples) == pytest.approx(tuple(expected))
+    assert means.welch_interval(mean, *samples) == pytest.approx(tuple(expected))
 
 
 def test_overlapping_training_sets_widen_the_interval():

@@ -71,7 +71,7 @@ def train(writer, steps, stages=("first", "second")):
     for number in steps:
         step(events, number)
         events.flush()
-    epoch(events, 1, steps[-1])
+    epoch(events, steps[-1], steps[-1])
     for stage in stages:
         events.stage_ended(stage)
     events.run_ended()

@@ -21,7 +21,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from train.analysis.means import CONFIDENCE as CONFIDENCE
+from train.analysis.means import Interval as Interval
+from train.analysis.means import mean_and_sd as mean_and_sd
+from train.analysis.means import mean_interval as mean_interval
+
 RESAMPLES = 1000  # of a bootstrap
 PERMUTATIONS = 1999  # of a test; p values are multiples of 1/2000
 # Up to this many images or groups, the bootstrap corrects bias and skewness (BCa), which costs one evaluation for each.
@@ -31,7 +35,6 @@ SEED = 0  # of resampling: the same predictions always have the same interval
 BATCH_ELEMENTS = 2_000_000  # of the largest temporary array of a bootstrap
 ROUNDING = 1e-12  # standard deviation of equal differences, at most
 
-Interval = tuple[float, float]
 Unit = Literal["images", "groups", "folds", "seeds"]
 # Accuracy and the macro averages of `train.analysis.metrics.prediction_scores`.
 Metric = Literal["accuracy", "precision", "recall", "f1"]
@@ -54,48 +57,6 @@ class Difference:
         if self.p is not None:
             return self.p < 1 - CONFIDENCE
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
-
-
-# Runs: seeds and folds.
-
-
-def mean_and_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return mean and sample standard deviation, each None if there are too few values."""
-    if not len(values):
-        return None, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def mean_interval(values: Sequence[float], test_share: float | None = None) -> Interval | None:
-    """Return the interval of the mean over runs by Student's t; None for fewer than two values.
-
-    `test_share` is for values of cross-validation or of random splits: n_test/n_train of a run, 1/(K-1) for K folds.
-    Images that choose the epoch or the setting count as training images. The training sets of folds overlap, so their
-    scores are correlated, and the variance of the mean is s²(1/n + n_test/n_train) instead of s²/n (Nadeau and Bengio
-    2003, "Inference for the Generalization Error").
-    """
-    mean, sd = mean_and_sd(values)
-    if mean is None or sd is None:
-        return None
-    return t_interval(mean, sd * math.sqrt(1 / len(values) + (test_share or 0.0)), len(values) - 1)
-
-
-def t_interval(mean: float, error: float, degrees: float) -> Interval:
-    """Return the interval of a mean with this standard error and these degrees of freedom."""
-    from scipy import stats  # half a second
-
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
-    return mean - half, mean + half
-
-
-def welch_interval(mean: float, *samples: tuple[float, int]) -> Interval:
-    """Return the interval of a difference of means, given standard deviation and size of each sample."""
-    parts = [sd**2 / n for sd, n in samples]
-    total = sum(parts)
-    if total == 0:
-        return mean, mean
-    degrees = total**2 / sum(p**2 / (n - 1) for p, (_, n) in zip(parts, samples, strict=True))
-    return t_interval(mean, math.sqrt(total), degrees)
 
 
 # Images: intervals of one setting.

@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from train.analysis.statistics import (
+from train.analysis.means import (
     CONFIDENCE,
     Interval,
     mean_and_sd,
