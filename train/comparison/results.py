@@ -93,8 +93,8 @@ def _pair(candidates: Sequence[Candidate], i: int, j: int, metric: Metric) -> Pa
                 " or use --no-tests"
             )
         second = dataclasses.replace(second, folds=first.folds)
-        scores = [by_fold(pooled, metric).mean(axis=0).tolist() for pooled in (first, second)]
-        differences = [statistics.compare_folds(*scores, first.test_share)]
+        one, other = (by_fold(p, metric).mean(axis=0).tolist() for p in (first, second))
+        differences = [statistics.compare_folds(one, other, first.test_share)]
     else:
         labels, classes = first.images.labels, len(first.images.class_names)
         differences = [
