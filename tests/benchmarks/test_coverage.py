@@ -11,7 +11,7 @@ from train.analysis import statistics
 
 
 def test_the_recorded_intervals_cover_as_they_say():
-    record = json.loads((RESULTS / "coverage.json").read_text())
+    record = json.loads((RESULTS.parent / "coverage.json").read_text())
     assert record["repeats"] == 10_000
     assert [(c["name"], c["images"]) for c in record["cases"]] == [
         (case.name, case.images) for case in coverage_cases.cases()
@@ -28,7 +28,7 @@ def test_the_recorded_intervals_cover_as_they_say():
     "case", coverage_cases.cases(), ids=lambda case: f"{case.name} {case.images}"
 )
 def test_few_test_sets_agree_with_the_record(case):
-    record = json.loads((RESULTS / "coverage.json").read_text())
+    record = json.loads((RESULTS.parent / "coverage.json").read_text())
     (found,) = (
         c["rate"] for c in record["cases"] if (c["name"], c["images"]) == (case.name, case.images)
     )
