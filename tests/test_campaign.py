@@ -143,6 +143,13 @@ def test_a_torn_or_wrong_output_is_found(status, content, category, tmp_path):
     assert [c for c, _ in found.findings] == [category] * (category is not None)
 
 
+def test_a_folder_that_is_not_written_yet_is_no_output(tmp_path):
+    with pytest.raises(OSError):
+        results.of_files(tmp_path / "pets")
+    (tmp_path / "pets").mkdir()
+    assert results.of_files(tmp_path / "pets") == {}
+
+
 def test_a_campaign_continues_its_record(tmp_path):
     out = tmp_path / "campaign.json"
     arguments = campaign.Arguments(only=("train.models",), out=out)

@@ -45,7 +45,8 @@ def only_shorter(found: str, expected: str) -> bool:
 
 
 def of_files(root: Path, ignored: tuple[str, ...] = ()) -> dict[str, str]:
-    """Hashes of all files below a folder."""
+    """Hashes of all files below a folder. OSError if there is none."""
+    root.stat()
     return {
         path.relative_to(root).as_posix(): _hash(path.read_bytes())
         for path in sorted(root.rglob("*"))
