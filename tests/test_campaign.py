@@ -62,7 +62,7 @@ STOPPED = Ended(130, "", "interrupted", 3.0, 0.5)
         (STOPPED, Ended(0, "", RESUMED, 1.0), {}, []),
         (STOPPED, Ended(0, "", RESUMED, 1.0), {"weights": b"2"}, ["wrong record"]),
         (STOPPED, Ended(0, "", RESUMED, 1.0), {"part": True}, ["wrong record"]),
-        (STOPPED, Ended(0, "", "", 1.0), {}, ["lost"]),  # began anew
+        (STOPPED, Ended(0, "", "", 1.0), {}, ["lost"]),  # started over
         (STOPPED, Ended(0, "", RESUMED.replace("30", "20"), 1.0), {}, ["lost"]),
         (STOPPED, Ended(1, "", "error: no", 1.0), {}, ["wrong status", "lost"]),
         (STOPPED, Ended(None, "", RESUMED, 1.0), {}, ["lost", "lost"]),

@@ -1,9 +1,9 @@
 """Compare finished runs:  python -m train.compare runs/first runs/second
 
 Prints their scores with 95% intervals and the test between them, and writes one HTML page, which also has their curves
-over one another and the images that only one of them gets right. Studies (their best settings) and rows of a paper
-(results/PAPER/ROW, all its seeds) can be compared, too. Tests need the same test images: McNemar's test for two runs,
-Nadeau and Bengio's t-test for folds, Holm's adjustment for more than two candidates.
+over one another and the images that only one of them gets right. Rows of a paper (results/PAPER/ROW, all its seeds)
+can be compared, too. Tests need the same test images: McNemar's test for two runs, Nadeau and Bengio's t-test for
+folds, Holm's adjustment for more than two candidates.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import tyro
 
 from train import cli, flags
 from train.errors import InputError
+from zoo.common.files import check_output_file
 
 if TYPE_CHECKING:
     from train.analysis.statistics import Metric
@@ -36,7 +37,7 @@ class Arguments:
     """Command-line flags."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories, studies, settings of studies or rows of a paper; two or more."""
+    """Run directories or rows of a paper; two or more."""
     metric: Literal["accuracy", "macro_f1", "macro_precision", "macro_recall"] = "accuracy"
     """Score that is tested."""
     settings: int = 5
@@ -54,16 +55,13 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--settings is {arguments.settings}: use at least 1")
     if arguments.out.suffix != ".html":
         raise InputError(f"--out {arguments.out} does not end in .html: use the path of a page")
-    if not arguments.out.absolute().parent.is_dir():
-        raise InputError(f"--out {arguments.out}: its folder does not exist: create it first")
+    check_output_file(arguments.out, "--out")
 
     from train.comparison import page, results, sources
 
     candidates = sources.find(arguments.runs, arguments.settings)
     if len(candidates) < 2:
-        raise InputError(
-            "nothing to compare with: name at least two runs, or a study with several settings"
-        )
+        raise InputError("nothing to compare with: name at least two runs")
     metric, name = METRICS[arguments.metric]
     pairs = [] if arguments.no_tests else results.compare(candidates, metric)
     sentences = describe(candidates, pairs, name)

@@ -231,7 +231,7 @@ def test_all_checkpoints_damaged_raises_input_error(tmp_path):
     save(tmp_path, [1, 2])
     for step in ("1", "2"):
         largest_file(tmp_path / step).write_bytes(b"")
-    for _ in range(2):  # the second call must not begin anew
+    for _ in range(2):  # the second call must not start over
         with pytest.raises(InputError, match="every checkpoint in .* is damaged"):
             restore(tmp_path)
 

@@ -98,7 +98,7 @@ class Checkpoints:
 
         Raises:
           RunError: the newest checkpoint cannot be read now, or has arrays of another structure. Nothing is changed.
-          InputError: every checkpoint is damaged. Nothing is changed, or the next call would begin anew in this folder.
+          InputError: every checkpoint is damaged. Nothing is changed, or the next call would start over in this folder.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for count, step in enumerate(steps):
