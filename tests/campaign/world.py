@@ -284,8 +284,9 @@ def _nothing(cwd: Path) -> Any:
 
 
 def _json(path: Path) -> Any:
-    """A JSON file with numbers and dates left out: measured times vary."""
-    return _outline(json.loads(path.read_text("utf-8")))
+    """A JSON file with numbers and dates left out: measured times vary. None if it says that it is not complete."""
+    content = json.loads(path.read_text("utf-8"))
+    return _outline(content) if content.get("complete", True) else None
 
 
 def _outline(value: Any) -> Any:
