@@ -1,4 +1,4 @@
-"""The fault campaign: its tries, what it finds, and a small form of it."""
+"""The fault campaign: its trials, what it detects, and a small run of it."""
 
 import itertools
 import json
@@ -166,7 +166,7 @@ def test_a_campaign_continues_its_record(tmp_path):
     found = json.loads(out.read_text())
     assert (found["tries"], found["lost"], found["failures"]) == (2, 0, [])
     assert found["failures_before"][0]["text"] == "a checkpoint"
-    with pytest.raises(SystemExit, match="other tries"):
+    with pytest.raises(SystemExit, match="different trials"):
         campaign.Record(campaign.Arguments(seed=1, only=("train.models",), out=out), tries)
 
 
