@@ -191,9 +191,7 @@ def _outcome(
         raise
     except Exception as error:
         outcome = _outcome_of(error, started=run.exists())
-        is_ours = not isinstance(
-            error, InUse
-        )  # else another process decides what becomes of the run
+        is_ours = not isinstance(error, InUse)  # else another process records the outcome
         if is_ours and run.exists() and not run.test.exists():
             write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
         return outcome

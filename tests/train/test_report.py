@@ -209,9 +209,9 @@ def test_report_shows_intervals_and_what_they_cover(small_run, tmp_path):
 
     text = page(over="images", units=9, accuracy=[0.571, 0.98], f1=[0.5, 0.9])
     assert "<b>90.00%</b>test accuracy, 95%: 57.1 to 98.0<" in text
-    assert "95% intervals over the test images alone, from one seed.<" in text
+    assert "95% intervals over the test images only, from one seed.<" in text
     text = page(over="groups", units=3, accuracy=[0.571, 0.98], f1=None)
-    assert "over the 3 groups of test images alone, from one seed; none for macro-F1" in text
+    assert "over the 3 groups of test images only, from one seed; none for macro-F1" in text
 
 
 def test_synthetic_images_are_labeled(small_run, tmp_path):
