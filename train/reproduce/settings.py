@@ -42,7 +42,7 @@ class Expected:
 def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list[Expected]:
     """Return the recipes that an existing run of the item may have, given its seed or its trial's values.
 
-    First those of this version, then those of version 0.1, if it read the paper differently.
+    This version's recipes come first, then those of version 0.1, if it read the paper differently.
     """
     if scale == "smoke":
         return [Expected(with_values(smoke_recipe(item.recipe), changes))]
@@ -59,9 +59,9 @@ def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list
 
 
 def earlier_recipe(recipe: Recipe, reading: EarlierReading) -> Recipe:
-    """Return a recipe as version 0.1 read the paper.
+    """Return a recipe according to version 0.1's reading of the paper.
 
-    Changes of settings that the proxy or the short version replace (their normalization, their epochs) do not matter.
+    Differences in settings that the proxy or the short version replaces (normalization, epochs) do not matter.
     """
     return as_version_0_1(with_values(recipe, reading.changes))
 

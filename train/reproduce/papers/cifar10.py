@@ -13,11 +13,10 @@ nets were not run; their parameter counts are as reported (benchmarks/results/le
 Optimizer and alpha are not stated: the grid `cifar10-choice` tries several values and selects by validation accuracy.
 
 Contradictions and our interpretation (`zoo/deconv_alexnet.py` has the arithmetic): Table 2's totals require a DeConv1
-of 1x1, while Table 1 has 3x3; we follow Table 2. (A Conv4 of 1x1 with a DeConv1 of 3x3 has the same totals and shares,
-so the tables do not decide between the two; `zoo` keeps the Conv4 of AlexNet_n.) Dropout 0.8 after a convolution is a
-keep probability. "About 3 %" is
-stated once for the effect of deconvolution and once for that of doubled widths; we use the former, which agrees with
-the last paragraph of section 4.2.
+of 1x1, while Table 1 has 3x3; we follow Table 2. (A 1x1 Conv4 with a 3x3 DeConv1 has the same totals and shares, so the
+tables do not decide between the two; `zoo` keeps the Conv4 of AlexNet_n.) Dropout 0.8 after a convolution is a keep
+probability. "About 3 %" is stated once for the effect of deconvolution and once for that of doubled widths; we use the
+former, which agrees with the last paragraph of section 4.2.
 """
 
 import dataclasses
@@ -26,8 +25,8 @@ from train.recipe import Normalization, Stage
 from train.recipes.cifar10 import CIFAR10, CROPS, L2, OPTIMIZER
 from train.reproduce.schema import Comparison, EarlierReading, Grid, Paper, Row
 
-# One epoch with six crops per image takes a quarter of an hour on two CPU cores for the nets of halved width, and an
-# hour for the others, which therefore use one crop. The results are far below the reported accuracy.
+# On two CPU cores, one epoch with six crops per image takes a quarter of an hour for the half-width nets, and an hour
+# for the others, which therefore use one crop. The results are far below the reported accuracy.
 SHORT_HALVED = {"stages.0.epochs": 1}
 SHORT = {**SHORT_HALVED, "stages.0.augment.crops_per_image": 1}
 EARLIER = EarlierReading(

@@ -8,7 +8,7 @@ from train.recipes.proxy_data import DIGITS_IMAGES
 from train.reproduce.papers.afhq import photographs
 from train.reproduce.schema import Comparison, EarlierReading, Grid, Row
 
-# No flips: some digits turn into others upside down.
+# No flips: some digits become others when flipped.
 UPRIGHT = {
     **DIGITS_IMAGES,
     "stages.*.augment.flip": False,
