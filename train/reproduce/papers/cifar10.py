@@ -69,7 +69,7 @@ PAPER = Paper(
             "cifar_alexnet_1",
             2211000,
             0.954,
-            "Reported in thousands; exactly 2,210,922, of which 95.36 % fully connected (reported 95.4 %).",
+            "Reported in thousands; exactly 2,210,922, of which 95.36% fully connected (reported 95.4%).",
             short=SHORT_HALVED,
         ),
         _row(
@@ -78,8 +78,8 @@ PAPER = Paper(
             "deconv_alexnet_1",
             148000,
             0.12,
-            "Reported in thousands; exactly 148,426 including moving statistics, as Keras counts, of which 11.99 %"
-            " fully connected (reported 12 %). DeConv1 is 1x1.",
+            "Reported in thousands; exactly 148,426 including moving statistics, as Keras counts, of which 11.99%"
+            " fully connected (reported 12%). DeConv1 is 1x1.",
             short=SHORT_HALVED,
         ),
         _row(
@@ -88,7 +88,7 @@ PAPER = Paper(
             "cifar_alexnet_2",
             8819000,
             0.954,
-            "Reported in thousands; exactly 8,818,890, of which 95.38 % fully connected (reported 95.4 %).",
+            "Reported in thousands; exactly 8,818,890, of which 95.38% fully connected (reported 95.4%).",
             short=SHORT,
         ),
         _row(
@@ -97,8 +97,8 @@ PAPER = Paper(
             "deconv_alexnet_2",
             586000,
             0.116,
-            "Reported in thousands; exactly 585,610 including moving statistics, as Keras counts, of which 11.67 %"
-            " fully connected (reported 11.6 %). DeConv1 is 1x1, while Table 1 has 3x3.",
+            "Reported in thousands; exactly 585,610 including moving statistics, as Keras counts, of which 11.67%"
+            " fully connected (reported 11.6%). DeConv1 is 1x1, while Table 1 has 3x3.",
             short=SHORT,
             accuracy=0.872,
         ),
@@ -110,7 +110,7 @@ PAPER = Paper(
             reported={"total_parameters": 60_000_000, "fc_share": 0.962},
             seeds=0,
             note="Quoted from Krizhevsky et al. 2012, which has two towers: 60,965,224 parameters with 1,000 classes,"
-            " of which 96.17 % fully connected.",
+            " of which 96.17% fully connected.",
         ),
     ),
     comparisons=(

@@ -99,17 +99,20 @@ PAPER = Paper(
             "weighted_precision",
             "attention-16",
             "alexnet-16",
-            "attention is more precise at batch 16",
+            "attention has the higher precision at batch 16",
             magnitude=0.0092,  # "increasing by 0.92 percentage points", conclusion (1)
         ),
         _above(
             "weighted_precision",
             "attention-32",
             "alexnet-32",
-            "attention is more precise at batch 32",
+            "attention has the higher precision at batch 32",
         ),
         _above(
-            "weighted_recall", "attention-32", "alexnet-32", "attention recalls more at batch 32"
+            "weighted_recall",
+            "attention-32",
+            "alexnet-32",
+            "attention has the higher recall at batch 32",
         ),
         _above(
             "weighted_f1",
@@ -122,7 +125,7 @@ PAPER = Paper(
                 "weighted_precision",
                 "attention-16",
                 f"attention-{b}",
-                "batch 16 is the best for attention",
+                "batch 16 is best for attention",
             )
             for b in (32, 64)
         ),

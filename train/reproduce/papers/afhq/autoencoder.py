@@ -42,7 +42,7 @@ def _row(
     columns = ("train_accuracy", "accuracy", "validation_accuracy")
     return Row(
         name=name,
-        table="Table 4" if reported else "not in the paper, beside Table 4",
+        table="Table 4" if reported else "not in the paper, compare Table 4",
         label=label,
         recipe=with_values(CAE, changes),
         reported=dict(zip(columns, reported, strict=True)) if reported else {},
@@ -83,10 +83,10 @@ ROWS = (
     ),
     _row(
         "ours-sigma-20",
-        "Gaussian noise of sigma 20 % on all images",
+        "Gaussian noise of sigma 20% on all images",
         None,
         {"noisy_images": 1.0, "noise_sigma": 51.0},
-        "The other interpretation of 20 %: the strength of the noise.",
+        "The other interpretation of 20%: the strength of the noise.",
     ),
 )
 

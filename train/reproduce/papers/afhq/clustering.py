@@ -71,7 +71,7 @@ def _three_classes(method: str, reported: float | None = None) -> Row:
 
 def _seven_classes(method: str, reported: float | None = None) -> Row:
     recipe = with_values(METHODS[method], {"dataset": "afhq7", "batch_size": 20})
-    note = "No proxy run: it would be the same as for 3 classes."
+    note = "No proxy run: it would be identical to that for 3 classes."
     return _row(method, 7, recipe, reported, None, note)
 
 
@@ -85,7 +85,7 @@ def _row(
 ) -> Row:
     return Row(
         name=f"{'ours' if reported is None else 'table3'}-{method}-{classes}",
-        table="not in the paper, beside Table 3" if reported is None else "Table 3",
+        table="not in the paper, compare Table 3" if reported is None else "Table 3",
         label=f"{LABELS[method]}, {classes} classes",
         recipe=recipe,
         reported={} if reported is None else {"accuracy": reported},
@@ -99,7 +99,7 @@ def _row(
 def _cifar_row(method: str) -> Row:
     return Row(
         name=f"ours-cifar-{method}",
-        table="not in the paper, beside Table 3",
+        table="not in the paper, compare Table 3",
         label=f"{LABELS[method]}, CIFAR-10",
         recipe=with_values(METHODS[method], ON_CIFAR[method]),
         proxy={},
@@ -224,6 +224,8 @@ COMPARISONS = (
             ("table3-vade-3", ("ours-ae-gmm-3", "ours-kmeans-3"), "3 classes"),
             ("ours-cifar-vade", ("ours-cifar-ae-gmm", "ours-cifar-kmeans"), "CIFAR-10"),
         )
-        for start, text in zip(starts, ("it gains on its start", "VaDE beats k-means"), strict=True)
+        for start, text in zip(
+            starts, ("VaDE improves on its initialization", "VaDE beats k-means"), strict=True
+        )
     ),
 )
