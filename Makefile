@@ -1,4 +1,4 @@
-# make run    install into .venv and train SAM-AlexNet on the embedded data (minutes on a CPU)
+# make run    install into .venv and train SAM-AlexNet on the included data (minutes on a CPU)
 # make test   install with the test tools; lint, format, types, tests
 #
 # An existing environment keeps its Python; to change it, run `make clean` or set VENV=elsewhere.
@@ -17,19 +17,19 @@ needs = pyproject.toml $(wildcard constraints/*.txt)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make run          train SAM-AlexNet on the embedded synthetic images, with its quick recipe"
+	@echo "make run          train SAM-AlexNet on the included synthetic images, with its quick recipe"
 	@echo "make test         lint, format, types and tests, as CI runs them"
-	@echo "make test-fast    the tests that compile next to nothing, in under two minutes"
+	@echo "make test-fast    the tests that compile little, in under two minutes"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
-	@echo "make test-lowest  a fast part of the tests with the lowest versions of all dependencies (needs Python 3.11)"
-	@echo "make parity       compare with torch and torchvision, and log to MLflow and wandb, in an own environment"
-	@echo "make test-long    what takes longer than CI should: more of the comparison with torch"
-	@echo "make docs         build the documentation into site/, in an environment of its own; open site/index.html"
+	@echo "make test-lowest  a fast subset of the tests with the lowest versions of all dependencies (needs Python 3.11)"
+	@echo "make parity       compare with torch and torchvision, and log to MLflow and wandb, in a separate environment"
+	@echo "make test-long    tests that take too long for CI, such as more of the comparison with torch"
+	@echo "make docs         build the documentation into site/, in a separate environment; open site/index.html"
 	@echo "make bench        time three nets on this machine, alongside torch and Keras if they are installed"
-	@echo "make bench-gpu    measure a GPU, where there is one (benchmarks.gpu)"
-	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and docs/"
+	@echo "make bench-gpu    measure a GPU, if there is one (benchmarks.gpu)"
+	@echo "make record       copy the ledgers in results/ (or LEDGER=file) to benchmarks/results/ and docs/"
 	@echo "make constraints  update the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
-	@echo "make environments install what the commands above need, which they otherwise do themselves"
+	@echo "make environments install the dependencies of the commands above in advance"
 	@echo "make clean        remove the environments and caches that make created"
 
 run: $(VENV)/.installed

@@ -170,9 +170,9 @@ def test_a_campaign_continues_its_record(tmp_path):
         campaign.Record(campaign.Arguments(seed=1, only=("train.models",), out=out), tries)
 
 
-@pytest.mark.long  # mounts small file systems, and waits for commands that it disturbs
+@pytest.mark.long  # mounts small file systems, and waits for commands with faults
 def test_a_small_campaign_finds_nothing(tmp_path, command_environment):
-    """A run and the preparation of data are disturbed and repeated."""
+    """Faults in training and data preparation, each followed by a rerun."""
     out = tmp_path / "campaign.json"
     flags = ["--tries", "4", "--jobs", "1", "--seed", "2", "--out", str(out)]
     done = subprocess.run(

@@ -345,7 +345,7 @@ def _model(
     """Create the recipe's model, with pretrained weights if it names any.
 
     `shape` is the shape of one sample, passed to models that have an option `input_shape` or `input_size`; pretrained
-    weights may have a size of their own.
+    weights may have a different size.
 
     A resumed run takes options and preprocessing from start.json and parameters from its checkpoints. It does not read
     the weights file, which may have been deleted or changed.

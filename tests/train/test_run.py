@@ -438,7 +438,7 @@ def test_run_that_diverges_before_the_first_checkpoint_names_the_step(image_fold
 
 
 def test_a_run_keeps_its_recipe(small_run):
-    """--from-recipe and --quick would else be ignored beside a --workdir with a run."""
+    """Otherwise, --from-recipe and --quick would be ignored if --workdir has a run."""
     recipe = RunDir(small_run).read_recipe()
     place = ["--workdir", str(small_run)]
     assert run.parse([*place, "--from-recipe", recipe.name]).recipe == recipe

@@ -216,7 +216,7 @@ def test_each_tracker_has_an_extra():
     assert trackers.TRACKERS.keys() <= project["optional-dependencies"].keys()
 
 
-# The trackers themselves, in processes of their own: wandb starts a server, MLflow a database.
+# The trackers themselves, in separate processes: wandb starts a server, MLflow a database.
 
 
 def installed(*names):

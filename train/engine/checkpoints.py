@@ -185,7 +185,7 @@ class Checkpoints:
 
 
 def _read_all(folder: Path) -> None:
-    """Read all files below a folder. Raises OSError, which Orbax and TensorStore wrap in errors of their own."""
+    """Read all files below a folder. Raises OSError, which Orbax and TensorStore wrap in other errors."""
 
     def fail(error: OSError) -> None:
         raise error

@@ -17,7 +17,7 @@ from zoo.common.commands import SCRIPT
 def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` from the files of a run directory and return its path.
 
-    Files that do not exist yet are skipped; if test.json is missing, as in an unfinished run, the page says so.
+    Files that do not exist yet are skipped; a missing test.json, as in an unfinished run, is noted on the page.
     """
     run = RunDir(run_dir)
     recipe = run.read_json(run.config).get("recipe", {})

@@ -58,7 +58,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A statement of the paper, in its text or by its table: a column is higher in one row than in another."""
+    """A statement of the paper, in its text or tables: a column is higher in one row than in another."""
 
     column: str
     higher: str  # row name
@@ -73,7 +73,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A statement of the paper about one row: the mean of a column lies in a range."""
+    """A statement of the paper about one row: the mean of a column is within a range."""
 
     column: str
     row: str

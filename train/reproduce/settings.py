@@ -93,15 +93,14 @@ def needs(row: Row) -> str:
     recipe, found = row.recipe, []
     if takes_data_dir(recipe.dataset):
         info = dataset_info(recipe.dataset)
-        where = f" ({info.homepage})" if info.homepage else ""
         instead = (row.proxy or {}).get("dataset")
-        found.append(
-            f"the data {recipe.dataset}{where}{f'; {instead} stands in' if instead else ''}"
-        )
+        details = [info.homepage, f"proxy data: {instead}" if instead else ""]
+        text = "; ".join(filter(None, details))
+        found.append(f"the data set {recipe.dataset}{f' ({text})' if text else ''}")
     if isinstance(recipe.pretrained, str):
-        found.append(f"the weights {recipe.pretrained} of {recipe.model}")
+        found.append(f"the {recipe.pretrained} weights of {recipe.model}")
     if isinstance(recipe.features, NetFeatures):
-        found.append(f"the weights {recipe.features.source} of {recipe.features.model}")
+        found.append(f"the {recipe.features.source} weights of {recipe.features.model}")
     found += [f"the row {name}" for name in jobs.dependencies(recipe)]
     return f"needs {' and '.join(found)}" if found else ""
 
