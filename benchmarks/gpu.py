@@ -591,7 +591,7 @@ class Goal:
 
 
 def _speedup(mode: str, size: int) -> Callable[[dict[str, Any]], Measured]:
-    """The zoo's speed relative to the faster peer at a batch size. Needs both peers."""
+    """The zoo's speed relative to the faster baseline at a batch size. Needs both baselines."""
 
     def measure(result: dict[str, Any]) -> Measured:
         prefix = throughput.PREFIX[mode]

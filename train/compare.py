@@ -42,8 +42,8 @@ class Arguments:
     """Score to test."""
     settings: int = 5
     """Number of settings to compare from each study, the best by validation score."""
-    no_tests: bool = False
-    """Show only scores and curves; the runs may have different test images."""
+    tests: bool = True
+    """Test the differences; without tests, the runs may have different test images."""
     out: Path = Path("comparison.html")
     """HTML page to write."""
 
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     if len(candidates) < 2:
         raise InputError("nothing to compare with: name at least two runs")
     metric, name = METRICS[arguments.metric]
-    pairs = [] if arguments.no_tests else results.compare(candidates, metric)
+    pairs = results.compare(candidates, metric) if arguments.tests else []
     sentences = describe(candidates, pairs, name)
     table = score_table(candidates)
     pixels, note = load_images(candidates[0], page.shown_images(candidates, pairs))

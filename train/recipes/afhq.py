@@ -20,6 +20,7 @@ batch 16; the grids; then flips, rotation, dropout before the head, L2. We assum
 gradient) and epsilon (1e-8), since betas, normalization and initialization have their torch names. Not stated, our
 choice: rotation up to 15 degrees, dropout 0.5; the settings of the first run, taken from the second. We read "early
 stopping at epoch 19" (or 20) as our rule for all runs: the epoch with the best validation accuracy is kept.
+
 VGG16. Stated: at most 100 epochs "with a early stop when the validation accuracy has passed five epochs and is not
 increasing"; the grid; augmentation on, but not which (we use that of ResNet-50). The columns of Table 1 show which runs
 are pretrained; the text mentions it for the first one only. We use torchvision's weights, which match the stated

@@ -9,8 +9,10 @@ Stated: training images cropped at random to 28x28 and "expanded 6 times to 300,
 128, 120 epochs, reshuffled; cross-entropy plus (alpha / 2) |w|^2.
 Not stated, our choice: the optimizer (Adam), its learning rate (1e-3, cosine decay to 0) and alpha (1e-4), the same for
 all four nets. The six crops of an image are drawn again in each epoch. Test images are center-cropped to 28x28.
+
 Our interpretation: "the data is standardized" by the mean and standard deviation of each color channel over the
 training images.
+
 Where we deviate: a tenth of the training images is used for validation; the paper has no validation split.
 """
 

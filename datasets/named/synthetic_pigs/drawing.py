@@ -9,7 +9,7 @@ is shared by two or three pigs, and sometimes by a blurred pig in the background
 pig. Second, the head may be anywhere around the center, so no pixel has a fixed meaning. Shape and pattern identify the
 pig; they do not depend on the position of the head, and nothing else in the image is sharp.
 
-Face coordinates: x to the right, y down, z towards the viewer, in units of about half the height of a head; the origin
+Face coordinates: x to the right, y down, z toward the viewer, in units of about half the height of a head; the origin
 is between the eyes and the snout. Bytes depend only on the versions of NumPy and Pillow: draws are raw integers from
 PCG64, sines are rounded, and polygons have integer corners, so that the last bit of a platform's math library does not
 matter.
@@ -780,7 +780,7 @@ def draw_eyes(pen: Pen, pig: Pig, pose: Pose, dark: Color) -> None:
 
 
 def draw_snout(pen: Pen, snout: Snout, pose: Pose, skin: Color, color: Color) -> np.ndarray:
-    """Draw a short tube towards the viewer with wrinkles above, a disc with two nostrils, and the mouth below."""
+    """Draw a short tube toward the viewer with wrinkles above, a disc with two nostrils, and the mouth below."""
     width, height, square = snout.width, snout.height, snout.square
     for k in range(9):
         t, grow = k / 8, 1.22 - 0.22 * k / 8
