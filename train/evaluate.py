@@ -103,7 +103,7 @@ def resolve_other(recipe: Recipe, run: RunDir, predictor: "Predictor", split: st
         )
     recipe = dataclasses.replace(
         recipe,
-        # Of the training data.
+        # These apply to the training data only.
         group=None,
         folds=0,
         fold=0,

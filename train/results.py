@@ -239,7 +239,7 @@ def _write_figures(
     for name, wanted, write in written:
         path = run.figures / name
         with optional(f"{path}"):
-            # From an earlier test.
+            # Left by an earlier test.
             if path.is_dir():
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)

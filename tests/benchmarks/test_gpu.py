@@ -118,7 +118,7 @@ def test_a_stopped_step_continues_after_the_others(monkeypatch, tmp_path, capsys
     steps = [Step("long", QUICK, limit=30, resumable=True), Step("next", QUICK, limit=50)]
     ran = run_with(monkeypatch, tmp_path, steps, ["stopped", "done", "stopped"], left=100)
     assert ran == [("long", 30), ("next", 50), ("long", 20)]
-    assert capsys.readouterr().err.endswith("has ended; the same command continues\n")
+    assert capsys.readouterr().err.endswith("is up; the same command continues\n")
     steps.append(Step("new", QUICK, limit=10))
     ran = run_with(monkeypatch, tmp_path, steps, ["failed", "done"], left=100)
     assert ran == [("new", 10), ("long", 90)]

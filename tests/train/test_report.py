@@ -338,9 +338,9 @@ def test_a_figure_that_fails_costs_a_warning(small_run, tmp_path, monkeypatch, c
     assert not (run.figures / "confusion_matrix.png").exists() and not run.report.exists()
     warnings = capsys.readouterr().err.splitlines()
     assert not (run.figures / "mistakes").exists()
-    assert f"warning: {run.figures / 'confusion_matrix.png'} is missing" in warnings[-3]
+    assert f"warning: {run.figures / 'confusion_matrix.png'} could not be written" in warnings[-3]
     assert warnings[-3].endswith("(ValueError: no latex)")
-    assert "mistakes is missing" in warnings[-2] and "report.html" in warnings[-1]
+    assert "mistakes could not be written" in warnings[-2] and "report.html" in warnings[-1]
 
 
 def mock_failing(error):
