@@ -1,14 +1,16 @@
 """Shared code of the benchmark commands: flag checks, record headers and output."""
 
+import contextlib
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from train import cli
+from train import cli, stopping
 from train.recipe import InputError
 from train.record.environment import ROOT, is_checkout
 from zoo.common.files import check_output_file
@@ -114,3 +116,21 @@ def write(record: dict[str, Any], out: Path | None) -> None:
 
         write_json(out, record)
         cli.say(f"written: {out}")
+
+
+def run_process(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and return its status and output. It is killed when this command is interrupted.
+
+    `options` are those of Popen.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **options) as process:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    stdout, stderr = process.communicate(timeout=0.2)
+                    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+                stopping.check()
+        except BaseException:
+            process.kill()
+            raise

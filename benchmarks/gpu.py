@@ -184,21 +184,13 @@ print(json.dumps(found))
 
 def machine(torch_python: Path | None) -> dict[str, Any]:
     """Describe devices, driver, versions and commit, in separate processes: here, JAX would reserve most of the GPU."""
-    done = subprocess.run(
-        [sys.executable, "-c", DESCRIBE],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command.run_process([sys.executable, "-c", DESCRIBE], env=environment())
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise InputError(f"JAX does not start: {lines[-1] if lines else done.returncode}")
     facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     for python in dict.fromkeys((Path(sys.executable), torch_python or Path(sys.executable))):
-        done = subprocess.run(
-            [python, "-c", PEER_VERSIONS], capture_output=True, text=True, check=False
-        )
+        done = command.run_process([f"{python}", "-c", PEER_VERSIONS])
         if done.returncode == 0:
             facts["versions"] |= json.loads(done.stdout)
     return facts

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -85,9 +84,7 @@ def time_command(words: list[str], rounds: int) -> list[float]:
     seconds = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        done = command.run_process([sys.executable, *words], cwd=ROOT)
         seconds.append(time.perf_counter() - began)
         if done.returncode:
             reason = (done.stderr.strip() or "no error message").splitlines()[-1]
@@ -102,13 +99,10 @@ def first_steps(model: str, batch_size: int) -> dict[str, dict[str, float]]:
         for name in ("cold", "warm"):
             began = time.time()
             call = f"first_step({model!r}, {batch_size}, {began})"
-            done = subprocess.run(
+            done = command.run_process(
                 [sys.executable, "-c", f"from benchmarks.startup import first_step; {call}"],
                 cwd=ROOT,
                 env={**os.environ, "JAX_COMPILATION_CACHE_DIR": cache},
-                capture_output=True,
-                text=True,
-                check=False,
             )
             if done.returncode:
                 reason = (done.stderr.strip() or "no error message").splitlines()[-1]

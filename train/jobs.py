@@ -28,7 +28,7 @@ OUTCOME = "outcome.json"  # in the folder of a run that diverged or failed
 # Recipe fields that may differ between a recorded run and a job: data location, input pipeline and label.
 MAY_DIFFER = ("data_dir", "feed", "name")
 
-State = Literal["done", "reused", "diverged", "failed", "not run"]
+State = Literal["done", "reused", "diverged", "failed", "not run", "in use"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Outcome:
     reused: bool = False  # whether it comes from an earlier call
 
     def __str__(self) -> str:
-        if self.state in ("failed", "not run"):
+        if self.state in ("failed", "not run", "in use"):
             return f"{self.state}: {self.text}"
         if self.reused:
             return f"already done{f': {self.text}' if self.text else ''}"
@@ -189,10 +189,11 @@ def _outcome(
         _train(train, recipe, run.path, job.figures)
     except Interrupted:
         raise
+    except InUse:  # the other process records the outcome
+        return Outcome("in use", "another process is training it")
     except Exception as error:
         outcome = _outcome_of(error, started=run.exists())
-        is_ours = not isinstance(error, InUse)  # else another process records the outcome
-        if is_ours and run.exists() and not run.test.exists():
+        if run.exists() and not run.test.exists():
             write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
         return outcome
     return Outcome("done")

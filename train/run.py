@@ -166,7 +166,6 @@ def run(
     from train.engine.checkpoints import Checkpoints
     from train.engine.fit import fit
     from train.predictor import load_run
-    from train.record.best import saved_best
     from train.record.trackers import load_writers
     from train.results import finish
     from train.setup import resolve
@@ -184,7 +183,6 @@ def run(
                     Checkpoints(directory.checkpoints),
                     log,
                     stop=stop.poll,
-                    saved_best=saved_best(directory.best),
                 )
             except Interrupted as stopped:
                 raise Interrupted(

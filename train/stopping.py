@@ -44,6 +44,8 @@ class _Process:
         self.raised = False  # by `check`
         self.reported = False  # the user has been told
         self.loop: StopRequest | None = None
+        self._announcing = threading.Lock()
+        self._announced = False
         streams.protect()  # otherwise, the sockets would take the descriptors of closed streams
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
@@ -65,6 +67,13 @@ class _Process:
         """Make the thread check its state again."""
         self._writer.send(b"\0")
 
+    def announce(self) -> None:
+        """Say once that training stops and saves first: at once by the thread, or by the loop if that is faster."""
+        with self._announcing:
+            if not self._announced:
+                self._announced = True
+                _write(STOPPING)
+
     def _watch(self) -> None:
         first = 0.0  # time of the first signal
         deadline: float | None = None
@@ -76,7 +85,7 @@ class _Process:
                 if has_signal and not first:
                     first, self.requested = now, True
                     if self._is_saving():
-                        _write(STOPPING)
+                        self.announce()
                 elif has_signal and now - first > SAME_SIGNAL_SECONDS:
                     self._end()
                 if first and deadline is None and not self._is_saving():
@@ -184,6 +193,8 @@ class StopRequest:
         self.has_steps = True
         if _process is not None:
             self.requested = _process.requested
+            if self.requested:
+                _process.announce()
         return self.requested
 
     def end(self, message: str) -> None:

@@ -69,6 +69,7 @@ READING_FAULTS = (*SIGNALS, "full disk", "twins", *2 * ("unreadable file", "torn
 COMMANDS = {
     "train.evaluate": READING_FAULTS,
     "train.predict": READING_FAULTS,
+    "train.compare": READING_FAULTS,
     "train.models": WRITING_FAULTS,
     "train.data show": WRITING_FAULTS,
     "train.data prepare": WRITING_FAULTS,
@@ -76,7 +77,15 @@ COMMANDS = {
     **{
         f"benchmarks.{name}": WRITING_FAULTS
         for name in (
-            *("augmentation", "epoch", "gpu", "input_pipeline", "linear_baseline", "parity"),
+            *(
+                "augmentation",
+                "coverage",
+                "epoch",
+                "gpu",
+                "input_pipeline",
+                "linear_baseline",
+                "parity",
+            ),
             *("record", "scaling", "startup", "table1", "tables", "throughput"),
         )
     },

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pickle
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -59,6 +60,7 @@ class Plain:
     command: Command
     produced: Callable[[Path], Any]  # reads its output from its working folder
     reads_run: bool = False  # its first argument is RUN, a placeholder for a run directory
+    second_run: bool = False  # it also reads the run with seed 1
     in_tree: bool = False  # it runs in a copy of the source tree, in its working folder
     prints: bool = False  # its stdout is deterministic, except for lines with times
 
@@ -153,6 +155,8 @@ class World:
         """Put what a command needs into its working folder."""
         if plain.in_tree:
             shutil.copytree(self.root / "tree", cwd / "tree")
+        if plain.second_run:
+            self.reference("train.run", "single stage", 1)
 
     def train(self, variant: str, workdir: Path | None, seed: int = 0) -> Command:
         """The command that trains a variant."""
@@ -170,6 +174,7 @@ class World:
         data, tiny = self.data, "benchmarks.tiny_net:tiny_net"
         smoke = words("pig_faces", "--scale", "smoke", "--rows", ROW, "--out", "results")
         row = Path("results", "smoke", "pig_faces", ROW, "seed0")
+        second = self.root / "references" / "train.run single stage 1 reference" / "run"
         commands = [
             Plain(Command("train.evaluate", words(RUN)), _nothing, reads_run=True, prints=True),
             Plain(
@@ -177,6 +182,12 @@ class World:
                 lambda cwd: (cwd / "out.csv").read_bytes(),
                 reads_run=True,
                 prints=True,
+            ),
+            Plain(
+                Command("train.compare", words(RUN, second, "--out", "x.html")),
+                lambda cwd: _percentages(cwd / "x.html"),
+                reads_run=True,
+                second_run=True,
             ),
             Plain(Command("train.models", words("*tiny*")), _nothing, prints=True),
             Plain(
@@ -202,10 +213,11 @@ class World:
             Plain(Command("benchmarks.tables", (), IN_TREE, cold=True), _pages, in_tree=True),
             Plain(
                 Command("benchmarks.gpu", words("--dry-run", "--parts", "parity", "--out", "gpu")),
-                lambda cwd: _json(cwd / "gpu" / "gpu.json")["steps"],
+                lambda cwd: _steps(cwd / "gpu" / "gpu.json"),
             ),
         ]
         timed = {
+            "coverage": "--repeats 2",
             "linear_baseline": f"--dataset {data} --sizes 4 --c 0.01",
             "input_pipeline": "--num-workers 1 --decoders pillow --images 16 --image-size 16"
             " --batch-size 4 --cached-images 64 --rounds 1",
@@ -272,16 +284,39 @@ def _nothing(cwd: Path) -> Any:
 
 
 def _json(path: Path) -> Any:
-    """Content of a JSON file without numbers and dates, since measured times vary."""
-    return _outline(json.loads(path.read_text("utf-8")))
+    """Content of a JSON file without numbers and dates, since measured times vary. None if it is incomplete."""
+    content = json.loads(path.read_text("utf-8"))
+    return _outline(content) if content.get("complete", True) else None
+
+
+def _steps(path: Path) -> Any:
+    """Steps of `benchmarks.gpu`, which writes its record before each step. None unless all are done."""
+    steps = json.loads(path.read_text("utf-8"))["steps"]
+    is_done = steps and all(step["state"] == "done" for step in steps.values())
+    return _outline(steps) if is_done else None
+
+
+VARYING = (
+    "date",
+    "command",
+    "glibc_tunables",
+)  # the last one depends on whether a process restarted itself
 
 
 def _outline(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _outline(v) for k, v in value.items() if k not in ("date", "command")}
+        return {k: _outline(v) for k, v in value.items() if k not in VARYING}
     if isinstance(value, list):
         return [_outline(item) for item in value]
     return "number" if isinstance(value, int | float) else value
+
+
+def _percentages(path: Path) -> list[str]:
+    """The scores of a page, which also has the paths of runs. ValueError if its end is missing."""
+    text = path.read_text("utf-8")
+    if not text.rstrip().endswith("</html>"):
+        raise ValueError(f"{path.name} has no end")
+    return re.findall(r"\d+\.\d+%", text)
 
 
 def _pages(cwd: Path) -> Any:

@@ -1,8 +1,10 @@
 """Folders and zips of images: layouts, splits, bad images and errors."""
 
+import io
 import json
 import os
 import re
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -277,6 +279,54 @@ def test_heif_images_are_read(with_heif):
 def without_format(monkeypatch, name):
     found = tuple(format for format in decode_module._formats() if format != name)
     monkeypatch.setattr(decode_module, "_formats", lambda: found)
+
+
+def rotated_by_container(heif, quarter_turns):
+    """Add the property `irot` (ISO/IEC 23008-12, 6.5.10; counterclockwise) to the only image of a HEIF file.
+
+    libheif does not write it where the encoder has rotated the pixels.
+    """
+    box = struct.pack(">I4sB", 9, b"irot", quarter_turns)
+    added = len(box) + 1  # and its association with the image
+    content = bytearray(heif)
+
+    def size(name, more):
+        place = content.index(name) - 4
+        length = int.from_bytes(content[place : place + 4]) + more
+        content[place : place + 4] = length.to_bytes(4)
+        return place, place + length - more
+
+    locations = content.index(b"iloc") + 4
+    assert content[locations : locations + 6] == bytes([0, 0, 0, 0, 0x44, 0x40])  # all of 4 bytes
+    for number in range(int.from_bytes(content[locations + 6 : locations + 8])):
+        at = locations + 12 + 18 * number  # the base offset; each item has one extent
+        offset = int.from_bytes(content[at : at + 4]) + added
+        content[at : at + 4] = offset.to_bytes(4)
+    size(b"meta", added)
+    size(b"iprp", added)
+    start, end = size(b"ipma", 1)
+    count = content[start + 18]
+    content[start + 18] = count + 1
+    content[end:end] = bytes([0x80 | (count + 1)])  # essential; the new property is the last one
+    _, end = size(b"ipco", len(box))
+    content[end:end] = box
+    return bytes(content)
+
+
+@pytest.mark.parametrize(("orientation", "quarter_turns"), [(3, 2), (6, 3), (8, 1)])
+def test_a_rotated_heif_photograph_is_turned_once(orientation, quarter_turns):
+    """As phones write them: rotated by the container, with the same EXIF orientation beside it."""
+    decode_module.heif_version()
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:16, :32] = 240  # upper left
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="HEIF", quality=-1, exif=exif)
+    found = decode_module.decode(rotated_by_container(file.getvalue(), quarter_turns))
+    expected = np.rot90(pixels, quarter_turns).astype(int)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 4
 
 
 def test_heif_images_are_named_where_they_cannot_be_read(with_heif, monkeypatch):

@@ -15,7 +15,6 @@ from train.engine.fit import fit
 from train.engine.objectives import OBJECTIVES
 from train.errors import Diverged, Interrupted
 from train.recipe import Augmentation, EarlyStop, Optimizer, Plateau, Probe, Recipe, Stage
-from train.record.best import SavedBest
 from train.record.directory import SUMMARY_COLUMNS, RunDir
 from train.record.files import FileWriter
 from train.record.log import RunLog, Writers
@@ -242,16 +241,18 @@ def test_finished_run_trains_no_more_steps(experiment, tmp_path, whole, whole_di
     assert (end.step, end.best) == (whole[1].step, whole[1].best)
 
 
-def test_best_newer_than_the_checkpoint_is_replaced_only_by_better_weights(tmp_path):
-    experiment = experiment_of(dataclasses.replace(FIRST, epochs=3))
-    run(experiment, tmp_path, stop=after(EPOCH))
-    saved = SavedBest(step=2 * STEPS, epoch=2, score=0.99)
-    recorder, end = run(experiment, tmp_path, saved_best=saved)
-    assert [e.epoch for e in recorder.of("epoch") if e.is_best] == [2]
-    assert end.best.score == 0.99 and end.best.epoch == 2
-    older = dataclasses.replace(saved, step=0)
-    _, end = run(experiment, tmp_path / "other", saved_best=older)
-    assert end.best.score != 0.99
+def test_epochs_after_the_last_checkpoint_are_trained_and_marked_again(tmp_path):
+    """A process that was killed may have written the weights of several epochs since its last checkpoint."""
+    stage = dataclasses.replace(FIRST, epochs=3, monitor="loss", optimizer=Optimizer("sgd", 0.01))
+    experiment = experiment_of(stage)
+    uninterrupted, _ = run(experiment, tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        if path.name.isdecimal() and int(path.name) > STEPS:
+            shutil.rmtree(path)
+    recorder, _ = run(experiment, tmp_path)
+    epochs = uninterrupted.of("epoch")[1:]
+    assert all(epoch.is_best for epoch in epochs)
+    assert [*map(without_times, recorder.of("epoch"))] == [*map(without_times, epochs)]
 
 
 def test_run_ended_is_sent_when_training_diverges(tmp_path):

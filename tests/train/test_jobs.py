@@ -136,7 +136,7 @@ def test_a_failure_is_an_outcome_and_later_jobs_still_run(run, trainer):
 
 def test_nothing_is_recorded_in_the_run_of_another_process(run, trainer):
     trainer.errors = {"a": InUse("another process is training in a")}
-    assert run(Job("a", RECIPE))["a"] == "failed: another process is training in a"
+    assert run(Job("a", RECIPE))["a"] == "in use: another process is training it"
     assert not (trainer.root / "a" / "outcome.json").exists()
 
 

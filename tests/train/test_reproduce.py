@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import record, tables
 from train import cli, jobs
+from train.errors import InUse
 from train.recipe import (
     FORMAT,
     InputError,
@@ -271,6 +272,17 @@ def test_other_rows_run_after_a_failure(ask, trainer, tmp_path):
     trainer.calls = []
     assert ask([*map(row, names), after])[0] == 0
     assert trainer.calls == [*(f"{n}/seed0" for n in ("space", "weights", "bug", "after"))]
+
+
+def test_a_row_that_another_process_trains_is_left_to_it(ask, trainer, tmp_path):
+    trainer.errors = {"a/": InUse("another process is training in a/seed0: wait")}
+    status, _, stderr = ask([row("a"), row("b")])
+    assert status == 2
+    assert stderr.splitlines()[-1] == (
+        "error: another process is training a/seed0: run the same command again when it has ended"
+    )
+    states = {r["name"]: r["verdict"] for r in ledger_of(tmp_path)["rows"]}
+    assert states == {"a": "not run", "b": "reproduced"}
 
 
 CATS = with_values(RECIPE, {"dataset": "cats_dogs"})

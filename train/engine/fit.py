@@ -29,7 +29,6 @@ from train.engine.stage import (
 from train.engine.state import LoopState
 from train.errors import Diverged, InputError, Interrupted, RunError
 from train.recipe import Stage
-from train.record.best import SavedBest
 from train.record.log import EpochRecord, NewBest, RunLog, RunStart, StepRecord
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints within a long epoch
@@ -44,7 +43,6 @@ def fit(
     log: RunLog,
     *,
     stop: Callable[[], bool] = lambda: False,
-    saved_best: SavedBest | None = None,
 ) -> LoopState:
     """Train all stages of an experiment, starting from the newest checkpoint if there is one.
 
@@ -53,8 +51,6 @@ def fit(
       checkpoints: where the state is saved, after epochs and every few minutes.
       log: receives all events.
       stop: called after each step; training stops if it returns True.
-      saved_best: content of `best/`. If it is newer than the checkpoint, its epoch is trained again, and only better
-        weights replace it.
 
     Returns:
       The final state.
@@ -69,7 +65,7 @@ def fit(
     previous = None  # variables at the end of the previous stage
     try:
         if experiment.stages:
-            loop = _restore(experiment, checkpoints, log, saved_best)
+            loop = _restore(experiment, checkpoints, log)
         log.run_started(RunStart(loop.step, loop.epoch))
         if not experiment.stages:  # nothing to train: report the initial variables
             objective = zoo.get_entry(experiment.recipe.model).objective
@@ -119,9 +115,7 @@ def _is_finished(plan: StagePlan, loop: LoopState) -> bool:
     return loop.stopped or loop.stage_epoch >= plan.spec.epochs
 
 
-def _restore(
-    experiment: Experiment, checkpoints: Checkpoints, log: RunLog, saved_best: SavedBest | None
-) -> LoopState:
+def _restore(experiment: Experiment, checkpoints: Checkpoints, log: RunLog) -> LoopState:
     """Restore the newest intact checkpoint, or create a new state."""
     restored = checkpoints.restore(
         lambda stage: abstract_state(experiment.stages[stage]),
@@ -129,8 +123,6 @@ def _restore(
     )
     if restored is None:
         return LoopState()
-    if saved_best is not None and saved_best.step > restored.step:
-        restored.best.update(saved_best.score, saved_best.epoch)
     log.note(f"resuming after epoch {restored.epoch}, step {restored.step}")
     return restored
 
@@ -267,7 +259,7 @@ def _end_epoch(
         monitor, loop.best.epoch = "epoch", loop.epoch
     else:
         loop.best.update(-_to_minimize(scores, monitor), loop.epoch)
-    # Including an epoch that is trained again because the process was killed after writing its weights.
+    # An epoch that is trained again because the process was killed before its checkpoint also rewrites its weights.
     is_best = loop.best.epoch == loop.epoch  # with score="last", every epoch is written to best/
     if is_best:
         facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": monitor}

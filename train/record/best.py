@@ -1,7 +1,5 @@
 """The self-contained folder `best/`: the best weights and everything needed to use them."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,25 +53,3 @@ class BestWriter(RunLog):
 
 def _is_not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class SavedBest:
-    """Step, epoch and score of the weights in `best/`."""
-
-    step: int
-    epoch: int
-    score: float  # validation accuracy, or the negative validation loss
-
-
-def saved_best(directory: Path) -> SavedBest | None:
-    """Read the description of a `best/` folder; None if it is missing or unreadable."""
-    try:
-        info = json.loads((directory / MODEL).read_text(encoding="utf-8"))
-        if info["monitor"] == "epoch":  # each epoch replaces the one before
-            return None
-        by_accuracy = info["monitor"] == "accuracy"
-        score = info["val_accuracy"] if by_accuracy else -info["val_loss"]
-        return SavedBest(info["step"], info["epoch"], score)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

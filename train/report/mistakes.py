@@ -42,18 +42,12 @@ def confidence(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def find_mistakes(predictions: Mapping[str, np.ndarray]) -> list[Mistake]:
     """List the wrong predictions, most confident first."""
-    sure, names = confidence(predictions), predictions["class_names"]
+    sure, names = confidence(predictions), predictions["class_names"].tolist()
     wrong = np.flatnonzero(predictions["predictions"] != predictions["labels"])
-    return [
-        Mistake(
-            int(i),
-            str(predictions["ids"][i]),
-            str(names[predictions["labels"][i]]),
-            str(names[predictions["predictions"][i]]),
-            float(sure[i]),
-        )
-        for i in wrong[np.argsort(-sure[wrong], kind="stable")]
-    ]
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    columns = (predictions[name][wrong] for name in ("ids", "labels", "predictions"))
+    found = zip(wrong.tolist(), *(c.tolist() for c in columns), sure[wrong].tolist(), strict=True)
+    return [Mistake(i, id_, names[true], names[given], p) for i, id_, true, given, p in found]
 
 
 def save_thumbnails(folder: Path, split: Split, mistakes: Sequence[Mistake]) -> None:

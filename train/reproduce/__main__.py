@@ -78,10 +78,16 @@ def main(argv: Sequence[str]) -> None:
     check_output_folder(arguments.out, "--out")
     runner.check_data([*rows, *grids])
     arguments.out.mkdir(parents=True, exist_ok=True)
-    failures = [] if arguments.report_only else runner.run(runner.jobs(rows, chosen))
+    outcomes = {} if arguments.report_only else runner.run(runner.jobs(rows, chosen))
     show_result(runner.folders, runner.save(), rows, grids)
+    failures = [f"{name} {o}" for name, o in outcomes.items() if o.state == "failed"]
     if failures:
         raise RunError(f"{cli.count(len(failures), 'run')} failed: {'; '.join(failures[:3])}")
+    if busy := [name for name, outcome in outcomes.items() if outcome.state == "in use"]:
+        raise InputError(
+            f"another process is training {', '.join(busy[:3])}{', ...' if len(busy) > 3 else ''}:"
+            " run the same command again when it has ended"
+        )
 
 
 def find_paper(name: str) -> Paper:

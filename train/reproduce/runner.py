@@ -222,10 +222,10 @@ class Runner:
 
     # Running.
 
-    def run(self, ordered: Sequence[Job]) -> list[str]:
-        """Run the jobs that have no result yet, saving after each row's job; return one line per failure."""
+    def run(self, ordered: Sequence[Job]) -> dict[str, Outcome]:
+        """Run the jobs that have no result yet, saving after each row's job; return their outcomes by name."""
         try:
-            outcomes = jobs.run_jobs(
+            return jobs.run_jobs(
                 ordered,
                 self.folders.root,
                 same_weights=settings.is_best_of_row,
@@ -234,7 +234,6 @@ class Runner:
         except Interrupted:
             self.save()
             raise
-        return [f"{name} {o}" for name, o in outcomes.items() if o.state == "failed"]
 
     def _after(self, job: Job, outcome: Outcome) -> None:
         problems = self.results.problems
