@@ -312,7 +312,7 @@ def _outline(value: Any) -> Any:
 
 
 def _percentages(path: Path) -> list[str]:
-    """The scores of a page, which also has the paths of runs. ValueError if its end is missing."""
+    """Scores on a page, which also contains the paths of runs. ValueError if the page is truncated."""
     text = path.read_text("utf-8")
     if not text.rstrip().endswith("</html>"):
         raise ValueError(f"{path.name} has no end")
