@@ -68,7 +68,7 @@ class _Process:
         self._writer.send(b"\0")
 
     def announce(self) -> None:
-        """Print once that training stops after saving: right away from the thread, or from the loop if that is faster."""
+        """Print once that training stops after saving: from the thread, or from the loop if that is faster."""
         with self._announcing:
             if not self._announced:
                 self._announced = True
