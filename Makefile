@@ -1,7 +1,7 @@
-# make run    install into .venv and train SAM-AlexNet on the embedded data (minutes on a CPU)
+# make run    install into .venv and train SAM-AlexNet on the included data (minutes on a CPU)
 # make test   install with the test tools; lint, format, types, tests
 #
-# An existing environment keeps its Python: `make clean`, or say VENV=elsewhere, to change it.
+# An existing environment keeps its Python; to change it, run `make clean` or set VENV=elsewhere.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,19 +17,19 @@ needs = pyproject.toml $(wildcard constraints/*.txt)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make run          train SAM-AlexNet on the embedded synthetic images, with its quick recipe"
+	@echo "make run          train SAM-AlexNet on the included synthetic images, with its quick recipe"
 	@echo "make test         lint, format, types and tests, as CI runs them"
-	@echo "make test-fast    the tests that compile next to nothing, in under two minutes"
+	@echo "make test-fast    the tests that compile little, in under two minutes"
 	@echo "make test-all     the same on Python 3.11 and on Python 3.13"
-	@echo "make test-lowest  a fast part of the tests with the lowest versions of all dependencies (needs Python 3.11)"
-	@echo "make parity       compare with torch and torchvision, and log to MLflow and wandb, in an own environment"
-	@echo "make test-long    what takes longer than CI should: more of the comparison with torch"
-	@echo "make docs         build the documentation into site/, in an environment of its own; open site/index.html"
+	@echo "make test-lowest  a fast subset of the tests with the lowest versions of all dependencies (needs Python 3.11)"
+	@echo "make parity       compare with torch and torchvision, and log to MLflow and wandb, in a separate environment"
+	@echo "make test-long    tests that take too long for CI, such as more of the comparison with torch"
+	@echo "make docs         build the documentation into site/, in a separate environment; open site/index.html"
 	@echo "make bench        time three nets on this machine, alongside torch and Keras if they are installed"
-	@echo "make bench-gpu    measure a GPU, where there is one (benchmarks.gpu)"
-	@echo "make record       take the ledgers in results/ (or LEDGER=file) into benchmarks/results/ and docs/"
+	@echo "make bench-gpu    measure a GPU, if there is one (benchmarks.gpu)"
+	@echo "make record       copy the ledgers in results/ (or LEDGER=file) to benchmarks/results/ and docs/"
 	@echo "make constraints  update the tested versions in constraints/ (needs Python 3.11, 3.12, 3.13)"
-	@echo "make environments install what the commands above need, which they otherwise do themselves"
+	@echo "make environments install the dependencies of the commands above in advance"
 	@echo "make clean        remove the environments and caches that make created"
 
 run: $(VENV)/.installed
@@ -47,8 +47,8 @@ test-fast: $(VENV)/.installed-test
 
 environments: $(VENV)/.installed-test $(LOWEST)/.installed-lowest $(PARITY)/.installed-parity $(DOCS)/.installed-docs
 
-# One environment a version: .venv where it has that Python already (or is still to be made and python3 has
-# it), else .venv-3.x.
+# One environment per version: .venv if it has that Python (or does not exist yet and python3 has it), else
+# .venv-3.x.
 test-all:
 	@set -e; for version in 3.11 3.13; do python=$$($(find_python)); done; \
 	for version in 3.11 3.13; do \
@@ -60,7 +60,7 @@ test-all:
 	  $(MAKE) --no-print-directory test PYTHON="$$python" VENV="$$venv"; \
 	done
 
-# What reads and writes images and checkpoints, with the lowest versions that pyproject.toml admits.
+# Tests that read and write images and checkpoints, with the lowest versions that pyproject.toml allows.
 test-lowest: $(LOWEST)/.installed-lowest
 	@$(LOWEST)/bin/python -m pytest tests/train/test_checkpoints.py tests/zoo/test_pretrained_readers.py \
 	  $(addprefix tests/datasets/test_,images.py resampling.py fast.py synthetic_pigs.py folder.py duplicates.py npz.py)
@@ -73,8 +73,8 @@ $(LOWEST)/.installed-lowest: $(needs)
 	$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check -c constraints/lowest.txt -e '.[test]'
 	@touch $@
 
-# torch beside JAX, and the tests that compare with it or log to a tracker. pip takes torch's build for CPUs where its
-# settings know one.
+# torch and JAX in one environment, and the tests that compare them or log to a tracker. pip installs torch's CPU build
+# if its settings provide one.
 parity: $(PARITY)/.installed-parity
 	@$(PARITY)/bin/python -m pytest tests/torchvision_parity tests/benchmarks/test_torch_nets.py \
 	  tests/train/test_trackers.py
@@ -88,8 +88,8 @@ $(PARITY)/.installed-parity: $(needs)
 	@$(PARITY)/bin/python -m pip install -qq --disable-pip-version-check -r constraints/parity.txt
 	@touch $@
 
-# The site. API pages are made from the sources, which are read and not imported: the environment has no JAX.
-# Not --quiet: mkdocs would then not count warnings, and --strict not fail.
+# The site. API pages are generated from the sources, which are read but not imported: the environment has no JAX.
+# Not --quiet, because mkdocs would then not count warnings and --strict would not fail.
 docs: $(DOCS)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 
@@ -100,8 +100,8 @@ $(DOCS)/.installed-docs: pyproject.toml
 	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $(DOCS)/requirements.txt
 	@touch $@
 
-# What a GPU gives, on a machine that has one; DRY=--dry-run tries the command anywhere. With $(PYTHON) and the
-# packages that it has, in any version, if none is missing: a GPU machine may have no network.
+# GPU measurements, on a machine with a GPU; DRY=--dry-run tests the command anywhere. Uses $(PYTHON) if it has all
+# packages, in any version, since a GPU machine may have no network.
 GPU = --out results/gpu --minutes 25
 bench-gpu:
 	@set -e; python=$(PYTHON); \
@@ -139,8 +139,8 @@ record: $(VENV)/.installed
 	@set -e; for ledger in $(LEDGER); do $(python) -m benchmarks.record --ledger "$$ledger"; done
 	@$(python) -m benchmarks.tables
 
-# The versions that a plain install of the tests gets today, on each Python; and the lowest ones of what pyproject.toml
-# names, on the first.
+# The versions that a plain install of the tests gets today, on each Python; and on the first Python, the lowest
+# versions that pyproject.toml allows.
 constraints:
 	@set -e; lowest='$(lowest_bounds)'; for kind in 3.11 3.12 3.13 lowest; do \
 	  version=$${kind/lowest/3.11}; \
@@ -181,7 +181,7 @@ lowest_bounds = import tomllib; \
 
 print_version = -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 
-# The command of Python $version, with or without pyenv (whose shims exist for inactive versions, too).
+# The command for Python $version, with or without pyenv (whose shims also exist for inactive versions).
 find_python = { \
   for candidate in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
     if "$$candidate" -c '' 2>/dev/null; then echo "$$candidate"; exit 0; fi; \
@@ -190,7 +190,7 @@ find_python = { \
   exit 1; \
 }
 
-# Into the environment, with the tested versions of its Python. pip names errors only.
+# Installs into the environment, with the tested versions for its Python. pip prints only errors.
 install = set -e; \
   if ! $(python) -c '' 2>/dev/null; then \
     command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here: install Python 3.11 to 3.13" >&2; exit 1; }; \

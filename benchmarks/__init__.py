@@ -2,7 +2,8 @@
 
 import sys
 
-# As in train/__init__.py: from here on, signals stop the command without a traceback. Its parent stops a worker.
+# As in train/__init__.py: from here on, signals stop the command without a traceback. Workers are stopped by their
+# parent.
 if (
     sys.argv[:1] == ["-m"]
     and "benchmarks.workers" not in sys.orig_argv

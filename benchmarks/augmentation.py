@@ -1,12 +1,12 @@
-"""Time the cost of augmentation in a training step:
+"""Measure the cost of augmentation in a training step:
 
     python -m benchmarks.augmentation --model deconv_alexnet_2 --batch-size 128 --out augmentation.json
 
 The engine's training step is compiled without augmentation, with random crops and flips, and with all augmentations.
 The variants take turns in each round, on random images in device memory. "overhead" is the extra time of a step with
-augmentation relative to the step without it in the same round, the median over rounds. Where step times vary by more
-than that, the augmentation compiled on its own is more informative: "alone" is its time, also relative to the step
-without augmentation.
+augmentation relative to the step without it in the same round, the median over rounds. If step times vary by more than
+that, the time of the augmentation compiled separately is more informative: "alone", also relative to the step without
+augmentation.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ FULL = Augmentation(
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     model: str = "deconv_alexnet_2"
     """Registered model."""

@@ -17,7 +17,7 @@ from zoo.common.files import check_output_file
 
 # Flags whose values are paths on this machine; omitted from recorded commands.
 LOCAL_FLAGS = ("--torch-python", "--out", "--figures")
-RESUME = "--resume"  # omitted, too: a resumed command gives the same record
+RESUME = "--resume"  # also omitted: a resumed command gives the same record
 MAX_LOAD = 0.5  # load average above which times are unreliable
 
 
@@ -60,7 +60,7 @@ def check_out(out: Path | None, *, folder: bool = False) -> None:
 
 
 def check_checkout(tool: str) -> None:
-    """Check that the command's own files belong to a source tree, not to an installed package."""
+    """Check that the command runs from a source tree, not from an installed package."""
     if not is_checkout(ROOT):
         raise InputError(
             f"{tool} writes into the repository, but runs from {ROOT}, which is not a source tree:"

@@ -1,9 +1,9 @@
-"""Measure how often the 95% intervals of `train.analysis.statistics` contain the true value, by simulation:
+"""Measure the coverage of the 95% intervals of `train.analysis.statistics` by simulation:
 
     python -m benchmarks.coverage --out benchmarks/results/coverage.json
 
-Every case draws --repeats test sets from a known distribution, with a fixed seed, computes the interval of each, and
-counts the intervals that contain the true value. Tests of two equal runs count the decisions, which are all wrong.
+For each case, draws --repeats test sets from a known distribution with a fixed seed, computes the interval for each,
+and counts how many contain the true value. For tests of two equally good runs, counts false positives.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from train import cli, flags
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     repeats: int = 10_000
     """Test sets per case."""

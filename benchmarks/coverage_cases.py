@@ -1,4 +1,4 @@
-"""Test sets of known distributions, for `benchmarks.coverage`."""
+"""Simulated test sets from known distributions, for `benchmarks.coverage`."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ ACCURACY = 0.9
 CLASSES = 4  # equally many images each
 SIZES = (100, 500)
 GROUP = 5  # images
-# Correlation of two images of a group: 500 images are worth 500 / (1 + 4 * 0.3) independent ones.
+# Correlation between two images of a group: 500 images are worth 500 / (1 + 4 * 0.3) independent ones.
 CORRELATION = 0.3
 FOLDS = 5
 BOUNDS = (0.925, 0.975)  # of an acceptable coverage
@@ -28,12 +28,12 @@ class Case:
     text: str
     images: int
     run: Callable[[np.random.Generator, int], np.ndarray]  # (rng, repeats) -> bool [repeats]
-    # "coverage": how often the interval contains the true value. "false alarms": how often a test decides.
+    # "coverage": how often the interval contains the true value. "false alarms": how often the test rejects.
     measures: str = "coverage"
 
 
 def measure(case: Case, repeats: int, seed: int) -> float:
-    """Return the fraction of test sets for which the case holds."""
+    """Return the fraction of test sets with a covering interval, or for a test with a rejection."""
     return float(np.mean(case.run(np.random.default_rng(seed), repeats)))
 
 
@@ -54,7 +54,7 @@ def cases() -> list[Case]:
 
 
 def contains(interval: tuple[Any, Any] | None, value: float) -> Any:
-    """Whether an interval contains a value. A test set without an interval does not count for it."""
+    """Whether an interval contains a value. A missing interval does not."""
     if interval is None:
         return False
     low, high = interval
@@ -68,20 +68,20 @@ def wilson(images: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
 
 
 def predictions(rng: np.random.Generator, labels: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Predict the true class where `right`, and any other class elsewhere."""
+    """Predict the true class where `right`, and a random other class elsewhere."""
     other = (labels + rng.integers(1, CLASSES, labels.shape)) % CLASSES
     return np.where(right, labels, other)
 
 
 def each(repeats: int, once: Callable[[], Any]) -> np.ndarray:
-    """Repeat a case, with progress."""
+    """Repeat a case, showing progress."""
     progress = cli.Progress()
     found = [once() for _ in progress.follow(range(repeats), "test sets", repeats)]
     return np.array(found, bool)
 
 
 def macro_f1(images: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
-    """Macro-F1 of independent images. Errors are symmetric between classes, so that its true value is the accuracy."""
+    """Macro-F1 of independent images. Errors are symmetric between classes, so its true value is the accuracy."""
 
     def once() -> bool:
         labels = rng.integers(0, CLASSES, images)
@@ -93,7 +93,7 @@ def macro_f1(images: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
 
 
 def groups(images: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
-    """Accuracy of images in groups: each group has an accuracy of its own, from a beta distribution."""
+    """Accuracy of images in groups; the accuracy of each group is drawn from a beta distribution."""
     names = np.repeat(np.arange(images // GROUP), GROUP)
     total = 1 / CORRELATION - 1  # of the beta distribution's parameters
 
@@ -119,7 +119,7 @@ def pair(
 
 
 def difference(images: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
-    """Difference of the accuracies of two runs, 0.9 and 0.86."""
+    """Difference between the accuracies of two runs, 0.9 and 0.86."""
 
     def once() -> bool:
         labels, first, second = pair(images, rng, ACCURACY, ACCURACY - 0.04)
@@ -130,7 +130,7 @@ def difference(images: int, rng: np.random.Generator, repeats: int) -> np.ndarra
 
 
 def f1_difference(images: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
-    """Difference of the macro-F1 of two runs, 0.9 and 0.86."""
+    """Difference between the macro-F1 of two runs, 0.9 and 0.86."""
 
     def once() -> bool:
         labels, first, second = pair(images, rng, ACCURACY, ACCURACY - 0.04)
@@ -141,7 +141,7 @@ def f1_difference(images: int, rng: np.random.Generator, repeats: int) -> np.nda
 
 
 def mcnemar(images: int, rng: np.random.Generator, repeats: int) -> np.ndarray:
-    """Decisions between two runs of equal accuracy."""
+    """False positives of the test between two runs of equal accuracy."""
 
     def once() -> bool:
         labels, first, second = pair(images, rng, ACCURACY, ACCURACY)

@@ -6,10 +6,10 @@ JPEG files of CIFAR's size are created (or read from --data). Each implementatio
 net's input size and trains on all of them, shuffled, without augmentation. "streamed" prefetches batches while the
 device computes; "cached" loads all images into device memory once and runs an epoch as one program. The time until
 training includes opening the files and, for the zoo, compiling and loading the cache. torch runs with each of
---num-workers, and the fastest one is compared; torch-graph keeps the images in device memory, too, and replays its
+--num-workers, and the fastest one is compared; torch-graph also keeps the images in device memory, and replays its
 training step as a CUDA graph. With --crops 6, an epoch has six random crops of each image. The nets are first checked
-to be equal, as in benchmarks.throughput. Each implementation runs in its own process.
-They take turns after each epoch; a first epoch is not timed.
+to be equal, as in benchmarks.throughput. Each implementation runs in its own process. They take turns after each epoch;
+the first epoch is not timed.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ GRAPH = "torch-graph"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     model: str = "deconv_alexnet_2"
     """Registered image classifier."""
@@ -51,8 +51,8 @@ class Arguments:
     peers: tuple[Literal["torch", "torch-compile", "torch-graph"], ...] = ()
     """Baselines to time."""
     crops: int = 1
-    """Random crops of each image per epoch, from files of 32x32 pixels; 1: none, images are resized. Of the baselines,
-    only torch-graph has crops."""
+    """Random crops of each image per epoch, from files of 32x32 pixels; 1: no crops, images are resized. Of the
+    baselines, only torch-graph supports crops."""
     num_workers: tuple[int, ...] = (0, 2)
     """Numbers of torch's loader processes to try; 0 loads in the main process."""
     rounds: int = 3
@@ -120,7 +120,7 @@ def measure(arguments: Arguments, commands: dict[str, list[str]] | None = None) 
         if data is None:
             from benchmarks.input_pipeline import CLASSES, make_photographs
 
-            # With splits of their own, all images of train/ are trained on.
+            # If the data have splits, all images in train/ are used for training.
             data = Path(folder, "images")
             for split, count in {
                 "train": arguments.images,
@@ -157,7 +157,7 @@ def epoch_commands(arguments: Arguments) -> dict[str, list[str]]:
 def epochs(
     arguments: Arguments, data: Path, commands: dict[str, list[str]], excluded: dict[str, str]
 ) -> dict[str, Any]:
-    """Time the epochs of all implementations, taking turns. `excluded`: why a baseline cannot be compared."""
+    """Time the epochs of all implementations in turns. `excluded`: why a baseline cannot be compared."""
     entry = zoo.get_entry(arguments.model)
     common = {
         "path": str(data.resolve()),

@@ -1,17 +1,17 @@
-"""Measure on a GPU what this project claims or leaves open about one:
+"""Measure this project's claims and open questions about GPUs:
 
     python -m benchmarks.gpu --out results/gpu --minutes 25
     python -m benchmarks.gpu --list
 
-Runs its parts in order of value: equal results on GPU and CPU, throughput beside torch and Keras, an epoch from device
-memory beside a CUDA graph, Table 1 of the pig-face paper, the four nets of the CIFAR-10 paper, scaling. Each step runs
-in its own process with a time limit, on the first GPU (scaling: on all), and its result is written at once. A call ends
-after --minutes; the same command continues where it stopped, also after Ctrl-C, SIGTERM or SIGKILL: first the steps
-that were never tried, then those that were stopped, then those that failed. A failed step is recorded with its error
-and does not stop the others. --out holds the results of one kind of device.
+Runs its parts in order of value: equal results on GPU and CPU, throughput compared with torch and Keras, an epoch from
+device memory compared with a CUDA graph, Table 1 of the pig-face paper, the four nets of the CIFAR-10 paper, scaling.
+Each step runs in its own process with a time limit, on the first GPU (scaling: on all), and its result is written
+immediately. A call ends after --minutes; the same command continues where it stopped, even after Ctrl-C, SIGTERM or
+SIGKILL: first the steps that were never tried, then those that were stopped, then those that failed. A failed step is
+recorded with its error and does not stop the others. --out contains the results of one kind of device.
 
---dry-run runs the same steps with tiny nets on whatever device there is, for a test of the command itself; of the
-baselines, only with --torch-python.
+--dry-run runs the same steps with tiny nets on any device, to test the command itself; baselines run only if
+--torch-python is given.
 """
 
 import collections
@@ -39,10 +39,10 @@ from train.reproduce.papers.cifar10 import PAPER as TABLE_2
 from train.reproduce.papers.pig_faces import PAPER as TABLE_1
 
 RECORD, LOCK = "gpu.json", ".lock"
-# Time at the end of a call for the running step to save and end, at most this share of the call.
+# Time reserved at the end of a call for the running step to save and exit, and its maximum fraction of the call.
 STOP_SECONDS, STOP_SHARE = 30.0, 0.1
 MIN_SECONDS = 5.0  # no step is started with less time left
-# Runs a module in a process that ends with this one: it would go on using the GPU.
+# Runs a module in a process that ends with this one; otherwise it would keep using the GPU.
 START = """
 import runpy, sys
 from benchmarks.workers import die_with_parent
@@ -52,7 +52,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 # A dry run compiles on the CPU without LLVM's optimizations, in half the time.
 DRY_RUN_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# The nets with their batch sizes, those of the goals first.
+# Nets and batch sizes, those of the goals first.
 SIX_NETS = {
     "resnet50": (256, 64, 32, 16),
     "vgg16": (256, 64, 32, 16),
@@ -61,7 +61,7 @@ SIX_NETS = {
     "mobilenet_v2": (256, 64, 32, 16),
     "deconv_alexnet_2": (256, 64, 32, 16),
 }
-# Of a dry run: the first compiles fastest, the second exists in torch, too.
+# For a dry run: the first compiles fastest, the second also exists in torch.
 TINY_NET, TINY_NET_OF_TORCH = "benchmarks.tiny_net:tiny_net", "deconv_alexnet_tiny"
 PEERS = ("torch-compile", "keras")
 PARTS = ("parity", "throughput", "epoch", "table1", "cifar10", "scaling")
@@ -69,7 +69,7 @@ PARTS = ("parity", "throughput", "epoch", "table1", "cifar10", "scaling")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     out: Path = Path("results/gpu")
     """Folder for the results and the state."""
@@ -80,7 +80,7 @@ class Arguments:
     )
     """Parts to run; the order is fixed."""
     data_dir: Path | None = None
-    """Archive or folder of CIFAR-10, for the part cifar10."""
+    """Archive or folder of CIFAR-10, for the cifar10 part."""
     torch_python: Path | None = None
     """Interpreter of an environment with torch (default: this one)."""
     dry_run: bool = False
@@ -95,9 +95,7 @@ class Step:
 
     name: str
     words: tuple[str, ...]  # module and its arguments
-    limit: float = (
-        600.0  # seconds; a resumable step that was stopped gets all the time that is left
-    )
+    limit: float = 600.0  # seconds; a resumable step that was stopped gets all remaining time
     resumable: bool = False  # continues where it was stopped
     missing: str = ""  # why it cannot run
     all_devices: bool = False  # whether it uses all GPUs: the baselines use one
@@ -109,7 +107,7 @@ class Part:
 
     name: str
     question: str
-    minutes: float  # expected on one H100; estimates, until one is measured
+    minutes: float  # expected on one H100; an estimate until measured
     steps: tuple[Step, ...]
 
 
@@ -126,11 +124,11 @@ def main(argv: list[str]) -> None:
     facts = machine(arguments.torch_python)
     if facts["backend"] == "cpu" and not arguments.dry_run:
         raise InputError(
-            "there is no GPU here that JAX can use: install with pip install -e '.[cuda]' on a machine with one, or"
-            " try the command with --dry-run"
+            "JAX finds no usable GPU: install with pip install -e '.[cuda]' on a machine with a GPU, or try the command"
+            " with --dry-run"
         )
     chosen = chosen_parts(arguments, len(facts["devices"]))
-    # Like Ctrl-C, which the background jobs of a shell ignore: each stops the running step first.
+    # Handled like Ctrl-C, which a shell's background jobs ignore: each stops the running step first.
     stopping.release()
     before = {
         number: signal.signal(number, signal.default_int_handler)
@@ -185,11 +183,11 @@ print(json.dumps(found))
 
 
 def machine(torch_python: Path | None) -> dict[str, Any]:
-    """Describe devices, driver, versions and commit. In other processes: here, JAX would reserve most of the GPU."""
+    """Describe devices, driver, versions and commit, in separate processes: here, JAX would reserve most of the GPU."""
     done = command.run_process([sys.executable, "-c", DESCRIBE], env=environment())
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise InputError(f"JAX does not start here: {lines[-1] if lines else done.returncode}")
+        raise InputError(f"JAX does not start: {lines[-1] if lines else done.returncode}")
     facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     for python in dict.fromkeys((Path(sys.executable), torch_python or Path(sys.executable))):
         done = command.run_process([f"{python}", "-c", PEER_VERSIONS])
@@ -199,14 +197,14 @@ def machine(torch_python: Path | None) -> dict[str, Any]:
 
 
 def describe() -> dict[str, Any]:
-    """Describe this process's devices and versions; it starts JAX."""
+    """Describe this process's devices and versions. Starts JAX."""
     import jax
 
     from train.record.environment import environment as facts_of
 
     facts = facts_of()
     del facts["command"]
-    # Of a GPU: "PJRT C API\ncuda 12090", CUDA's version.
+    # On a GPU: "PJRT C API\ncuda 12090", with CUDA's version.
     facts["platform_version"] = jax.local_devices()[0].client.platform_version
     if smi := shutil.which("nvidia-smi"):
         words = [smi, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
@@ -255,7 +253,7 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
     tiny = TINY_NET_OF_TORCH if torch else TINY_NET
     nets = {tiny: (4,)} if dry else SIX_NETS
     dtype = () if dry else ("--dtype", "bfloat16")
-    # The baselines cost a dry run more than all the rest, torch.compile minutes.
+    # In a dry run, the baselines would take longer than everything else; torch.compile takes minutes.
     compared = ("--peers", *(("torch",) if dry else PEERS), *torch)
     peers = compared if torch or not dry else ()
     graph: tuple[str, ...] = ("--peers", "torch-graph", *torch) if torch or not dry else ()
@@ -283,7 +281,7 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
         ),
         Part(
             "throughput",
-            "images per second in training and test, beside torch.compile and Keras",
+            "images per second in training and test, compared with torch.compile and Keras",
             120,
             tuple(
                 step(
@@ -298,7 +296,7 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
         ),
         Part(
             "epoch",
-            "300,000 crops of CIFAR from device memory, beside a CUDA graph",
+            "300,000 crops of CIFAR from device memory, compared with a CUDA graph",
             3,
             (
                 step(
@@ -325,7 +323,7 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
         ),
         Part(
             "cifar10",
-            "Table 2 of the CIFAR-10 paper: 120 epochs of four nets, as far as the time goes",
+            "Table 2 of the CIFAR-10 paper: 120 epochs of four nets, as far as time permits",
             60,
             (
                 reproduce(
@@ -355,7 +353,7 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
 
 
 def label(net: str) -> str:
-    """The name of a net without its module."""
+    """Name of a net without its module."""
     return net.rpartition(":")[2]
 
 
@@ -363,7 +361,7 @@ def label(net: str) -> str:
 
 
 class Clock:
-    """The time of a call, which ends in time for a step to save."""
+    """Time of a call, which ends early enough for a step to save."""
 
     def __init__(self, began: float, seconds: float) -> None:
         self.stop_seconds = min(STOP_SECONDS, STOP_SHARE * seconds)
@@ -376,8 +374,8 @@ class Clock:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Create a folder and keep other calls from it. InputError if that is impossible."""
-    busy = f"--out {out}: another call uses it: wait, or use another folder"
+    """Create a folder and lock it against other calls. Raises InputError if that is impossible."""
+    busy = f"--out {out} is in use by another call: wait, or use another folder"
     with contextlib.ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -388,10 +386,10 @@ def locked(out: Path) -> Iterator[None]:
 
 
 class Record:
-    """The state of all steps, in a file that is written before and after each of them."""
+    """The state of all steps, in a file that is written before and after each step."""
 
     def __init__(self, arguments: Arguments, facts: dict[str, Any]) -> None:
-        """Read or create the record of --out, and begin a call. InputError if it does not fit."""
+        """Read or create the record in --out, and begin a call. Raises InputError if the record does not fit."""
         self.out, self._path = arguments.out, arguments.out / RECORD
         self.dry_run = arguments.dry_run
         try:
@@ -411,11 +409,11 @@ class Record:
             ) from None
         if self.data["dry_run"] != arguments.dry_run:
             was = "a dry run" if self.data["dry_run"] else "a real run"
-            raise InputError(f"--out {self.out} holds {was}: use another folder")
+            raise InputError(f"--out {self.out} contains {was}: use another folder")
         calls = self.data["calls"]
         if calls and calls[0]["environment"]["devices"] != facts["devices"]:
             kind = ", ".join(calls[0]["environment"]["devices"])
-            raise InputError(f"--out {self.out} holds results of {kind}: use another folder")
+            raise InputError(f"--out {self.out} contains results of {kind}: use another folder")
         for entry in self.steps.values():
             if entry["state"] == "running":
                 entry |= {"state": "stopped", "message": "the command was killed"}
@@ -433,7 +431,7 @@ class Record:
         return self.steps.get(step.name, {}).get("state", "")
 
     def save(self, step: Step, state: str, seconds: float = 0.0, message: str = "") -> None:
-        """Record a step as running, done, stopped, failed or skipped, with the results that it has written."""
+        """Record a step as running, done, stopped, failed or skipped, with the results that it wrote."""
         before = self.steps.get(step.name, {}).get("seconds", 0.0)
         entry: dict[str, Any] = {"state": state, "seconds": round(before + seconds, 1)}
         entry["call"] = len(self.data["calls"])
@@ -451,7 +449,7 @@ class Record:
 
 
 def checked(data: Any) -> dict[str, Any]:
-    """Return the content of a record; ValueError if it is something else."""
+    """Return the content of a record. Raises ValueError for anything else."""
     try:
         states = [(s["state"], s["seconds"] + 0) for s in data["steps"].values()]
         devices = [call["environment"]["devices"] for call in data["calls"]]
@@ -478,7 +476,7 @@ def waiting(chosen: Iterable[Part], record: Record) -> list[Step]:
 
 
 def run(chosen: Sequence[Part], record: Record, clock: Clock) -> None:
-    """Run the steps that are not done, until the time ends."""
+    """Run the steps that are not done, until the time is up."""
     for part in chosen:
         for step in part.steps:
             if record.state(step) == "done":
@@ -492,7 +490,7 @@ def run(chosen: Sequence[Part], record: Record, clock: Clock) -> None:
             continue
         left = clock.left()
         if left < MIN_SECONDS:
-            cli.say("the time of this call has ended; the same command continues")
+            cli.say("the time of this call is up; the same command continues")
             return
         again = step.resumable and record.state(step) == "stopped"
         seconds = left if again else min(left, step.limit)
@@ -508,7 +506,7 @@ def run(chosen: Sequence[Part], record: Record, clock: Clock) -> None:
         record.save(step, state, took, message)
         cli.say(f"{step.name}: {state} after {took:.0f} s{message and ', ' + message}")
         if state == "stopped":
-            queue.append(step)  # after those that were not tried, if there is time
+            queue.append(step)  # after those that were not tried, if time permits
 
 
 def run_step(step: Step, record: Record, seconds: float, clock: Clock) -> tuple[str, str]:
@@ -521,16 +519,16 @@ def run_step(step: Step, record: Record, seconds: float, clock: Clock) -> tuple[
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment(record.dry_run, step.all_devices),
-            start_new_session=True,  # a step and its workers are stopped together
+            start_new_session=True,  # so that a step and its workers are stopped together
         )
         try:
             status = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             ended = clock.left() <= 0
             status = stop(process, clock.stop_seconds)
-            if status:  # it had not just ended
+            if status:  # nonzero unless it had just ended
                 if ended:
-                    return "stopped", "the time of this call ended"
+                    return "stopped", "the time of this call is up"
                 if step.resumable:
                     return "stopped", f"after {seconds:.0f} s, for the other steps"
                 return "failed", f"took more than {seconds:.0f} s"
@@ -544,13 +542,13 @@ def run_step(step: Step, record: Record, seconds: float, clock: Clock) -> tuple[
 
 
 def stop(process: subprocess.Popen, seconds: float) -> int:
-    """Ask a step to save and end within `seconds`, then kill what is left of it and of its workers."""
+    """Ask a step to save and exit within `seconds`, then kill the remaining processes of the step and its workers."""
     try:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=seconds)
     except (ProcessLookupError, subprocess.TimeoutExpired):
         pass
-    finally:  # also at a second Ctrl-C
+    finally:  # even on a second Ctrl-C
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
@@ -561,7 +559,7 @@ def stop(process: subprocess.Popen, seconds: float) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The value of a goal, or what is missing for it."""
+    """The measured value of a goal, or what is missing to compute it."""
 
     value: float | None = None
     missing: str = ""
@@ -569,7 +567,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A value that should be at least so much, or at most, or below it."""
+    """A value with a bound: at least, at most, or below it."""
 
     text: str
     step: str
@@ -585,7 +583,7 @@ class Goal:
 
 
 def _speedup(mode: str, size: int) -> Callable[[dict[str, Any]], Measured]:
-    """The zoo's speed over that of the faster peer at a batch size. Needs both peers."""
+    """The zoo's speed relative to the faster baseline at a batch size. Needs both baselines."""
 
     def measure(result: dict[str, Any]) -> Measured:
         prefix = throughput.PREFIX[mode]
@@ -622,7 +620,7 @@ def _epoch_seconds(result: dict[str, Any]) -> Measured:
 
 
 def _attention_ratio(size: int) -> Callable[[dict[str, Any]], Measured]:
-    """SAM-AlexNet's test time over AlexNet's, as in Table 1."""
+    """SAM-AlexNet's test time relative to AlexNet's, as in Table 1."""
 
     def measure(result: dict[str, Any]) -> Measured:
         times = {
@@ -658,14 +656,14 @@ GOALS = (
 
 
 def goals(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare the results so far with the goals. Speeds are ratios to the faster of torch.compile and Keras, and of the
-    epoch to the captured torch graph."""
+    """Compare the results so far with the goals. Speeds are relative to the faster of torch.compile and Keras; epoch
+    times to the captured torch graph."""
     found = []
     for goal in GOALS:
         result = steps.get(goal.step, {}).get("result")
         try:
             measured = goal.measure(result) if result else Measured(missing="not run")
-        except (AttributeError, KeyError, TypeError) as error:  # not a file of that step
+        except (AttributeError, KeyError, TypeError) as error:  # not a result of that step
             measured = Measured(missing=f"unknown content: {type(error).__name__} {error}")
         value = measured.value
         entry = {"goal": goal.text, "relation": goal.relation, "bound": goal.bound}
@@ -677,7 +675,7 @@ def goals(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def show(chosen: Sequence[Part], data: dict[str, Any]) -> None:
     """Print the state of each step, and the goals that were measured."""
     if data["dry_run"]:
-        print("dry run: no number below says anything about a GPU")
+        print("dry run: the numbers below say nothing about GPUs")
     for part in chosen:
         for step in part.steps:
             entry = data["steps"].get(step.name, {"state": "not run", "seconds": 0.0})

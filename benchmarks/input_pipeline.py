@@ -4,7 +4,7 @@
 
 JPEG photographs of 300x300 pixels are decoded, resized to 224x224 and batched in shuffled order as uint8, without
 training. Each loader runs in its own process (torchvision's starts additional worker processes). The loaders take turns
-in each round, with every number of workers. "exact" matches Pillow's resize bit for bit, as torchvision does; "pillow"
+in each round, with every number of workers. "exact" matches Pillow's resize bit for bit, as does torchvision; "pillow"
 is the same without the compiled loops of the extra `fast`; "fast" trades exactness for speed, and its deviation from
 Pillow is reported.
 
@@ -34,10 +34,10 @@ BATCHES_PER_TURN = 16
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     num_workers: tuple[int, ...] = (1, 2, 4)
-    """Numbers of loader threads (zoo) and processes (torch) to try; torch also runs with none, in its main process."""
+    """Numbers of loader threads (zoo) and processes (torch) to try; torch also loads in its main process alone."""
     decoders: tuple[Literal["exact", "pillow", "fast"], ...] = ("exact", "pillow", "fast")
     """Decoders of the zoo to time; "pillow" is "exact" without the extra `fast`."""
     peers: tuple[Literal["torchvision", "torchvision-float32"], ...] = ()
@@ -106,7 +106,7 @@ def measure(arguments: Arguments) -> dict[str, Any]:
 
 
 def loading(arguments: Arguments, data: Path) -> dict[str, Any]:
-    """Time every loader with every number of workers, taking turns; return images/s."""
+    """Time every loader with every number of workers in turns; return images/s."""
     zoo = worker_command("benchmarks.loading")
     torch = worker_command("benchmarks.peers.torch_loading", python=arguments.torch_python)
     cases: list[tuple[str, list[str], str, int]] = [

@@ -1,11 +1,11 @@
-"""Measure the accuracy of a linear classifier on the pixels:
+"""Measure the accuracy of a linear classifier on pixels:
 
     python -m benchmarks.linear_baseline --dataset synthetic_pigs --out baseline.json
 
 Multinomial logistic regression (scikit-learn, L-BFGS) is fitted to the training split, resized to each of --sizes
 with every pixel value standardized, for each value of --c. Size and C are selected by validation accuracy, and the
 selected classifier is scored on the test split. The scores of all trials are shown, so that the selection can be
-checked. A data set that a linear classifier solves does not need a network.
+checked. A data set that a linear classifier can solve does not need a network.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ MAX_ITERATIONS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     dataset: str = "synthetic_pigs"
     """Name, folder or .zip of the data set."""
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         arguments.dataset,
         data_dir=arguments.data_dir,
         seed=arguments.split_seed,
-        image_size=max(arguments.sizes),  # for data that are generated at any size
+        image_size=max(arguments.sizes),  # for data that can be generated at any size
     )
     cli.say(f"{dataset.name}{' (synthetic images)' if dataset.info.synthetic else ''}")
     total = len(arguments.sizes) * len(arguments.c)

@@ -23,7 +23,7 @@ class ZooLoading:
     ) -> int:
         """Open an image data set and load the first batches; return the number of training images.
 
-        The decoder "pillow" is "exact" as it runs without the extra `fast`.
+        The decoder "pillow" is "exact" without the extra `fast`.
         """
         from datasets import ResizeRule, load_dataset
         from datasets.images import resampling

@@ -1,6 +1,6 @@
-"""Pages under docs/ that are written from the code: one per model family, one per command.
+"""Pages under docs/ that are generated from the code: one per model family, one per command.
 
-`python -m benchmarks.tables` writes them. Imports only the standard library, so that the build of the site can use
+`python -m benchmarks.tables` writes them. Imports only the standard library, so that the site build can use
 `as_markdown` without JAX.
 """
 
@@ -17,14 +17,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GENERATED = "<!-- Written by `python -m benchmarks.tables`: do not edit. -->"
-HELP_WIDTH = 84  # columns; wider lines are cut off beside the table of contents
+HELP_WIDTH = 84  # columns; wider lines are cut off next to the table of contents
 
 
 # Model families.
 
 
 def families() -> dict[str, list[str]]:
-    """The models of each module of `zoo`: {"alexnet": ["alexnet", "alexnet_tiny", ...], ...}."""
+    """Models of each module in `zoo`: {"alexnet": ["alexnet", "alexnet_tiny", ...], ...}."""
     from zoo.registry import builtin_modules
 
     found: dict[str, list[str]] = {}
@@ -34,20 +34,20 @@ def families() -> dict[str, list[str]]:
 
 
 def natural(name: str) -> list[Any]:
-    """A sort key by which resnet18 comes before resnet101."""
+    """Sort key that puts resnet18 before resnet101."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 @functools.cache
 def model_info(model: str) -> Any:
-    """`zoo.model_info`, asked once for each model."""
+    """`zoo.model_info`, called once per model."""
     import zoo
 
     return zoo.model_info(model)
 
 
 def family_summary(family: str) -> str:
-    """The first paragraph of a family's docstring, without addresses."""
+    """First paragraph of a family's docstring, without URLs."""
     text = (importlib.import_module(f"zoo.{family}").__doc__ or "").partition("\n\n")[0]
     return re.sub(r",? https?://[^\s)]+", "", " ".join(text.split())).rstrip(".")
 
@@ -96,8 +96,8 @@ def family_page(family: str) -> str:
             f"Source: [`zoo/{family}.py`](../../zoo/{family}.py). Classes: [API](../api/models.md).",
             "## Variants",
             markdown(heading, variants).strip(),
-            "The column classes holds the default of `num_classes`. Statistics are the moving means and variances of"
-            " batch normalization, which Keras counts as parameters.",
+            "The classes column is the default of `num_classes`. Statistics are the moving means and variances of batch"
+            " normalization, which Keras counts as parameters.",
             "\n".join(descriptions),
             "## Options",
             "Fields for `create_model` and `--model-options`, with their defaults:",
@@ -109,23 +109,23 @@ def family_page(family: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """A note as a sentence, unless it begins with code."""
+    """Format a note as a sentence, unless it begins with code."""
     first = text.split()[0]
     return (text if re.search(r"[_=]", first) else text[0].upper() + text[1:]).rstrip(".") + "."
 
 
 def input_size(info: Any) -> str:
-    """The size of an input: 224x224 of images, 2048 of vectors."""
+    """Format the input size: 224x224 for images, 2048 for vectors."""
     return "x".join(map(str, info.input_shape[:2]))
 
 
 def show_option(value: Any) -> str:
-    """The default of an option as Python code."""
+    """Format the default of an option as Python code."""
     return getattr(value, "__name__", None) or repr(value)
 
 
 def weights_rows(entry: Any) -> list[tuple[str, ...]]:
-    """A row per published source of a model; files that differ only in size and width share one."""
+    """One row per published source of a model; files that differ only in size and width share a row."""
     tags = dict.fromkeys(source.tag for source in entry.pretrained)
     rows: list[tuple[str, ...]] = []
     for tag in tags:
@@ -151,7 +151,7 @@ def weights_rows(entry: Any) -> list[tuple[str, ...]]:
 
 
 def commands() -> dict[str, Path]:
-    """The modules that `python -m` runs, and their files."""
+    """Modules that `python -m` runs, and their files."""
     found = {}
     for path in sorted(ROOT.glob("train/**/*.py")) + sorted(ROOT.glob("benchmarks/*.py")):
         if re.search(r"^    cli\.main\(main\)$", path.read_text("utf-8"), re.MULTILINE):
@@ -161,13 +161,13 @@ def commands() -> dict[str, Path]:
 
 
 def load_command(name: str) -> Any:
-    """The module behind `python -m name`."""
+    """Import the module behind `python -m name`."""
     module = importlib.import_module(name)
     return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
 
 
 def command_summary(name: str) -> str:
-    """What a command does: the start of its docstring, up to the example."""
+    """Summarize a command: the start of its docstring, up to the example."""
     text = " ".join((load_command(name).__doc__ or "").partition("\n\n")[0].split())
     return re.split(r"[:.](?: |$)", text)[0]
 
@@ -187,7 +187,7 @@ def command_page(name: str) -> str:
 
 
 def with_examples(description: str) -> str:
-    """A description whose examples stand apart: "Train a model:  python -m ..." becomes text and a code block."""
+    """Separate the examples in a description: "Train a model:  python -m ..." becomes text and a code block."""
     lines = []
     for line in description.split("\n"):
         parts = re.split(r" {2,}", line)
@@ -201,7 +201,7 @@ def with_examples(description: str) -> str:
 
 
 def help_section(module: Any, words: Sequence[str]) -> str:
-    """Usage of a command, and its flags, a block per group."""
+    """Usage of a command, and its flags, with one block per group."""
     text = help_text(module, words)
     usage = text.partition("\n\n")[0]
     sections = [f"```text\n{usage.strip()}\n```\n"]
@@ -213,10 +213,10 @@ def help_section(module: Any, words: Sequence[str]) -> str:
 
 
 def help_text(module: Any, words: Sequence[str]) -> str:
-    """What a command prints for `--help`, HELP_WIDTH columns wide and without colors."""
+    """Output of `--help`, HELP_WIDTH columns wide and without colors."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(HELP_WIDTH)
-    out = io.TextIOWrapper(io.BytesIO(), "utf-8")  # the frames of groups depend on the encoding
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")  # the frames around groups depend on the encoding
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             module.main([*words, "--help"])
@@ -239,10 +239,11 @@ def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_markdown(docstring: str, *, ragged: bool = False) -> str:
-    """A docstring as Markdown that every renderer reads alike.
+    """Convert a docstring to Markdown that all renderers read alike.
 
-    Blank lines are added around lists and before indented blocks, and placeholders such as <paper> are escaped, which
-    would otherwise be HTML tags. With `ragged`, a line that ends a sentence well before the margin ends a paragraph.
+    Blank lines are added around lists and before indented blocks, and placeholders such as <paper>, which would
+    otherwise be HTML tags, are escaped. With `ragged`, a line that ends a sentence well before the margin ends a
+    paragraph.
     """
     lines: list[str] = []
     in_list = in_fence = False

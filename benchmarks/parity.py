@@ -1,11 +1,11 @@
-"""Check that a net computes the same on the default device as on the CPU:
+"""Check that a net gives the same results on the default device as on the CPU:
 
     python -m benchmarks.parity --model resnet50 --out parity.json
 
-Same weights, same images: logits in test mode, the loss of a training step without dropout, and the loss after its
-update. float32 is compared at the highest precision of matrix products, and at the default one (TF32 on a GPU); then
-bfloat16, whose parameters, batch statistics and loss must stay float32. On a machine without a GPU, the CPU with its
-kernels is compared with the CPU without them.
+With the same weights and images, compares the logits in test mode, the loss of a training step without dropout, and the
+loss after its update. float32 is compared with matrix products at the highest precision and at the default one (TF32 on
+a GPU); then bfloat16, for which parameters, batch statistics and loss must stay float32. On a machine without a GPU,
+the CPU with the zoo's kernels is compared with the CPU without them.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from benchmarks import command
 from train import cli, flags
 from train.recipe import InputError
 
-# Largest difference from float32 on the CPU, relative to the largest logit, or to the loss.
+# Maximum difference from float32 on the CPU, relative to the largest logit or to the loss.
 TOLERANCES = {"float32, highest": 1e-3, "float32": 2e-2, "bfloat16": 1e-1}
 BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     model: str = "sam_alexnet"
     """Registered image classifier."""
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
             f" {row['loss']:.1e} and {row['loss_after_update']:.1e} from the CPU's"
         )
     if wrong := [row["dtype"] for row in record["results"] if row["error"]]:
-        raise RuntimeError(f"{arguments.model} computes something else in {', '.join(wrong)}")
+        raise RuntimeError(f"{arguments.model} gives different results in {', '.join(wrong)}")
 
 
 def compare(model: str) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def _values(devices: Any, model: str, dtype: str, precision: str) -> dict[str, A
     experiment = resolve(recipe, dataset=dataset, devices=devices)
     (plan,) = experiment.stages
     made = make_steps(experiment, plan)
-    with jax.default_device(jax.devices("cpu")[0]):  # the same weights for all
+    with jax.default_device(jax.devices("cpu")[0]):  # so that all have the same weights
         variables = jax.device_get(experiment.initial_variables())
     batch = devices.split(first_batch(experiment, plan))
     with jax.default_matmul_precision(precision):

@@ -1,4 +1,4 @@
-"""Random images and feature vectors: the time of a step does not depend on their content."""
+"""Random images and feature vectors. The time of a step does not depend on their content."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,11 +1,11 @@
 """Record the result of a run:  python -m benchmarks.record runs/my-run --name my-run
 or the ledger of a paper:    python -m benchmarks.record --ledger results/my-paper.json
-or what benchmarks.gpu found:  python -m benchmarks.record --gpu results/gpu/gpu.json
-or judge recorded ledgers again, after a change of rows or verdicts:    python -m benchmarks.record --judge-again
+or results of benchmarks.gpu:  python -m benchmarks.record --gpu results/gpu/gpu.json
+or judge recorded ledgers again, after a change to rows or verdicts:    python -m benchmarks.record --judge-again
 
-Writes benchmarks/results/runs/NAME.json: test results, command, commit, hardware and data fingerprint, without paths
-of this machine: data files are named $DATA/<file>. A ledger written by `python -m train.reproduce` is copied to
-benchmarks/results/ledger_<paper>.json, and a state of benchmarks.gpu to gpu_<device>.json, or gpu_dry_run.json.
+Writes benchmarks/results/runs/NAME.json: test results, command, commit, hardware and data fingerprint, without
+machine-specific paths: data files are named $DATA/<file>. A ledger written by `python -m train.reproduce` is copied to
+benchmarks/results/ledger_<paper>.json, and the results of benchmarks.gpu to gpu_<device>.json, or gpu_dry_run.json.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     workdir: Annotated[Path | None, tyro.conf.Positional] = None
     """Run directory of a finished run."""
@@ -41,7 +41,7 @@ class Arguments:
     ledger: Path | None = None
     """Ledger to record instead of a run, OUT/<paper>.json."""
     gpu: Path | None = None
-    """State of benchmarks.gpu to record instead, OUT/gpu.json."""
+    """Results of benchmarks.gpu to record instead, OUT/gpu.json."""
     note: str = ""
     """Note to store with the result."""
     judge_again: bool = False
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def checked_ledger(path: Path) -> dict[str, Any]:
-    """Read a ledger that can be recorded; InputError for smoke runs and uncommitted code.
+    """Read a ledger that can be recorded. Raises InputError for smoke runs and uncommitted code.
 
     Rows may come from different commits, which each row names.
     """
@@ -108,7 +108,7 @@ def checked_ledger(path: Path) -> dict[str, Any]:
 
 
 def checked_gpu(path: Path) -> dict[str, Any]:
-    """Read a state of benchmarks.gpu that can be recorded; InputError for uncommitted code."""
+    """Read results of benchmarks.gpu that can be recorded. Raises InputError for uncommitted code."""
     from benchmarks import gpu
 
     try:
@@ -116,7 +116,7 @@ def checked_gpu(path: Path) -> dict[str, Any]:
         dirty = [call["environment"]["git_dirty"] for call in content["calls"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a state of benchmarks.gpu ({type(error).__name__}): use its OUT/gpu.json"
+            f"{path} is not a result of benchmarks.gpu ({type(error).__name__}): use its OUT/gpu.json"
         ) from None
     if any(dirty):
         raise InputError(f"{path} was measured with uncommitted code: commit, and use a new --out")
@@ -166,7 +166,7 @@ def changed_verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
 
 
 def record(run: RunDir, note: str = "") -> dict[str, Any]:
-    """Return the record of a finished run; InputError if it has not finished or ran from uncommitted code."""
+    """Return the record of a finished run. Raises InputError if it is unfinished or ran from uncommitted code."""
     if not run.test.exists():
         raise InputError(f"{run.path} has no test.json: let the run finish first")
     test, env = run.read_json(run.test), run.read_json(run.path / "env.json")

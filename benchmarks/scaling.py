@@ -4,8 +4,8 @@
     python -m benchmarks.scaling --model sam_alexnet_tiny --simulate 4
 
 Weak scaling gives every device --batch-size images; strong scaling splits a fixed batch among them. Efficiency is the
-speed on n devices divided by n times the speed on one, paired by round. First, the losses of a few steps without
-dropout are checked to be equal for all numbers of devices.
+speed on n devices divided by n times the speed on one, paired by round. First, it is checked that the losses of a few
+steps without dropout are equal for all numbers of devices.
 
 --simulate splits the CPU into N devices. They share its cores, so times would be meaningless: only the losses are
 compared.
@@ -27,14 +27,14 @@ from train import cli, flags
 from train.recipe import InputError
 
 CHECK_STEPS = 3
-# Relative. First losses differ by rounding, later ones by rounding errors that Adam amplifies.
+# Relative. The first losses differ by rounding, later ones by rounding errors that Adam amplifies.
 TOLERANCE = 1e-4
 DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     model: str = "sam_alexnet"
     """Registered image classifier."""
@@ -117,7 +117,7 @@ def compare(model: str, counts: Sequence[int]) -> list[dict[str, Any]]:
     from benchmarks.zoo_worker import Zoo
 
     entry = zoo.get_entry(model)
-    # At least two images per device: batch normalization of a single image has no variance.
+    # At least two images per device: a batch of a single image has no variance to normalize by.
     images = [2 * math.lcm(*counts), *entry.input_shape]
     rows: list[dict[str, Any]] = []
     for count in counts:
@@ -144,7 +144,7 @@ def worker(count: int) -> Any:
 def measure(
     arguments: Arguments, counts: Sequence[int], start: Callable[[int], Any]
 ) -> list[dict[str, Any]]:
-    """Return a row per kind of scaling and number of devices; `start` creates a worker (`zoo_worker.Zoo`)."""
+    """Return one row per kind of scaling and number of devices; `start` creates a worker (`zoo_worker.Zoo`)."""
     rows = []
     for kind in ("weak", "strong"):
         fixed = arguments.batch_size * math.lcm(*counts)
@@ -156,7 +156,7 @@ def measure(
 def scale(
     arguments: Arguments, kind: str, batches: dict[int, int], start: Callable[[int], Any]
 ) -> list[dict[str, Any]]:
-    """Time all numbers of devices, taking turns. `batches` maps the number of devices to images per step."""
+    """Time all numbers of devices in turns. `batches` maps the number of devices to images per step."""
     entry = zoo.get_entry(arguments.model)
     rows: dict[int, dict[str, Any]] = {}
     workers, counts = {}, {}

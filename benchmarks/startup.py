@@ -2,9 +2,9 @@
 
     python -m benchmarks.startup --model sam_alexnet --out startup.json
 
-Commands and imports run in a new process each, and the time includes the interpreter. The first training step is
-timed from the start of `python` to its end, once with an empty and once with a filled compilation cache. Prints the
-medians of --rounds, and the times of the first step.
+Each command or import runs in a new process, and the time includes the interpreter. The first training step is timed
+from the start of `python` to the end of the step, once with an empty and once with a filled compilation cache. Prints
+the medians over --rounds, and the times of the first step.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ TIMED_COMMANDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     model: str = "sam_alexnet"
     """Model of the first training step."""

@@ -5,8 +5,8 @@
 The split sizes are the paper's. A test predicts and scores 254 decoded images in host memory. An epoch trains on
 684 images, including the smaller last batch, and validates on 77. Both use the engine's compiled steps on random
 images, since times do not depend on the content. The paper does not say how many epochs its training times cover, but
-trains for at most 100: "100 epochs" is our epoch times 100, not a run. Its hardware was a GTX TITAN, so only the
-ranking of the nets can be compared.
+trains for at most 100: "100 epochs" is the time of our epoch times 100, not a measurement. Its hardware was a GTX
+TITAN, so only the ranking of the nets can be compared.
 
 Nets and batch sizes take turns in each round. --out writes FILE.json and FILE.png.
 """
@@ -31,7 +31,7 @@ TIMES = ("test_time_ms", "train_time_ms")
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     models: tuple[str, ...] = ("pig_alexnet", "sam_alexnet")
     """Registered image classifiers; the defaults are the paper's AlexNet and Attention-AlexNet."""
@@ -92,7 +92,7 @@ def check(arguments: Arguments) -> None:
 
 
 def measure(arguments: Arguments) -> list[dict[str, Any]]:
-    """Return a row per net and batch size: times in ms per round, and their medians."""
+    """Return one row per net and batch size: times in ms per round, and their medians."""
     # Images by shape, shared by all nets.
     images: dict[tuple[int, ...], Any] = {}
     cases = []

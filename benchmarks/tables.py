@@ -1,10 +1,10 @@
-"""Write the tables and pages of the documentation from records and code:
+"""Generate the tables and pages of the documentation from records and code:
 
     python -m benchmarks.tables
 
 In README.md, mkdocs.yml and the pages under docs/, the text between a line `<!-- NAME:begin -->` (`# NAME:begin` in
-YAML) and the line `NAME:end` is replaced. Pages per model family, paper and command are written whole. A test fails
-when a file is not what this command would write.
+YAML) and the line `NAME:end` is replaced. Pages for model families, papers and commands are generated entirely. A test
+fails if a file is out of date.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ from train.reproduce.markdown import markdown as ledger_markdown
 from zoo.common.files import write_atomically
 
 README = ROOT / "README.md"
-# Folders of pages that are written whole, but for their index.md.
+# Folders of pages that are generated entirely, except for their index.md.
 WHOLE = ("models", "papers", "commands")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """The command has no flags of its own."""
+    """Command-line flags: none."""
 
 
 def main(argv: list[str]) -> None:
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def rendered() -> dict[Path, str]:
-    """Every file that the command writes, and its text."""
+    """All files that the command writes, with their text."""
     found = whole_pages()
     for path in (README, ROOT / "mkdocs.yml", *sorted(DOCS.rglob("*.md"))):
         text = path.read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def rendered() -> dict[Path, str]:
 
 
 def whole_pages() -> dict[Path, str]:
-    """The pages per model family, paper and command."""
+    """Pages for model families, papers and commands."""
     found = {DOCS / "models" / f"{name}.md": pages.family_page(name) for name in pages.families()}
     found |= {DOCS / "papers" / f"{name}.md": paper_page(name) for name in papers()}
     for name in pages.commands():
@@ -70,7 +70,7 @@ def whole_pages() -> dict[Path, str]:
 
 
 def stale() -> list[Path]:
-    """Pages that the command once wrote and would not write today."""
+    """Generated pages that this version no longer writes."""
     found = []
     for folder, names in page_names().items():
         for path in sorted((DOCS / folder).glob("*.md")):
@@ -89,7 +89,7 @@ MARKER = re.compile(r"^( *)(<!--|#) ([\w-]+):begin(?: -->)?\n", re.MULTILINE)
 
 
 def render(text: str, folder: Path) -> str:
-    """Replace each marked table of a file in `folder`, on which its links depend."""
+    """Replace each marked table in the text of a file. Its links are relative to `folder`."""
     position = 0
     while match := MARKER.search(text, position):
         indent, name = match[1], match[3]
@@ -102,7 +102,7 @@ def render(text: str, folder: Path) -> str:
 
 
 def link(path: Path, folder: Path) -> str:
-    """The address of a file of the repository on a page in `folder`."""
+    """Relative link from a page in `folder` to a file of the repository."""
     return os.path.relpath(path, folder)
 
 
@@ -110,7 +110,7 @@ def link(path: Path, folder: Path) -> str:
 
 
 def families_table(folder: Path) -> str:
-    """Make a row per model family."""
+    """One row per model family."""
     rows = []
     for family, names in pages.families().items():
         infos = [pages.model_info(name) for name in names]
@@ -129,12 +129,12 @@ def families_table(folder: Path) -> str:
 
 
 def millions(count: int) -> str:
-    """A number of parameters in three digits: 62.4 M, 9.87 k."""
+    """Format a parameter count with three digits: 62.4 M, 9.87 k."""
     return f"{three_digits(count / 1e6)} M" if count >= 1e6 else f"{three_digits(count / 1e3)} k"
 
 
 def models_table(folder: Path) -> str:
-    """Make a row per registered model."""
+    """One row per registered model."""
     rows = []
     for family, names in pages.families().items():
         for name in names:
@@ -147,7 +147,7 @@ def models_table(folder: Path) -> str:
 
 
 def parity_table(folder: Path) -> str:
-    """Make a row per case of the recorded comparison with torchvision."""
+    """One row per case of the recorded comparison with torchvision."""
     rows = []
     for name, case in read("parity_torch.json")["cases"].items():
         step = case.get("step")
@@ -165,7 +165,7 @@ def parity_table(folder: Path) -> str:
 
 
 def api_models(folder: Path) -> str:
-    """Make a section of the API per model family, with its public classes and functions that are no variants."""
+    """One API section per model family, with its public classes and functions, except for variants."""
     sections = []
     for family, variants in pages.families().items():
         module = importlib.import_module(f"zoo.{family}")
@@ -191,7 +191,7 @@ def api_models(folder: Path) -> str:
 
 
 def runs_table(folder: Path) -> str:
-    """Make a row per recorded run."""
+    """One row per recorded run."""
     rows = []
     for path in sorted(RESULTS.glob("*.json")):
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -221,13 +221,13 @@ def papers() -> list[str]:
 
 
 def ledger(paper: str) -> tuple[Path, dict[str, Any] | None]:
-    """A paper's recorded ledger and its file; None where nothing is recorded."""
+    """A paper's recorded ledger and its file; None if nothing is recorded."""
     path = RESULTS.parent / f"ledger_{paper}.json"
     return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def papers_table(folder: Path) -> str:
-    """Make a row per paper."""
+    """One row per paper."""
     from train.reproduce.papers import PAPERS
 
     rows = []
@@ -240,7 +240,7 @@ def papers_table(folder: Path) -> str:
 
 
 def paper_page(name: str) -> str:
-    """A paper's claims and settings, as their modules describe them, and its recorded ledger."""
+    """A paper's claims and settings, from the docstrings of its modules, and its recorded ledger."""
     from train.reproduce.papers import PAPERS
 
     claims, settings = (
@@ -262,7 +262,7 @@ def paper_page(name: str) -> str:
 
 
 def speed_table(folder: Path) -> str:
-    """Make a row per step and batch size of the recorded runs of benchmarks.throughput."""
+    """One row per step and batch size of the recorded runs of benchmarks.throughput."""
     paths = sorted(RESULTS.parent.glob("throughput_*.json"))
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     peers = list(dict.fromkeys(name for r in records for name in r["environment"] if name != "zoo"))
@@ -321,7 +321,7 @@ def speed_summary(folder: Path) -> str:
 
 
 def table1_table(folder: Path) -> str:
-    """Make a row per network and batch size of the recorded run of benchmarks.table1."""
+    """One row per network and batch size of the recorded run of benchmarks.table1."""
     data = read("table1_cpu.json")
     rows = [
         (
@@ -339,7 +339,7 @@ def table1_table(folder: Path) -> str:
 
 
 def loading_table(folder: Path) -> str:
-    """Make a row per loader of the recorded run of benchmarks.input_pipeline."""
+    """One row per loader of the recorded run of benchmarks.input_pipeline."""
     best = read("input_pipeline_cpu.json")["best"]
     peers = {name: speed for name, speed in best.items() if name.startswith("torchvision")}
     rows = [
@@ -354,7 +354,7 @@ def loading_table(folder: Path) -> str:
 
 
 def epoch_table(folder: Path) -> str:
-    """Make a row per side of the recorded run of benchmarks.epoch."""
+    """One row per implementation in the recorded run of benchmarks.epoch."""
     data = read("epoch_cpu.json")
     rows = [
         (
@@ -372,7 +372,7 @@ def epoch_table(folder: Path) -> str:
 
 
 def gpu_table(folder: Path) -> str:
-    """Make a row per step of the recorded runs of benchmarks.gpu; those of dry runs say so."""
+    """One row per step of the recorded runs of benchmarks.gpu; dry runs are marked."""
     rows = []
     for path in sorted(RESULTS.parent.glob("gpu_*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -386,7 +386,7 @@ def gpu_table(folder: Path) -> str:
 
 
 def gpu_goals(folder: Path) -> str:
-    """Make a row per goal, with the measured value on each recorded GPU."""
+    """One row per goal, with the measured value on each recorded GPU."""
     records = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(RESULTS.parent.glob("gpu_*.json"))
@@ -407,7 +407,7 @@ def gpu_goals(folder: Path) -> str:
 
 
 def startup_table(folder: Path) -> str:
-    """Make a row per command of the recorded run of benchmarks.startup."""
+    """One row per command of the recorded run of benchmarks.startup."""
     data = read("startup_cpu.json")
     rows = [
         (f"`{name}`", f"{statistics.median(seconds):.2f}")
@@ -429,7 +429,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def three_digits(number: float) -> str:
-    """Format a positive number with three significant digits, or all of its integer digits: 9.83, 24.3, 1,385."""
+    """Format a positive number with three significant digits, or all its integer digits: 9.83, 24.3, 1,385."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.{1 if number >= 10 else 2}f}"
 
 
@@ -437,7 +437,7 @@ def three_digits(number: float) -> str:
 
 
 def commands_table(folder: Path) -> str:
-    """Make a row per command."""
+    """One row per command."""
     rows = []
     for name in pages.commands():
         page = link(DOCS / "commands" / f"{name}.md", folder)
@@ -446,20 +446,20 @@ def commands_table(folder: Path) -> str:
 
 
 def navigation(section: str) -> Callable[[Path], str]:
-    """The pages of a folder of WHOLE, as `nav` of mkdocs.yml lists them."""
+    """Pages of a folder of WHOLE, in the form of `nav` in mkdocs.yml."""
     return lambda folder: "".join(f"- {section}/{name}.md\n" for name in page_names()[section])
 
 
 def coverage_table(folder: Path) -> str:
-    """Make a row per kind of interval or test of the recorded simulation, and a column per number of images."""
+    """One row per interval or test in the recorded simulation, and one column per number of images."""
     record = read("coverage.json")
     sizes = sorted({case["images"] for case in record["cases"]})
     rows: dict[tuple[str, str], list[str]] = {}
     for case in record["cases"]:
-        what = {"coverage": "contains the true value", "false alarms": "decides wrongly"}
+        what = {"coverage": "coverage", "false alarms": "false positive rate"}
         row = rows.setdefault((case["name"], case["text"]), [what[case["measures"]]])
         row.append(f"{case['rate']:.1%}")
-    heading = ("interval or test", "of", "how often it", *(f"{size} images" for size in sizes))
+    heading = ("interval or test", "of", "measure", *(f"{size} images" for size in sizes))
     note = f"{record['repeats']:,} test sets each; intervals have a nominal coverage of 95%."
     return markdown(heading, [(*key, *row) for key, row in rows.items()]) + f"\n\n{note}"
 

@@ -7,14 +7,14 @@ round, so that drifts in the machine's speed affect all of them. Each baseline i
 equal parameter counts and, with the zoo's weights on one batch, equal losses in test mode, in training mode, and after
 one update. Warm-up and compilation are not timed. Images are random, uint8, on the device. A training step scales them
 and computes the net, its gradient and Adam; the zoo's step also computes its logged metrics (accuracy, norms). Training
-steps are dispatched without waiting until the end of a turn; test steps are waited for one by one. The zoo uses all
-devices, a baseline one: set CUDA_VISIBLE_DEVICES=0 for an equal comparison.
+steps are dispatched without waiting until the end of a turn; each test step is waited for. The zoo uses all devices, a
+baseline only one: set CUDA_VISIBLE_DEVICES=0 for an equal comparison.
 
 Prints a table. --out writes FILE.json, FILE.csv with timm's column names, and a figure per model; given a folder, the
-file is named after models, device, dtype and versions. A given file is written after each batch size and mode, and
---resume continues it. Baselines are optional: install the extra `bench`, or use
---torch-python for torch in another environment. An implementation that fails, lacks the model, runs out of memory or
-exceeds --limit is recorded with its error, and the others are still timed.
+file is named after models, device, dtype and versions. A given file is updated after each batch size and mode, and
+--resume continues it. Baselines are optional: install the extra `bench`, or use --torch-python for torch in another
+environment. An implementation that fails, lacks the model, runs out of memory or exceeds --limit is recorded with its
+error, and the others are still timed.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from train.recipe import InputError
 from zoo.common.files import write_atomically
 
 ZOO = "zoo"
-# Relative for losses above 1. After an update, Adam's division by small gradients has amplified rounding errors.
+# Relative for losses above 1. After an update, rounding errors are amplified by Adam's division by small gradients.
 TOLERANCES = {"test": 1e-4, "train": 1e-4, "train_after_update": 1e-3}
 CHECK_BATCH = 4
 SEED = 0
@@ -50,14 +50,14 @@ PREFIX = {"train": "train", "test": "infer"}
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     models: tuple[str, ...] = ("sam_alexnet",)
     """Registered models."""
     batch_sizes: tuple[int, ...] = (16,)
     """Images per step, across all devices."""
     image_size: int | None = None
-    """Height and width in pixels (default: the model's). Nets that flatten their features may accept no other size."""
+    """Height and width in pixels (default: the model's). Nets that flatten their features may not accept another."""
     modes: tuple[Literal["train", "test"], ...] = ("train", "test")
     """Steps to time: training steps, test steps."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -110,7 +110,7 @@ class Timing:
     gflops: float | None = None  # per step, counted in the zoo's net for all implementations
     # Read and written per step: `zoo_worker.Zoo.demand`, or counted in the baseline's own program.
     gbytes: float | None = None
-    peak_memory: float = 0.0  # MB; on a CPU that of the process
+    peak_memory: float = 0.0  # MB; on a CPU, of the process
     step_times: list[float] = dataclasses.field(default_factory=list)  # ms per step, one per round
     zoo_speedup: float | None = None  # this time / the zoo's in the same round, median
     error: str | None = None
@@ -118,7 +118,7 @@ class Timing:
     def record(self, peak: dict[str, float]) -> dict[str, Any]:
         """Return plain data with timm's names (`train_samples_per_sec`, `infer_step_time`, ...).
 
-        `peak`: gflops_per_sec and gbytes_per_sec that one device achieves at best.
+        `peak`: maximum gflops_per_sec and gbytes_per_sec of one device.
         """
         prefix = PREFIX[self.mode]
         row: dict[str, Any] = {
@@ -255,7 +255,7 @@ def run(
     record: dict[str, Any] = earlier or {
         **command.head("benchmarks.throughput", environment=False),
         "complete": False,
-        "commits": [],  # several if a resumed command continued at another one
+        "commits": [],  # several if a command was resumed at a different commit
         "environment": {},
         "peak": {},
         "checks": [],
@@ -422,7 +422,7 @@ def time_one(
     mode: str,
     batch_size: int,
 ) -> list[Timing]:
-    """Build every implementation, then time them in turns. `excluded`: errors of those that are not timed."""
+    """Build all implementations, then time them in turns. `excluded`: errors of those that are not timed."""
     entry = zoo.get_entry(model)
     shape = entry.input_shape
     if arguments.image_size and len(shape) == 3:
@@ -483,7 +483,7 @@ def time_one(
 def take_turns(
     workers: dict[str, Worker], steps: dict[str, int], timings: dict[str, Timing], rounds: int
 ) -> None:
-    """Fill in the step times; each round starts with the next implementation."""
+    """Fill in the step times. Each round starts with the next implementation."""
     names = list(workers)
     for number in range(rounds):
         first = number % max(len(names), 1)
@@ -492,7 +492,7 @@ def take_turns(
             if timing.error is not None:
                 continue
             try:
-                # Not timed: while the process was stopped, it lost the caches, and freed memory has to be allocated.
+                # Not timed: after being stopped, the process has cold caches and must reallocate freed memory.
                 workers[name].call("run", steps=1)
                 seconds = workers[name].call("run", steps=steps[name])
                 timing.step_times.append(1000 * seconds / steps[name])

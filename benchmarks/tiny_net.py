@@ -1,4 +1,4 @@
-"""A net for dry runs of `benchmarks.gpu`, as `benchmarks.tiny_net:tiny_net`.
+"""A net for dry runs of `benchmarks.gpu`, named `benchmarks.tiny_net:tiny_net`.
 
 The zoo's tiny nets take ten seconds or more to compile on two cores, and a dry run compiles a dozen programs.
 """

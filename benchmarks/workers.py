@@ -2,9 +2,9 @@
 
 Each timed implementation (the zoo or a baseline) runs in its own process, so that libraries, threads and memory are
 separate. A worker stays alive between rounds, since building is expensive, and is stopped by SIGSTOP between its turns,
-so that spinning idle threads of one library do not slow down another.
+so that one library's spinning idle threads do not slow down another.
 
-The processes communicate over pipes, one line of JSON per request and answer:
+The processes communicate over pipes, with one line of JSON per request and response:
 
     {"call": "run", "arguments": {"steps": 5}}    ->    {"value": 4.02}    or    {"error": "out of memory"}
 
@@ -78,8 +78,8 @@ PARENT = "JAX_ZOO_PARENT"  # process ID of the parent, for `die_with_parent`
 def die_with_parent() -> None:
     """On Linux, let the system kill this process when its parent ends, even by SIGKILL.
 
-    A stopped worker would otherwise stay, with its memory on the device. Not by Popen's preexec_fn, which forks a
-    process with threads and may deadlock.
+    A stopped worker would otherwise remain and keep its device memory. This is not done in Popen's preexec_fn, which
+    may deadlock in a process with threads.
     """
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
@@ -87,7 +87,7 @@ def die_with_parent() -> None:
         if PARENT in os.environ:
             try:
                 os.kill(int(os.environ[PARENT]), 0)
-            except ProcessLookupError:  # it ended before the call above
+            except ProcessLookupError:  # the parent ended before the call above
                 sys.exit(1)
 
 
@@ -122,7 +122,7 @@ class Worker:
     def __init__(self, command: Sequence[str | os.PathLike], *, timeout: float = 300.0):
         """Start the process. A call that takes longer than `timeout` seconds kills it.
 
-        JAX allocates a GPU's memory as needed: by default it would reserve three quarters, while other workers live.
+        JAX allocates GPU memory on demand: by default, it would reserve three quarters while other workers are alive.
         """
         self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)

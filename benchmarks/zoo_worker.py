@@ -1,4 +1,4 @@
-"""Zoo worker of benchmarks.throughput: the steps that train.run compiles, on data that are already on the device."""
+"""Zoo worker of benchmarks.throughput: the steps that train.run compiles, on data already in device memory."""
 
 import sys
 import time
@@ -43,7 +43,7 @@ class Zoo:
           without: CPU kernels of `zoo.cpu` to disable, or "all".
         """
         jax.config.update("jax_enable_compilation_cache", use_cache)
-        left = None  # default for the devices
+        left = None  # the devices' default
         if without:
             left = cpu.KERNELS - (cpu.KERNELS if "all" in without else frozenset(without))
         self.devices = Devices(jax.local_devices()[:devices], kernels=left)
@@ -101,7 +101,7 @@ class Zoo:
         }
         np.savez(path, image=batch["image"], label=batch["label"], **flat)
 
-        # On a GPU the default is TF32, whose three digits are too few to distinguish two nets.
+        # On a GPU, the default is TF32, whose three digits are too few to distinguish two nets.
         with jax.default_matmul_precision("highest"):
             made, split = make_steps(experiment, plan), self.devices.split(batch)
             logits = self.devices.map_eval_step(made.evaluate)(variables, split)["logits"]
@@ -232,7 +232,7 @@ class Zoo:
             stages=(Stage(objective=objective or entry.objective, optimizer=ADAM),),
         )
         samples = random_samples(np.random.default_rng(seed), images)
-        # An autoencoder has no classes, a data set at least two.
+        # An autoencoder has no classes, but a data set has at least two.
         dataset = dataset_of({"train": samples}, num_classes or 2, seed)
         return resolve(recipe, dataset=dataset, devices=self.devices)
 

@@ -35,7 +35,7 @@ class DatasetInfo:
 
     name: str
     description: str
-    source: str  # authors of the images, and the paper that uses them
+    source: str  # authors of the images, and the paper that uses the data
     homepage: str = ""
     synthetic: bool = False
     num_classes: int | None = None
@@ -124,9 +124,9 @@ class BadImage:
 
 @dataclasses.dataclass(frozen=True)
 class Duplicate:
-    """An image of one split that is also in an earlier split."""
+    """An image that also occurs in an earlier split."""
 
-    kind: Literal["copy", "look"]  # equal bytes, or nearly equal perceptual hashes
+    kind: Literal["copy", "look"]  # identical bytes, or nearly equal perceptual hashes
     split: str
     id: str
     other_split: str
@@ -182,7 +182,7 @@ class Split(Labeled):
         groups: Sequence[str] = (),
     ) -> None:
         """Create a split from either `load(i)`, which returns image i, or `read(i)`, which returns the bytes of its
-        file. An array that `load` returns may be shared. Other arguments: see `Labeled`."""
+        file. Arrays returned by `load` may be shared. For other arguments, see `Labeled`."""
         super().__init__(ids, labels, digests=digests, groups=groups)
         if (load is None) == (read is None):
             raise ValueError("pass either load or read")
@@ -215,7 +215,7 @@ class Split(Labeled):
         return self._checked(index, load)
 
     def content(self, index: int) -> bytes | None:
-        """Return the undecoded bytes of image `index`'s file; None if images do not come from files."""
+        """Return the undecoded bytes of image `index`'s file; None if the images are not from files."""
         return self._checked(index, self._read) if self._read else None
 
     def _checked(self, index: int, load: Callable[[int], T]) -> T:
@@ -271,7 +271,7 @@ class Dataset(Generic[S]):
     class_names: tuple[str, ...]  # indexed by label
     info: DatasetInfo
     fingerprint: str  # hash of ids, class names and contents: see `fingerprint`
-    bad_images: tuple[BadImage, ...] = ()  # left out of the splits
+    bad_images: tuple[BadImage, ...] = ()  # excluded from the splits
     seed: int = 0  # of the random split, or of the generator
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON-serializable
     notes: tuple[str, ...] = ()  # one-line remarks for the user
@@ -283,10 +283,10 @@ class Dataset(Generic[S]):
             raise ValueError(f"splits are {list(self.splits)} instead of {list(SPLITS)}")
 
     def manifest(self) -> dict[str, Any]:
-        """Return the contents of each split and the origin of the data, as JSON-serializable data.
+        """Return the content of each split and the origin of the data, as JSON-serializable data.
 
-        `splits` maps each split to `{id: label}`, in the order of the split; `sha256` maps ids to hashes of their
-        contents; `groups` maps ids to groups, where there are any. See `datasets.manifest`.
+        `splits` maps each split to `{id: label}`, in the order of the split; `sha256` maps ids to content hashes;
+        `groups` maps ids to groups, if there are any. See `datasets.manifest`.
         """
         splits = self.splits.values()
         return {

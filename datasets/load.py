@@ -1,6 +1,6 @@
 """Data sets by name or path. Imports only the standard library.
 
-A named data set is a module of `datasets.named`, or an entry point of the group `jax_zoo.datasets` in an installed
+A named data set is a module of `datasets.named`, or an entry point in the group `jax_zoo.datasets` of an installed
 package (see `zoo.common.names`): a module or any other object with
 
     INFO: DatasetInfo
@@ -77,18 +77,18 @@ def load_dataset(
       on_bad_image: "skip" leaves out images that cannot be decoded, "error" raises InputError.
       max_bad: largest fraction of images that may be left out because they cannot be decoded.
       progress: called as `progress(text, done, total)` while images are checked, unpacked or downloaded.
-      group: regular expression that is searched for in each id. Images with the same first group (or the same match,
-        if the expression has no group) stay in the same split: those of an individual or a visit, for example. Groups
-        that come with the data take precedence.
+      group: regular expression searched for in each id. Images with the same first group (or the same match, if the
+        expression has no group) stay in the same split: those of one individual or one visit, for example. Groups that
+        come with the data take precedence.
       folds, fold: cross-validation with `folds` folds. Fold number `fold`, counted from 0, is the test split;
         validation images are drawn from the other folds. Published validation images join the folds; a published test
         split is kept, and the fold becomes the validation split.
       splits_file: `splits.json` of an earlier run, or its directory: reuse its splits and its order of classes (see
         `datasets.manifest`).
-      published_splits: "keep" the splits that come with the data, "pool" all images and split them again, or do as the
-        data set's paper does ("auto": afhq pools, all others keep).
-      classes: classes of a trained model, to score it on other data. The data may have any of them, and get the model's
-        labels; nothing is split: published splits are kept, and all other images are the test split.
+      published_splits: "keep" the splits that come with the data, "pool" all images and split them again, or follow the
+        data set's paper ("auto": afhq pools, all others keep).
+      classes: classes of a trained model, to score it on other data. The data may have a subset of them, and get the
+        model's labels; nothing is split: published splits are kept, and all other images form the test split.
 
     Raises InputError with a one-line message for unusable data or options.
     """
@@ -118,7 +118,7 @@ def load_dataset(
 
 
 def _builder(name_or_path: str | os.PathLike[str]) -> Callable[[Options], Dataset]:
-    """Return the function that loads the data set of a name or path."""
+    """Return the function that loads the data set with this name or path."""
     if isinstance(name_or_path, str):
         if name_or_path in list_datasets():
             return _find(name_or_path).build
@@ -155,7 +155,7 @@ def _builtin_names() -> frozenset[str]:
 
 
 def _find(name: str) -> NamedDataset:
-    """Return the data set of a name. Built-in data sets take precedence over data sets from other packages."""
+    """Return a data set by name. Built-in data sets take precedence over those of other packages."""
     if name in _builtin_names():
         return cast(NamedDataset, importlib.import_module(f"{named.__name__}.{name}"))
     if name not in plugin_names("datasets"):

@@ -9,13 +9,13 @@ from zoo.common.errors import InUse
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str], busy: str, warn: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock on the file `path`, which is created and stays.
+    """Hold a lock on the file `path`, which is created and not removed.
 
     Args:
       path: the lock file, in an existing folder.
       busy: message if another process holds the lock.
-      warn: called with a message if the file system has no locks, as some network file systems; the block then runs
-        without a lock.
+      warn: called with a message if the file system has no locks, as is the case for some network file systems; the
+        block then runs without a lock.
 
     Raises:
       InUse: another process holds the lock.
@@ -23,9 +23,9 @@ def locked(path: str | os.PathLike[str], busy: str, warn: Callable[[str], None])
     """
     import filelock  # takes 0.1 s
 
-    with open(path, "a"):  # an error of the file, which an error of `acquire` then is not
+    with open(path, "a"):  # raises errors of the file itself, to tell them from those of `acquire`
         pass
-    # A marker file in place of the lock would outlive a killed process.
+    # A marker file instead of a lock would outlive a killed process.
     lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()

@@ -2,7 +2,7 @@
 
 A manifest is a JSON object. Only the field `splits` is required:
 
-    format        2; older files have no format and no hashes
+    format        2; older files have neither a format nor hashes
     splits        {"train": {id: label, ...}, "validation": {...}, "test": {...}}; a label is an index into
                   class_names, and the order of the examples is kept
     class_names   ["cats", "dogs"]; default: the class names of the data
@@ -90,8 +90,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 def edition_of(manifest: Mapping[str, Any]) -> Edition:
     """Return the edition of the data of a manifest (a JSON object): see `Dataset.edition`.
 
-    In manifests written before the field existed, a note tells a lossy copy, and the ids tell a repacked CIFAR-10: the
-    published batches have no files per image, so that their ids have no suffix.
+    In manifests written before the field existed, a lossy copy is recognized by a note, and a repacked CIFAR-10 by its
+    ids: the published batches have no file per image, so their ids have no suffix.
     """
     if "edition" in manifest:
         return manifest["edition"]

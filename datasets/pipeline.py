@@ -1,7 +1,7 @@
 """Input pipeline: decode, resize, shuffle, shard, batch and prefetch splits as uint8 on the host.
 
-An element of the training pipeline is a whole batch. The step determines which samples the batch holds, so that any
-batch can be loaded without its predecessors, and resuming is exact.
+An element of the training pipeline is a whole batch. The step determines the samples in the batch, so that any batch
+can be loaded without its predecessors, and resuming is exact.
 """
 
 import dataclasses
@@ -120,11 +120,11 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int, repeats: int = 1) -
     """Return the order of an epoch: a permutation of `range(num_examples * repeats)`, int64, read-only.
 
     Depends only on the arguments. The elements are sample numbers: number i is an occurrence of example
-    `i % num_examples`. Sample numbers are unique within an epoch, so that random augmentation differs between the
-    occurrences of an example. Without repeats, sample numbers are example indices.
+    `i % num_examples`. Sample numbers are unique within an epoch, so random augmentation differs between occurrences of
+    an example. Without repeats, sample numbers are example indices.
 
-    All feeding modes use this order, or `balanced_order`; see `TrainBatches.order`. It is the same for every version of
-    NumPy, which guarantees the random bits of a generator, but not its permutations.
+    All feeding modes use this order, or `balanced_order`; see `TrainBatches.order`. It is the same with every version
+    of NumPy, which guarantees a generator's random bits, but not its permutations.
     """
     bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
     order = _permutation(bits, num_examples * repeats)
@@ -162,7 +162,7 @@ def _permutation(bits: np.random.Philox, count: int) -> np.ndarray:
 def steps_per_epoch(
     num_examples: int, batch_size: int, *, drop_last: bool, multiple_of: int = 1
 ) -> int:
-    """Return the number of batches per epoch: full ones and, unless `drop_last`, a smaller last one.
+    """Return the number of batches per epoch: full batches and, unless `drop_last`, a smaller last one.
 
     With repeats, `num_examples` is the number of samples per epoch.
     """
@@ -276,11 +276,11 @@ class TrainBatches:
 
 def _threaded(elements: range, load: Callable[[int], Batch], num_threads: int | None) -> Any:
     """Return a Grain iterator of `load(element)`, in order, with prefetching threads."""
-    # Threads, not processes: decoding and resizing release the GIL, images need not be copied, and threads are 1.5
-    # times as fast on two cores.
+    # Threads, not processes: decoding and resizing release the GIL, images are not copied, and threads are 1.5 times as
+    # fast on two cores.
     threads = num_threads or min(os.cpu_count() or 1, MAX_THREADS)
     dataset = grain.MapDataset.range(elements.start, elements.stop, elements.step).map(load)
-    # The buffer also counts batches being loaded: a smaller buffer would leave threads idle.
+    # The buffer includes batches being loaded: a smaller buffer would leave threads idle.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
     return iter(dataset.to_iter_dataset(options))
 

@@ -1,7 +1,7 @@
 """Seeded, stratified splits that depend only on the ids of the examples.
 
-Random choices are made by a hash of (seed, id), so that a split does not depend on the order in which the file system
-lists files, nor on the version of a random generator or library.
+Random choices are made by a hash of (seed, id), so that a split depends neither on the order in which the file system
+lists files nor on the version of a random generator or library.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ def stratified_split(
 ) -> dict[str, list[int]]:
     """Take held-out splits from the examples, with the same fraction of every class; the rest is "train".
 
-    Within its class, an example is placed by a hash of (seed, id). Adding files leaves most of the others in their
+    Within its class, an example is assigned by a hash of (seed, id). If files are added, most of the others keep their
     splits.
 
     Args:
@@ -60,8 +60,8 @@ def fold_split(
 ) -> dict[str, list[int]]:
     """Split for cross-validation: fold number `fold` becomes the split `held_out`, and the rest is split.
 
-    Each example is in exactly one of the `folds` folds. Per class, the sizes of the folds differ by at most one image,
-    or, with groups, by as little as whole groups allow. `fractions` are fractions of the rest. See `stratified_split`.
+    Each example is in exactly one of the `folds` folds. Per class, fold sizes differ by at most one image or, with
+    groups, by as little as whole groups allow. `fractions` are fractions of the rest. See `stratified_split`.
     """
     units = _units(ids, classes, groups)
     _check_single(units, ["train", held_out])
@@ -193,8 +193,8 @@ def _take_groups(
     """Fill each split greedily: in the order of their hashes, units join or leave it as long as that brings it
     closer to its fractions.
 
-    Training keeps at least one unit of each class. If there are enough units of a class, each split gets one; if not,
-    the first splits get none.
+    Training keeps at least one unit of each class. If a class has enough units, each split gets one; if not, the first
+    splits get none.
     """
     images, left = _totals(units)
     free = sorted(units, key=lambda u: (_rank(seed, u.name), u.group))
@@ -252,7 +252,7 @@ def _assign_folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
     images, count = _totals(units)
     order = sorted(
         range(len(units)),
-        # Sizes are compared by powers of two, so that different seeds give different folds.
+        # Sizes are compared in powers of two, so that different seeds give different folds.
         key=lambda i: (
             -len(units[i].indices).bit_length(),
             list(units[i].classes),
@@ -275,7 +275,7 @@ def _assign_folds(units: Sequence[_Unit], folds: int, seed: int) -> list[int]:
         able = [
             fold
             for fold in range(folds)
-            # A fold with all units of a class would leave none to train on.
+            # A fold with all units of a class would leave none for training.
             if all(seen[fold][c] < count[c] - 1 for c in unit.classes)
         ]
         if not able:

@@ -1,4 +1,4 @@
-"""Data sets derived from others: fewer training images per class, noise on some images, or several splits in one."""
+"""Derived data sets: fewer training images per class, noise on some images, or several splits merged."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ class Subset(Split):
 
 
 class Noisy(Split):
-    """Another split with Gaussian noise on a fraction of its images. The seed fixes both choice and noise."""
+    """Another split with Gaussian noise on a fraction of its images. The seed determines both selection and noise."""
 
     def __init__(self, split: Split, share: float, sigma: float, seed: int) -> None:
         self._split = split
@@ -57,7 +57,7 @@ class Noisy(Split):
         )
 
     def resized(self, index: int, rule: ResizeRule, decoder: Decoder = "exact") -> np.ndarray:
-        """Resize first, then add noise: resizing would average the noise, and sigma refers to the model's input."""
+        """Resize first, then add noise: resizing would average out the noise, and sigma refers to the model's input."""
         return self._with_noise(index, self._split.resized(index, rule, decoder))
 
     def _with_noise(self, index: int, image: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def _merged(splits: Sequence[Labeled]) -> Labeled:
 
 
 def with_classes(dataset: Dataset[Split], classes: tuple[str, ...]) -> Dataset[Split]:
-    """Give a data set the classes of a model, in their order. Raises InputError if it has others."""
+    """Give a data set the classes of a model, in the model's order. Raises InputError if it has any others."""
     check_classes(dataset.name, dataset.class_names, classes)
     new_labels = np.array([classes.index(name) for name in dataset.class_names], np.int32)
     splits = {}
@@ -139,7 +139,7 @@ def limit_per_class(dataset: Dataset[Split], count: int, seed: int) -> Dataset[S
 def add_noise(dataset: Dataset[Split], share: float, sigma: float, seed: int) -> Dataset[Split]:
     """Add Gaussian noise of standard deviation `sigma` (gray levels) to a fraction `share` of the images of every
     split."""
-    # One seed per split, so that splits differ in the noise and in the indices of noisy images.
+    # One seed per split, so that splits differ in the noise and in which images are noisy.
     noisy = {
         name: Noisy(split, share, sigma, 3 * seed + number)
         for number, (name, split) in enumerate(dataset.splits.items())

@@ -1,4 +1,4 @@
-"""The fault campaign: its tries, what it finds, and a small form of it."""
+"""The fault campaign: its trials, what it detects, and a small run of it."""
 
 import itertools
 import json
@@ -168,13 +168,13 @@ def test_a_campaign_continues_its_record(tmp_path):
     found = json.loads(out.read_text())
     assert (found["tries"], found["lost"], found["failures"]) == (2, 0, [])
     assert found["failures_before"][0]["text"] == "a checkpoint"
-    with pytest.raises(SystemExit, match="other tries"):
+    with pytest.raises(SystemExit, match="different trials"):
         campaign.Record(campaign.Arguments(seed=1, only=("train.models",), out=out), tries)
 
 
-@pytest.mark.long  # mounts small file systems, and waits for commands that it disturbs
+@pytest.mark.long  # mounts small file systems, and waits for commands with faults
 def test_a_small_campaign_finds_nothing(tmp_path, command_environment):
-    """A run and the preparation of data are disturbed and repeated."""
+    """Faults in training and data preparation, each followed by a rerun."""
     out = tmp_path / "campaign.json"
     flags = ["--tries", "4", "--jobs", "1", "--seed", "2", "--out", str(out)]
     done = subprocess.run(

@@ -8,7 +8,7 @@ predictor.probabilities(images)                                 # uint8 [H, W, 3
 import sys
 
 # While `python -m train.run` looks for its module, sys.argv[0] is "-m". From here on, signals stop the command without
-# a traceback, also while it imports its libraries.
+# a traceback, even while it imports its libraries.
 if sys.argv[:1] == ["-m"] and any(word.startswith("train.") for word in sys.orig_argv):
     from train import stopping
 
@@ -16,7 +16,7 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("train.") for word in sys.orig
 
 
 def __getattr__(name: str):
-    """Import what needs JAX on first use only, so that `--help` is instant."""
+    """Import modules that need JAX on first use only, so that `--help` is instant."""
     if name in ("load_run", "Predictor"):
         from train import predictor
 

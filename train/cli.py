@@ -56,13 +56,13 @@ def main(command: Callable[[list[str]], None], arguments: Sequence[str] | None =
 
 
 def say_notes(dataset: "Dataset") -> None:
-    """Print what the user should know about how the data were read."""
+    """Print the data set's notes for the user."""
     for note in dataset.notes:
         say(f"note: {note}")
 
 
 def say_skipped(dataset: "Dataset", listed_in: Path | None = None) -> None:
-    """Print how many images cannot be decoded, and the file that lists them, or else the first one."""
+    """Print how many images cannot be decoded, and either the file that lists them or the first one."""
     if not dataset.bad_images:
         return
     bad = dataset.bad_images[0]
@@ -71,7 +71,7 @@ def say_skipped(dataset: "Dataset", listed_in: Path | None = None) -> None:
 
 
 def result(text: str) -> None:
-    """Print the last result on stdout: it does not matter any more if its reader is gone."""
+    """Print the last result on stdout, ignoring a reader that has closed it."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -79,7 +79,7 @@ def result(text: str) -> None:
 
 
 def is_ascii(stream: TextIO) -> bool:
-    """Whether a stream writes other characters only as escape sequences."""
+    """Whether a stream can write non-ASCII characters only as escape sequences."""
     try:
         "\u732b".encode(stream.encoding or "utf-8")
     except (LookupError, UnicodeEncodeError):
@@ -91,7 +91,7 @@ def _fail(message: str, status: int) -> None:
     stopping.reported()
     try:
         sys.stdout.flush()
-    except OSError:  # else Python tries again at exit, and prints a traceback
+    except OSError:  # otherwise, Python would retry at exit and print a traceback
         streams.to_devnull(sys.stdout)
     print(f"{'' if status == 130 else 'error: '}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
@@ -135,8 +135,8 @@ def prepare_environment(*, large_arrays: bool = True) -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if YNN_FLAG not in flags:
-        # jaxlib 0.10.2 fuses CPU code through YNNPACK: wrong results in a known case, and the nets of the zoo run two
-        # to three times slower (SAM-AlexNet, batch 16, two cores: 1309 instead of 802 ms per training step).
+        # jaxlib 0.10.2 fuses CPU code through YNNPACK, which gives wrong results in a known case and makes the zoo's
+        # nets two to three times slower (SAM-AlexNet, batch 16, two cores: 1309 instead of 802 ms per training step).
         os.environ["XLA_FLAGS"] = f"{flags} {YNN_FLAG}=".strip()
     # Nothing is set for GPUs: no flag has been measured on one, and XLA's defaults include autotuning, command buffers
     # and Triton fusions. Settings for GPUs belong here.

@@ -1,9 +1,9 @@
 """Compare finished runs:  python -m train.compare runs/first runs/second
 
-Prints their scores with 95% intervals and the test between them, and writes one HTML page, which also has their curves
-over one another and the images that only one of them gets right. Rows of a paper (results/PAPER/ROW, all its seeds)
-can be compared, too. Tests need the same test images: McNemar's test for two runs, Nadeau and Bengio's t-test for
-folds, Holm's adjustment for more than two candidates.
+Prints scores with 95% intervals and pairwise tests, and writes an HTML page that also overlays the learning curves and
+shows the images that only one of the runs gets right. Rows of a paper (results/PAPER/ROW, with all seeds) can be
+compared, too. Tests require the same test images: McNemar's test for two runs, Nadeau and Bengio's t-test for folds,
+Holm's adjustment for more than two candidates.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from train.comparison.results import Pair
     from train.comparison.sources import Candidate
 
-# Scores by their names on the command line: the field of test.json, and the name in sentences.
+# Values of --metric: the metric of `statistics`, and its name in sentences.
 METRICS: "dict[str, tuple[Metric, str]]" = {
     "accuracy": ("accuracy", "accuracy"),
     "macro_f1": ("f1", "macro-F1"),
@@ -37,13 +37,13 @@ class Arguments:
     """Command-line flags."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories or rows of a paper; two or more."""
+    """Two or more run directories or rows of a paper."""
     metric: Literal["accuracy", "macro_f1", "macro_precision", "macro_recall"] = "accuracy"
-    """Score that is tested."""
+    """Score to test."""
     settings: int = 5
-    """Number of settings that a study stands for, the best by validation."""
-    no_tests: bool = False
-    """Only scores and curves: the runs may have different test images."""
+    """Number of settings to compare from each study, the best by validation score."""
+    tests: bool = True
+    """Test the differences; without tests, the runs may have different test images."""
     out: Path = Path("comparison.html")
     """HTML page to write."""
 
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     if len(candidates) < 2:
         raise InputError("nothing to compare with: name at least two runs")
     metric, name = METRICS[arguments.metric]
-    pairs = [] if arguments.no_tests else results.compare(candidates, metric)
+    pairs = results.compare(candidates, metric) if arguments.tests else []
     sentences = describe(candidates, pairs, name)
     table = score_table(candidates)
     pixels, note = load_images(candidates[0], page.shown_images(candidates, pairs))
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 
 def score_table(candidates: "Sequence[Candidate]") -> tuple[list[str], list[list[str]]]:
-    """Make heading and rows of the table of scores."""
+    """Build the heading and the rows of the score table."""
     from train.comparison.results import score
 
     heading = ["", "model", "data", "runs", "test images", "accuracy", "95%", "macro-F1", "95%"]
@@ -113,7 +113,7 @@ def _counts(folds: int, seeds: int) -> str:
 
 
 def describe(candidates: "Sequence[Candidate]", pairs: "Sequence[Pair]", metric: str) -> list[str]:
-    """Say what the tests found, one sentence per test, and what they cover."""
+    """Describe the test results, one sentence per test, and what they cover."""
     from train.analysis.statistics import sentence
 
     lines = []
@@ -123,17 +123,17 @@ def describe(candidates: "Sequence[Candidate]", pairs: "Sequence[Pair]", metric:
             text = sentence(*names, difference)
             lines.append(f"{metric}: {text} ({difference.test})")
     if len(pairs) > 1:
-        lines.append(f"p values of the {len(pairs)} main tests are adjusted by Holm's method")
+        lines.append(f"p-values of the {len(pairs)} main tests are adjusted by Holm's method")
     if pairs and all(len(c.pooled.seeds) == 1 and c.pooled.num_folds == 1 for c in candidates):
         lines.append(
-            "tests and intervals cover the choice of the test images alone: with one seed each, part of a difference"
-            " may be the seed's"
+            "tests and intervals cover only the choice of test images: with one seed each, part of a difference may be"
+            " due to the seed"
         )
     return lines
 
 
 def load_images(candidate: "Candidate", ids: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Load images of the data set of a candidate by id: uint8 [H, W, 3]. Returns also why some are missing."""
+    """Load images from a candidate's data set by id, uint8 [H, W, 3]. Also returns why some are missing."""
     if not ids:
         return {}, ""
     from datasets import load_dataset
@@ -157,7 +157,7 @@ def load_images(candidate: "Candidate", ids: Sequence[str]) -> tuple[dict[str, A
     finally:
         progress.stop()
     missing = len(ids) - len(found)
-    return found, f"{missing} images are not shown: the data set lacks them" if missing else ""
+    return found, f"{missing} images are not shown: not in the data set" if missing else ""
 
 
 def show(table: tuple[list[str], list[list[str]]], sentences: Sequence[str]) -> None:

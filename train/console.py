@@ -1,6 +1,6 @@
 """The console command `jax-zoo`: `jax-zoo run --model sam_alexnet` is `python -m train.run --model sam_alexnet`.
 
-Unlike `python -m`, it does not import a `train.py` or `datasets/` of the working folder. `--help` imports only the
+Unlike `python -m`, it does not import a `train.py` or `datasets/` in the working folder. `--help` imports only the
 standard library.
 """
 
@@ -9,7 +9,7 @@ import sys
 
 from zoo.common.commands import SCRIPT
 
-# Subcommand: its module and what it does.
+# Subcommands with their modules and descriptions.
 COMMANDS = {
     "run": ("train.run", "train a model, or resume a run"),
     "evaluate": ("train.evaluate", "evaluate a finished run again"),
@@ -39,8 +39,8 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Run the subcommand in the process's arguments, as `python -m` runs its module."""
-    # Before anything else is imported, as train/__init__.py does for `python -m`.
+    """Run the subcommand named in the process's arguments, as `python -m` would run its module."""
+    # Before any other import, as train/__init__.py does for `python -m`.
     from train import stopping
 
     stopping.install()

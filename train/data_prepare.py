@@ -1,4 +1,4 @@
-"""`python -m train.data prepare`: write any data set as a TFDS data set in ArrayRecord, which later runs read as is."""
+"""`python -m train.data prepare`: write any data set as a TFDS data set (ArrayRecord) for later runs."""
 
 import dataclasses
 import shlex
@@ -26,7 +26,7 @@ class Prepare:
     name: str | None = None
     """Name of the written data set (default: the original name and the image size)."""
     image_size: int | None = None
-    """Size in pixels to which larger images are resized (default: keep all files unchanged)."""
+    """Size in pixels; larger images are resized to it (default: keep all files unchanged)."""
     resize: Literal["shorter", "squash"] = "shorter"
     """shorter: resize the shorter side to --image-size; squash: resize to a square, ignoring the aspect ratio."""
     format: Literal["jpeg", "png"] = "jpeg"
@@ -40,7 +40,7 @@ class Prepare:
     on_bad_image: Literal["skip", "error"] = "skip"
     """Skip images that cannot be decoded, or refuse data that have any."""
     max_bad: float = 0.05
-    """Maximum fraction of images that may be skipped because they cannot be decoded."""
+    """Maximum fraction of images to skip because they cannot be decoded."""
 
 
 def prepare(arguments: Prepare) -> None:
@@ -77,7 +77,7 @@ def prepare(arguments: Prepare) -> None:
             progress=cli.progress_callback(progress),
             warn=cli.say,
         )
-        # Reading it once runs the checks of a first read, so that later runs skip them.
+        # Reading it here runs the checks of a first read, so that later runs skip them.
         written = load_dataset(directory, progress=cli.progress_callback(progress))
     finally:
         progress.stop()

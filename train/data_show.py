@@ -32,7 +32,7 @@ class Show:
     split_seed: int = 0
     """Seed of the random split, for data without splits."""
     max_bad: float = 0.05
-    """Maximum fraction of images that may be skipped because they cannot be decoded."""
+    """Maximum fraction of images to skip because they cannot be decoded."""
     out: Path | None = None
     """PNG file to write; FILE_classes.png is written next to it (default: the data set's name)."""
     augment: Augmentation = Augmentation()
@@ -83,10 +83,10 @@ def show(arguments: Show) -> None:
 
 
 def _check_outside(out: Path, data: Path) -> None:
-    """Raise InputError if the figure would lie in a folder of the data, where it would be taken for an image."""
+    """Raise InputError if the figure would be written to a data folder, where it would be mistaken for an image."""
     folder, root = out.resolve().parent, data.resolve()
     if root.is_dir() and folder != root and root in folder.parents:
-        raise InputError(f"--out {out} is in a folder of the data: use a path outside of {data}")
+        raise InputError(f"--out {out} is inside the data folder: use a path outside of {data}")
 
 
 def _default_size(name: str) -> int:

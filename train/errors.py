@@ -32,7 +32,8 @@ class Interrupted(Exception):
 def exhausted(error: Exception) -> Literal["disk", "memory"] | None:
     """Return the resource that ran out, if that caused the error, else None.
 
-    The only function that inspects error messages: XLA, TensorStore and torch report these two cases in no other way.
+    This is the only function that inspects error messages: XLA, TensorStore and torch offer no other way to detect
+    these two cases.
     """
     text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

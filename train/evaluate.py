@@ -1,8 +1,7 @@
 """Evaluate a finished run:  python -m train.evaluate runs/my-run --dataset other_photos/
 
 Without --dataset, recomputes test.json from best/ and prints it as JSON on stdout; every field except the times is
-equal. Other data than those of the run get the same output; their classes are matched by name, and may be some of the
-model's.
+equal. For other data, the output is the same; classes are matched by name and may be a subset of the model's.
 """
 
 import dataclasses
@@ -30,13 +29,13 @@ class Arguments:
     workdir: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
     split: Literal["test", "validation", "train"] = "test"
-    """Split to evaluate; all images, for other data without splits."""
+    """Split to evaluate; for other data without splits, all images."""
     dataset: str | None = None
-    """Current path of the run's data, if they have moved, or other data: registered name, tfds:NAME, or path."""
+    """Current path of the run's data if they were moved, or other data: registered name, tfds:NAME, or path."""
     data_dir: str | None = None
     """Directory with a registered data set's files."""
     max_bad: float | None = None
-    """Maximum fraction of images that may be skipped because they cannot be decoded (default: the run's)."""
+    """Maximum fraction of images to skip because they cannot be decoded (default: the run's)."""
 
 
 def main(argv: list[str]) -> None:
@@ -87,7 +86,7 @@ def main(argv: list[str]) -> None:
 
 
 def resolve_other(recipe: Recipe, run: RunDir, predictor: "Predictor", split: str) -> "Experiment":
-    """Load other data than a run's, with the classes of its model. Raises InputError if they cannot be scored."""
+    """Load data other than the run's, with the classes of its model. Raises InputError if they cannot be scored."""
     from datasets import load_dataset
     from train.engine.inputs import ImageInputs
     from train.setup import resolve
@@ -99,12 +98,12 @@ def resolve_other(recipe: Recipe, run: RunDir, predictor: "Predictor", split: st
         or not isinstance(inputs, ImageInputs)
     ):
         raise InputError(
-            f"{recipe.dataset} is not the data of {run.path}, whose scores need its training images (features or a"
-            " probe): use that data"
+            f"{recipe.dataset} is not the data set of {run.path}, whose scores need its training images (features or a"
+            " probe): use that data set"
         )
     recipe = dataclasses.replace(
         recipe,
-        # Of the training data.
+        # These apply to the training data only.
         group=None,
         folds=0,
         fold=0,
@@ -128,7 +127,7 @@ def resolve_other(recipe: Recipe, run: RunDir, predictor: "Predictor", split: st
         raise InputError(f"{dataset.name} has no {split} images: use --split {' or '.join(others)}")
     present = len(set(images.labels.tolist()))
     cli.say(
-        f"note: these are other data than those of the run: {len(images)} images, {present} of"
+        f"note: these are not the run's data: {len(images)} images, {present} of"
         f" {len(dataset.class_names)} classes, over which precision, recall and F1 are averaged"
     )
     cli.say_notes(dataset)

@@ -61,7 +61,7 @@ def parse(
 
 
 def with_other_form(description: str, module: str) -> str:
-    """Add to a description that the command can be started by `jax-zoo`, too, or by `python -m`."""
+    """Add the other form of the command, `jax-zoo` or `python -m`, to a description."""
     if not module.startswith("train."):
         return description
     name = module.removeprefix("train.")
@@ -70,7 +70,7 @@ def with_other_form(description: str, module: str) -> str:
 
 
 def with_current_names(argv: Sequence[str]) -> list[str]:
-    """Replace flags and values that were renamed since the last version by their current names."""
+    """Replace flags and values that were renamed since the last version with their current names."""
     current: list[str] = []
     flag = ""
     for word in argv:

@@ -1,9 +1,9 @@
 """Transparent huge pages (2 MiB) for XLA's temporary buffers on CPU, where Linux grants them on request.
 
-XLA on CPU allocates its temporary memory again in each step: AlexNet's 530 MB are 136,000 pages of 4 KiB, which cost a
+On CPU, XLA reallocates its temporary memory in each step: AlexNet's 530 MB are 136,000 pages of 4 KiB, which cost a
 fifth of the step; MobileNetV2's cost a third (`benchmarks/NOTES.md`). glibc reads the setting at process startup, so a
-command restarts itself with `exec`: same process ID, at the cost of repeating its imports. Any other process (a
-notebook, a Python caller) is not restarted; only its child processes get the setting.
+command restarts itself with `exec`, which keeps the process ID but repeats the imports. Any other process (a notebook,
+a Python caller) is not restarted; only its child processes get the setting.
 
 Imports only the standard library.
 """
@@ -25,7 +25,7 @@ _may_restart = False
 
 @contextlib.contextmanager
 def restart_allowed(command: Callable[[list[str]], None]) -> Iterator[None]:
-    """Context in which `enable` may restart the process, provided that it was started to run only this command."""
+    """Context in which `enable` may restart the process, provided that the process runs only this command."""
     global _may_restart
     _may_restart = _is_whole_process(command)
     try:

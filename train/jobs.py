@@ -189,7 +189,7 @@ def _outcome(
         _train(train, recipe, run.path, job.figures)
     except Interrupted:
         raise
-    except InUse:  # the other process decides what becomes of the run
+    except InUse:  # the other process records the outcome
         return Outcome("in use", "another process is training it")
     except Exception as error:
         outcome = _outcome_of(error, started=run.exists())

@@ -103,7 +103,7 @@ def find_images(paths: Iterable[Path]) -> Iterator[ImageSource]:
 def predict(
     predictor: "Predictor", sources: Iterable[ImageSource], top_k: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row per image: `image`, `predictions` (most probable first), `error`. Keeps one batch in memory."""
+    """Yield one row per image: `image`, `predictions` (most probable first), `error`. Only one batch is in memory."""
     sources = iter(sources)
     size = predictor.image_classifier().preprocessing.input_size
     while batch := list(itertools.islice(sources, batch_size)):

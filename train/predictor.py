@@ -95,7 +95,7 @@ class Predictor:
     def output_batches(
         self, images: np.ndarray, batch_size: int
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Compute the same as `outputs`, batch by batch: logits of many classes may not fit into memory together."""
+        """Like `outputs`, but batch by batch, since all logits of many classes may not fit into memory."""
         batches = array_batches(images, self._devices.round_up(batch_size))
         return output_batches(self._eval_step, self._device_variables, batches)
 
@@ -116,7 +116,7 @@ class Predictor:
 def load_run(path: str | os.PathLike) -> Predictor:
     """Load a predictor from a run directory, or from a `best/` folder that may have been moved.
 
-    Raises InputError if there is none, if it is damaged, or if its model cannot be built.
+    Raises InputError if there is no trained model, if it is damaged, or if it cannot be built.
     """
     root = Path(path)
     directory = root / "best" if (root / "best").is_dir() else root
@@ -129,11 +129,11 @@ def load_run(path: str | os.PathLike) -> Predictor:
             ) from None
         if (root / "config.json").exists():
             raise InputError(
-                f"{root} holds no trained model (no best/{MODEL}) yet, since its first epoch is not complete:"
+                f"{root} has no trained model yet (no best/{MODEL}), since its first epoch is not complete:"
                 f" resume it with {typed('train.run')} --workdir {shlex.quote(str(root))}"
             ) from None
         raise InputError(
-            f"{root} holds no trained model (no best/{MODEL}): use a run directory or its best/ folder"
+            f"{root} has no trained model (no best/{MODEL}): use a run directory or its best/ folder"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{directory / MODEL} cannot be read ({error}): copy it again") from None

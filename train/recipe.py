@@ -68,7 +68,7 @@ class Optimizer:
     """Optimizer and learning rate schedule. Defaults are Keras's, where Keras has the optimizer."""
 
     name: str = "adam"
-    """adam, keras_adam (Keras's, with another epsilon), sgd, or an optimizer from another package."""
+    """adam, keras_adam (with Keras's placement of epsilon), sgd, or an optimizer from another package."""
     learning_rate: float = 1e-3
     """Initial learning rate."""
     b1: float = 0.9
@@ -106,7 +106,7 @@ Score = Literal["loss", "accuracy"]
 class Normalization:
     """Normalization of images: (pixels in [0, 1] - mean) / std, per channel.
 
-    By default that of the pretrained weights, and without any mean 0 and std 1.
+    Default: that of the pretrained weights, or mean 0 and std 1 without any.
     """
 
     mean: tuple[float, ...] = ()
@@ -116,8 +116,8 @@ class Normalization:
     of_training_images: bool = False
     """Use the mean and standard deviation of the training images."""
     crop_fraction: float | None = None
-    """Central part of each image that is used, as a fraction of its sides; 1 resizes the whole image (default: that of
-    the pretrained weights, else 1)."""
+    """Central part of each image to use, as a fraction of its sides; 1 resizes the whole image (default: that of the
+    pretrained weights, else 1)."""
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -213,9 +213,9 @@ class Stage:
     batch_size: int | None = None
     """Images per step in this stage (default: the recipe's)."""
     all_splits: bool = False
-    """Train on the images of all splits, without their labels; results are then transductive."""
+    """Train on the images of all splits, without labels; results are then transductive."""
     monitor: Literal["auto", "loss", "accuracy"] = "auto"
-    """Validation score that selects the best epoch (auto: accuracy of a classifier, else the loss)."""
+    """Validation score that selects the best epoch (auto: accuracy for a classifier, else the loss)."""
     optimizer: Optimizer = Optimizer()
     plateau: Plateau = Plateau()
     early_stop: EarlyStop = EarlyStop()
@@ -245,7 +245,7 @@ class Probe:
     kernel: Literal["rbf", "linear"] = "rbf"
     """SVM: kernel."""
     every_epoch: bool = False
-    """Also score the probe on the validation split after each epoch; its accuracy is then that of the epoch."""
+    """Also score the probe on the validation split after each epoch; this is then the epoch's accuracy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +290,7 @@ class Recipe:
     splits: str | None = None
     """splits.json of an earlier run, to reuse its splits."""
     published_splits: Literal["auto", "keep", "pool"] = "auto"
-    """Splits that come with the data: keep them, pool all images and split them again, or do as its paper does."""
+    """Splits that come with the data: keep them, pool all images and split again, or follow the data set's paper."""
     images_per_class: int | None = None
     """Maximum number of training images per class; the validation and test splits are not reduced."""
     noisy_images: float = 0.0
@@ -305,13 +305,13 @@ class Recipe:
     on_bad_image: Literal["skip", "error"] = "skip"
     """Skip images that cannot be decoded, or refuse data that have any."""
     max_bad: float = 0.05
-    """Maximum fraction of images that may be skipped because they cannot be decoded."""
+    """Maximum fraction of images to skip because they cannot be decoded."""
     decoder: Literal["exact", "fast"] = "exact"
     """Decoding and resizing in training: exact (identical to Pillow) or fast (small differences); evaluation is
     always exact."""
     normalization: Normalization = Normalization()
     score: Literal["best", "last"] = "best"
-    """Weights to test and to keep in best/: those of the best epoch, or of the last."""
+    """Weights to test and keep in best/: those of the best epoch or of the last."""
     feed: Literal["auto", "streamed", "cached"] = "auto"
     """Input pipeline: stream batches, or cache all images on the device; auto: cache on a GPU if they fit."""
     stages: tuple[Stage, ...] = (Stage(),)

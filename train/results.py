@@ -116,7 +116,7 @@ def _cluster_predictions(clusters: np.ndarray, scores: dict[str, Any]) -> dict[s
 
 
 def _score_probe(predictor: Predictor, experiment: Experiment, split: str) -> Results:
-    """Fit the recipe's probe to the training split and score it; also its accuracy in training and validation."""
+    """Fit the recipe's probe to the training split and score it, including its training and validation accuracy."""
     from train.analysis.probes import FittedProbe
     from train.probing import probe_features
 
@@ -188,7 +188,7 @@ def _write_figures(
     results: dict[str, Any],
     predictions: dict[str, np.ndarray],
 ) -> None:
-    """Write the figures and the images of mistakes. One that cannot be written costs a warning."""
+    """Write the figures and the images of mistakes. Any that cannot be written only causes a warning."""
     recipe, dataset = experiment.recipe, experiment.dataset
     title = f"{recipe.model} on {dataset.name}{' (synthetic)' if dataset.info.synthetic else ''}"
     run.figures.mkdir(exist_ok=True)
@@ -239,7 +239,7 @@ def _write_figures(
     for name, wanted, write in written:
         path = run.figures / name
         with optional(f"{path}"):
-            # Of an earlier test.
+            # Left by an earlier test.
             if path.is_dir():
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
@@ -248,7 +248,7 @@ def _write_figures(
 
 
 def class_balanced_indices(labels: np.ndarray, count: int) -> np.ndarray:
-    """Select up to `count` indices of labels [N], equally many per class, evenly spaced, ordered by class."""
+    """Select up to `count` indices into labels [N]: equally many per class, evenly spaced, ordered by class."""
     classes = np.unique(labels)
     if len(classes) > count:
         classes = classes[np.linspace(0, len(classes) - 1, count).astype(int)]

@@ -36,7 +36,7 @@ class Arguments:
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     workdir: Path | None = None
-    """Run directory (default: runs/<model>-<dataset>-<time>). A run in it is resumed."""
+    """Run directory (default: runs/<model>-<dataset>-<time>). An existing run is resumed."""
     resume: Literal["auto", "never", "must"] = "auto"
     """Whether --workdir may (auto), must not (never) or must contain a run."""
     epochs: int | None = None
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> Arguments:
-    """Parse in two passes: the run directory, recipe or model determines the defaults, then flags override them."""
+    """Parse in two passes: the run directory, recipe or model determines the defaults, which flags then override."""
     default = _default_recipe(argv)
     arguments = flags.parse(
         Arguments, argv, "train.run", __doc__, default=Arguments(recipe=default)
@@ -100,7 +100,7 @@ def parse(argv: list[str]) -> Arguments:
 
 
 def _default_recipe(argv: list[str]) -> Recipe:
-    """Return the recipe that the flags override: of the run in --workdir, else by --from-recipe, else the model's."""
+    """Return the recipe that the flags override: that of the run in --workdir, else --from-recipe, else the model's."""
     quick = "--quick" in argv
     model, named, workdir = (_value(argv, flag) for flag in ("model", "from-recipe", "workdir"))
     if named and quick:
@@ -196,7 +196,7 @@ def run(
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         try:
             results = finish(directory, load_run(directory.path), experiment, facts, figures)
-        except InputError as error:  # after all the work, such as a test image deleted meanwhile
+        except InputError as error:  # after training, such as a test image that has been deleted
             raise RunError(f"{error}; the trained model is saved in {directory.path}") from error
         log.tested(results)
     where = f"; report: {directory.report}" if figures and directory.report.exists() else ""
@@ -239,7 +239,7 @@ def _claimed(recipe: Recipe, workdir: Path | None) -> Iterator[RunDir]:
             directory = RunDir(Path("runs", name if number == 1 else f"{name}-{number}"))
             try:
                 stack.enter_context(directory.locked(new=True))
-            except FileExistsError:  # of a run that was started in the same second
+            except FileExistsError:  # from a run that was started in the same second
                 continue
             break
         yield directory

@@ -115,7 +115,7 @@ def resolve(
 
 
 def _changed_since(recipe: Recipe) -> str:
-    """Describe what a recipe of version 0.1 has other than today's; empty if nothing."""
+    """Describe how a recipe of version 0.1 differs from today's; empty if it does not."""
     before = zoo.options_of_version_0_1(recipe.model, {})
     kept = [f"{name}={recipe.model_options.get(name)}" for name in before]
     return f"its reading of the paper for {recipe.model}: {', '.join(kept)}" if kept else ""
@@ -150,8 +150,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 def _objectives(recipe: Recipe, entry: zoo.ModelEntry, on_vectors: bool) -> tuple[Entry, ...]:
     """Look up the objective of each stage.
 
-    Raises InputError if a stage cannot train the model, or if one of model and data has vectors
-    and the other has images.
+    Raises InputError if a stage cannot train the model, or if the model takes vectors and the data are images, or
+    vice versa.
     """
     takes_vectors = len(entry.input_shape) == 1
     if takes_vectors and not on_vectors:
@@ -190,7 +190,7 @@ def _objectives(recipe: Recipe, entry: zoo.ModelEntry, on_vectors: bool) -> tupl
             )
         if stage.all_splits and objective.reads_labels:
             raise InputError(
-                f"{flag}.all-splits: {stage.objective} uses labels, and must not see those of the test split: leave it"
+                f"{flag}.all-splits: {stage.objective} uses labels and must not see those of the test split: leave it"
                 " out"
             )
         if stage.balance == "class_weights" and not objective.reads_labels:
@@ -345,7 +345,7 @@ def _model(
     """Create the recipe's model, with pretrained weights if it names any.
 
     `shape` is the shape of one sample, passed to models that have an option `input_shape` or `input_size`; pretrained
-    weights may have a size of their own.
+    weights may have a different size.
 
     A resumed run takes options and preprocessing from start.json and parameters from its checkpoints. It does not read
     the weights file, which may have been deleted or changed.
@@ -403,7 +403,7 @@ def _start_settings(
 
 
 def _normalized(recipe: Recipe, preprocessing: zoo.Preprocessing, split: Any) -> zoo.Preprocessing:
-    """Replace the normalization of the weights by that of the recipe, if it has one."""
+    """Replace the normalization of the weights by the recipe's, if it has one."""
     given = recipe.normalization
     if given.of_training_images:
         progress = cli.Progress()
@@ -476,7 +476,7 @@ def _stages(
 
 
 def _check_monitors(index: int, stage: Stage, objective: Entry) -> None:
-    """Raise InputError if a stage monitors an accuracy that it does not have."""
+    """Raise InputError if a stage monitors accuracy but its objective has none."""
     if objective.predicts != "loss":
         return
     for rule, monitor in (

@@ -1,12 +1,12 @@
 """Stop a command on Ctrl-C, SIGTERM or SIGHUP: always within two seconds, with exit status 130.
 
-Python's own handler raises KeyboardInterrupt wherever the program is. Inside a callback of a library, such as JAX's
-hook on garbage collection, the exception is printed and dropped, and the command would go on. Here, a signal sets a
-flag:
+Python's default handler raises KeyboardInterrupt wherever the program happens to be. Inside a library's callback, such
+as JAX's hook on garbage collection, the exception is printed and dropped, and the command would continue. Here, a
+signal sets a flag:
 
   - `check`, called where progress is reported, raises KeyboardInterrupt, so that caches are written and files closed.
-  - A thread ends the process if nothing else does: a compilation, for example, cannot be interrupted. Nothing more is
-    lost than in a process that is killed.
+  - A thread ends the process if nothing else does: a compilation, for example, cannot be interrupted. No more is lost
+    than if the process were killed.
   - A training loop (`StopRequest`) that has steps to save stops after the current one. A second signal ends the
     process at once.
 
@@ -30,14 +30,14 @@ SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 STATUS = 130
-# Seconds until the process is ended: if `check` is not called, and after it has raised.
+# Seconds until the process is ended: if `check` is not called, and after `check` has raised.
 GRACE_SECONDS, CLEANUP_SECONDS = 1.0, 1.8
 # A terminal and a parent process may both deliver the same Ctrl-C.
 SAME_SIGNAL_SECONDS = 0.5
 
 
 class _Process:
-    """The signal handlers of a process that runs only one command, and the thread that ends it."""
+    """Signal handlers of a process that runs a single command, and the thread that ends it."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -46,16 +46,16 @@ class _Process:
         self.loop: StopRequest | None = None
         self._announcing = threading.Lock()
         self._announced = False
-        streams.protect()  # else the sockets take the numbers of closed streams
+        streams.protect()  # otherwise, the sockets would take the descriptors of closed streams
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        # The C handler writes the number of the signal, also while the main thread is outside Python.
+        # The C handler writes the signal number, even while the main thread is outside Python.
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             # With nohup, SIGHUP is ignored.
             if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
-        # Inherited by the thread, so that only the main thread takes signals: see `until_exec`.
+        # Inherited by the thread, so that only the main thread receives signals; see `until_exec`.
         _mask("SIG_BLOCK")
         threading.Thread(target=self._watch, name="stopping", daemon=True).start()
         _mask("SIG_UNBLOCK")
@@ -64,11 +64,11 @@ class _Process:
         self.requested = True
 
     def wake(self) -> None:
-        """Let the thread look again."""
+        """Make the thread check its state again."""
         self._writer.send(b"\0")
 
     def announce(self) -> None:
-        """Say once that training stops and saves first: at once by the thread, or by the loop if that is faster."""
+        """Print once that training stops after saving: from the thread, or from the loop if that is faster."""
         with self._announcing:
             if not self._announced:
                 self._announced = True
@@ -112,14 +112,14 @@ _process: _Process | None = None
 
 
 def install() -> None:
-    """Handle the signals of this process from now on, if it runs only a command. Does nothing a second time."""
+    """Handle this process's signals from now on, if it runs a single command. A second call does nothing."""
     global _process
     if _process is None and threading.current_thread() is threading.main_thread():
         _process = _Process()
 
 
 def release() -> None:
-    """Leave the signals of this process to handlers that the caller sets now."""
+    """Stop handling signals, so that the caller can install its own handlers."""
     if _process is not None:
         signal.set_wakeup_fd(-1)
         check()
@@ -135,16 +135,16 @@ def check() -> None:
 
 
 def reported() -> None:
-    """Note that the user has been told that the command stops."""
+    """Record that the user has been told that the command is stopping."""
     if _process is not None:
         _process.reported = True
 
 
 @contextlib.contextmanager
 def until_exec() -> Iterator[None]:
-    """Context in which signals wait, if the process handles them. `exec` hands them on to the new program.
+    """Context in which signals are held back, if the process handles them. `exec` passes them on to the new program.
 
-    Raises KeyboardInterrupt if one has arrived before.
+    Raises KeyboardInterrupt if one has already arrived.
     """
     if _process is None:
         yield
@@ -160,9 +160,9 @@ def until_exec() -> Iterator[None]:
 class StopRequest:
     """Context of a training loop: the first signal stops it after the current step, a second one ends it immediately.
 
-    Until the loop calls `poll` for the first time, and after `end`, there is nothing to save, and a signal stops the
-    process as anywhere else. Also works in a process that has not called `install`, such as a notebook; other threads
-    than the main thread cannot handle signals there.
+    Until the loop first calls `poll`, and after `end`, there is nothing to save, and a signal stops the process as
+    anywhere else. This also works in a process that has not called `install`, such as a notebook, but only in its main
+    thread.
     """
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class StopRequest:
                 _process.wake()
 
     def poll(self) -> bool:
-        """Whether the loop is to save and stop, called after a step."""
+        """Whether the loop should save and stop. Called after each step."""
         self.has_steps = True
         if _process is not None:
             self.requested = _process.requested
@@ -198,7 +198,7 @@ class StopRequest:
         return self.requested
 
     def end(self, message: str) -> None:
-        """Leave the context before its end. Raises Interrupted with the message if a stop was requested."""
+        """Leave the context early. Raises Interrupted with the message if a stop was requested."""
         requested = self.poll()
         self.__exit__()
         if requested:
@@ -212,7 +212,7 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.requested, self._requested_at = True, time.monotonic()
-        # Not by `_write`: a notebook's stderr has no descriptor.
+        # Not with `_write`, because a notebook's stderr has no file descriptor.
         print(STOPPING, end="", file=sys.stderr, flush=True)
 
 
@@ -220,13 +220,13 @@ STOPPING = "\nstopping after the current step, then saving (Ctrl-C again stops i
 
 
 def _mask(how: str) -> None:
-    """Block or unblock the signals in this thread, where the system has that."""
+    """Block or unblock the signals in this thread, if the system supports it."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(getattr(signal, how), SIGNALS)
 
 
 def _write(text: str) -> None:
-    """Write to stderr, unless nobody reads it: a full pipe would block."""
+    """Write to stderr, unless its reader is stuck: a full pipe would block."""
     with contextlib.suppress(
         OSError, ValueError, AttributeError
     ):  # closed, or replaced by another object

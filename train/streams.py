@@ -1,6 +1,6 @@
-"""Standard streams that are closed, broken or of another encoding, as a command gets them from a shell.
+"""Handling of standard streams that are closed, broken or not UTF-8 when a command starts.
 
-Progress on stderr is not worth a training run: when its reader is gone, it is dropped. The results on stdout are: see
+Progress on stderr must never stop a training run: if its reader is gone, it is dropped. Results on stdout are not: see
 `train.cli.main`. Imports only the standard library.
 """
 
@@ -17,16 +17,16 @@ DESCRIPTORS = (0, 1, 2)
 
 
 class _Unbreakable(io.TextIOWrapper):
-    """A text stream that swallows what it cannot write."""
+    """A text stream that drops output it cannot write."""
 
     def write(self, text: str) -> int:
-        """Write a text, or nothing."""
+        """Write a text, or drop it."""
         with self._dropped():
             super().write(printable(text))
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or drop what cannot be written."""
+        """Flush, dropping what cannot be written."""
         with self._dropped():
             super().flush()
 
@@ -35,7 +35,7 @@ class _Unbreakable(io.TextIOWrapper):
         try:
             yield
         except BlockingIOError:
-            pass  # the reader is slow and the stream does not wait: later text may fit
+            pass  # the reader is slow and the stream is non-blocking; later text may fit
         except OSError:  # the reader is gone, or the disk is full
             to_devnull(self)
         except ValueError:  # closed at exit
@@ -43,12 +43,12 @@ class _Unbreakable(io.TextIOWrapper):
 
 
 def protect() -> None:
-    """Make stdout and stderr usable, whatever a parent process has made of them. Call it first in a process.
+    """Make stdout and stderr usable, in whatever state the parent process left them. Call it first in a process.
 
-    - A closed descriptor (`>&-`) is opened on the null device; else the next file that is opened would take its number,
-      and messages would be written into it.
+    - A closed descriptor (`>&-`) is opened on the null device; otherwise the next opened file would get its number, and
+      messages would be written into that file.
     - stderr never raises.
-    - stdout writes characters that its encoding lacks as escape sequences, such as `\\u732b`.
+    - stdout writes characters missing from its encoding as escape sequences, such as `\\u732b`.
     """
     for number in DESCRIPTORS:
         try:
@@ -87,7 +87,7 @@ def _is_descriptor(stream: Any, number: int) -> bool:
 
 
 def to_devnull(stream: TextIO) -> None:
-    """Let a stream write to the null device from now on, what it still holds included."""
+    """Redirect a stream, including its buffered output, to the null device."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

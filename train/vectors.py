@@ -1,4 +1,4 @@
-"""Vectors in place of images: their pixels, or the features of a trained network."""
+"""Vectors instead of images: their pixels, or features from a trained network."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -14,17 +14,17 @@ spatial attention module". Both take 256x256 input and use valid padding ("effec
 reproduces all sizes that the paper reports. `sam_alexnet` adds a spatial attention module after each of the two
 384-channel convolutions and has a narrower top.
 
-How we read that paper (`norm_layers` and `head_widths` change it):
+Our interpretation of that paper (`norm_layers` and `head_widths` change it):
 - Batch normalization follows convolutions 1 and 2, where "AlexNet jointed the LRN layer after the 1st and 2nd
   convolution layer", which the paper removes. Figure 2 distinguishes "the conventional convolution operation" from
   "conv+bn", and the third level has "384 conventional convolutions". Whether the fifth convolution is normalized is
-  open; here it is not. The batch normalization in the attention modules is stated, and independent of `norm_layers`.
+  open; here it is not. The batch normalization in the attention modules is stated; `norm_layers` does not affect it.
 - The baseline's top is 4096-4096-4096-10: "A total of 9 weight layers were there, among which 5 convolution layers and
   4 fully connected layers". Figure 2 shows only one 4,096 and the 10.
 - Dropout 0.4 follows each hidden fully connected layer.
 - Convolutions before batch normalization keep their bias, which is Keras's default.
-Version 0.1 normalized every convolution, and its baseline's top was 4096-4096-10. Weights of that version are loaded
-with these options.
+Version 0.1 normalized every convolution, and its baseline's top was 4096-4096-10. Weights saved by that version are
+loaded with those options.
 
 `alexnet_torchvision` is the net of torchvision's weights (Krizhevsky 2014, "One weird trick for parallelizing
 convolutional neural networks"): narrower convolutions, dropout before each hidden dense layer, any image size. Biases
@@ -275,7 +275,7 @@ def alexnet_original(num_classes: int) -> OriginalAlexNet:
     input_shape=(256, 256, 3),
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figure 2',
-    notes="batch norm after convolutions 1 and 2 and the 4096-4096-4096-10 top are our reading",
+    notes="batch norm after convolutions 1 and 2 and the 4096-4096-4096-10 top are our interpretation",
 )
 def pig_alexnet(num_classes: int) -> PigAlexNet:
     """AlexNet with valid padding and batch norm: the pig face paper's baseline."""
@@ -286,7 +286,7 @@ def pig_alexnet(num_classes: int) -> PigAlexNet:
     input_shape=(256, 256, 3),
     num_classes=10,
     source='"Pig face identification by AlexNet with a spatial attention module", Figures 3 and 4',
-    notes="batch norm after convolutions 1 and 2, and operation 2 of the SAM on its input, are our reading",
+    notes="batch norm after convolutions 1 and 2, and operation 2 of the SAM on its input, are our interpretation",
 )
 def sam_alexnet(num_classes: int) -> PigAlexNet:
     """Attention-AlexNet: two spatial attention modules and a 1024-1024-10 top."""

@@ -92,7 +92,7 @@ class ConvAutoencoder(nn.Module):
         self.decoder = Decoder((*self.widths[-2::-1], self.input_shape[-1]), self.dtype)
         if self.bottleneck is not None:
             height, width, channels = self._feature_map_shape()
-            # ReLU after `expand`: without a bottleneck, the decoder's input is the output of a ReLU.
+            # ReLU after `expand`, because without a bottleneck the decoder's input is the output of a ReLU.
             self.code = OutputLayer(self.bottleneck)
             self.expand = HiddenLayers((height * width * channels,), dtype=self.dtype)
 
@@ -152,7 +152,7 @@ def with_bottleneck(
     Returns:
       Variables of `model`; the convolutions are those of `variables`, bit for bit.
 
-    Raises InputError if `model` has no bottleneck or other convolutions.
+    Raises InputError if `model` has no bottleneck, or different convolutions.
     """
     if model.bottleneck is None:
         raise InputError(
@@ -175,8 +175,8 @@ def with_bottleneck(
 
 DEEP = (32, 64, 128, 256, 256)
 NOTES = (
-    "the paper states neither layers nor sizes, the design is ours; bottleneck=None omits the fully connected layers;"
-    " num_classes is ignored"
+    "the paper states neither layers nor sizes, so the design is our own; bottleneck=None omits the fully connected"
+    " layers; num_classes is ignored"
 )
 
 
@@ -195,7 +195,7 @@ def conv_autoencoder(num_classes: int) -> ConvAutoencoder:
 @register_model(
     input_shape=(224, 224, 3),
     num_classes=0,
-    source="no paper: a deeper conv_autoencoder",
+    source="our own: a deeper conv_autoencoder",
     objective="autoencoder",
 )
 def conv_autoencoder_deep(num_classes: int) -> ConvAutoencoder:

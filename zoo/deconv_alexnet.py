@@ -18,18 +18,20 @@ convolutions, which are faster on every backend.
 Where the paper contradicts itself or is silent, we assume:
 - Table 1 has a 3x3 kernel for DeConv1, but the totals of Table 2 require 1x1. The registered nets follow Table 2, and
   then all four of its rows match. `deconv_kernels=(3, 3)` gives the net of Table 1: 847,754 and 213,962 parameters,
-  8.1% and 8.3% of them in fully connected layers. (A Conv4 of 1x1 with a DeConv1 of 3x3 gives Table 2's totals, too:
-  both have as many weights per pixel of the kernel. We keep the Conv4 that all four nets share.)
-- Batch normalization follows each convolution and deconvolution of the improved nets, and none in the other nets: no
+  8.1% and 8.3% of them in fully connected layers. (A 1x1 Conv4 with a 3x3 DeConv1 also gives Table 2's totals: both
+  have the same number of weights per pixel of the kernel. We keep the Conv4 that all four nets share.)
+- Batch normalization follows each convolution and deconvolution in the improved nets, and no layer in the others: no
   other choice gives the totals.
 - "Dropout 0.8" directly after a convolution is TensorFlow 1's keep probability: rates 0.2 and 0.5. Table 1 describes
   the improved net; the other nets have the same rates in the layers that they share with it.
-- The top of the other nets is not stated. Three pools to 4x4 and 2048 units (1024 in the halved net) give their totals.
+- The top of the other nets is not stated. Three pools down to 4x4 and 2048 units (1024 in the halved net) give their
+  totals.
 
 The paper's future work, "dividing a 3x3 convolution operation into 3x1 and 1x3" with 1x1 convolutions "increasing and
-decreasing dimensions", is `deconv_alexnet_1_factored` and `_2_factored`, in our own design: every 3x3 layer except the
-first (3 input channels leave nothing to reduce) becomes 1x1, 3x1, 1x3, 1x1 with half the output channels in between,
-each with batch normalization and ReLU. Parameters, including moving statistics, and those of the original net:
+decreasing dimensions", is implemented by `deconv_alexnet_1_factored` and `_2_factored`, in our own design: every 3x3
+layer except the first (3 input channels leave nothing to reduce) becomes 1x1, 3x1, 1x3, 1x1 with half the output
+channels in between, each with batch normalization and ReLU. Parameters, including moving statistics, compared with the
+original net:
 
     deconv_alexnet_1_factored    82,250  of  148,426  (55%)
     deconv_alexnet_2_factored   317,066  of  585,610  (54%)
@@ -153,7 +155,7 @@ TABLE_2_NOTES = (
     "DeConv1 is 1x1, as the totals of Table 2 require; deconv_kernels=(3, 3) follows Table 1"
 )
 PAPER = 'Li et al. 2021, "Image Classification Algorithm Based on Improved AlexNet"'
-FUTURE_WORK = f"after the future work of {PAPER}; the design is ours"
+FUTURE_WORK = f"after the future work of {PAPER}; our own design"
 
 
 @register_model(input_shape=(28, 28, 3), num_classes=10, source=f"{PAPER}, Table 2")

@@ -13,8 +13,9 @@ evidence lower bound on log p(x), in the four terms of the GMVAE paper, with one
 
 q(y|w,z) is p(y|w,z), computed in closed form from p(z|w,y) rather than by a net q(y|x). It is the exact posterior of y
 given the sample, has no parameters, and follows the paper; a net could only approximate it. The bound holds for any
-q(y), so averaged over samples, it also holds for one that depends on them. A positive `free_bits` (the paper's minimum
-information constraint, against clusters that merge early) only lowers the bound. The maximum is taken per sample.
+q(y) and therefore, averaged over samples, also for one that depends on them. A positive `free_bits` (the paper's
+minimum information constraint, against clusters that merge early) only lowers the bound. The maximum is taken per
+sample.
 
 Our choices where Han et al. are silent: the layers of VaDE's encoder and decoder (500-500-2000 and its mirror), so that
 the two models differ only in the prior; one net for q(z|x) and q(w|x); w has the size of z; one tanh layer of 500 units

@@ -70,7 +70,7 @@ def layer_table(
 
     def record(call, args, kwargs, context):
         module = context.module
-        if module.path in running:  # super().__call__ of a subclass: the same layer
+        if module.path in running:  # the super().__call__ of a subclass is the same layer
             return call(*args, **kwargs)
         running.add(module.path)
         output = call(*args, **kwargs)

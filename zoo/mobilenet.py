@@ -17,7 +17,7 @@ multiplier; Keras publishes weights for 0.35 to 1.4.
 
 Both have 3,504,872 parameters at width 1 and 3,538,984 including moving statistics.
 
-Names here and at the origins (each path here has a conv and a norm; n from 1 to 17):
+Names here and in the original libraries (each path here has a conv and a norm; n from 1 to 17):
 
     here                     torchvision                     Keras (convolution, batch norm)
     features/0               features.0.0, .1                Conv1, bn_Conv1

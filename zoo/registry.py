@@ -46,7 +46,7 @@ class ModelEntry:
     module: str  # that defines the factory
     factory: Callable[[int], Any]
     input_shape: tuple[int, ...]  # of one image (height, width, channels) or one vector (length)
-    num_classes: int  # default; number of clusters for clustering models
+    num_classes: int  # the default; the number of clusters for clustering models
     source: str  # paper, table or figure
     notes: str  # our assumptions where the source is silent or contradicts itself
     pretrained: tuple[Any, ...]  # `zoo.pretrained.Source`s
@@ -153,7 +153,7 @@ def get_entry(name: str) -> ModelEntry:
         found = load_plugin("models", name)
         if name not in _ENTRIES:
             raise InputError(
-                f"the entry point {name!r} from another package is {found!r}, which does not register a model of that"
+                f"the entry point {name!r} from another package is {found!r}, which does not register a model by that"
                 " name: decorate a factory of that name with @zoo.register_model"
             )
     if name not in _ENTRIES:
@@ -164,8 +164,8 @@ def get_entry(name: str) -> ModelEntry:
 
 def _import_user_module(name: str) -> None:
     if started_by_script():
-        # As after `python -m`, a module of the working folder is found; unlike there, after our own packages. Theirs is
-        # the first folder because worker processes get this path, too, and an editable install is searched last.
+        # As with `python -m`, modules in the working folder are found, but only after this project's packages, whose
+        # folder comes first because worker processes inherit this path and an editable install is searched last.
         for folder in (str(Path(__file__).parents[1]), os.getcwd()):
             if folder not in sys.path:
                 sys.path.append(folder)

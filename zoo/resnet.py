@@ -17,7 +17,7 @@ their VaDE and GMVAE.
     initialization           He normal over the fan-out           Glorot uniform
     parameters, resnet50     25,557,032                           25,583,592 (25,636,712 with statistics)
 
-Names here and at the origins (stage s and convolution k count from 1, block b from 0):
+Names here and in the original libraries (stage s and convolution k count from 1, block b from 0):
 
     here                     torchvision                 Keras
     conv1/conv, /norm        conv1, bn1                  conv1_conv, conv1_bn

@@ -19,7 +19,7 @@ Our choices:
 - Features on a different scale should first be divided by their standard deviation, since the scale determines the
   weight of the reconstruction relative to the KL terms.
 - Log-variances, including those of the mixture, are clamped to [-10, 10].
-- Kernels are Glorot uniform; the means of an unfitted mixture are drawn from N(0, 1).
+- Kernels are initialized Glorot uniform; the means of an unfitted mixture are drawn from N(0, 1).
 """
 
 from typing import Any, NamedTuple

@@ -36,7 +36,7 @@ class HiddenLayers(nn.Module):
 
 
 class OutputLayer(nn.Dense):
-    """Dense layer that computes in float32 independent of the net's dtype, as heads do."""
+    """Dense layer that always computes in float32, like heads, regardless of the net's dtype."""
 
     kernel_init: Callable = glorot_uniform
 

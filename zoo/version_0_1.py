@@ -1,4 +1,4 @@
-"""Options of models as version 0.1 recorded them, in runs and `best/` folders; supported for one more version.
+"""Model options as version 0.1 recorded them in runs and `best/` folders; supported for one more version.
 
 Imports only the standard library: a run's settings are read before JAX starts.
 """
@@ -10,7 +10,7 @@ RENAMED_OPTIONS = {"dialect": "variant"}
 
 _EVERY_CONVOLUTION = (1, 2, 3, 4, 5)
 _NORM = {"norm_layers": _EVERY_CONVOLUTION, "attention_norm": True}
-# Defaults of the models whose papers we have read differently since.
+# Defaults of models whose papers we have since reinterpreted.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "pig_alexnet": {"head_widths": (4096, 4096), **_NORM},
     "sam_alexnet": _NORM,
@@ -29,7 +29,7 @@ def options_of_version_0_1(
     own = _DEFAULTS.get(name, {})
     found = dict(own) if defaults else {}
     for option, value in options.items():
-        if option == "norm" and "norm_layers" in own:  # every convolution, or none
+        if option == "norm" and "norm_layers" in own:  # True: every convolution; False: none
             found |= {
                 "norm_layers": _EVERY_CONVOLUTION if value else (),
                 "attention_norm": bool(value),

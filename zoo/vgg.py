@@ -13,7 +13,7 @@ the first dense layer:
     keras   flattening channels last without pooling, so the image size determines the size of the first dense layer;
             Glorot uniform. Keras's model has no dropout: `dropout_rate=0` reproduces its training step
 
-Names here and at the origins:
+Names here and in the original libraries:
 
     here                torchvision              Keras
     block3/conv2/conv   features.12              block3_conv2

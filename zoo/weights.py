@@ -1,4 +1,4 @@
-"""Saving and loading variables as safetensors, a format that cannot execute code on loading."""
+"""Saving and loading variables as safetensors, a format that cannot execute code when it is loaded."""
 
 import hashlib
 import os

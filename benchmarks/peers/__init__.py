@@ -1,7 +1,7 @@
 """Baselines of the benchmarks: the same nets, losses and optimizers in other libraries.
 
-Weights are passed from the zoo to a baseline, for the check that both are the same net, as an .npz file of float32
-arrays named by their path in the zoo's variables, such as `params/conv1/conv/kernel` or `batch_stats/conv1/norm/mean`.
+To check that both are the same net, weights are passed from the zoo to a baseline as an .npz file of float32 arrays
+named by their path in the zoo's variables, such as `params/conv1/conv/kernel` or `batch_stats/conv1/norm/mean`.
 Convolution kernels are [height, width, in / groups, out], dense kernels [in, out]. Images and activations are NHWC,
 which fixes the order of flattening. The file also contains `image` (uint8 [B, H, W, 3]) and `label` (int32 [B]), the
 batch for the losses.

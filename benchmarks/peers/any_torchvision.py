@@ -1,14 +1,14 @@
-"""Import of `torchvision` that also works if it was compiled for CUDA and torch for CPUs only.
+"""Import of `torchvision` that also works if it was compiled for CUDA but torch for CPUs only.
 
-With such a torch, torchvision cannot load its compiled operators, and its import fails since it looks up two of them.
-Nets, transforms and image folders are Python code and do not need these operators, so they are declared here.
+With such a torch, torchvision cannot load its compiled operators, and its import fails because it looks up two of them.
+Nets, transforms and image folders are Python code and do not need these operators, so stubs are declared here.
 """
 
 import contextlib
 
 import torch
 
-# Kept in a variable: operators are removed with their library.
+# Kept in a variable because operators are removed together with their library object.
 _library = torch.library.Library("torchvision", "FRAGMENT")
 for _name in ("nms", "qnms"):
     with contextlib.suppress(RuntimeError):  # already defined

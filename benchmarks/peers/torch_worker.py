@@ -144,7 +144,7 @@ class Torch:
 
 
 class TorchEpochs(Torch):
-    """Trains epochs of a torch net on an image folder: the common part of the workers of benchmarks.epoch."""
+    """Trains epochs of a torch net on an image folder. Base class of the workers of benchmarks.epoch."""
 
     captured = False  # whether the step is part of a CUDA graph
 
@@ -179,7 +179,7 @@ class TorchEpochs(Torch):
         raise NotImplementedError
 
     def start(self) -> None:
-        """Prepare the step, once the net is there."""
+        """Prepare the step, after the net has been created."""
 
     def steps(self) -> Iterator[torch.Tensor]:
         """Train for one epoch; yield the loss of each step."""

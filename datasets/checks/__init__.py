@@ -1,1 +1,1 @@
-"""Checks of images: undecodable files and duplicates across splits."""
+"""Image checks: undecodable files and duplicates across splits."""

@@ -1,4 +1,4 @@
-"""Duplicates across splits: images with equal bytes, or with nearly equal perceptual hashes."""
+"""Duplicates across splits: images with identical bytes, or nearly equal perceptual hashes."""
 
 import json
 import os
@@ -19,9 +19,9 @@ def find_duplicates(
     digests: Mapping[str, str],
     perceptual_hashes: Mapping[str, str],
 ) -> Iterator[Duplicate]:
-    """Find the images that have a copy, or else a similar image, in an earlier split.
+    """Find images that have an exact copy or a near-duplicate in an earlier split.
 
-    Each image is reported once, with its first copy or the image with the nearest hash.
+    Each image is reported once, with its first copy or, without one, the image with the nearest hash.
 
     Args:
       splits: ids of each split, in order.
@@ -57,9 +57,9 @@ def hash_images(
     load: Callable[[int], np.ndarray],
     progress: Progress | None,
 ) -> dict[str, str]:
-    """Compute the perceptual hash of each image, by id, for data whose files `verify` has not decoded.
+    """Compute the perceptual hash of each image, by id, for data that `verify` has not decoded.
 
-    The result is kept in the cache directory.
+    The result is stored in the cache directory.
 
     Args:
       fingerprint: fingerprint of the data.

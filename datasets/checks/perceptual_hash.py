@@ -1,11 +1,11 @@
-"""A 128-bit perceptual hash of images, and a nearest-neighbor search for similar ones.
+"""A 128-bit perceptual hash of images, and a nearest-neighbor search for near-duplicates.
 
-Measured: among 3,500 photographs of cats and dogs (six million pairs), two pairs are within MAX_DISTANCE, both of them
+Measured: among 3,500 photographs of cats and dogs (six million pairs), two pairs are within MAX_DISTANCE, and both are
 copies; the next pair is at distance 18. On CIFAR-10 (500 million pairs of a training and a test image), pairs up to
-distance 10 are copies or images of the same series; from 11 on, there are unrelated images among them. After
-re-encoding as JPEG of quality 20, halving the size, conversion to gray or brightening by a fifth, 99 to 100% of the
-photographs stay within MAX_DISTANCE of the original; after cropping 1% of each side, 99.7%, after 3%, 59%; after
-mirroring, none. Drawings on a plain background, such as letters, may be similar without being copies.
+distance 10 are copies or images from the same series; from 11 on, some are unrelated. After re-encoding as JPEG at
+quality 20, halving the size, converting to gray or brightening by a fifth, 99 to 100% of the photographs stay within
+MAX_DISTANCE of the original; after cropping 1% of each side, 99.7%; after 3%, 59%; after mirroring, none. Drawings on a
+plain background, such as letters, may be similar without being copies.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-FORMAT = 1  # increased when hashes change
+FORMAT = 1  # incremented when hashes change
 CELLS = 9  # per side; neighboring cells are compared
-FOR_SIZE = (16, 16)  # decoders may reduce an image to twice this size: `datasets.images.decode`
+FOR_SIZE = (16, 16)  # decoders may reduce an image to twice this size, see `datasets.images.decode`
 MIN_SIDE = 16  # pixels; smaller images, such as 8x8 digits, are too similar to each other
 FLAT = 64  # of 128 comparisons; images with at least this many equal neighbors are too flat
-# Differing bits, of 128, up to which images count as similar; `nearest` supports up to 15.
+# Maximum number of differing bits, out of 128, between near-duplicates; `nearest` supports up to 15.
 MAX_DISTANCE = 10
 CHUNK = 1 << 20  # pairs compared at a time
 
@@ -32,8 +32,8 @@ _CELL = np.stack([_GRID[:-1, 1:], _GRID[1:, :-1]]).reshape(8, 16).T.ravel()
 def perceptual_hash(image: np.ndarray) -> str:
     """Hash an image, uint8 [H, W, 3], to 128 bits in hex.
 
-    The image is reduced to 9x9 gray cells. The bits tell which cells are brighter than their left neighbors, and which
-    are brighter than their upper ones. Returns "" if the image is too small or too flat.
+    The image is reduced to 9x9 gray cells. Each bit tells whether a cell is brighter than its left or its upper
+    neighbor. Returns "" if the image is too small or too flat.
     """
     if min(image.shape[:2]) < MIN_SIDE:
         return ""
@@ -55,8 +55,8 @@ def nearest(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray
       left, right: hashes, uint16 [N, 8] and [M, 8].
 
     Returns:
-      The index into `right` for each hash in `left`, the first of equally near ones or -1 for none, and the number of
-      differing bits. Both are [N].
+      For each hash in `left`, the index of the nearest hash in `right` (the first in case of a tie, -1 if there is
+      none) and the number of differing bits. Both are [N].
     """
     queries, back = np.unique(left, axis=0, return_inverse=True)
     candidates, first = np.unique(right, axis=0, return_index=True)

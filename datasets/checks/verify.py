@@ -1,4 +1,4 @@
-"""Find undecodable images, and compute perceptual hashes of the others. Results are kept in the cache directory."""
+"""Find undecodable images and compute the perceptual hashes of the others, with results in the cache directory."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from datasets.formats.sources import File, Source, UnreadableError
 from datasets.images.decode import UndecodableError, decode, heif_version
 
 FORMAT = 2
-CHUNK = 256  # files submitted to the threads at a time, which are still finished after Ctrl-C
+CHUNK = 256  # files submitted to the threads at a time; they are still processed after Ctrl-C
 PROGRESS_SECONDS = 0.1
 SAVE_SECONDS = 60.0  # between two writes of the cache
-# Verdicts depend on these.
+# Results depend on these.
 VERSIONS = {"format": FORMAT, "pillow": PIL.__version__, "heif": heif_version()}
 
-# The stamp of a file, the sha256 of its content, why it is bad (or None), and its perceptual hash.
+# Stamp of a file, sha256 of its content, reason why it is bad (or None), and perceptual hash.
 Verdict = tuple[str, str, str | None, str]
 
 
@@ -33,18 +33,18 @@ def verify(
     """Decode every file that has changed since it was last decoded.
 
     Returns:
-      The sha256 (hex) and the perceptual hash of each good file, both by path, and the bad files with reasons.
+      The sha256 (hex) and the perceptual hash of each good file, both by path, and the bad files with the reasons.
     """
     cache = _cache_file(source)
     known = _read(cache)
     verdicts = {f.path: v for f in files if (v := known.get(f.path)) and v[0] == f.stamp}
-    # Keep the verdicts on the source's other files, which other data sets may use.
+    # Keep cached results for the source's other files, which other data sets may use.
     others = {f.path: known[f.path] for f in source.files if f.path in known}
     new = [f for f in files if f.path not in verdicts]
-    unreadable: set[str] = set()  # not remembered: rights may be given back without a new stamp
+    unreadable: set[str] = set()  # not cached: permissions may be fixed without a new stamp
 
     def save() -> None:
-        """Keep the verdicts so far, so that an interrupted check continues where it stopped."""
+        """Save the results so far, so that an interrupted check continues where it stopped."""
         everything = others | {
             path: verdict for path, verdict in verdicts.items() if path not in unreadable
         }
@@ -83,7 +83,7 @@ def _decode_all(
             return file.stamp, "", str(error), ""
         digest = hashlib.sha256(content).hexdigest()
         try:
-            # Decoding at a reduced size is fast, and still reads the whole file.
+            # Decoding at a reduced size is fast but still reads the whole file.
             image_hash = perceptual_hash(decode(content, for_size=FOR_SIZE))
         except UndecodableError as error:
             return file.stamp, digest, str(error), ""

@@ -53,7 +53,7 @@ def is_tar(path: Path) -> bool:
 
 
 def open_tar(path: Path, progress: Progress | None = None) -> ZipSource:
-    """Open a tar, unpacked to the cache unless it is there already.
+    """Open a tar after unpacking it to the cache, unless a copy is already there.
 
     As for a .zip, paths outside the archive and excessive sizes are rejected; links and devices are not followed (they
     count as bad images). Raises InputError for unusable archives.
@@ -64,7 +64,7 @@ def open_tar(path: Path, progress: Progress | None = None) -> ZipSource:
 
 
 def open_inner_zip(path: Path, name: str, progress: Progress | None = None) -> ZipSource | None:
-    """Open the .zip `name` inside another .zip, copied to the cache unless it is there already.
+    """Open the .zip `name` inside another .zip after copying it to the cache, unless a copy is already there.
 
     Returns None if the outer file is not a .zip or has no such member.
     """
@@ -74,7 +74,7 @@ def open_inner_zip(path: Path, name: str, progress: Progress | None = None) -> Z
                 return None
             size = archive.getinfo(name).file_size
     except (*DAMAGED, zipfile.BadZipFile, NotImplementedError, OSError):
-        return None  # opening it in the usual way reports the error
+        return None  # opening it the usual way reports the error
     check_bounds(path, 1, size, path.stat().st_size)
 
     def unpack(copy: Path) -> None:
@@ -131,7 +131,7 @@ def _digest(text: str) -> str:
 
 
 def _drop_older(copy: Path) -> None:
-    """Remove copies of earlier versions of an archive. Processes that have one open can still read it."""
+    """Remove copies of earlier versions of an archive. Processes that have them open can still read them."""
     place = copy.name.partition("-")[0]
     for other in copy.parent.glob(f"{place}-*.zip"):
         if other != copy:

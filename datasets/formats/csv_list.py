@@ -2,9 +2,9 @@
 
 The header names the columns: `path` and `label`, and optionally `split` and `group`; others are ignored. Paths are
 relative to the folder of the list, or to the folder, .zip or .tar given as `data_dir`, and must stay inside it. A label
-is a class name. A split is train, validation or test, or any name that `datasets.formats.folder` accepts, in all lines
-or in none; missing splits are drawn from the training split. Examples of one group, such as the photographs of one
-visit, stay in one split.
+is a class name. A split is train, validation or test, or any name that `datasets.formats.folder` accepts, and is given
+in all lines or in none; missing splits are drawn from the training split. Examples of one group, such as the
+photographs of one visit, stay in one split.
 """
 
 import csv

@@ -1,6 +1,6 @@
 """Build a data set from labeled examples: check the files, split them, find duplicates, compute the fingerprint.
 
-All formats share this module. A format such as `datasets.formats.folder` finds the examples and describes them by a
+All formats share this module. A format such as `datasets.formats.folder` finds the examples and describes them in a
 `Layout`.
 """
 
@@ -44,7 +44,7 @@ class Example:
     """An image with its class, and its published split if it has one."""
 
     id: str
-    content: Any  # the image, or what locates it: a `sources.File`, or an index into an array
+    content: Any  # the image, or a reference to it: a `sources.File`, or an index into an array
     class_name: str
     split: str | None
     group: str = ""  # examples of one group, such as an individual or a visit, stay in one split
@@ -58,7 +58,7 @@ class Layout:
     class_names: tuple[str, ...]
     published: tuple[str, ...]  # splits that come with the data and are kept
     notes: list[str]
-    pooled: bool = False  # the data have published splits, which were pooled
+    pooled: bool = False  # published splits were pooled
 
 
 def load_files(source: Source, layout: Layout, info: DatasetInfo, options: Options) -> Dataset:
@@ -100,14 +100,14 @@ def assemble(
 
     Args:
       layout: examples, classes and published splits.
-      info: name, description and source. The number of classes is filled in, and so are missing split sizes.
-      options: options of the caller, such as seed and fractions of the split.
+      info: name, description and source. The number of classes and missing split sizes are filled in.
+      options: the caller's options, such as the seed and fractions of the split.
       digests: sha256 (hex) of each example's content, by id.
       load: returns an example's image, uint8 [H, W, 3]. Give either `load` or `read`.
       read: returns the bytes of an example's file.
-      bad: images that were left out.
+      bad: images that were excluded.
       provenance: origin of the data, JSON-serializable.
-      perceptual_hashes: perceptual hashes by id, if they are known; images without one are not compared.
+      perceptual_hashes: perceptual hashes by id, if known; images without one are not compared.
     """
     layout = apply_options(layout, options, bad, digests)
     splits = assign_splits(layout, options)
@@ -169,7 +169,7 @@ def assemble(
 
 
 def _pooled(layout: Layout) -> Layout:
-    """Forget the published splits."""
+    """Discard the published splits."""
     return Layout(
         [dataclasses.replace(example, split=None) for example in layout.examples],
         layout.class_names,
@@ -180,7 +180,7 @@ def _pooled(layout: Layout) -> Layout:
 
 
 def _check_published(layout: Layout, options: Options) -> None:
-    """Raise InputError if the options keep or pool published splits that the data do not have."""
+    """Raise InputError if the options keep or pool published splits but the data have none."""
     choice = options.published_splits
     if choice == "auto" or options.splits_file is not None or layout.published:
         return
@@ -202,7 +202,7 @@ def apply_options(
 ) -> Layout:
     """Apply the split file and the groups of the options to a layout.
 
-    Called before the images are checked, and again afterwards with the bad images and the digests of the others.
+    Called before the images are checked, and again afterwards, with the bad images and the digests of the others.
     """
     groups: Mapping[str, str] = {}
     _check_published(layout, options)
@@ -241,7 +241,7 @@ def _apply_manifest(
     bad: Sequence[BadImage],
     digests: Mapping[str, str],
 ) -> Layout:
-    """Return the examples that a manifest names, in its splits and order."""
+    """Return the examples listed in a manifest, with its splits and in its order."""
     known = {e.id: e for e in layout.examples}
     path, advice = manifest.path, "restore them, or create new splits"
     names = manifest.class_names or layout.class_names
@@ -280,7 +280,7 @@ def _apply_manifest(
             raise InputError(f"{path} has no training images of class {name}: create new splits")
     notes = list(layout.notes)
     if extra := len(known) - len(examples):
-        notes.append(f"left out {extra} image{'s' * (extra > 1)} that {path} does not name")
+        notes.append(f"left out {extra} image{'s' * (extra > 1)} not listed in {path}")
     return Layout(examples, tuple(names), SPLITS, notes)
 
 
@@ -295,7 +295,7 @@ def _count(names: Sequence[str]) -> str:
 def assign_splits(layout: Layout, options: Options) -> dict[str, list[Example]]:
     """Return the examples of each split: keep the published splits, and draw the others from the training images.
 
-    To score a trained model (`options.classes`), nothing is drawn: what is not published is the test split.
+    To score a trained model (`options.classes`), nothing is drawn: images without a published split are test images.
     """
     if options.classes:
         return {s: [e for e in layout.examples if (e.split or "test") == s] for s in SPLITS}
@@ -338,7 +338,7 @@ def _fractions(layout: Layout, options: Options) -> dict[str, float]:
 
 
 def _split_options(options: Options) -> dict[str, Any]:
-    """Return the given options of the split, other than seed and fractions."""
+    """Return the split options that were given, other than seed and fractions."""
     given = {
         "group": options.group,
         "splits_file": None if options.splits_file is None else str(options.splits_file),
@@ -367,7 +367,7 @@ def _split_notes(
             notes.append(f"the {split} split has no images of {names}: there are too few")
     groups = [e.group for e in layout.examples if e.group]
     if groups and len(groups) == len(set(groups)) > 1:
-        notes.append("each group has only one image, so that grouping has no effect")
+        notes.append("each group has only one image, so grouping has no effect")
     groups_of = {split: {e.group for e in splits[split]} - {""} for split in SPLITS}
     for place, split in enumerate(SPLITS):
         for other in SPLITS[:place]:
@@ -424,7 +424,7 @@ def _check_bad(
         )
     if len(bad) > options.max_bad * len(examples):
         share = math.ceil(100 * len(bad) / len(examples)) / 100
-        skip = f", or go on without them: --max-bad {share}" if share < 1 else ""
+        skip = f", or continue without them: --max-bad {share}" if share < 1 else ""
         raise refusal(
             f", more than {options.max_bad:.3g} of them",
             f"repair or remove them, copy the data again{skip}",
@@ -434,7 +434,7 @@ def _check_bad(
 def listing(name: str, root: Path, lines: Iterable[str]) -> str:
     """Write the whole list behind a message to the cache directory, one item per line.
 
-    Returns ", listed in PATH", or an empty string if it cannot be written or has only the item that the message names.
+    Returns ", listed in PATH", or an empty string if it cannot be written or has only the item already in the message.
     """
     lines = list(lines)
     if len(lines) < 2:
@@ -449,7 +449,7 @@ def listing(name: str, root: Path, lines: Iterable[str]) -> str:
 
 
 def check_classes(where: str | Path, found: Iterable[str], known: Sequence[str]) -> None:
-    """Raise InputError if data have classes that a trained model does not know."""
+    """Raise InputError if the data have classes that a trained model does not have."""
     unknown = sorted(set(found) - set(known), key=natural_key)
     if unknown:
         raise InputError(

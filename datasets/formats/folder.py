@@ -3,8 +3,8 @@
 Supported layouts are `cats/*.jpg dogs/*.jpg` (unsplit), and the same inside published splits named
 `train|training|training_set`, `val|valid|validation|val_set`, `test|testing|test_set`, where a split may contain a
 folder of the same name (`training_set/training_set/cats`). Published splits are kept; missing splits are drawn from
-the training split, stratified by class. A single folder around everything is ignored. Classes are in natural order:
-pig2 before pig10.
+the training split, stratified by class. A single enclosing folder is ignored. Classes are in natural order: pig2 before
+pig10.
 """
 
 import os
@@ -33,8 +33,8 @@ SPLIT_NAMES = {
 def load_folder(path: Path, options: Options) -> Dataset:
     """Load the images at a path; see `datasets.load_dataset`. Images stay on disk.
 
-    An example's id is its path inside the folder or archive, with forward slashes and without a single folder around
-    everything, so that a folder and its archive have the same fingerprint.
+    An example's id is its path inside the folder or archive, with forward slashes and without any single enclosing
+    folder, so that a folder and its archive have the same fingerprint.
     """
     source = open_source(path, options.progress)
     name = printable(path.resolve().name if source.kind == "folder" else archive_stem(path))
@@ -50,7 +50,7 @@ def archive_stem(path: Path) -> str:
 def read_layout(source: Source, known: Sequence[str] = ()) -> Layout:
     """Find classes and splits. Raises InputError if the folders do not define at least two classes.
 
-    `known` are the classes of a trained model, of which any may be missing.
+    `known` are the classes of a trained model, any of which may be missing.
     """
     root = source.root
     images, others = divide(source.files)
@@ -102,7 +102,7 @@ def divide(files: Iterable[File]) -> tuple[list[File], list[File]]:
 
 
 def ignored(files: Sequence[File]) -> list[str]:
-    """Describe files that are not read as images, one text per reason, with the first of them."""
+    """Describe files that are not read as images, one message per reason, naming the first of them."""
     found: dict[str, list[File]] = {}
     for file in files:
         requirement = required_for(_suffix(file.path))
@@ -116,9 +116,9 @@ def ignored(files: Sequence[File]) -> list[str]:
 
 
 def _folders_without_images(source: Source, labeled: Iterable["_Found"]) -> list[str]:
-    """List the folders next to those of the classes that have no images in them, but perhaps other files.
+    """List the folders next to the class folders that contain no images, but perhaps other files.
 
-    `labeled` are the images in class folders, with their paths from there.
+    `labeled` are the images in class folders, with paths relative to there.
     """
     used, parents = set(), set()
     for image in labeled:
@@ -211,7 +211,7 @@ def class_names(
 ) -> tuple[str, ...]:
     """Return the classes of the training split, or those of a trained model.
 
-    Raises InputError if another split has other classes.
+    Raises InputError if another split has classes that are not among them.
     """
     if of_model:
         check_classes(root, {e.class_name for e in examples}, of_model)
@@ -243,7 +243,7 @@ def _split_folders(names: Iterable[str]) -> set[str]:
 
 
 def split_named(name: str) -> str | None:
-    """Return the split that a name such as `training_set` stands for; None if there is none."""
+    """Return the split that a name such as `training_set` denotes; None if it denotes none."""
     return SPLIT_NAMES.get(re.sub("[- ]", "_", name.casefold()))
 
 
@@ -254,7 +254,7 @@ def _suffix(path: str) -> str:
 def _count_suffixes(files: Sequence[File]) -> str:
     """Describe files by suffix: 3 files (.txt 2, .csv 1)."""
     counts = Counter(_suffix(f.path) or "no suffix" for f in files).most_common()
-    counts.sort(key=lambda item: (-item[1], item[0]))  # not in the order of the file system
+    counts.sort(key=lambda item: (-item[1], item[0]))  # independent of the file system's order
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in counts[:5])
     return f"{len(files)} file{'s' * (len(files) > 1)} ({kinds}{', ...' * (len(counts) > 5)})"
 

@@ -161,7 +161,7 @@ def _key_of(name: str) -> Key | None:
 
 
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Read an array, after checking its header so that no excessive memory is allocated."""
+    """Read an array after checking its header, so that no excessive memory is allocated."""
     name = member.filename.removesuffix(".npy")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)

@@ -37,7 +37,7 @@ from datasets.locks import locked
 from zoo.common.resize import ResizeRule
 
 VERSION = "1.0.0"
-BAD_IMAGES = "bad_images.txt"  # the images that were left out, with reasons
+BAD_IMAGES = "bad_images.txt"  # excluded images, with reasons
 JPEG_QUALITY = 95
 SHARD_EXAMPLES = 20_000
 AHEAD = 64  # images read and resized ahead of writing
@@ -66,7 +66,7 @@ def prepare(
     Args:
       dataset: data set returned by `load_dataset`.
       out: TFDS data directory; created if missing. The data set appears there atomically.
-      name: name in letters, digits and underscores; default: the data set's, with `_<size>` if resized.
+      name: letters, digits and underscores; default: the data set's name, with `_<size>` if resized.
       image_size: new size of the images in pixels; default: the original sizes.
       resize: "shorter" resizes the shorter side to `image_size` and keeps the aspect ratio, for models that crop as
         well as those that squash; smaller images are not changed. "squash" resizes to squares of `image_size`, exactly
@@ -93,7 +93,7 @@ def prepare(
     if _is_prepared(directory, metadata):
         return directory
     with _locked(directory.parent, warn):
-        if not _is_prepared(directory, metadata):  # by another process meanwhile
+        if not _is_prepared(directory, metadata):  # by another process in the meantime
             writer = _Writer(dataset, image_size, resize, format, progress)
             _write(name, directory, metadata, writer)
     return directory
@@ -134,7 +134,7 @@ def describe(dataset: Dataset, resizing: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_prepared(directory: Path, metadata: dict[str, Any]) -> bool:
-    """Return whether the same data are prepared already. Raises InputError if `directory` is anything else."""
+    """Return whether the same data are already prepared. Raises InputError if `directory` contains anything else."""
     if not os.path.lexists(directory):
         return False
     existing = read_metadata(directory) if prepared_directory(directory) == directory else None
@@ -178,8 +178,8 @@ def _write(name: str, directory: Path, metadata: dict[str, Any], writer: "_Write
     import tensorflow_datasets as tfds
 
     class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-        # Sharded in the given order: the usual builder shuffles, in memory up to one gigabyte, and beyond that with
-        # files that it writes by TensorFlow.
+        # Shards in the given order. TFDS's usual builder shuffles: in memory up to one gigabyte, beyond that in files
+        # that it writes with TensorFlow.
         VERSION = tfds.core.Version(VERSION)
 
         def _info(self) -> Any:
@@ -249,7 +249,7 @@ class _Writer:
         self._image_size, self._resize, self._format = image_size, resize, format
         self._progress = progress
         self._written: list[tuple[str, str, str]] = []
-        self._kept = True  # whether all images have kept the bytes of their files so far
+        self._kept = True  # whether all images so far have the bytes of their files
         self._last = 0.0
 
     def shards(self, name: str) -> list[Any]:
@@ -293,7 +293,7 @@ class _Writer:
                 (content, True) if content is not None else (_encode(split[index][0], "png"), False)
             )
         size = self._image_size, self._image_size
-        # As in training, the decoder reduces large photographs.
+        # As in training, large photographs are decoded at a reduced size.
         image = split[index][0] if content is None else decode(content, for_size=size)
         height, width = image.shape[:2]
         if self._resize == "shorter":

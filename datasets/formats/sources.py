@@ -27,9 +27,9 @@ from datasets.dataset import InputError
 from datasets.images.decode import UndecodableError
 from zoo.common.files import printable
 
-RUN_FILE = "config.json"  # of a run directory
-OUTPUT_MARK = ".jax-zoo"  # in other folders that this program writes
-FIGURE_MARK = b"Software\0jax-zoo"  # in its figures
+RUN_FILE = "config.json"  # marks a run directory
+OUTPUT_MARK = ".jax-zoo"  # marks other folders written by this program
+FIGURE_MARK = b"Software\0jax-zoo"  # marks its figures
 
 JUNK = {"__macosx", "_ds_store", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 
@@ -41,7 +41,7 @@ MAX_TOTAL_BYTES = 1 << 40
 MAX_RATIO = 100  # of unpacked to packed bytes, for archives above FREE_BYTES
 FREE_BYTES = 1 << 30
 
-# Python's reader decompresses the other methods without a limit.
+# With other methods, Python's reader decompresses without a limit.
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 ENCRYPTED = 0x1  # flag bit
 
@@ -56,7 +56,7 @@ class File:
 
 
 class UnreadableError(UndecodableError):
-    """A file cannot be read now, such as for lack of rights; that says nothing about its content."""
+    """A file cannot be read at the moment, for example for lack of permission; its content may be fine."""
 
 
 class Source(Protocol):
@@ -65,7 +65,7 @@ class Source(Protocol):
     kind: str  # folder, zip or tar
     root: Path
     files: list[File]
-    folders: list[str]  # paths as in `File`, as far as they are known; others contain files
+    folders: list[str]  # known paths, as in `File`; all other folders contain files
     notes: tuple[str, ...]  # remarks for the user about how the files are read
 
     def read(self, file: File) -> bytes:
@@ -74,10 +74,10 @@ class Source(Protocol):
 
 
 class DirectorySource:
-    """All files below a directory, without what this program has written there. Links are followed, except in cycles.
+    """All files below a directory, except this program's own output. Links are followed, unless they form a cycle.
 
-    In names that are not UTF-8, `File.path` has U+FFFD for what cannot be decoded, or, where names would become equal,
-    the byte in hexadecimal.
+    In names that are not valid UTF-8, `File.path` has U+FFFD for bytes that cannot be decoded, or, where two names
+    would become equal, the byte in hexadecimal.
     """
 
     kind = "folder"
@@ -144,11 +144,11 @@ def _shown_names(names: Iterable[str]) -> dict[str, str]:
     return shown
 
 
-# What this program writes is never data, wherever it lies: a run directory below the data folder has figures.
+# This program's output is never data, even below a data folder: a run directory there contains figures.
 
 
 def _without_outputs(folders: Iterable[str], outputs: Collection[str]) -> list[str]:
-    """Leave out folders in and around those that this program has written, whose paths end with a slash."""
+    """Exclude folders inside and around this program's output folders, whose paths end with a slash."""
     around = {parent for path in outputs for parent in _parents(path)}
     return [f for f in folders if f not in around and not f"{f}/".startswith(tuple(outputs))]
 
@@ -159,7 +159,7 @@ def _parents(path: str) -> list[str]:
 
 
 def _is_output(directory: str, names: Collection[str]) -> bool:
-    """Whether this program has written a directory: a run, or a folder with its mark."""
+    """Whether this program wrote a directory: a run directory, or a folder with its mark."""
     if OUTPUT_MARK in names:
         return True
     if RUN_FILE not in names:
@@ -194,14 +194,14 @@ def _is_own_figure(entry: os.DirEntry[str]) -> bool:
 
 
 class ListedSource(DirectorySource):
-    """Listed files of a directory. Other files are not read."""
+    """Selected files of a directory. Other files are not read."""
 
     def __init__(self, root: Path, paths: Iterable[str]) -> None:
         """Find those of `paths` (relative to the root, as returned by `inner_path`) that exist."""
         self.root = root
         self.files, self.folders = [], []
         for path in paths:
-            # File systems store accents in either form, or in the encoding of an old system.
+            # File systems store accents in either Unicode form, or in a legacy encoding.
             forms = [root / unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
             with contextlib.suppress(UnicodeEncodeError):
                 forms.append(
@@ -214,7 +214,7 @@ class ListedSource(DirectorySource):
 def _stamp(entry: os.DirEntry[str] | Path) -> str:
     try:
         status = entry.stat()
-    except OSError:  # a broken link, reported when it is read
+    except OSError:  # a broken link, which is reported on reading
         return "missing"
     return f"{status.st_size} {status.st_mtime_ns}"
 
@@ -222,7 +222,7 @@ def _stamp(entry: os.DirEntry[str] | Path) -> str:
 class ZipSource:
     """The members of a .zip, which is not unpacked to disk.
 
-    If `copied` is given, it is a zip with the members of the archive at `root`, which is of another kind.
+    If `copied` is given, it is a zip with the members of the archive at `root`, which has a different format.
     """
 
     def __init__(self, root: Path, copied: Path | None = None, kind: str = "zip") -> None:
@@ -246,7 +246,7 @@ class ZipSource:
         stamp = f"{status.st_size} {status.st_mtime_ns}"
         self.files = []
         self.folders = []
-        outputs: list[str] = []  # folders that this program has written; see `DirectorySource`
+        outputs: list[str] = []  # folders written by this program, see `DirectorySource`
         for member in members:
             path = inner_path(root, member.filename)
             if path.endswith(f"/{OUTPUT_MARK}"):
@@ -283,8 +283,8 @@ class ZipSource:
 
     def read(self, file: File) -> bytes:
         declared = file.handle.file_size
-        # Python's reader unpacks a whole member, and then truncates it to its declared size. Without a declared size,
-        # and asked for one byte more, it unpacks only that much, and shows whether the member is larger.
+        # Python's reader unpacks a whole member and then truncates it to its declared size. Without a declared size,
+        # and asked for one byte more, it unpacks only that much, which reveals whether the member is larger.
         member = copy(file.handle)
         member.file_size = sys.maxsize
         try:
@@ -309,7 +309,7 @@ class ZipSource:
 
 
 def check_bounds(root: Path, members: int, total: int, packed: int) -> None:
-    """Raise InputError for an archive of `packed` bytes with too many members, or too many bytes (`total`) in them."""
+    """Raise InputError if an archive of `packed` bytes has too many members, or unpacks to too many bytes (`total`)."""
     if members > MAX_MEMBERS:
         raise InputError(
             f"{root} has {members} members, more than {MAX_MEMBERS}:"
@@ -336,7 +336,7 @@ def inner_path(root: Path, name: str) -> str:
     parts = name.replace("\\", "/").split("/")
     if points_outside(name):
         raise InputError(
-            f"{root} has a member named {name!r}, which is outside the archive:"
+            f"{root} has a member named {name!r}, which points outside the archive:"
             " pack it again with relative names"
         )
     path = "/".join(p for p in parts if p not in ("", "."))

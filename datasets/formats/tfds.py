@@ -1,8 +1,8 @@
 """Read data sets prepared by tensorflow-datasets (TFDS) as ArrayRecord, without TensorFlow.
 
-`tfds:NAME`, `tfds:NAME/CONFIG` and `tfds:NAME:VERSION` are searched for in the TFDS data directory: `data_dir`, or else
-$TFDS_DATA_DIR, or else ~/tensorflow_datasets. `tfds:PATH`, or the path alone, names a prepared directory
-(`cifar10/3.0.2`) or a directory of versions (`cifar10`), of which the newest is read.
+`tfds:NAME`, `tfds:NAME/CONFIG` and `tfds:NAME:VERSION` are looked up in the TFDS data directory: `data_dir`, else
+$TFDS_DATA_DIR, else ~/tensorflow_datasets. `tfds:PATH`, or just the path, is a prepared directory (`cifar10/3.0.2`) or
+a directory of versions (`cifar10`), of which the newest is read.
 
 Any data set with one image and one class label per example is supported. Data sets written by
 `datasets.formats.prepare` are read back with their splits, ids and classes. Images are decoded by
@@ -42,13 +42,13 @@ NAME = re.compile(r"(?P<path>[A-Za-z]\w*(/[\w.+-]+)?)(:(?P<version>\d+\.\d+\.\d+
 
 # Text features that identify an example, in order of preference.
 ID_FEATURES = ("id", "file_name", "filename", "image/filename", "image/file_name", "image_id")
-UNLABELED = -1  # TFDS's label in the test splits of competitions
+UNLABELED = -1  # TFDS's label in competition test splits
 INDEX_FORMAT = 1
 PROGRESS_SECONDS = 0.1
 
 
 def load_tfds(text: str, options: Options, preparable: Collection[str] = ()) -> Dataset:
-    """Load the data set `tfds:<text>`; see the module's docstring.
+    """Load the data set `tfds:<text>`; see the module docstring.
 
     `preparable` contains the names of data sets that `train.data prepare` can prepare, for error messages.
     """
@@ -100,7 +100,7 @@ def _find(path: Path, version: str | None = None) -> Path | None:
 
 
 def _versions(path: Path) -> list[str]:
-    """Return the prepared versions directly below a path, newest last. Unfinished ones have other names."""
+    """Return the prepared versions directly below a path, newest last. Unfinished ones are named differently."""
     found = [n for n in _names(path) if VERSION.fullmatch(n) and prepared_directory(path / n)]
     return sorted(found, key=lambda name: [int(number) for number in name.split(".")])
 
@@ -171,7 +171,7 @@ class Records:
             builder = tfds.builder_from_directory(root)
             self.info = builder.info
             self.keys = _keys(self.info, tfds)
-            # Each shard has one thread-safe reader, opened at the first read.
+            # Each shard has one thread-safe reader, opened on the first read.
             self._splits = {
                 split: builder.as_data_source(
                     split, deserialize_method=raw, file_format=ARRAY_RECORD
@@ -258,7 +258,7 @@ class Records:
 
 
 def load_prepared(directory: Path, options: Options) -> Dataset:
-    """Load a prepared directory, that of one version."""
+    """Load the prepared directory of one version."""
     records = Records(directory)
     metadata = read_metadata(directory)
     if metadata is None:
@@ -385,7 +385,7 @@ def _check_format(root: Path) -> None:
 def _keys(info: Any, tfds: Any) -> Keys:
     """Find the image, label and id features of a TFDS data set.
 
-    Image and label are those of the supervised keys, or the features named "image" and "label", or the only candidates.
+    Image and label are the supervised keys, else the features named "image" and "label", else the only candidates.
     """
     features = dict(info.features)
 
@@ -422,7 +422,7 @@ def _keys(info: Any, tfds: Any) -> Keys:
 
 
 def _choose(preferred: Sequence[Any], keys: Sequence[str], *, only: bool = True) -> str | None:
-    """Return the first preferred key that exists, or else, if `only`, the only key."""
+    """Return the first preferred key that exists, else, if `only`, the only key."""
     found = [key for key in preferred if key in keys]
     return found[0] if found else keys[0] if only and len(keys) == 1 else None
 

@@ -3,8 +3,8 @@
 All geometric transformations of an image are combined into one affine map, so that the image is resampled once. Flips,
 and crops of the output's size, only copy pixels, without interpolation.
 
-The augmentation of an image depends only on its key, and each kind of change uses its own random draws: adding one does
-not affect the others. Images are [B, H, W, C] of any real type with values in 0..255; augmented images are float32 in
+The augmentation of an image depends only on its key, and each transformation uses its own random draws: adding one does
+not affect the others. Images are [B, H, W, C] of any real dtype with values in 0..255; augmented images are float32 in
 that range, not rounded.
 """
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-# The draws of an image, in order. Append new ones at the end, so that the others do not change.
+# The random draws of an image, in order. Append new ones at the end, so that the others do not change.
 _DRAWS = (
     ("flip", "flip_vertical", "rotation", "shift_x", "shift_y", "zoom", "aspect", "area")
     + ("window_row", "window_column", "brightness", "contrast", "cutout_row", "cutout_column")
@@ -24,8 +24,8 @@ _GRAY = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
     """Derive one typed key per sample, [B], from a key and sample numbers, [B].
 
-    If `key` does not depend on the epoch, such as `jax.random.key(seed)`, a sample is always augmented in the same way,
-    as needed for noise on test images.
+    If `key` does not depend on the epoch, as with `jax.random.key(seed)`, a sample is always augmented in the same way,
+    as required for noise on test images.
     """
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
 
@@ -50,7 +50,7 @@ def augment(
     cutout: float = 0.0,
     cutout_fill: int | None = None,
 ) -> jax.Array:
-    """Apply geometry, then colors, noise and cutout. With default arguments, the images are returned unchanged.
+    """Apply geometric transformations, then colors, noise and cutout. By default, images are returned unchanged.
 
     The arguments are those of `random_geometry`, `random_colors`, `add_noise` (prefix `noise_`) and `cut_out`
     (`cutout` is its `share`, `cutout_fill` its `fill`).
@@ -120,7 +120,7 @@ def random_geometry(
         draws[name] = (draws[name] < 0.5) & enabled
 
     def crop_corner(draw: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Top and left in 0..n. The minimum is needed since a draw just below 1, times n + 1, may round to n + 1."""
+        """Top and left in 0..n. The minimum is needed because a draw just below 1, times n + 1, may round to n + 1."""
         top = jnp.floor(draw["window_row"] * (height - out_height + 1)).astype(jnp.int32)
         left = jnp.floor(draw["window_column"] * (width - out_width + 1)).astype(jnp.int32)
         return jnp.minimum(top, height - out_height), jnp.minimum(left, width - out_width)
@@ -144,7 +144,7 @@ def random_geometry(
             top = draw["window_row"] * (height - rows)
             left = draw["window_column"] * (width - columns)
         else:
-            # A stretched crop may extend beyond the image rather than show less of it.
+            # A stretched crop may extend beyond the image, rather than show less of it.
             rows, columns = out_height / stretch, out_width * stretch
             top, left = crop_corner(draw)
             top, left = top + (out_height - rows) / 2, left + (out_width - columns) / 2
@@ -193,19 +193,19 @@ def random_colors(
 def add_noise(images: jax.Array, keys: jax.Array, share: float, sigma: float = 25.5) -> jax.Array:
     """Add Gaussian noise to some images, and clip them to 0..255.
 
-    The robustness test of Han et al., "Animal face classification based on deep learning".
+    This is the robustness test of Han et al., "Animal face classification based on deep learning".
 
     Args:
       images: [B, H, W, C].
       keys: one typed PRNG key per image, [B]. With `example_keys(jax.random.key(seed), index)`, noisy images and their
         noise do not depend on the batches, and a larger share includes the noisy images of a smaller one.
       share: probability that an image is noisy.
-      sigma: standard deviation in gray levels of 0..255.
+      sigma: standard deviation in gray levels (0..255).
     """
     if not (share and sigma):
         return images
     noisy = _draws(keys)["noise"] < share
-    # Not the keys used in `_draws`: equal keys would give equal bits.
+    # These must differ from the keys in `_draws`: equal keys would give equal bits.
     pixel_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(pixel_keys)
     images = images.astype(jnp.float32)
@@ -270,7 +270,7 @@ def affine_map(
 
     Args:
       size: height and width of the output.
-      window: (top, left, height, width) of the input region that the output shows, in input pixels from the upper left
+      window: (top, left, height, width) of the input region shown in the output, in input pixels from the upper left
         corner.
       angle, dx, dy, zoom: the region is rotated by `angle` (radians, counter-clockwise as displayed) about the output's
         center, enlarged `zoom` times, then shifted by `dx` output pixels to the right and `dy` down.
@@ -289,7 +289,7 @@ def affine_map(
     # Coordinates refer to pixel centers, half a pixel from the corner.
     read = jnp.array([top + (rows - 1) / 2, left + (columns - 1) / 2])
     shown = jnp.array([(out_height - 1) / 2 + dy, (out_width - 1) / 2 + dx])
-    # Not `matrix @ shown`: accelerators round the factors of matrix products, which would shift pixels.
+    # Not `matrix @ shown`, because accelerators round the factors of matrix products, which would shift pixels.
     return matrix, read - jnp.sum(matrix * shown[None], axis=1)
 
 
@@ -307,7 +307,7 @@ def sample_affine(
     bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
     down, across = (y - top)[..., None], (x - left)[..., None]
 
-    # Gathering whole pixels from a flat view takes a third of the work of one gather per channel.
+    # Gathering whole pixels from a flat view takes a third of the time of one gather per channel.
     flat = image.reshape(height * width, channels)
 
     def pixel(row: jax.Array, column: jax.Array) -> jax.Array:

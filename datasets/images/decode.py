@@ -19,9 +19,9 @@ EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"]
     + [".avif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".heic", ".heif", ".hif"]
 )
-# Decoders that files may use. Not all of Pillow's: PostScript starts an external program.
+# Allowed Pillow decoders. Others are excluded: PostScript's, for example, starts an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000", "PPM")
-# Some installations lack these formats. Suffixes, the brands by which files are recognized, what reads them.
+# Formats that some installations lack: suffixes, brands by which files are recognized, and the requirement.
 OPTIONAL_FORMATS = {
     "HEIF": (
         (".heic", ".heif", ".hif"),
@@ -44,7 +44,7 @@ TURNS = {
 
 
 class UndecodableError(InputError):
-    """The data are not an image that Pillow can decode."""
+    """The file is not an image that Pillow can decode."""
 
 
 def decode(
@@ -53,9 +53,9 @@ def decode(
     """Decode a file, or its bytes, to RGB: uint8 [H, W, 3], rotated upright (see `to_rgb`).
 
     If `for_size` (height, width) is given, a JPEG of more than twice that size may be decoded at 1/2, 1/4 or 1/8 of its
-    size, but not below twice `for_size`. The decoder reduces much faster than resizing, which does the rest: a
-    photograph of 12 megapixels takes 32 instead of 240 ms of CPU time to become 256x256, and differs by half a gray
-    level on average.
+    size, but not below twice `for_size`. Reducing in the decoder is much faster than resizing, which does the rest: a
+    12-megapixel photograph takes 32 instead of 240 ms of CPU time to become 256x256, and differs by half a gray level
+    on average.
 
     Raises UndecodableError, an InputError, with a one-line reason, and with the path if `source` is one.
     """
@@ -94,7 +94,7 @@ def is_image(path: str) -> bool:
 
 
 def required_for(suffix: str) -> str | None:
-    """Return what is required to read images with this suffix, such as .heic, if it is not installed."""
+    """Return the missing requirement for reading images with this suffix, such as .heic; None if there is none."""
     for name, (suffixes, _, requirement) in OPTIONAL_FORMATS.items():
         if suffix in suffixes and name not in _formats():
             return requirement
@@ -102,7 +102,7 @@ def required_for(suffix: str) -> str | None:
 
 
 def _unidentified(file: BinaryIO) -> str:
-    """Return why Pillow does not know a file, whatever its suffix."""
+    """Return why Pillow does not recognize a file, whatever its suffix."""
     file.seek(0)
     start = file.read(12)
     for name, (_, brands, requirement) in OPTIONAL_FORMATS.items():
@@ -113,7 +113,7 @@ def _unidentified(file: BinaryIO) -> str:
 
 @functools.cache
 def heif_version() -> str | None:
-    """Return the version of pillow-heif, and let Pillow use it; None if it is not installed."""
+    """Register pillow-heif with Pillow and return its version; None if it is not installed."""
     try:
         import pillow_heif
     except ImportError:
@@ -126,14 +126,14 @@ def heif_version() -> str | None:
 def _formats() -> tuple[str, ...]:
     Image.init()
     heif_version()
-    return tuple(f for f in FORMATS if f in Image.OPEN)  # some builds of Pillow lack formats
+    return tuple(f for f in FORMATS if f in Image.OPEN)  # some Pillow builds lack formats
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any Pillow image to mode RGB.
 
-    EXIF orientation is applied. Of an animation, the current frame is used (after opening, the first). Transparency is
-    composited over white. 16-bit values are divided by 257. Floats are from 0 to 1, or from 0 to 255 (`float_scale`).
+    EXIF orientation is applied. For an animation, the current frame is used (after opening, the first). Transparency is
+    composited over white. 16-bit values are divided by 257. Floats must be from 0 to 1, or 0 to 255 (`float_scale`).
 
     Raises UndecodableError for values outside these ranges.
     """
@@ -155,10 +155,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-# Share of the range by which floats may leave it: resampling overshoots a little.
+# Fraction of the range by which floats may exceed it, since resampling overshoots slightly.
 OVERSHOOT = 0.01
-# The least maximum of images from 0 to 255. With less, they would be black: rather standardized images, or digits from
-# 0 to 16.
+# Minimum brightest value of images in 0..255. Below it, they would be almost black, and are more likely standardized
+# images, or digits from 0 to 16.
 LEAST_MAXIMUM = 17
 
 
@@ -166,9 +166,9 @@ def float_scale(arrays: Sequence[np.ndarray]) -> int:
     """Return the factor that scales float images to 0..255: 255 for values from 0 to 1, or 1 for values from 0 to 255.
 
     It is the same for all `arrays`, so that a dark image stays dark. Raises UndecodableError for other values, NaN and
-    infinity: -1 to 1 and standardized images would lose half of their pixels if they were clipped.
+    infinity: images from -1 to 1, or standardized ones, would lose half of their pixels to clipping.
     """
-    low = np.min([array.min() for array in arrays])  # NaN if there is any
+    low = np.min([array.min() for array in arrays])  # NaN if any value is NaN
     high = np.max([array.max() for array in arrays])
     if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         return 255

@@ -1,9 +1,9 @@
 """Fast decoding and resizing with libjpeg's shortcuts and OpenCV: twice as fast as Pillow, with slightly different
 pixels.
 
-The differences come from libjpeg's faster transforms, and from bilinear sampling, which is not antialiased when an
-image shrinks by less than a factor of two (beyond that, areas are averaged). `benchmarks.input_pipeline` measures them.
-For training images only: evaluation images are decoded by Pillow.
+The differences come from libjpeg's faster transforms, and from bilinear sampling, which is not antialiased if an image
+shrinks by less than a factor of two (beyond that, areas are averaged). `benchmarks.input_pipeline` measures them. This
+is for training images only; evaluation images are decoded by Pillow.
 
 Requires the extra `fast`; see `check`.
 """
@@ -16,8 +16,8 @@ from datasets.images.decode import decode
 from zoo.common.errors import InputError
 from zoo.common.resize import ResizeRule
 
-# The decoder reduces by factors of at least two; for smaller factors, its reduced transforms are slower than the full
-# one.
+# Reduce by factors of at least two only: for smaller factors, the decoder's reduced transforms are slower than the
+# full one.
 MIN_FACTOR = 2.0
 
 
@@ -62,12 +62,12 @@ def _decode_plain_jpeg(content: bytes, min_size: tuple[int, int]) -> np.ndarray 
             min_width=min_size[1],
             min_factor=MIN_FACTOR,
         )
-    except ValueError:  # Pillow tolerates more files, and reports errors for the others
+    except ValueError:  # Pillow tolerates more files, and reports an error for the rest
         return None
 
 
 def resize(image: np.ndarray, rule: ResizeRule) -> np.ndarray:
-    """Like `datasets.images.resize.resize`, except for the interpolation, and for crops rounded to whole pixels."""
+    """Like `datasets.images.resize.resize`, except for the interpolation and for crops rounded to whole pixels."""
     import cv2
 
     cv2.setNumThreads(0)  # batches are loaded in parallel already

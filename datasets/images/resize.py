@@ -16,8 +16,7 @@ Decoder = Literal["exact", "fast"]  # "fast": see `datasets.images.fast`
 def resize(image: np.ndarray, rule: ResizeRule) -> np.ndarray:
     """Resize an image, uint8 [H, W, 3], with Pillow's filters: antialiased unless "nearest".
 
-    The result may be read-only. An image that already has the size, and need not be cropped, is returned without a
-    copy.
+    The result may be read-only. An image that already has the target size and needs no crop is returned without a copy.
     """
     height, width = image.shape[:2]
     if image.dtype != np.uint8 or image.shape != (height, width, 3) or not image.size:

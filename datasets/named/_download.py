@@ -58,7 +58,7 @@ class Download:
         return path
 
     def _archive_in(self, folder: Path) -> Path | None:
-        """Find the archive in a folder: a file with the name of a download, or the only file."""
+        """Find the archive in a folder: a file named like a download, or the only file."""
         for name in self.archives:
             if (folder / name).is_file():
                 return folder / name
@@ -100,7 +100,7 @@ class Download:
             )
 
     def finish(self, dataset: Dataset, layout: Layout) -> Dataset:
-        """Set the name and metadata of a loaded data set, and note a size that differs from the published one."""
+        """Set the name and metadata of a loaded data set, and add a note if its size differs from the published one."""
         difference = self._difference(dataset, layout)
         info = self.info
         if info.num_classes != len(dataset.class_names):

@@ -9,8 +9,8 @@ from datasets.dataset import InputError, Progress
 def fetch(url: str, md5: str, name: str, progress: Progress | None = None) -> Path:
     """Download a file, unless it is in the cache, and return its path. The hash is checked every time.
 
-    `name` is the path in the cache, where the file appears atomically. Raises InputError if the download fails or has
-    another hash.
+    `name` is the path in the cache, where the file appears atomically. Raises InputError if the download fails or its
+    hash differs.
     """
     import pooch
 

@@ -1,11 +1,12 @@
 """Animal Faces-HQ: faces of cats, dogs and wild animals, 512x512 pixels. Data of the afhq paper.
 
 The first version has train/ and val/, the second train/ and test/. The paper splits the 16,130 images of the first
-version: "The training set, validation set and test set are in proportion of 80%, 10%, 10%". Reading: of all images
-pooled. A tenth is 1,613 images, and 35.09%, the validation accuracy of its failing SVM, is exactly 566 of them: about
-the share of cats, 5,653 of 16,130 = 35.05%. (Its test accuracy, 35.07%, is no fraction of 1,613.) Of the published test
-images, 500 of each class, a net that always says "cat" gets a third. So this module pools by default. With
-`published_splits="keep"`, the second folder stays the test split, and validation images are drawn from training.
+version: "The training set, validation set and test set are in proportion of 80%, 10%, 10%". Our interpretation: of all
+images, pooled. A tenth is 1,613 images, and 35.09%, the validation accuracy of its failing SVM, is exactly 566 of them,
+about the share of cats: 5,653 of 16,130 = 35.05%. (Its test accuracy, 35.07%, is not a multiple of 1 / 1,613.) On the
+published test images, 500 per class, a net that always predicts "cat" scores one third. So this module pools by
+default. With `published_splits="keep"`, the second folder remains the test split, and validation images are drawn from
+training.
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ A path may be a file name alone if it is unique. Images without a label are left
 instead of wild/ needs no list.
 
 As in the paper, each class is reduced to 500 images, and the published splits are merged and split 80/10/10. Both
-depend on the seed: another seed selects other images, so that the fingerprint differs as well.
+depend on the seed: a different seed selects different images, so the fingerprint differs as well.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ INFO = DatasetInfo(
 DOWNLOAD = Download(
     INFO,
     archives=("cat-and-dog.zip", "archive.zip", "cats_dogs.zip", "dogs-vs-cats.zip", INNER),
-    # Numbers of images: each folder of the first edition contains one more file that is not an image.
+    # Image counts; each folder of the first edition also contains one file that is not an image.
     editions=({"train": 8005, "test": 2023}, {"train": 25000}),
     how_to_get=f"download them from {INFO.homepage} and pass the zip or the unpacked folder with"
     " --data-dir; expected are training_set/training_set/{cats,dogs} with 4000 and 4005 images and"
@@ -61,7 +61,7 @@ def build(options: Options) -> Dataset:
 
 
 def _named_files(source: Source) -> Layout | None:
-    """Read the layout of the competition, cat.0.jpg outside class folders; None if it is another layout."""
+    """Read the competition's layout, cat.0.jpg outside class folders; None if the layout is different."""
     from datasets.formats.examples import Example, Layout, natural_key
     from datasets.images.decode import is_image
 

@@ -5,7 +5,7 @@ and test/<class>/, with a note if they are JPEG files, a lossy copy. Without --d
 downloaded. The published test split is kept, and validation images are drawn from the 50,000 training images. (The
 paper has no validation split.)
 
-Reading the pickles executes none of the functions they name: they may contain dictionaries, lists, strings, numbers and
+Reading the pickles does not execute any function they name: they may contain dictionaries, lists, strings, numbers and
 byte arrays, which are read as placeholder objects; anything else is rejected.
 """
 
@@ -155,7 +155,7 @@ class _InvalidBatch(ValueError):
 
 
 def _binary(content: bytes) -> tuple[np.ndarray, list[int]]:
-    """Read a batch of the binary archive: per image, one byte for the class, then the pixels."""
+    """Read a batch of the binary archive: for each image, one byte for the class, then the pixels."""
     import numpy as np
 
     if not content or len(content) % (1 + PIXELS):

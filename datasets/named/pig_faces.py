@@ -1,9 +1,9 @@
-"""Pig faces by individual: the data of the pig_faces paper, which were never published, or similar data of the user.
+"""Pig faces by individual: the data of the pig_faces paper, which were never published, or your own data of that kind.
 
-The paper has 10 pigs with 684 training, 77 validation and 254 test images. The user's data have one folder per
-individual, with or without splits (see `datasets.formats.folder`), and any number of individuals.
+The paper has 10 pigs with 684 training, 77 validation and 254 test images. Your data have one folder per individual,
+with or without splits (see `datasets.formats.folder`), and any number of individuals.
 
-Frames of one visit are nearly identical. If they are in several splits, test accuracy says little about images of
+Frames of one visit are nearly identical. If they are in several splits, test accuracy says little about images from
 another day. The option `group` (see `datasets.load_dataset`) is a pattern whose first group matches the visit in a
 path, such as `(visit[0-9]+)` for pig3/visit12_0042.jpg, and keeps each visit in one split.
 """
@@ -14,7 +14,7 @@ from datasets.named._download import Download
 INFO = DatasetInfo(
     name="pig_faces",
     description="photographs of pig faces by individual, your own (needs --data-dir)",
-    source="the user's own, in place of the data of the pig_faces paper",
+    source="your own photographs, in place of the data of the pig_faces paper",
     num_classes=10,
     split_sizes={"train": 684, "validation": 77, "test": 254},
     needs_data_dir=True,

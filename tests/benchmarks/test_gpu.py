@@ -54,7 +54,7 @@ def test_parts_are_listed_with_their_minutes(call):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "there is no GPU here that JAX can use"),
+        ((), "JAX finds no usable GPU"),
         (("--minutes", "0"), "--minutes is 0: use a number above 0"),
         (("--data-dir", "nowhere"), "--data-dir nowhere does not exist"),
         (("--torch-python", "nowhere"), "--torch-python nowhere is not an executable"),
@@ -72,7 +72,7 @@ def test_a_failure_leaves_the_others_standing_and_is_tried_again(ask, tmp_path):
     status, out, err = ask(steps)
     assert status == 1 and "1 step failed: bad" in err
     assert states(tmp_path) == {"bad": "failed", "good": "done", "none": "skipped"}
-    assert "dry run: no number below says anything about a GPU" in out
+    assert "dry run: the numbers below say nothing about GPUs" in out
     assert "No such file" in out and "needs data" in out
     status, out, err = ask([Step("bad", QUICK), *steps[1:]])
     assert status == 0 and "good: already done" in err
@@ -118,7 +118,7 @@ def test_a_stopped_step_continues_after_the_others(monkeypatch, tmp_path, capsys
     steps = [Step("long", QUICK, limit=30, resumable=True), Step("next", QUICK, limit=50)]
     ran = run_with(monkeypatch, tmp_path, steps, ["stopped", "done", "stopped"], left=100)
     assert ran == [("long", 30), ("next", 50), ("long", 20)]
-    assert capsys.readouterr().err.endswith("has ended; the same command continues\n")
+    assert capsys.readouterr().err.endswith("is up; the same command continues\n")
     steps.append(Step("new", QUICK, limit=10))
     ran = run_with(monkeypatch, tmp_path, steps, ["failed", "done"], left=100)
     assert ran == [("new", 10), ("long", 90)]
@@ -129,7 +129,7 @@ def test_a_stopped_step_continues_after_the_others(monkeypatch, tmp_path, capsys
 @pytest.mark.parametrize(
     ("left", "resumable", "expected"),
     [
-        (-1, False, ("stopped", "the time of this call ended")),
+        (-1, False, ("stopped", "the time of this call is up")),
         (9, True, ("stopped", "after 0 s, for the other steps")),
         (9, False, ("failed", "took more than 0 s")),
     ],
@@ -154,13 +154,13 @@ def test_a_folder_of_real_results_is_not_mixed_with_a_dry_run(ask, tmp_path):
     ask([Step("good", QUICK)])
     (tmp_path / "out" / "gpu.json").write_text('{"dry_run": false, "calls": [], "steps": {}}')
     status, _, err = ask([Step("good", QUICK)])
-    assert status == 2 and "holds a real run: use another folder" in err
+    assert status == 2 and "contains a real run: use another folder" in err
 
 
 def test_a_folder_of_another_device_is_not_continued(ask):
     ask([])
     status, _, err = ask([], machine=MACHINE | {"devices": ["NVIDIA H200"]})
-    assert status == 2 and "holds results of cpu: use another folder" in err
+    assert status == 2 and "contains results of cpu: use another folder" in err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"dry_run": true}', '{"steps": {"a": {}}}', "\0"])
@@ -186,7 +186,7 @@ def test_a_folder_is_used_by_one_call(ask, tmp_path):
     with gpu.locked(tmp_path / "out"):
         status, _, err = ask([])
     assert (status, err.count("\n")) == (2, 1)
-    assert "another call uses it: wait, or use another folder" in err
+    assert "is in use by another call: wait, or use another folder" in err
     assert ask([])[0] == 0
 
 
@@ -235,7 +235,7 @@ def test_the_machine_is_described(monkeypatch):
     monkeypatch.setattr(gpu, "DESCRIBE", "print('{\"versions\": {}}')")
     assert "keras" in gpu.machine(None)["versions"]
     monkeypatch.setattr(gpu, "DESCRIBE", "raise ImportError('no jaxlib')")
-    with pytest.raises(InputError, match="JAX does not start here: ImportError: no jaxlib"):
+    with pytest.raises(InputError, match="JAX does not start: ImportError: no jaxlib"):
         gpu.machine(None)
 
 
@@ -404,4 +404,4 @@ def test_the_dry_run_measures_for_real(tmp_path, command_environment):
     [step] = record["steps"].values()
     assert step["state"] == "done" and step["call"] == 2
     assert [row["mode"] for row in step["result"]["results"]] == ["train", "test"]
-    assert "dry run: no number below says anything about a GPU" in done.stdout
+    assert "dry run: the numbers below say nothing about GPUs" in done.stdout

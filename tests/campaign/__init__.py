@@ -1,1 +1,1 @@
-"""A campaign of faults against all commands: see `tests/campaign/__main__.py`."""
+"""Fault injection for all commands: see `tests/campaign/__main__.py`."""

@@ -1,20 +1,20 @@
-"""Disturb every command at random moments, repeat it, and compare:
+"""Inject faults into every command at random moments, rerun it, and compare:
 
     python -m tests.campaign --minutes 10 --out campaign.json
 
-A try starts a command and kills or interrupts it, fills its disk, makes one of its files unreadable, tears one, or
-starts a second command beside it. Then the cause is removed and the same command is run again: it must end with status
-0 and with the result of an undisturbed one, bit for bit; of measured times, with the same fields. Three things are
-counted, and must be zero:
+A trial starts a command and kills or interrupts it, fills its disk, makes one of its files unreadable, corrupts one, or
+runs a second command in parallel. Then the fault is removed and the same command is run again: it must exit with status
+0 and give the result of an undisturbed run, bit for bit (for measured times: the same fields). Three counts must be
+zero:
 
-    lost           the command does not go on after the disturbance, or not from its last checkpoint
-    wrong records  it reports success, and what it leaves is not what an undisturbed one leaves
-    tracebacks     anything but lines of text on stderr
+    lost           the command does not recover from the fault, or not from its last checkpoint
+    wrong records  it reports success, but its output differs from that of an undisturbed run
+    tracebacks     anything but plain messages on stderr
 
-and also wrong statuses: others than the documented ones, a stop that takes long, and processes that are left. A round
-has at least ten tries of each command. They follow from `--seed`; the moment at which a process is hit also depends on
-the machine. Checkpoints are saved after every epoch, however short. The same command with the same --out goes on, and
-repeats the tries that failed. Needs Linux, and root's right to mount a file system for a full disk.
+So must a fourth, wrong statuses: an undocumented exit status, a slow stop, or a leftover process. A round has at least
+ten trials per command. They are determined by `--seed`; the moment at which a process is hit also depends on the
+machine. Checkpoints are saved after every epoch, however short. The same command with the same --out continues, and
+repeats failed trials. Requires Linux, and root to mount a file system for a full disk.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ SIGNALS = {
     "term": signal.SIGTERM,
     "hup": signal.SIGHUP,
 }
-# Faults of a command, each as often as it is listed.
+# Faults per command; each occurs as often as it is listed.
 TRAINING_FAULTS = (
     *("kill", "kill", "kill twice", "int", "term", "hup", "full disk", "full disk"),
     *("unreadable file", "torn file", "torn file", "twins", "rivals", "without a folder"),
@@ -90,33 +90,33 @@ COMMANDS = {
         )
     },
 }
-COLD_SHARE = 0.1  # of the tries with a signal: processes that also import everything
-COLD_SECONDS = 4.0  # longer than others, about
-LATE_SECONDS = 10.0  # from a signal to the end; 2 on a machine that does nothing else
+COLD_SHARE = 0.1  # of the trials with a signal: processes that also import everything
+COLD_SECONDS = 4.0  # approximate additional time that they take
+LATE_SECONDS = 10.0  # from a signal to the end; 2 on an idle machine
 REFUSED, INTERRUPTED = 2, 130
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags."""
+    """Command-line flags."""
 
     minutes: float = 10.0
-    """Start no try after this time."""
+    """Do not start trials after this time."""
     tries: int = 0
-    """Number of tries (default: one round)."""
+    """Number of trials (default: one round)."""
     seed: int = 0
-    """Seed of the tries."""
+    """Seed of the trials."""
     only: tuple[str, ...] = ()
-    """Disturb only these commands, such as "train.data prepare"."""
+    """Test only these commands, such as "train.data prepare"."""
     jobs: int = 2
-    """Tries at a time."""
+    """Number of trials run in parallel."""
     out: Path | None = None
-    """JSON file for the record. One of the same tries is continued."""
+    """JSON file for the record. An existing record of the same trials is continued."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Try:
-    """One disturbance of one command."""
+    """A trial: one fault in one command."""
 
     number: int
     command: str
@@ -134,7 +134,7 @@ ROUND = (
 
 
 def plan(seed: int) -> Iterator[Try]:
-    """Yield tries without end: rounds in random order."""
+    """Yield trials indefinitely: rounds in random order."""
     rng = random.Random(seed)
     numbers = itertools.count()
     while True:
@@ -143,7 +143,7 @@ def plan(seed: int) -> Iterator[Try]:
 
 
 def chosen(arguments: Arguments) -> list[Try]:
-    """The tries of a campaign."""
+    """Return the trials of a campaign."""
     unknown = set(arguments.only) - {"train.run", *COMMANDS}
     if unknown:
         raise SystemExit(f"--only {min(unknown)}: use {', '.join(['train.run', *COMMANDS])}")
@@ -153,7 +153,7 @@ def chosen(arguments: Arguments) -> list[Try]:
 
 
 class Disturbance:
-    """Runs one try and collects what is wrong with it."""
+    """Runs one trial and collects its findings."""
 
     def __init__(self, world: Any, attempt: Try, seed: int) -> None:
         self.world, self.attempt = world, attempt
@@ -162,7 +162,7 @@ class Disturbance:
         self.folder: Path = world.folder(attempt.number)
 
     def run(self) -> list[tuple[str, str]]:
-        """Run the try. Returns pairs of a category and a text."""
+        """Run the trial. Returns (category, text) pairs."""
         try:
             if self.attempt.fault == "full disk":
                 self.world.mount(self.folder)
@@ -170,7 +170,7 @@ class Disturbance:
                 self._training()
             else:
                 self._plain()
-        except Exception as error:  # of the campaign, or of what a command has left
+        except Exception as error:  # in the campaign, or from files that a command left
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._found("error", f"{error!r} in line {where.lineno} of {Path(where.filename).name}")
         finally:
@@ -184,7 +184,7 @@ class Disturbance:
         self.findings.append((category, text))
 
     def _check_end(self, ended: Ended, allowed: set[int], what: str) -> None:
-        """Check the status and the form of a process that was disturbed."""
+        """Check the exit status and stderr of a process with a fault."""
         if ended.status is None:
             self._found("lost", f"{what} does not end; {tail(ended.stderr)}")
         elif ended.seconds_to_stop > LATE_SECONDS:
@@ -243,7 +243,7 @@ class Disturbance:
         return ended
 
     def _finish(self, command: Command, workdir: Path, reference: Any) -> None:
-        """Run the same command to its end: it must succeed and leave what an undisturbed one leaves."""
+        """Run the same command to completion: it must succeed with the output of an undisturbed run."""
         checkpoints = self._checkpoints(workdir)
         ended = run(command, self.folder)
         self._check_end(ended, {0}, "again")
@@ -275,7 +275,7 @@ class Disturbance:
 
     @contextlib.contextmanager
     def _disk(self, reference: Any) -> Iterator[str]:
-        """Leave only some bytes to the working folder."""
+        """Leave little space in the working folder."""
         used = sum(p.stat().st_blocks * 512 for p in self.folder.rglob("*"))
         size = self.rng.randint(0, reference.bytes // 1024 + 64)
         self.world.resize(self.folder, used // 1024 + max(4, size))
@@ -283,7 +283,7 @@ class Disturbance:
         self.world.resize(self.folder, LARGE_DISK)
 
     def _interrupted(self, command: Command, seconds: float) -> None:
-        """Begin a run, and stop it somewhere."""
+        """Start a run and stop it at a random moment."""
         process = Process(command, self.folder)
         process.send_after(self.rng.uniform(0.4, 1.2) * seconds, signal.SIGTERM)
         self._check_end(process.wait(), {0, INTERRUPTED}, "stopped")
@@ -303,11 +303,11 @@ class Disturbance:
         if ended.status in (1, REFUSED):
             if str(workdir) not in ended.stderr:
                 self._found(
-                    "lost", f"{file.name} is unreadable, and not named: {tail(ended.stderr)}"
+                    "lost", f"{file.name} is unreadable, but not named: {tail(ended.stderr)}"
                 )
             missing = set(before) - set(results.of_files(workdir, (".lock",)))
             if missing:
-                self._found("lost", f"{file.name} is unreadable, and {min(missing)} is gone")
+                self._found("lost", f"{file.name} is unreadable, and {min(missing)} is missing")
         self._finish(command, workdir, reference)
 
     def _train_with_torn_file(self, command: Command, workdir: Path, reference: Any) -> None:
@@ -322,7 +322,7 @@ class Disturbance:
         ended = run(command, self.folder)
         self._check_end(ended, {0, 1, REFUSED}, what)
         if ended.status == 0:
-            # Lines of a log that were torn off before its checkpoint cannot come back.
+            # Log lines lost before the checkpoint cannot be restored.
             found, expected = results.of_run(workdir), reference.content
             different = set(results.differences(found, expected))
             if results.only_shorter(found["metrics.jsonl"], expected["metrics.jsonl"]):
@@ -334,13 +334,13 @@ class Disturbance:
             if different:
                 self._found("wrong record", f"{what}: {', '.join(sorted(different))} differ")
         elif str(workdir) not in ended.stderr:
-            self._found("lost", f"{what}, and not named: {tail(ended.stderr)}")
+            self._found("lost", f"{what}, but not named: {tail(ended.stderr)}")
         shutil.rmtree(workdir)
         backup.rename(workdir)
         self._finish(command, workdir, reference)
 
     def _choose(self, root: Path) -> Path | None:
-        """Choose a file of a run directory; TensorBoard's are only written."""
+        """Choose a file of a run directory, except TensorBoard's, which are never read."""
         files = [p for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock"]
         files = [p for p in files if "tensorboard" not in p.parts]
         return self.rng.choice(files) if files else None
@@ -349,7 +349,7 @@ class Disturbance:
         content = file.read_bytes()
         kinds = ["cut", "zeros", "garbage"]
         if file.suffix not in (".jsonl", ".csv", ".json", ".html", ".png"):
-            kinds.append("flipped bit")  # in text, nothing would tell it
+            kinds.append("flipped bit")  # undetectable in text
         kind = self.rng.choice(kinds)
         place = self.rng.randrange(len(content) + 1)
         if kind == "cut":
@@ -378,7 +378,7 @@ class Disturbance:
             self._found("lost", f"both failed: {' & '.join(tail(e.stderr, 1) for e in both)}")
 
     def _train_rivals(self, workdir: Path) -> None:
-        """Two runs with different settings in one folder: one is refused, and the record is that of the other."""
+        """Start two runs with different settings in one folder: one is refused, and the record is the other's."""
         variant = self.attempt.variant
         references = [self.world.reference("train.run", variant, seed) for seed in (0, 1)]
         commands = [self.world.train(variant, workdir, seed) for seed in (0, 1)]
@@ -398,7 +398,7 @@ class Disturbance:
             self._check_end(ended, {0}, "one of two")
         runs = sorted((self.folder / "runs").iterdir())
         if len(runs) != 2:
-            self._found("lost", f"{len(runs)} run directories of two runs")
+            self._found("lost", f"{len(runs)} run directories for two runs")
         for path in runs:
             self._compare(path, reference.content)
 
@@ -408,7 +408,7 @@ class Disturbance:
         name, fault = self.attempt.command, self.attempt.fault
         reference, plain = self.world.reference(name), self.world.plain[name]
         command = plain.command
-        if plain.reads_run:  # a copy, which is compared
+        if plain.reads_run:  # a copy, which is compared with its original state
             copy = self.folder.with_name(f"{self.folder.name}.run")
             shutil.copytree(self.world.finished, copy)
             command = plain.on(copy)
@@ -419,7 +419,7 @@ class Disturbance:
             self._check_output(ended, plain, reference)
             left = [p.name for p in self.folder.glob(".*.part")]
             if left and fault == "int":
-                self._found("lost", f"{left} left")
+                self._found("lost", f"leftover files: {left}")
         elif fault == "full disk":
             self._on_full_disk(command, plain, reference)
         elif fault == "twins":
@@ -458,21 +458,21 @@ class Disturbance:
         self._check_end(ended, {0, 1, REFUSED}, what)
         self._check_output(ended, plain, reference)
         if ended.status in (1, REFUSED) and str(copy) not in ended.stderr:
-            self._found("lost", f"{what}, and not named: {tail(ended.stderr)}")
+            self._found("lost", f"{what}, but not named: {tail(ended.stderr)}")
 
     def _check_output(self, ended: Ended, plain: Any, reference: Any) -> None:
-        """What a disturbed command has reported as done, or left in its place, is right."""
+        """Check what a command with a fault reported as done, or left at its output path."""
         if ended.status == 0:
             self._check_success(ended, plain, reference)
             return
         try:
             content = plain.produced(self.folder)
-        except OSError:  # not all of it is there
+        except OSError:  # incomplete
             return
         except ValueError as error:
-            return self._found("wrong record", f"a torn output stands in its place: {error}")
+            return self._found("wrong record", f"corrupt output at the final path: {error}")
         if content is not None and content != reference.content:
-            self._found("wrong record", f"an unfinished output stands in its place; {ended.status}")
+            self._found("wrong record", f"unfinished output at the final path; {ended.status}")
 
     def _check_success(self, ended: Ended, plain: Any, reference: Any) -> None:
         if plain.stable(ended.stdout) != reference.stdout:
@@ -499,10 +499,10 @@ CATEGORIES = {
 
 
 class Record:
-    """Counts of tries and findings, as they are written to a JSON file after each try."""
+    """Counts of trials and findings, written to a JSON file after each trial."""
 
     def __init__(self, arguments: Arguments, tries: Sequence[Try]) -> None:
-        """Begin a record, or continue that in --out."""
+        """Start a record, or continue the one in --out."""
         self._arguments, self._tries = arguments, tries
         self._began = time.monotonic()
         self._passed: set[int] = set()
@@ -514,7 +514,7 @@ class Record:
             old = json.loads(arguments.out.read_text("utf-8"))
             if (old["seed"], old["only"]) != (arguments.seed, list(arguments.only)):
                 raise SystemExit(
-                    f"--out {arguments.out} has other tries: use its flags or another file"
+                    f"--out {arguments.out} has different trials: use its flags or another file"
                 )
             self._passed = set(map(int, old["passed"].split()))
             self._failures, self._mended = old["failures"], old["failures_before"]
@@ -522,13 +522,13 @@ class Record:
             self._minutes = old["minutes"]
 
     def left(self) -> list[Try]:
-        """Tries that have not passed; first those that failed."""
+        """Trials that have not passed, failed ones first."""
         failed = {failure["try"] for failure in self._failures}
         left = [t for t in self._tries if t.number not in self._passed]
         return sorted(left, key=lambda t: t.number not in failed)
 
     def add(self, attempt: Try, findings: Sequence[tuple[str, str]]) -> None:
-        """Count a try, and write the file."""
+        """Count a trial, and write the file."""
         from train.record.directory import write_json
 
         if not findings:
@@ -570,12 +570,12 @@ class Record:
             "by_variant": by("variant"),
             "passed": " ".join(map(str, sorted(self._passed))),
             "failures": self._failures,
-            "failures_before": self._mended,  # of tries that were repeated since
+            "failures_before": self._mended,  # of trials that have been repeated since
         }
 
     @property
     def failed(self) -> bool:
-        """Whether anything was found."""
+        """Whether any trial failed."""
         return bool(self._failures)
 
 
@@ -591,20 +591,20 @@ _deadline = 0.0
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the main process, which ends this one; its commands end with it."""
+    """Leave Ctrl-C to the main process, which ends this one and thereby its commands."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _disturb(job: tuple[Try, int]) -> tuple[Try, list[tuple[str, str]] | None, float]:
-    """Make a try in a process of its own, unless the time is over."""
+    """Run a trial in a worker process, unless the time is up."""
     began = time.monotonic()
     findings = None if began > _deadline else Disturbance(_world, *job).run()
     return job[0], findings, time.monotonic() - began
 
 
 def main() -> int:
-    """Run the campaign. Returns the exit status: 1 if anything was found."""
+    """Run the campaign. Returns the exit status: 1 if any trial failed."""
     global _world, _deadline
     arguments = tyro.cli(Arguments, prog="python -m tests.campaign", description=__doc__)
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
@@ -642,9 +642,9 @@ def main() -> int:
                     f"{done} of {len(left)}  {attempt}: {state}  {seconds:.1f} s  {minutes:.0f} min left"
                 )
                 for category, text in findings:
-                    say(f"    try {attempt.number}, {category}: {text}")
+                    say(f"    trial {attempt.number}, {category}: {text}")
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on" if arguments.out else "interrupted")
+        say("interrupted; run the same command to continue" if arguments.out else "interrupted")
         return INTERRUPTED
     finally:
         if not record.failed:

@@ -1,7 +1,7 @@
-"""Commands in processes of their own, which can be stopped at any moment.
+"""Commands in separate processes, which can be stopped at any moment.
 
-Most are forked from this process, which has imported what a command imports but has not started JAX's backend: so a
-command begins in a few milliseconds instead of four seconds. The others are started "cold", as from a shell.
+Most are forked from this process, which has imported what a command imports but has not started JAX's backend, so a
+command starts in a few milliseconds instead of four seconds. The others are started "cold", as from a shell.
 """
 
 import atexit
@@ -21,11 +21,11 @@ from pathlib import Path
 
 from train import cli, stopping
 
-TIMEOUT_SECONDS = 900  # on a machine with much else to do
-ORPHAN_SECONDS = 5.0  # for processes of a command to end after it
+TIMEOUT_SECONDS = 900  # allows for a busy machine
+ORPHAN_SECONDS = 5.0  # for a command's child processes to end after it
 TRY = "CAMPAIGN_TRY"  # variable that names the working folder
-HANDLER_SECONDS = 10.0  # at most, until a command handles signals
-BROKEN = 70  # status of a process that ended by an exception
+HANDLER_SECONDS = 10.0  # maximum time until a command handles signals
+BROKEN = 70  # status of a process that ended with an exception
 PRELOADED = (
     *("train.run", "train.evaluate", "train.predict", "train.models", "train.data"),
     *("train.reproduce.__main__", "train.reproduce.page", "train.reproduce.smoke"),
@@ -69,7 +69,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a process has ended."""
+    """How a process ended."""
 
     status: (
         int | None
@@ -125,7 +125,7 @@ class Process:
     def send_after(self, seconds: float, number: int) -> None:
         """Send a signal after this time, unless the process has ended.
 
-        One that can be handled waits for its handler, which is set first: Python itself would end by it.
+        Except for SIGKILL, waits until the command has installed its handler: Python's default would end it.
         """
         while time.monotonic() - self._began < seconds and not self._ended():
             time.sleep(0.002)
@@ -170,7 +170,7 @@ class Process:
         return Ended(status, *texts, seconds, to_stop)
 
     def leftovers(self) -> list[int]:
-        """IDs of processes that this one has started and left; they are ended."""
+        """Kill the processes that this one started and left running; return their IDs."""
         deadline = time.monotonic() + ORPHAN_SECONDS
         while (left := _processes_of(self._cwd)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -220,7 +220,7 @@ def _run(command: Command, cwd: Path, out: Path, err: Path, limited: bool) -> No
 
 
 def _restrict(limited: bool) -> None:
-    """Let this new process end with the campaign, and give it the usual signals and, if `limited`, a user's rights."""
+    """Tie this new process to the campaign, with default signal handlers and, if `limited`, without root's rights."""
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of Linux
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -230,7 +230,7 @@ def _restrict(limited: bool) -> None:
 
 
 def own_mounts() -> None:
-    """Let file systems that are mounted from now on vanish with this process, if it may mount any."""
+    """Mount file systems in a private namespace from now on, if allowed, so that they vanish with this process."""
     new_namespace = 0x20000  # CLONE_NEWNS
     if ctypes.CDLL(None).unshare(new_namespace) == 0:
         subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True, check=False)
@@ -247,7 +247,7 @@ def _status_of(command: Command) -> int:
         cli.main(module.main)
     except SystemExit as stopped:
         status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
-    # What the interpreter does at the end of a process.
+    # What the interpreter does when a process ends.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -264,7 +264,7 @@ class _Capabilities(ctypes.Structure):
 
 
 def _obey_file_modes() -> None:
-    """Give up root's right to read and write all files (capabilities 1 and 2 of Linux)."""
+    """Drop root's right to read and write all files (Linux capabilities 1 and 2)."""
     if os.getuid() != 0:
         return
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""What a command leaves behind, in a form in which a disturbed and an undisturbed one must be equal."""
+"""The output of a command, reduced to what must be equal with and without a fault."""
 
 import csv
 import hashlib
@@ -15,7 +15,7 @@ TEST_TIMES = ("test_time_ms", "train_time_ms")
 
 
 def of_run(path: Path) -> dict[str, Any]:
-    """The content of a finished run directory without times: each field is compared bit for bit."""
+    """Content of a finished run directory without times; each field is compared bit for bit."""
     rows = list(csv.DictReader(io.StringIO((path / "summary.csv").read_text("utf-8"))))
     test = json.loads((path / "test.json").read_text("utf-8"))
     with np.load(path / "predictions.npz", allow_pickle=False) as saved:
@@ -40,12 +40,12 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[s
 
 
 def only_shorter(found: str, expected: str) -> bool:
-    """Whether a log is the expected one, lines left out."""
+    """Whether a log is the expected one with lines missing."""
     return set(found.splitlines()) <= set(expected.splitlines())
 
 
 def of_files(root: Path, ignored: tuple[str, ...] = ()) -> dict[str, str]:
-    """Hashes of all files below a folder. OSError if there is none."""
+    """Hashes of all files below a folder. OSError if the folder is missing."""
     root.stat()
     return {
         path.relative_to(root).as_posix(): _hash(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The data, the commands and their undisturbed results."""
+"""The data, the commands and their reference results."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from train import recipes
 from train.recipe import Augmentation, Optimizer, Recipe, Stage
 
 FOUR_DEVICES = (("XLA_FLAGS", "--xla_force_host_platform_device_count=4"),)
-# Variant of a run: its flags, and its environment variables.
+# Variants of a run: flags and environment variables.
 VARIANTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "single stage": ("--epochs 6", ()),
     "staged": ("--from-recipe campaign --batch-size 8", ()),
@@ -47,46 +47,46 @@ IN_TREE = (("PYTHONPATH", "tree"),)
 ROW = "table1-attention-16"  # of the paper below
 
 
-# What `benchmarks.tables` and `benchmarks.record` need: they write into the source tree that they belong to.
+# Files that `benchmarks.tables` and `benchmarks.record` need: they write into their own source tree.
 TREE = ("benchmarks", "datasets", "docs", "train", "zoo")
 TREE_FILES = ("README.md", "CHANGELOG.md", "mkdocs.yml", "pyproject.toml")
-PAGE = "docs/models/alexnet.md"  # is missing, so that there is something to write
+PAGE = "docs/models/alexnet.md"  # removed, so that there is something to write
 
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """A command other than `train.run`, which is repeated when it was disturbed."""
+    """A command other than `train.run`, which is rerun after a fault."""
 
     command: Command
-    produced: Callable[[Path], Any]  # what it leaves in its working folder
-    reads_run: bool = False  # its first argument is RUN, which stands for a run directory
+    produced: Callable[[Path], Any]  # reads its output from its working folder
+    reads_run: bool = False  # its first argument is RUN, a placeholder for a run directory
     second_run: bool = False  # it also reads the run with seed 1
     in_tree: bool = False  # it runs in a copy of the source tree, in its working folder
-    prints: bool = False  # its stdout does not vary, but for lines of times
+    prints: bool = False  # its stdout is deterministic, except for lines with times
 
     def on(self, run_dir: Path) -> Command:
-        """The command with this run directory."""
+        """Fill in the run directory."""
         given = (run_dir if word == RUN else word for word in self.command.words)
         return dataclasses.replace(self.command, words=words(*given))
 
     def stable(self, stdout: str) -> str:
-        """The part of its stdout that does not vary."""
+        """The deterministic part of its stdout."""
         lines = stdout.splitlines() if self.prints else []
         return "\n".join(x for x in lines if "time_ms" not in x and " MB," not in x)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The undisturbed result of a command."""
+    """The result of a command without faults."""
 
     seconds: float
     content: Any
     stdout: str = ""
-    bytes: int = 0  # of everything that it wrote
+    bytes: int = 0  # total size of its output
 
 
 class World:
-    """A folder with data, caches and undisturbed results."""
+    """A folder with data, caches and reference results."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,14 +101,14 @@ class World:
         self.tries = root / "tries"
         self.tries.mkdir()
         (root / "references").mkdir()
-        for name in TREE:  # now: it may be edited meanwhile
+        for name in TREE:  # copied at the start: the original may be edited in the meantime
             shutil.copytree(ROOT / name, root / "tree" / name)
         for name in TREE_FILES:
             shutil.copy2(ROOT / name, root / "tree")
         (root / "tree" / PAGE).unlink()
 
     def reference(self, command: str, variant: str = "", seed: int = 0) -> Reference:
-        """The undisturbed result of a command, which the first process that needs it makes."""
+        """The reference result of a command, computed by the first process that needs it."""
         path = self.root / "references" / f"{command} {variant} {seed}.pickle"
         with filelock.FileLock(f"{path}.lock"):
             if not path.exists():
@@ -117,7 +117,7 @@ class World:
         return found
 
     def _undisturbed(self, command: str, variant: str, seed: int) -> Reference:
-        """Run a command undisturbed, twice if its time counts, since the first also compiles."""
+        """Run a command without faults; twice if its time matters, since the first run also compiles."""
         once = seed > 0 or (not variant and self.plain[command].in_tree)
         for name in ("compiling", "reference")[once:]:
             cwd = self.root / "references" / f"{command} {variant} {seed} {name}"
@@ -131,7 +131,7 @@ class World:
             before = size_of(cwd)
             ended = run(given, cwd)
             if ended.status != 0:
-                raise RuntimeError(f"{command} fails undisturbed: {tail(ended.stderr, 30)}")
+                raise RuntimeError(f"{command} fails without a fault: {tail(ended.stderr, 30)}")
         written = size_of(cwd) - before
         if command == "train.run":
             self._commit(cwd / "run")
@@ -146,7 +146,7 @@ class World:
         return self.root / "references" / "train.run single stage 0 reference" / "run"
 
     def _commit(self, run_dir: Path) -> None:
-        """Let a run come from committed code, which `benchmarks.record` requires."""
+        """Mark a run as from committed code, which `benchmarks.record` requires."""
         path = run_dir / "env.json"
         facts = json.loads(path.read_text("utf-8"))
         path.write_text(json.dumps(facts | {"git_dirty": False, "git_commit": "0" * 40}))
@@ -238,10 +238,10 @@ class World:
             )
         return {plain.command.name: plain for plain in commands}
 
-    # Folders of one try.
+    # Folders of a trial.
 
     def folder(self, number: int) -> Path:
-        """An empty working folder for a try."""
+        """Create an empty working folder for a trial."""
         path = self.tries / f"{number}"
         path.mkdir()
         return path
@@ -255,18 +255,18 @@ class World:
         _system("umount", "-l", str(path))
 
     def mount(self, path: Path) -> None:
-        """Give a folder a file system of its own. RuntimeError where that is not possible."""
+        """Mount a file system on a folder. RuntimeError if that is not possible."""
         _system("mount", "-t", "tmpfs", "-o", f"size={LARGE_DISK}k", "campaign", str(path))
 
     def close(self) -> None:
-        """Remove everything, also what an interrupted try has mounted."""
+        """Remove everything, including mounts of an interrupted trial."""
         for path in self.tries.iterdir():
             if path.is_mount():
                 self.unmount(path)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def remove(self, path: Path) -> None:
-        """Remove the folder of a try, and what lies beside it."""
+        """Remove the folder of a trial and the files next to it."""
         for found in (path, *self.tries.glob(f"{path.name}.*")):
             if found.is_dir():
                 shutil.rmtree(found, ignore_errors=True)
@@ -284,13 +284,13 @@ def _nothing(cwd: Path) -> Any:
 
 
 def _json(path: Path) -> Any:
-    """A JSON file with numbers and dates left out: measured times vary. None if it says that it is not complete."""
+    """Content of a JSON file without numbers and dates, since measured times vary. None if it is incomplete."""
     content = json.loads(path.read_text("utf-8"))
     return _outline(content) if content.get("complete", True) else None
 
 
 def _steps(path: Path) -> Any:
-    """The steps of `benchmarks.gpu`, which writes its record before each. None unless all of them are done."""
+    """Steps of `benchmarks.gpu`, which writes its record before each step. None unless all are done."""
     steps = json.loads(path.read_text("utf-8"))["steps"]
     is_done = steps and all(step["state"] == "done" for step in steps.values())
     return _outline(steps) if is_done else None
@@ -300,7 +300,7 @@ VARYING = (
     "date",
     "command",
     "glibc_tunables",
-)  # the last one: whether a process has restarted itself
+)  # the last one depends on whether a process restarted itself
 
 
 def _outline(value: Any) -> Any:
@@ -312,7 +312,7 @@ def _outline(value: Any) -> Any:
 
 
 def _percentages(path: Path) -> list[str]:
-    """The scores of a page, which also has the paths of runs. ValueError if its end is missing."""
+    """Scores on a page, which also contains the paths of runs. ValueError if the page is truncated."""
     text = path.read_text("utf-8")
     if not text.rstrip().endswith("</html>"):
         raise ValueError(f"{path.name} has no end")
@@ -321,7 +321,7 @@ def _percentages(path: Path) -> list[str]:
 
 def _pages(cwd: Path) -> Any:
     tree = cwd / "tree"
-    (tree / PAGE).stat()  # OSError: it is not written yet
+    (tree / PAGE).stat()  # raises OSError if it has not been written yet
     return results.of_files(tree / "docs") | {"README": (tree / "README.md").read_text("utf-8")}
 
 

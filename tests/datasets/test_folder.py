@@ -425,7 +425,7 @@ def test_too_many_bad_images(tmp_path):
 def test_bad_images_are_listed_and_can_be_accepted(tmp_path):
     files = with_bad_images(40, 5)
     message = error_message(tmp_path, files)
-    assert message.endswith(", or go on without them: --max-bad 0.07")
+    assert message.endswith(", or continue without them: --max-bad 0.07")
     listed = Path(re.search(r"listed in (.*?): repair", message)[1])
     assert listed.read_text().splitlines() == [
         f"cats/{i}.png\tnot an image in any known format" for i in range(5)

@@ -128,7 +128,7 @@ def test_groups_that_are_whole_classes_are_rejected(tmp_path, monkeypatch):
 
 def test_groups_of_one_image_are_noted(tmp_path):
     data = load_dataset(write_folder(tmp_path, VISITS), group=".+")
-    assert data.notes == ("each group has only one image, so that grouping has no effect",)
+    assert data.notes == ("each group has only one image, so grouping has no effect",)
 
 
 def test_class_missing_from_a_split_is_noted(tmp_path):
@@ -287,7 +287,7 @@ def test_images_missing_from_the_file_are_left_out(written, monkeypatch):
     again = load_dataset(root, splits_file=path, on_bad_image="error")
     assert_same_splits(again, data)
     assert again.fingerprint == data.fingerprint
-    assert again.notes == (f"left out 3 images that {path} does not name",)
+    assert again.notes == (f"left out 3 images not listed in {path}",)
     assert not again.bad_images
 
 

@@ -130,7 +130,7 @@ def test_zip_with_a_damaged_directory(tmp_path):
 )
 def test_zip_with_paths_outside_the_archive(tmp_path, name):
     message = error_message(write_zip(tmp_path / "a.zip", FILES | {name: png()}))
-    assert "is outside the archive: pack it again" in message
+    assert "points outside the archive: pack it again" in message
     assert repr(name) in message
 
 

@@ -124,7 +124,7 @@ def grouped(draw):
         for group in some:
             count = draw(st.integers(1, 6))
             classes += [name] * count
-            # Ungrouped examples ("") are units of their own.
+            # Each ungrouped example ("") is a separate unit.
             ungrouped = draw(st.integers(0, 9)) == 0
             groups += ([""] if ungrouped else [f"visit{group}"]) * count
     return [f"{name}/{i}.jpg" for i, name in enumerate(classes)], classes, groups

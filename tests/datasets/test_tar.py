@@ -152,7 +152,7 @@ def test_damaged_copy_is_replaced(tmp_path, archives):
 )
 def test_paths_outside_the_archive(tmp_path, archives, name):
     message = error_message(write_tar(tmp_path / "a.tar.gz", FILES | {name: png()}))
-    assert f"has a member named {name!r}, which is outside the archive" in message
+    assert f"has a member named {name!r}, which points outside the archive" in message
     assert list(archives.iterdir()) == []
 
 

@@ -210,7 +210,7 @@ def test_a_state_of_another_structure_is_not_damage(tmp_path, monkeypatch, recor
         state = state_of(stage)
         return state.replace(params={**state.params, "new": np.zeros(3, "f")})
 
-    with pytest.raises(RunError, match="intact, but its arrays are not those of this version"):
+    with pytest.raises(RunError, match="intact, but its arrays do not match this version"):
         checkpoints.restore(other, pytest.fail)
     checkpoints.close()
     assert contents(tmp_path) == before

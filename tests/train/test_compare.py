@@ -91,8 +91,8 @@ def test_two_runs(pair, tmp_path, call, curves):
     row = next(line for line in stdout.splitlines() if line.startswith("good "))
     assert re.search(rf"resnet_tiny +pets +1 seed +40 +95.00% +{low:.1f} to {high:.1f}", row)
     text = out.read_text("utf-8")
-    assert "Only good is right, bad errs: 12 images" in text
-    assert "Only bad is right, good errs: 2 images" in text
+    assert "good right, bad wrong: 12 images" in text
+    assert "bad right, good wrong: 2 images" in text
     caption = "<span>true: cat</span><span>good: cat</span><span>bad: dog</span>"
     assert text.count(f"{caption}<small>{IDS[10]}<") == 1
     assert "<td class=n>26</td>" in text  # both right
@@ -154,7 +154,7 @@ def test_the_order_of_the_images_does_not_matter(pair, tmp_path):
         ({"ids": [*IDS, "cat/40.png"]}, "1 only in other (cat/40.png)"),
         (
             {"digests": dict.fromkeys(IDS[:5], "x")},
-            "5 with other contents (cat/0.png, dog/1.png, cat/2.png, ...)",
+            "5 with different content (cat/0.png, dog/1.png, cat/2.png, ...)",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def test_a_study_stands_for_its_best_settings(tmp_path, call):
     status, _, stderr = call(compare, tmp_path / "broken")
     assert (
         status == 2
-        and "study.json is not that of a study (missing or invalid: 'complete')" in stderr
+        and "study.json is not a valid study file (missing or invalid: 'complete')" in stderr
     )
 
 
@@ -327,7 +327,7 @@ def test_an_unusable_run_is_one_line(pair, tmp_path, call, spoil, text):
         (["{good}"], "name at least two runs"),
         (["{good}", "good"], "good is named twice"),
         (["{good}", "nowhere"], "nowhere does not exist"),
-        (["{good}", "{empty}"], "empty holds no run"),
+        (["{good}", "{empty}"], "empty contains no run"),
         (["{good}", "{bad}", "--out", "page.pdf"], "does not end in .html"),
         (["{good}", "{bad}", "--out", "no/page.html"], "its folder does not exist"),
         (["{good}", "{bad}", "--settings", "0"], "use at least 1"),

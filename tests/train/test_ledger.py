@@ -428,7 +428,7 @@ def test_trials_with_an_earlier_reading_are_not_ranked_with_others():
         trial(2, 0.01, 0.5, earlier=True),
     ]
     for some, indices, text in (
-        (trials, [1], "1 of 3 trials run (proxy data), 2 on other data or of another reading"),
+        (trials, [1], "1 of 3 trials run (proxy data), 2 on other data or with another reading"),
         (trials[::2], [0, 2], "2 of 3 trials run (earlier reading, proxy data); best"),
     ):
         found = [t | {"data": DATA | {"is_documents": False}} for t in some]
@@ -684,7 +684,7 @@ def test_trials_on_other_data_are_not_ranked():
     ][0]
     assert ([t["index"] for t in result["points"]], result["best"]["index"]) == ([2], 2)
     text = formatting.describe_grid(result)
-    assert text.startswith("1 of 3 trials run, 2 on other data or of another reading excluded")
+    assert text.startswith("1 of 3 trials run, 2 on other data or with another reading excluded")
 
 
 def test_markdown():

@@ -408,7 +408,7 @@ def test_only_differences_that_a_paper_states_are_judged():
         if c.magnitude is not None
     }
     assert stated == {
-        ("pig_faces", "attention is more precise at batch 16"): 0.0092,
+        ("pig_faces", "attention has the higher precision at batch 16"): 0.0092,
         ("cifar10", "deconvolution wins about 1 point at halved widths"): 0.01,
         ("cifar10", "deconvolution wins about 3 points at full widths"): 0.03,
     }

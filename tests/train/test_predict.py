@@ -159,7 +159,7 @@ def test_names_that_are_not_utf_8_are_shown_with_a_replacement_character(
 def test_not_a_run(photos, call):
     status, _, stderr = call(predict, photos, photos / "red3.png")
     assert status == 2
-    assert "holds no trained model" in stderr
+    assert "has no trained model" in stderr
 
 
 def test_help_does_not_import_jax(command_environment):

@@ -61,7 +61,7 @@ def test_predictor_equals_model_apply(small_run):
 
 
 def test_folder_without_a_run(tmp_path):
-    with pytest.raises(ValueError, match="holds no trained model"):
+    with pytest.raises(ValueError, match="has no trained model"):
         train.load_run(tmp_path)
     with pytest.raises(ValueError, match="nowhere does not exist: use a run directory"):
         train.load_run(tmp_path / "nowhere")

@@ -209,9 +209,9 @@ def test_report_shows_intervals_and_what_they_cover(small_run, tmp_path):
 
     text = page(over="images", units=9, accuracy=[0.571, 0.98], f1=[0.5, 0.9])
     assert "<b>90.00%</b>test accuracy, 95%: 57.1 to 98.0<" in text
-    assert "95% intervals over the test images alone, from one seed.<" in text
+    assert "95% intervals over the test images only, from one seed.<" in text
     text = page(over="groups", units=3, accuracy=[0.571, 0.98], f1=None)
-    assert "over the 3 groups of test images alone, from one seed; none for macro-F1" in text
+    assert "over the 3 groups of test images only, from one seed; none for macro-F1" in text
 
 
 def test_synthetic_images_are_labeled(small_run, tmp_path):
@@ -338,9 +338,9 @@ def test_a_figure_that_fails_costs_a_warning(small_run, tmp_path, monkeypatch, c
     assert not (run.figures / "confusion_matrix.png").exists() and not run.report.exists()
     warnings = capsys.readouterr().err.splitlines()
     assert not (run.figures / "mistakes").exists()
-    assert f"warning: {run.figures / 'confusion_matrix.png'} is missing" in warnings[-3]
+    assert f"warning: {run.figures / 'confusion_matrix.png'} could not be written" in warnings[-3]
     assert warnings[-3].endswith("(ValueError: no latex)")
-    assert "mistakes is missing" in warnings[-2] and "report.html" in warnings[-1]
+    assert "mistakes could not be written" in warnings[-2] and "report.html" in warnings[-1]
 
 
 def mock_failing(error):

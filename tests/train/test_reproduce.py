@@ -291,7 +291,7 @@ CATS = with_values(RECIPE, {"dataset": "cats_dogs"})
 def test_rows_without_data_print_their_command(ask, trainer, tmp_path):
     status, stdout, stderr = ask([row("cats", CATS), row("a")])
     assert status == 0
-    assert "not run: needs the data cats_dogs (https://www.kaggle.com" in stdout
+    assert "not run: needs the data set cats_dogs (https://www.kaggle.com" in stdout
     assert "python -m train.reproduce doc --rows cats --data-dir $DATA" in stdout
     assert "cats_dogs needs its images" in stderr
     assert trainer.calls == ["a/seed0"]
@@ -360,7 +360,7 @@ def test_parameters_are_counted_without_a_run(ask, trainer, tmp_path):
     (result,) = ledger_of(tmp_path)["rows"]
     assert result["columns"][0]["mean"] == 65842
     assert result["columns"][0]["verdict"] == "reproduced"
-    assert result["text"].startswith("not run: needs the data cats_dogs")
+    assert result["text"].startswith("not run: needs the data set cats_dogs")
     assert result["text"].endswith("; parameters reproduced")
 
 
@@ -489,7 +489,7 @@ def test_a_recorded_ledger_is_judged_again(ask, call, trainer, tmp_path, monkeyp
 
 
 def test_a_recorded_row_of_several_machines_is_of_neither(ask, trainer, tmp_path):
-    """Times are judged on the paper's hardware only, and beside each other on the same hardware."""
+    """Times are judged on the paper's hardware only; relative times, on the same hardware."""
     rows = [row("a", seeds=2), row("b")]
     ask(rows)
     recorded = ledger_of(tmp_path)

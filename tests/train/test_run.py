@@ -128,7 +128,7 @@ def test_config_and_environment_are_recorded(small_run):
 def test_evaluate_reproduces_test_json_except_for_times(small_run, call):
     status, stdout, stderr = call(evaluate, small_run)
     assert status == 0
-    assert "95% intervals over the test images alone, from one seed" in stderr
+    assert "95% intervals over the test images only, from one seed" in stderr
     computed, recorded = json.loads(stdout), read(small_run / "test.json")
     assert computed.keys() == recorded.keys()
     assert {k: v for k, v in computed.items() if k not in TIMING_FIELDS} == {
@@ -199,7 +199,7 @@ def test_evaluate_other_data_with_some_of_the_classes(
     assert results.keys() == before.keys()
     assert (results["dataset"], results["split"]) == ("other", "all")
     assert results["num_examples"] == 3 * len(names)
-    assert "95% intervals over the images alone, from one seed" in stderr
+    assert "95% intervals over the images only, from one seed" in stderr
     support = {name: row["support"] for name, row in results["per_class"].items()}
     assert support == {name: 3 * (name in names) for name in ("blue", "green", "red")}
     # Macro averages do not count classes without images; labels are those of the model.
@@ -438,7 +438,7 @@ def test_run_that_diverges_before_the_first_checkpoint_names_the_step(image_fold
 
 
 def test_a_run_keeps_its_recipe(small_run):
-    """--from-recipe and --quick would else be ignored beside a --workdir with a run."""
+    """Otherwise, --from-recipe and --quick would be ignored if --workdir has a run."""
     recipe = RunDir(small_run).read_recipe()
     place = ["--workdir", str(small_run)]
     assert run.parse([*place, "--from-recipe", recipe.name]).recipe == recipe

@@ -165,7 +165,7 @@ def test_training_goes_on_without_a_tracker_that_fails(tmp_path, capsys, monkeyp
     monkeypatch.setattr(writer, "_send", fail)
     step(writer, 1)
     writer.flush()
-    assert capsys.readouterr().err == "warning: recorder does not take values (no route to host)\n"
+    assert capsys.readouterr().err == "warning: logging to recorder failed (no route to host)\n"
     monkeypatch.setattr(writer, "_send", send)
     step(writer, 2)
     writer.flush()
@@ -199,7 +199,7 @@ def test_a_study_goes_on_without_a_tracker_that_fails(tmp_path, capsys, monkeypa
     assert trackers.study_folder() == tmp_path
     monkeypatch.setattr(Recorder, "end_study", fail)
     trackers.end_study(["recorder"], tmp_path, {})
-    assert capsys.readouterr().err == "warning: recorder does not take values (no route to host)\n"
+    assert capsys.readouterr().err == "warning: logging to recorder failed (no route to host)\n"
     assert trackers.study_folder() is None
 
 
@@ -216,7 +216,7 @@ def test_each_tracker_has_an_extra():
     assert trackers.TRACKERS.keys() <= project["optional-dependencies"].keys()
 
 
-# The trackers themselves, in processes of their own: wandb starts a server, MLflow a database.
+# The trackers themselves, in separate processes: wandb starts a server, MLflow a database.
 
 
 def installed(*names):

@@ -1,4 +1,4 @@
-"""Clustering, and its scores against labels: matching, agreement, collapse."""
+"""Clustering, and its evaluation against labels: matching, agreement, collapse."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def match_clusters(
     """Match clusters to classes one to one, so that as many samples as possible are correct.
 
     The clustering accuracy of VaDE (Jiang et al. 2017), and therefore of Han et al. ("Animal face classification based
-    on deep learning"), is that of this matching.
+    on deep learning"), uses this matching.
 
     Args:
       labels: int [N].
@@ -67,12 +67,13 @@ def collapse_warning(
       - The number of clusters in use is less than the number of classes, or of clusters if that is smaller. A cluster
         or class below a hundredth of an even share does not count.
       - The entropy of the occupancy is below half the entropy of the classes, which means that the effective number of
-        clusters is below the square root of the effective number of classes. Half the effective number is no suitable
-        threshold: two clusters cannot fall below half of two, and ten long-tailed classes, 1 to 100, come close to it.
+        clusters is below the square root of the effective number of classes. Half the effective number is not a
+        suitable threshold: two clusters cannot fall below half of two, and ten long-tailed classes, 1 to 100, come
+        close to it.
 
-    Without `class_shares`, the classes are assumed to be equal. The second rule then tolerates inequality: 80:10:10
-    and the ten long-tailed classes raise no warning, 95:5 does. Clusters as unequal as the known classes never raise
-    one.
+    Without `class_shares`, the classes are assumed to be equally large. The second rule then tolerates imbalance:
+    80:10:10 and the ten long-tailed classes do not raise a warning, 95:5 does. Clusters as imbalanced as the known
+    classes never raise one.
 
     Args:
       occupancy: fraction of the samples in each cluster, float [K].
@@ -104,9 +105,10 @@ def clustering_metrics(
       clusters: int [N], below `num_clusters`.
 
     Returns:
-      The scores of `classification_metrics`, of the classes matched to the clusters, and more. Samples in unmatched
-      clusters count as wrong: they lower the recall of their class and are in no column of the confusion matrix, which
-      stays square. `unmatched` counts them by true class, so row i of the matrix and `unmatched[i]` add up to class i.
+      The scores of `classification_metrics` for the classes matched to the clusters, and more. Samples in unmatched
+      clusters count as wrong: they lower the recall of their class and are not in any column of the confusion matrix,
+      which stays square. `unmatched` counts them by true class, so row i of the matrix and `unmatched[i]` add up to
+      class i.
       `class_of_cluster` is the matching. NMI (arithmetic mean) and ARI need no matching and apply to any number of
       clusters. `loss` is None. `collapsed` is the warning of `collapse_warning`, or None.
     """
@@ -133,11 +135,11 @@ def fit_kmeans(x: np.ndarray, k: int, seed: int) -> KMeans:
 
 
 def fit_gmm(x: np.ndarray, k: int, seed: int) -> GaussianMixture:
-    """Fit a mixture of k Gaussians to float [N, D], the best of five k-means initializations.
+    """Fit a mixture of k Gaussians to float [N, D] with the best of five k-means initializations.
 
-    Covariances are full if there are at least ten samples per component and dimension, else diagonal. The latents of an
-    autoencoder are correlated, which diagonal covariances do not model: on digits, they get 70 to 80% of the training
-    images right, full ones 80 to 85%, and VaDE keeps this advantage to the end.
+    Covariances are full if there are at least ten samples per component and dimension, else diagonal. An autoencoder's
+    latents are correlated, which diagonal covariances do not model: on digits, they get 70 to 80% of the training
+    images right, full ones 80 to 85%, and VaDE retains this advantage to the end.
 
     A thousandth of the mean variance is added to each variance. Otherwise features that are zero for nearly all samples
     of a component (after a ReLU) would dominate the density. scikit-learn's default, an absolute 1e-6, depends on the

@@ -16,11 +16,11 @@ def tsne(
       dims: dimensions of the embedding.
       seed: seed of the subsampling and of t-SNE.
       perplexity: effective number of neighbors; at most (M - 1) / 3 is used.
-      limit: largest number of points. 2,000 points take about 15 seconds in three dimensions on two idle cores.
+      limit: maximum number of points. 2,000 points take about 15 seconds in three dimensions on two idle cores.
 
     Returns:
-      The embedding, float32 [M, dims], and the indices of its points in `x`, ascending, int [M]. M is N, at most
-      `limit`.
+      The embedding, float32 [M, dims], and the indices of its points in `x`, ascending, int [M], with
+      M = min(N, limit).
 
     Raises:
       InputError: fewer than two samples.

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
-# With more classes, test.json has the confusions that occur instead of a matrix (10,000 classes: 287 MiB of zeros), and
-# predictions.npz has the most probable classes instead of all probabilities.
+# With more classes, test.json lists the confusions that occur instead of a matrix (10,000 classes: 287 MiB of zeros),
+# and predictions.npz contains the most probable classes instead of all probabilities.
 MAX_DENSE_CLASSES = 200
 TOP_CLASSES = 5
 CHUNK_VALUES = 1 << 22  # logits converted to float64 at a time
@@ -20,7 +20,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _shift(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return float64 arrays [N, C] and [N, 1] whose difference is the log-probabilities."""
+    """Return float64 arrays [N, C] and [N, 1] whose difference gives the log-probabilities."""
     shifted = logits.astype(np.float64)
     shifted -= logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
@@ -79,7 +79,7 @@ def _loss(reduced: Mapping[str, np.ndarray]) -> float:
 def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Count each pair of true and predicted class that occurs: (row, column, count), int64 [M, 3], sorted.
 
-    Predictions of -1, which stand for no class, are left out.
+    Predictions of -1 (no class) are left out.
     """
     kept = predicted >= 0
     codes = labels[kept].astype(np.int64) * num_classes + predicted[kept]
@@ -92,7 +92,7 @@ def prediction_scores(
 ) -> dict[str, Any]:
     """Compute the scores of `classification_metrics` that require only predictions, int [N].
 
-    A prediction of -1 stands for no class and counts as wrong.
+    A prediction of -1 means no class and counts as wrong.
     """
     classes = np.arange(len(class_names))
     per_class = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
@@ -138,7 +138,7 @@ def score_logits(
 
     Args:
       labels: int [N], indices into `class_names`.
-      chunks: float [n, C] each, together the logits of the N samples. Only one chunk is in memory at a time.
+      chunks: float [n, C] each; concatenated, the logits of the N samples. Only one chunk is in memory at a time.
       class_names: C names.
 
     Returns:
@@ -159,7 +159,7 @@ def score_logits(
 
 
 def averages_of_present(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Macro averages over the classes that have samples, for data without some classes of the model.
+    """Macro averages over the classes that have samples, for data that lack some of the model's classes.
 
     `scores` are those of `prediction_scores`.
     """

@@ -11,7 +11,7 @@ from train.recipe import InputError, Probe
 
 
 def scale(vectors: Mapping[str, np.ndarray], method: str) -> dict[str, np.ndarray]:
-    """Scale the vectors of all splits by statistics of the training split. `method`: see `Recipe.feature_scaling`."""
+    """Scale the vectors of all splits by training statistics. For `method`, see `Recipe.feature_scaling`."""
     train = vectors["train"].astype(np.float64)
     if method == "none":
         return dict(vectors)
@@ -34,7 +34,7 @@ class FittedProbe:
         self._scaling = "standardize" if probe.standardize else "none"
         self._train = features
         self.num_clusters = classes
-        # Additional results, JSON-able: the diagnosis of `diagnose_rbf` for an SVM with an rbf kernel.
+        # Additional JSON-able results: the output of `diagnose_rbf` for an SVM with an rbf kernel.
         self.notes: dict[str, Any] = {}
         if probe.method == "svm":
             if len(np.unique(labels)) < 2:
@@ -67,9 +67,9 @@ def probe_accuracy(
     classes: int,
     seed: int,
 ) -> float:
-    """Fit a probe to features [N, D] and labels int [N] of the training split, and return its accuracy on others.
+    """Fit a probe to features [N, D] and labels int [N] of the training split, and return its accuracy on another.
 
-    Clusters are matched to classes on the other split itself.
+    Clusters are matched to classes on that other split.
     """
     fitted = FittedProbe(probe, *train, classes, seed)
     features, labels = other

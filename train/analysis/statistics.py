@@ -1,15 +1,15 @@
-"""Intervals and tests of scores: pure functions over arrays. SciPy and statsmodels compute them.
+"""Confidence intervals and tests for scores: pure functions over arrays, computed with SciPy and statsmodels.
 
-All intervals have a confidence of 95%. The arguments that most functions share:
+All intervals are 95% intervals. Arguments that most functions share:
 
-- `labels`: int [N], the true classes of N images. For cross-validation, the images of all folds, one after another.
+- `labels`: int [N], the true classes of N images. For cross-validation, the images of all folds, concatenated.
 - `predicted`: int [N], or int [R, N] for R runs on the same images, such as several seeds, whose scores are averaged.
-  A prediction of -1 stands for no class and counts as wrong.
+  -1 means that no class was predicted, and counts as wrong.
 - `groups`: the group of each image (animal, burst, camera), any type [N]. Images of a group are not independent, so
-  whole groups are resampled. "" is an image without a group. None: every image is independent.
+  whole groups are resampled. "" is an image without a group. None: all images are independent.
 
-An interval over images covers the choice of the test images. It does not cover what training again with another seed
-changes: that takes several runs, see `mean_interval`.
+An interval over images covers the choice of the test images, but not the variation between training runs with
+different seeds; that takes several runs, see `mean_interval`.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from train.analysis.means import Interval as Interval
 from train.analysis.means import mean_and_sd as mean_and_sd
 from train.analysis.means import mean_interval as mean_interval
 
-RESAMPLES = 1000  # of a bootstrap
-PERMUTATIONS = 1999  # of a test; p values are multiples of 1/2000
-# Up to this many images or groups, the bootstrap corrects bias and skewness (BCa), which costs one evaluation for each.
-# Above, the correction is smaller than the error of 1,000 replicates.
+RESAMPLES = 1000  # bootstrap replicates
+PERMUTATIONS = 1999  # of a randomization test; p-values are multiples of 1/2000
+# Up to this many images or groups, the bootstrap corrects for bias and skewness (BCa), which costs one evaluation for
+# each. Above, the correction is smaller than the Monte Carlo error of 1,000 replicates.
 MAX_BCA_UNITS = 2000
-SEED = 0  # of resampling: the same predictions always have the same interval
+SEED = 0  # of resampling, so that the same predictions always have the same interval
 BATCH_ELEMENTS = 2_000_000  # of the largest temporary array of a bootstrap
-ROUNDING = 1e-12  # standard deviation of equal differences, at most
+ROUNDING = 1e-12  # differences whose standard deviation is at most this count as equal
 
 Unit = Literal["images", "groups", "folds", "seeds"]
 # Accuracy and the macro averages of `train.analysis.metrics.prediction_scores`.
@@ -42,18 +42,18 @@ Metric = Literal["accuracy", "precision", "recall", "f1"]
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The difference of a score between two settings or runs, first minus second."""
+    """Difference in a score between two settings or runs, first minus second."""
 
     value: float
     interval: Interval | None
     p: float | None  # two-sided; None without a test
     n: int
-    unit: Unit  # what n counts, and what the interval is over
+    unit: Unit  # what n counts and the interval is over
     test: str  # name of the test
 
     @property
     def is_decided(self) -> bool:
-        """Whether the test, or else the interval, tells the two apart."""
+        """Whether the test, or without one the interval, separates the two."""
         if self.p is not None:
             return self.p < 1 - CONFIDENCE
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
@@ -63,11 +63,11 @@ class Difference:
 
 
 def wilson_interval(correct: Any, total: Any) -> tuple[Any, Any]:
-    """Return Wilson's interval of an accuracy, for `correct` of `total` images: numbers, or arrays of one shape.
+    """Return Wilson's interval for an accuracy of `correct` out of `total` images: numbers, or arrays of one shape.
 
     `correct` need not be an integer: it may be the mean over several runs on the same images.
     """
-    from statsmodels.stats.proportion import proportion_confint  # a second
+    from statsmodels.stats.proportion import proportion_confint  # takes a second
 
     found = proportion_confint(correct, total, 1 - CONFIDENCE, method="wilson")
     low, high = np.clip(found, 0.0, 1.0)  # rounding errors at 0 and at `total`
@@ -91,15 +91,15 @@ def score_interval(
     groups: Sequence[Any] | np.ndarray | None = None,
     num_classes: int | None = None,
 ) -> Interval | None:
-    """Return the interval of a score over images, or over groups; other arguments: see this module.
+    """Return the interval of a score over images or groups; see the module docstring for the other arguments.
 
-    Accuracy without groups: Wilson's interval. Everything else: a bootstrap of images or groups. Where all replicates
-    are equal, as without any error, the bootstrap says nothing: None, or for an accuracy Wilson's interval with a
-    group as one image.
+    Accuracy without groups: Wilson's interval. Everything else: a bootstrap over images or groups. If all replicates
+    are equal, for example because there are no errors, the bootstrap is uninformative: None, or for an accuracy
+    Wilson's interval with each group counted as one image.
 
-    `num_classes` are the classes of a macro average (default: those of `labels`); classes without test images score
-    0, as in `prediction_scores`. A class that is missing in a replicate only is left out of its average: otherwise
-    replicates of classes with few images would lie below the score.
+    `num_classes` is the number of classes in a macro average (default: those in `labels`); classes without test images
+    score 0, as in `prediction_scores`. A class missing only from a replicate is left out of that replicate's average;
+    otherwise, replicates of classes with few images would fall below the score.
     """
     units = _units(groups, len(labels))
     if metric == "accuracy" and units is None:
@@ -119,10 +119,9 @@ def interval_fields(
     num_classes: int | None,
     groups: Sequence[Any] | np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Return the field `intervals` of test.json: of accuracy and macro-F1, each [low, high] or null.
+    """Return the `intervals` field of test.json: for accuracy and macro-F1, each [low, high] or null.
 
-    `num_classes`: see `score_interval`. `over` says what was resampled ("images" or "groups"), `units` how many there
-    are.
+    `num_classes`: see `score_interval`. `over` is what was resampled ("images" or "groups"), `units` their number.
     """
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
     found = {m: score_interval(labels, predicted, m, groups, num_classes) for m in metrics}
@@ -161,7 +160,7 @@ def _paired_t(
         raise ValueError("no values")
     count, interval, p = len(differences), None, None
     if sd is not None and sd <= ROUNDING:
-        # On few images, two or three differences are often equal by chance. Their variance is no estimate.
+        # With few images, two or three differences are often equal by chance, and their variance is meaningless.
         test += ", undefined for equal differences"
     elif sd is not None:
         from scipy import stats
@@ -180,11 +179,11 @@ def compare_predictions(
     groups: Sequence[Any] | np.ndarray | None = None,
     num_classes: int | None = None,
 ) -> Difference:
-    """Compare the predictions of two runs or settings for the same images; arguments: see this module.
+    """Compare the predictions of two runs or settings on the same images; for arguments, see the module docstring.
 
     Accuracies of two single runs without groups: McNemar's exact test, with Bonett and Price's interval (2012,
-    "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data"). Otherwise a
-    randomization test, which exchanges the two predictions of images or groups at random, and a paired bootstrap.
+    "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data"). Otherwise, a
+    randomization test, which randomly swaps the two predictions for images or groups, and a paired bootstrap.
     """
     first, second = np.atleast_2d(first), np.atleast_2d(second)
     units = _units(groups, len(labels))
@@ -205,7 +204,7 @@ def difference_interval(
     groups: Sequence[Any] | np.ndarray | None = None,
     num_classes: int | None = None,
 ) -> Interval | None:
-    """Return the paired bootstrap interval of a difference of two scores, without a test."""
+    """Return the paired bootstrap interval of the difference between two scores, without a test."""
     units = _units(groups, len(labels))
     return _bootstrap(_Scores(labels, first, metric, units, num_classes, second))
 
@@ -216,10 +215,10 @@ def _mcnemar(first: np.ndarray, second: np.ndarray) -> Difference:
 
     n = len(first)
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    table = [[0, only_first], [only_second, 0]]  # the test reads nothing else
+    table = [[0, only_first], [only_second, 0]]  # the test ignores the diagonal
     p = float(mcnemar(table, exact=True).pvalue)
-    # As if one more image had been right in the first only, and one in the second only: without it, the interval of
-    # two runs that never differ has width 0.
+    # Add one image that only the first gets right and one that only the second does: otherwise, the interval of two
+    # runs that never differ would have width 0.
     a, b = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
     quantile = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     half = quantile * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
@@ -228,7 +227,7 @@ def _mcnemar(first: np.ndarray, second: np.ndarray) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p values of several tests by Holm's method, so that 5% is the risk of all tests together."""
+    """Adjust p-values for multiple tests by Holm's method, which keeps the family-wise error rate at 5%."""
     if len(p_values) < 2:
         return list(p_values)
     from statsmodels.stats.multitest import multipletests
@@ -237,7 +236,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def with_holm(differences: Sequence[Difference]) -> list[Difference]:
-    """Return the differences with adjusted p values. Those without a p value are not counted."""
+    """Return the differences with adjusted p-values. Those without a p-value do not count as tests."""
     adjusted = iter(holm([d.p for d in differences if d.p is not None]))
     return [d if d.p is None else dataclasses.replace(d, p=next(adjusted)) for d in differences]
 
@@ -246,14 +245,14 @@ def with_holm(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def sentence(first: str, second: str, difference: Difference, *, unit: str = "points") -> str:
-    """Say which of two is better: "A is better than B by 1.4 points, 95% 0.3 to 2.6, p = 0.01, 5 folds".
+    """Say which of the two is better: "A is better than B by 1.4 points, 95% 0.3 to 2.6, p = 0.01, 5 folds".
 
-    `unit` is "points" for scores that are fractions, for which higher is better. For others, such as a "loss", lower is
-    better.
+    `unit` is "points" for scores that are fractions, where higher is better. For any other unit, such as "loss", lower
+    is better.
     """
     points = unit == "points"
     scale, digits = (100, 1) if points else (1, 4)
-    # "Better by" takes the absolute value, with the interval's bounds of the same sign.
+    # "Better by" is followed by the absolute value; the interval's bounds are flipped with it.
     sign = -1 if difference.is_decided and difference.value < 0 else 1
     value = sign * scale * difference.value
     facts = []
@@ -273,7 +272,7 @@ def sentence(first: str, second: str, difference: Difference, *, unit: str = "po
 
 
 def p_text(p: float) -> str:
-    """Format a p value: "p = 0.013", "p < 0.001"."""
+    """Format a p-value: "p = 0.013", "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
@@ -281,7 +280,7 @@ def p_text(p: float) -> str:
 
 
 def _units(groups: Sequence[Any] | np.ndarray | None, total: int) -> np.ndarray | None:
-    """Number the groups: int [N] from 0, or None if there are none. An image without a group is one of its own."""
+    """Number the groups: int [N] from 0, or None if there are none. An image without a group forms its own."""
     if groups is None or not any(group != "" for group in groups):
         return None
     if len(groups) != total:
@@ -292,20 +291,20 @@ def _units(groups: Sequence[Any] | np.ndarray | None, total: int) -> np.ndarray 
 
 
 def _count(groups: Sequence[Any] | np.ndarray | None, total: int) -> tuple[Unit, int]:
-    """Return what is resampled, and how many there are."""
+    """Return the unit of resampling and the number of units."""
     units = _units(groups, total)
     return ("images", total) if units is None else ("groups", int(units.max()) + 1)
 
 
-# A statistic maps weights, how often each row is in each of R replicates [R, rows], to values [R]. Its `kinds` are the
-# row of each unit, [units]: images with equal labels and predictions share a row.
+# A statistic maps weights [R, rows], the number of times each row occurs in each of R replicates, to values [R]. Its
+# `kinds` [units] give the row of each unit: images with equal labels and predictions share a row.
 Weights = np.ndarray
 
 
 class _Cells:
-    """A score from the confusion counts of weighted rows: a row is a unit, or one of its two predictions.
+    """A score from the confusion counts of weighted rows. A row is a unit, or one of a unit's two predictions.
 
-    Only the cells that occur are stored, so that 10,000 classes cost no more than their images.
+    Only cells that occur are stored, so the cost depends on the number of images, even with 10,000 classes.
     """
 
     def __init__(
@@ -319,7 +318,7 @@ class _Cells:
         from scipy import sparse
 
         present, true = np.unique(labels, return_inverse=True)
-        # A prediction of any other class is an error; which one does not matter for the classes that have images.
+        # Predictions of classes without images are all errors; which class was predicted does not matter.
         place = np.searchsorted(present, predicted).clip(max=len(present) - 1)
         guess = np.where(present[place] == predicted, place, len(present))
         cells, of_image = np.unique(true * (len(present) + 1) + guess, return_inverse=True)
@@ -353,7 +352,7 @@ class _Cells:
 
 
 class _Scores:
-    """A score of predictions, averaged over the runs; with a `second` setting, the difference of the two."""
+    """A score of predictions, averaged over runs; with a `second` setting, the difference between the two."""
 
     def __init__(
         self,
@@ -387,15 +386,15 @@ class _Scores:
 
     @property
     def value(self) -> float:
-        """The value for the images as they are."""
+        """The score of the original, unresampled images."""
         return float(self(np.bincount(self.kinds)[None].astype(np.float64))[0])
 
 
 class _Exchange:
-    """Score of units of which each has the predictions of the first or of the second setting.
+    """Score where each unit has the predictions of either the first or the second setting.
 
-    Only the `size` units whose predictions differ can be exchanged: row `i` has the first predictions of one, row
-    `size + i` the second ones. All others are in a last row.
+    Only the `size` units whose predictions differ are swapped: row `i` has the first setting's predictions for a unit,
+    row `size + i` the second's. All other units share the last row.
     """
 
     def __init__(
@@ -406,7 +405,7 @@ class _Exchange:
         units: np.ndarray | None,
         num_classes: int | None,
     ) -> None:
-        # All runs of a setting are exchanged together. Each counts as much as its share in the setting's mean.
+        # All runs of a setting are swapped together, each weighted as in the setting's mean.
         runs = math.lcm(*map(len, predicted))
         first, second = (np.tile(p, (runs // len(p), 1)) for p in predicted)
         units = np.arange(len(labels)) if units is None else units
@@ -436,7 +435,7 @@ class _Exchange:
 def _over_replicates(
     statistic: Callable[[Weights], np.ndarray], kinds: np.ndarray
 ) -> Callable[..., np.ndarray]:
-    """Make a statistic of weights one of indices of units [..., n], as SciPy calls it."""
+    """Convert a statistic of weights to one of unit indices [..., n], the form that SciPy calls."""
     rows = int(kinds.max()) + 1
 
     def compute(index: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -455,11 +454,11 @@ def _over_replicates(
 
 
 def expanded_confidence(units: int) -> float:
-    """Return the confidence at which to read a bootstrap of few units, so that its intervals have 95%.
+    """Return the nominal confidence at which a bootstrap of few units has a coverage of 95%.
 
-    Percentiles of replicates are too narrow as a mean ± z s/sqrt(n) with the variance over n is: both the variance over
-    n - 1 and Student's t are missing (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", "expanded
-    percentile interval"). 20 units are read at 96.8%, 1,000 at 95.0%.
+    Percentile intervals are too narrow for small n, like mean ± z s/sqrt(n) with a variance divided by n: they lack
+    both the division by n - 1 and Student's t (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
+    "expanded percentile interval"). The confidence is 96.8% for 20 units and 95.0% for 1,000.
     """
     from scipy import stats
 
@@ -474,7 +473,7 @@ def _bootstrap(statistic: Any) -> Interval | None:
     size = len(statistic.kinds)
     if size < 2:
         return None
-    # Without any variation, BCa divides 0 by 0.
+    # If all replicates are equal, BCa divides 0 by 0.
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
@@ -494,7 +493,7 @@ def _bootstrap(statistic: Any) -> Interval | None:
 
 
 def _randomization_p(statistic: _Exchange) -> float:
-    """Return the two-sided p value of a difference if exchanging the predictions of any unit changes nothing."""
+    """Return the two-sided p-value under the null hypothesis that the predictions of each unit are exchangeable."""
     from scipy import stats
 
     size = statistic.size

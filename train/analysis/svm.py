@@ -44,18 +44,18 @@ def diagnose_rbf(
 ) -> dict[str, Any]:
     """Diagnose whether an SVM with an rbf kernel of this C and gamma can distinguish the samples.
 
-    Han et al. report an accuracy of 37.29% in training, 35.09% in validation and 35.07% in test, at C 1 and gamma
-    0.001. This is not memorization: the training accuracy would be near 100%. The largest of AFHQ's three classes,
-    cat, has 5,653 of the 16,130 images, 35.05%, so the machine predicts cat for nearly all images. It does so if the
-    features of nearly all images are alike, as those of a network are whose units are dead or saturated, or which has
-    not learned (their first network, with linear activation: 35%, loss NaN).
+    Han et al. report accuracies of 37.29% (training), 35.09% (validation) and 35.07% (test) at C 1 and gamma 0.001.
+    This is not memorization: the training accuracy would be near 100%. The largest of AFHQ's three classes, cat, has
+    5,653 of the 16,130 images, 35.05%, so the SVM predicts cat for nearly all images. That happens if the features of
+    nearly all images are alike, as in a network whose units are dead or saturated, or that has not learned anything
+    (their first network, with linear activation: 35%, loss NaN).
 
     Args:
-      x: features as the kernel sees them, float [N, D]: standardized ones for a machine that standardizes.
+      x: features as seen by the kernel, float [N, D]: standardized ones if the SVM standardizes.
       labels: int [N].
-      c: C of the machine.
+      c: C of the SVM.
       gamma: gamma of the kernel exp(-gamma * squared distance).
-      limit: largest number of samples to look at, drawn with `seed`.
+      limit: maximum number of samples to use, drawn with `seed`.
       seed: seed of the subsampling.
 
     Returns:
@@ -99,7 +99,7 @@ def diagnose_rbf(
         verdict = "alike"
         sentence = (
             f"C {c:g} and gamma {gamma:g} are too small for these features: the median kernel of two samples is 1 -"
-            f" {1 - median:.2g}, so the SVM predicts the largest class ({largest:.2%}) for nearly all samples, also"
+            f" {1 - median:.2g}, so the SVM predicts the largest class ({largest:.2%}) for nearly all samples, even"
             " in training: standardize the features, or raise gamma or C"
         )
     else:

@@ -1,1 +1,1 @@
-"""Comparison of trained runs, settings of studies and rows of papers; `python -m train.compare` shows it."""
+"""Comparison of finished runs, settings of studies and rows of papers, for `python -m train.compare`."""

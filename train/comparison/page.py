@@ -1,4 +1,4 @@
-"""The page of a comparison: one self-contained HTML file."""
+"""Comparison page: one self-contained HTML file."""
 
 import base64
 import html
@@ -33,12 +33,12 @@ def write(
 
     Args:
       path: HTML file to write.
-      candidates: what is compared.
+      candidates: what to compare.
       table: heading and rows.
-      sentences: what the tests say.
+      sentences: the test results in words.
       pairs: see `train.comparison.results.compare`; empty without tests.
       pixels: images by id, uint8 [H, W, 3].
-      note: why images are missing.
+      note: why some images are missing.
     """
     title = " and ".join(c.name for c in candidates) if len(candidates) < 4 else "Comparison"
     items = "".join(f"<li>{page.text(sentence)}</li>" for sentence in sentences)
@@ -54,7 +54,7 @@ def write(
 
 
 def _curves(candidates: Sequence[Candidate]) -> str:
-    """Plot the curves of all runs over one another, or of the first run of each candidate if there are too many."""
+    """Overlay the curves of all runs, or of the first run of each candidate if there are too many."""
     runs = [(c, number, run) for c in candidates for number, run in enumerate(c.runs) if run.rows]
     if len(runs) > CURVES:
         runs = [item for item in runs if item[1] == 0][:CURVES]
@@ -87,7 +87,7 @@ def _disagreements(
         for right, wrong, chosen in lists:
             if len(chosen):
                 more = f", the first {SHOWN}" if len(chosen) > SHOWN else ""
-                body += f"<h3>{page.text(f'Only {right} is right, {wrong} errs: {len(chosen)} images{more}')}</h3>"
+                body += f"<h3>{page.text(f'{right} right, {wrong} wrong: {len(chosen)} images{more}')}</h3>"
                 cards = (_card(candidates, pair, int(i), pixels) for i in chosen[:SHOWN])
                 body += f"<ul class=gallery>{''.join(cards)}</ul>"
         yield page.section(f"{names[0]} and {names[1]}, image by image", body)

@@ -1,4 +1,4 @@
-"""Scores of candidates, tests between them, and the images that only one of them gets right."""
+"""Scores of candidates, pairwise tests, and the images that only one candidate gets right."""
 
 import dataclasses
 import itertools
@@ -16,18 +16,18 @@ from train.errors import InputError
 class Score:
     """A score of a candidate."""
 
-    value: float  # of the images of all folds together; the mean over the seeds
-    sd: float | None  # over the runs, by fold and seed
+    value: float  # over the images of all folds together; mean over seeds
+    sd: float | None  # over runs: folds and seeds
     interval: Interval | None  # of the value, over images or groups
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two candidates that were tested on the same images."""
+    """Two candidates tested on the same images."""
 
     first: int
     second: int
-    differences: tuple[Difference, ...]  # the first is the main test, adjusted for several pairs
+    differences: tuple[Difference, ...]  # the first is the main test, adjusted for multiple pairs
     # Indices into the images of `first`: right in most runs of one candidate and wrong in most of the other.
     only_first: np.ndarray
     only_second: np.ndarray
@@ -59,7 +59,7 @@ def by_fold(pooled: Pooled, metric: Metric) -> np.ndarray:
 
 
 def compare(candidates: Sequence[Candidate], metric: Metric) -> list[Pair]:
-    """Test each pair of candidates, with p values adjusted by Holm's method.
+    """Test each pair of candidates, with p-values adjusted by Holm's method.
 
     Raises InputError if two candidates have different test images or folds.
     """

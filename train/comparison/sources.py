@@ -1,4 +1,4 @@
-"""What can be compared: runs, settings of a study, rows of a paper; read from their folders and pooled."""
+"""Reading and pooling what can be compared: runs, settings of a study, rows of a paper."""
 
 import dataclasses
 import os
@@ -16,16 +16,16 @@ from zoo.common.commands import typed
 
 STUDY = "study.json"
 RUNS = "runs"  # folder of a study's runs
-# Folders of one setting's runs: of a paper's row, ROW/seed0, or of a study, 003/fold1/seed0.
+# Run folders of one setting: ROW/seed0 in a paper's results, 003/fold1/seed0 in a study.
 RUN_FOLDER = re.compile(r"(seed|fold)\d+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The images that a run was tested on, N of them."""
+    """The N images that a run was tested on."""
 
     ids: tuple[str, ...]
-    digests: tuple[str, ...]  # sha256 of the contents; "" if unknown
+    digests: tuple[str, ...]  # sha256 of the content; "" if unknown
     groups: tuple[str, ...]  # "" for none
     labels: np.ndarray  # int [N]
     class_names: tuple[str, ...]
@@ -45,12 +45,12 @@ class Run:
     images: Images
     predicted: np.ndarray  # int [N]
     rows: list[dict[str, Any]]  # of summary.csv
-    training_images: int  # images that it was trained on, or that chose its epoch or setting
+    training_images: int  # images used for training or to select the epoch or setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Pooled:
-    """The predictions of all runs of a setting: every image once, by each of R seeds."""
+    """The predictions of all runs of a setting: one per image and seed, for R seeds."""
 
     images: Images
     predicted: np.ndarray  # int [R, N]
@@ -71,7 +71,7 @@ class Pooled:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """What is compared: one run, or all runs of a setting or row."""
+    """One item of a comparison: a run, or all runs of a setting or row."""
 
     name: str
     runs: tuple[Run, ...]
@@ -82,10 +82,9 @@ class Candidate:
 
 
 def find(paths: Iterable[str | os.PathLike[str]], settings: int = 5) -> list[Candidate]:
-    """Read what the paths name: run directories, studies, settings of studies, rows of a paper.
+    """Read candidates from paths: run directories, studies, settings of studies, rows of a paper.
 
-    A study stands for its `settings` best complete settings. Raises InputError if a path names nothing that can be
-    compared.
+    A study yields its `settings` best complete settings. Raises InputError if nothing at a path can be compared.
     """
     found: list[tuple[Path, str, list[Path]]] = []
     for path in map(Path, paths):
@@ -104,7 +103,7 @@ def find(paths: Iterable[str | os.PathLike[str]], settings: int = 5) -> list[Can
 def _folders(path: Path, settings: int) -> list[tuple[Path, str, list[Path]]]:
     """List the (folder, label, run directories) of each candidate that a path names."""
     if not path.exists():
-        raise InputError(f"{path} does not exist: name run directories or rows of a ledger")
+        raise InputError(f"{path} does not exist: name run directories or rows of a paper")
     if RunDir(path).exists():
         return [(path, "", [path])]
     if (path / STUDY).is_file():
@@ -116,12 +115,12 @@ def _folders(path: Path, settings: int) -> list[tuple[Path, str, list[Path]]]:
     named = [p for p in inside if p.is_dir() and (RunDir(p).exists() or _runs_below(p))]
     if named:
         names = ", ".join(f"{p}" for p in named[:3]) + (", ..." if len(named) > 3 else "")
-        raise InputError(f"{path} holds several runs or rows: name some of them ({names})")
-    raise InputError(f"{path} holds no run: name run directories or rows of a ledger")
+        raise InputError(f"{path} contains several runs or rows: name some of them ({names})")
+    raise InputError(f"{path} contains no run: name run directories or rows of a paper")
 
 
 def _runs_below(path: Path) -> list[Path]:
-    """List the finished runs in the folders of seeds and folds of a setting."""
+    """List the finished runs in a setting's seed and fold folders."""
     found: list[Path] = []
     if path.is_dir():
         for child in sorted(path.iterdir(), key=lambda p: (len(p.name), p.name)):
@@ -132,10 +131,10 @@ def _runs_below(path: Path) -> list[Path]:
 
 
 def study_settings(path: Path, limit: int) -> list[tuple[Path, str, list[Path]]]:
-    """List the best settings of a study that are complete, as (folder, label, run directories).
+    """List the best complete settings of a study, as (folder, label, run directories).
 
     study.json has `settings` (number, values, complete, validation_mean), `runs` (name, setting, state) and
-    `direction`; the runs are in the study's folder `runs/`, by name.
+    `direction`; the runs are in the study's `runs/` folder, by name.
     """
     study = RunDir(path).read_json(path / STUDY)
     try:
@@ -151,10 +150,10 @@ def study_settings(path: Path, limit: int) -> list[tuple[Path, str, list[Path]]]
             found.append((folder, _label(setting["values"]), folders))
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path / STUDY} is not that of a study (missing or invalid: {error}): restore it"
+            f"{path / STUDY} is not a valid study file (missing or invalid: {error}): restore it"
         ) from None
     if not found:
-        raise InputError(f"the study {path} has no complete setting yet: resume it first")
+        raise InputError(f"study {path} has no complete setting yet: resume it first")
     return found
 
 
@@ -164,7 +163,7 @@ def _label(values: dict[str, Any]) -> str:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Name different absolute folders by as few of their last parts as tell them apart."""
+    """Shorten distinct absolute paths to the fewest trailing components that keep them distinct."""
     count = 1
     while len({folder.parts[-count:] for folder in folders}) < len(folders):
         count += 1
@@ -175,7 +174,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a finished run. Raises InputError if it is not finished, has no predictions of classes, or is damaged."""
+    """Read a finished run. Raises InputError if it is unfinished or damaged, or predicts no classes."""
     run = RunDir(path)
     config, manifest = run.read_json(run.config).get("recipe", {}), run.read_json(run.splits)
     if not run.test.exists() or not run.predictions.exists():
@@ -184,7 +183,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             f" {typed('train.run')} --workdir {run.path}"
         )
     try:
-        # Opened here: np.load leaves a file open that is no archive.
+        # Opened here because np.load does not close a file that is not an archive.
         with open(run.predictions, "rb") as file, np.load(file, allow_pickle=False) as saved:
             data = {name: saved[name] for name in saved.files if name in _ARRAYS}
         if "predictions" not in data:
@@ -232,16 +231,16 @@ _ARRAYS = ("ids", "labels", "predictions", "class_names")
 
 
 def candidate(name: str, runs: Sequence[Run]) -> Candidate:
-    """Make one candidate of runs with the same setting. Raises InputError if they cannot be pooled."""
+    """Pool runs of one setting into a candidate. Raises InputError if they cannot be pooled."""
     if not runs:
         raise InputError(f"{name} has no finished run")
     return Candidate(name, tuple(runs), pool(name, runs))
 
 
 def pool(name: str, runs: Sequence[Run]) -> Pooled:
-    """Put the predictions of a setting's runs together: of all folds, one after another, for each seed.
+    """Pool the predictions of a setting's runs: for each seed, concatenate those of all folds.
 
-    Runs on the same test images are seeds of one fold; seeds that lack a fold are left out. Raises InputError if
+    Runs on the same test images count as seeds of one fold; seeds that lack a fold are left out. Raises InputError if
     the test images of two folds overlap, or if no seed has all folds.
     """
     folds: dict[frozenset[str], int] = {}
@@ -255,11 +254,11 @@ def pool(name: str, runs: Sequence[Run]) -> Pooled:
         by_seed[run.seed][fold] = run
     if sum(map(len, folds)) != len(frozenset().union(*folds)):
         raise InputError(
-            f"the runs of {name} have different test images that overlap, as random splits do: compare single runs"
+            f"the test sets of {name}'s runs differ but overlap, as random splits do: compare single runs"
         )
     complete = {seed: found for seed, found in by_seed.items() if len(found) == len(folds)}
     if not complete:
-        raise InputError(f"{name} has no seed with all of its {len(folds)} folds: finish it first")
+        raise InputError(f"no seed of {name} has all {len(folds)} folds: finish it first")
     first, *others = complete.values()
     parts = [first[fold].images for fold in range(len(folds))]
     images = Images(
@@ -288,10 +287,9 @@ def pool(name: str, runs: Sequence[Run]) -> Pooled:
 
 
 def match(first: Images, second: Images, first_name: str, second_name: str) -> list[int]:
-    """Return where each image of `first` is in `second`.
+    """Return the index in `second` of each image of `first`.
 
-    Raises InputError, with the images that differ by name or content, if they are not the same images of the same
-    classes.
+    Raises InputError if images or classes differ; the message names images that differ by name or content.
     """
     where = {name: index for index, name in enumerate(second.ids)}
     missing = [name for name in first.ids if name not in where]
@@ -311,8 +309,8 @@ def match(first: Images, second: Images, first_name: str, second_name: str) -> l
     facts = [
         (missing, f"only in {first_name}"),
         (extra, f"only in {second_name}"),
-        (changed, "with other contents"),
-        (relabeled, "with another label"),
+        (changed, "with different content"),
+        (relabeled, "with a different label"),
     ]
     if found := [f"{len(ids)} {text} ({_some(ids)})" for ids, text in facts if ids]:
         raise InputError(
@@ -321,8 +319,8 @@ def match(first: Images, second: Images, first_name: str, second_name: str) -> l
         )
     if first.class_names != second.class_names:
         raise InputError(
-            f"{first_name} and {second_name} have different classes, or another order of them: compare runs on the same"
-            " data set, or use --no-tests"
+            f"{first_name} and {second_name} have different classes, or the same in a different order: compare runs on"
+            " the same data set, or use --no-tests"
         )
     return [j for _, j in pairs]
 

@@ -1,7 +1,7 @@
 """Checkpoints of a `LoopState`, written by Orbax: its arrays, and everything else as JSON.
 
 Orbax writes in the background and makes a checkpoint visible once it is complete, but does not detect bytes that
-change later: a digest of the state is stored with it and compared on restore.
+change later. Therefore, a digest of the state is stored with it and compared on restore.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from train.engine.state import LoopState
 from train.errors import InputError, RunError, exhausted
 
-# Orbax logs through absl what this module reports in one line.
+# This module reports in one line what Orbax logs through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
@@ -59,7 +59,7 @@ class Checkpoints:
     def save(self, loop: LoopState) -> None:
         """Write a checkpoint in the background. Waits for the previous save and raises its error, if any."""
         self._last_save = time.monotonic()
-        # Also if the saved state is that of the same step, before an interrupted validation: resuming repeats it.
+        # Even if a state of the same step was saved before an interrupted validation: resuming repeats the validation.
         if loop.step in self._manager.all_steps():
             return
         # Host copies: device buffers are donated to the next step, and arrays without a sharding can be restored on
@@ -91,14 +91,15 @@ class Checkpoints:
         Args:
           like: maps the index of a stage to the structure, shapes and dtypes of its arrays.
           warn: called with a message for each damaged checkpoint, after which the next older one is tried. If one is
-            intact, the folders of those that are not are renamed.
+            intact, the folders of damaged ones are renamed.
 
         Returns:
           The state, with NumPy arrays; None if there are no checkpoints.
 
         Raises:
-          RunError: the newest checkpoint cannot be read now, or has arrays of another structure. Nothing is changed.
-          InputError: every checkpoint is damaged. Nothing is changed, or the next call would start over in this folder.
+          RunError: the newest checkpoint cannot currently be read, or its arrays have a different structure. Nothing is
+            changed.
+          InputError: every checkpoint is damaged. Nothing is changed: otherwise, the next call would start over here.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for count, step in enumerate(steps):
@@ -138,8 +139,8 @@ class Checkpoints:
         target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like(loop["stage"]))
         if not self._has_structure(step, meta, target):
             raise RunError(
-                f"checkpoint {self._directory / str(step)} is intact, but its arrays are not those of this version of"
-                " the program: resume with the version that wrote it, or start again with another --workdir"
+                f"checkpoint {self._directory / str(step)} is intact, but its arrays do not match this version of the"
+                " program: resume with the version that wrote it, or start again with another --workdir"
             )
         state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
         if digest(state) != meta["digest"]:
@@ -149,7 +150,7 @@ class Checkpoints:
     def _has_structure(self, step: int, meta: Mapping[str, Any], target: Any) -> bool:
         if "structure" in meta:
             return meta["structure"] == structure(target)
-        # Older versions did not record it: compare what needs no names.
+        # Older versions did not record it: compare without names.
         saved = self._read(step, state=ocp.args.StandardRestore())["state"]
         both = [
             Counter((f"{x.dtype}", x.shape) for x in jax.tree.leaves(t)) for t in (saved, target)
@@ -157,7 +158,7 @@ class Checkpoints:
         return both[0] == both[1]
 
     def _check_readable(self, step: int, error: Exception) -> None:
-        """Raise RunError if a checkpoint was not restored for lack of rights, of memory or of a working disk."""
+        """Raise RunError if a checkpoint could not be restored for lack of permission, memory or a working disk."""
         folder = self._directory / str(step)
         try:
             _read_all(folder)
@@ -184,7 +185,7 @@ class Checkpoints:
 
 
 def _read_all(folder: Path) -> None:
-    """Read all files below a folder. Raises OSError, which Orbax and TensorStore report in their own ways."""
+    """Read all files below a folder. Raises OSError, which Orbax and TensorStore wrap in other errors."""
 
     def fail(error: OSError) -> None:
         raise error

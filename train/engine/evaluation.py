@@ -11,7 +11,7 @@ def collect_outputs(
     variables: Any,
     batches: Iterable[dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Compute the outputs of every sample: those of `output_batches`, each as one array [N, ...]."""
+    """Compute the outputs of every sample: like `output_batches`, but each output as one array [N, ...]."""
     collected: dict[str, list[np.ndarray]] = {}
     for outputs in output_batches(eval_step, variables, batches):
         for name, values in outputs.items():

@@ -1,4 +1,4 @@
-"""A resolved recipe: everything that training, evaluation and previews need, checked. Built by `train/setup.py`."""
+"""A resolved and checked recipe: everything that training, evaluation and previews need. Built by `train/setup.py`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -87,8 +87,8 @@ class Experiment:
     def initial_variables(self, module: Any = None) -> dict[str, Any]:
         """Return the `params` and `batch_stats` to start from.
 
-        The pretrained ones if they belong to this module (default: the experiment's), else initialized with the
-        recipe's seed.
+        These are the pretrained ones if they belong to this module (default: the experiment's), else initialized with
+        the recipe's seed.
         """
         if self.weights is not None and module in (None, self.module):
             return self.weights

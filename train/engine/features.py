@@ -50,7 +50,7 @@ def extract(
     """Compute the features of every sample of some splits.
 
     Args:
-      step: of one device, from `layer_step` or `cut_step`.
+      step: single-device step from `layer_step` or `cut_step`.
       variables: the network's variables, on the devices or on the host.
       samples: samples of each split, by its name.
       devices: where to compute.
@@ -100,9 +100,9 @@ def _with_progress(
 
 
 def layer_step(module: nn.Module, inputs: Inputs, layer: str | None = None) -> FeatureStep:
-    """Make a step of one device that returns `features`: the flattened output of a layer, float32 [B, D].
+    """Make a single-device step that returns `features`: the flattened output of a layer, float32 [B, D].
 
-    `layer` is that of `zoo.features`.
+    For `layer`, see `zoo.features`.
     """
 
     def step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
@@ -256,7 +256,7 @@ def _value_numbers(program: ClosedJaxpr, numbers: dict[Any, int]) -> tuple[int, 
 def _first_dropout_or_head(
     trace: Callable[[], Any],
 ) -> tuple[freezing.Path, tuple[int, ...]] | None:
-    """Return path and input shape of the first active dropout layer, else of the head."""
+    """Return the path and input shape of the first active dropout layer, else of the head."""
     heads, dropouts = [], []
 
     def record(call, args, kwargs, context):
@@ -323,7 +323,7 @@ class FromFeatures:
 
 
 def cut_step(model: nn.Module, cut: Cut, inputs: Inputs) -> FeatureStep:
-    """Make a step of one device that returns `features`: the input of the module at the cut, float32 [B, ...]."""
+    """Make a single-device step that returns `features`: the input of the module at the cut, float32 [B, ...]."""
 
     def step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
         recorded: list[jax.Array] = []

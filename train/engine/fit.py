@@ -47,7 +47,7 @@ def fit(
     """Train all stages of an experiment, starting from the newest checkpoint if there is one.
 
     Args:
-      experiment: what to train, and on which data.
+      experiment: the model to train and the data.
       checkpoints: where the state is saved, after epochs and every few minutes.
       log: receives all events.
       stop: called after each step; training stops if it returns True.
@@ -88,7 +88,7 @@ def fit(
                         _save_after_epoch(plan, loop, checkpoints, log, stop)
                 except _StopValidation:
                     _interrupt(loop, checkpoints, log)
-                except InputError as error:  # such as an image that was deleted meanwhile
+                except InputError as error:  # such as an image that has been deleted
                     _save(loop, checkpoints, log)
                     checkpoints.wait()
                     raise RunError(
@@ -97,7 +97,7 @@ def fit(
             log.stage_ended(plan.spec.name)
             assert loop.train is not None
             previous = jax.device_get(loop.train.variables())
-            # Preparing the next stage may take long.
+            # Preparing the next stage may take a long time.
             if plan is not experiment.stages[-1] and stop():
                 _interrupt(loop, checkpoints, log)
         checkpoints.wait()
@@ -108,7 +108,7 @@ def fit(
 
 
 class _StopValidation(Exception):
-    """A stop was requested during a validation, which a resumed run repeats."""
+    """A stop was requested during validation; a resumed run repeats the validation."""
 
 
 def _is_finished(plan: StagePlan, loop: LoopState) -> bool:
@@ -207,7 +207,7 @@ def _record_chunk(
 
 
 def _advice(learning_rate: float, checkpoints: Checkpoints) -> str:
-    """What is saved, and what to do, after training diverged."""
+    """Say what is saved and what to do after training diverged."""
     checkpoints.wait()
     step = checkpoints.latest_step()
     if step is None:
@@ -259,7 +259,7 @@ def _end_epoch(
         monitor, loop.best.epoch = "epoch", loop.epoch
     else:
         loop.best.update(-_to_minimize(scores, monitor), loop.epoch)
-    # An epoch that is trained again, since the process was killed before its checkpoint, also writes its weights again.
+    # An epoch that is trained again because the process was killed before its checkpoint also rewrites its weights.
     is_best = loop.best.epoch == loop.epoch  # with score="last", every epoch is written to best/
     if is_best:
         facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": monitor}

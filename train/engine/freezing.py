@@ -1,8 +1,8 @@
 """Freezing parameters by pattern, and running frozen batch-norm layers in inference mode.
 
 A frozen parameter gets no gradient and no update. A batch-norm layer whose parameters are all frozen normalizes by its
-moving statistics and does not update them, like a Keras layer with `trainable = False`. If only the optimizer left its
-parameters alone, it would still normalize by the batch and update its statistics.
+moving statistics and does not update them, like a Keras layer with `trainable = False`. If only the optimizer skipped
+its parameters, it would still normalize by the batch and update its statistics.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def frozen_paths(params: Any, patterns: Iterable[str]) -> frozenset[Path]:
 
 
 def _check_bounds(pattern: str, paths: Iterable[Path]) -> None:
-    """Raise InputError for a range that ends beyond the last child: it is meant for another model."""
+    """Raise InputError for a range that ends beyond the last child, which must be meant for another model."""
     components = _components(pattern)
     for depth, component in enumerate(components):
         bounds = re.fullmatch(r"\d*:(\d+)", component)

@@ -18,13 +18,13 @@ from datasets.pipeline import ImageSamples, Samples
 from train.recipe import Augmentation, InputError, Normalization, Stage, flag_of
 from zoo.common.resize import ResizeRule
 
-# Fields of an Augmentation that control how images are loaded, not how they are changed.
+# Fields of an Augmentation that control how images are loaded, not how they are transformed.
 LOADING_FIELDS = frozenset(["resize", "crops_per_image"])
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageInputs:
-    """Images of one size. `preprocessing` is that of evaluation and of `best/`; see `image_inputs`."""
+    """Images of one size. `preprocessing` is used in evaluation and stored in `best/`; see `image_inputs`."""
 
     preprocessing: zoo.Preprocessing
     decoder: Literal["exact", "fast"] = "exact"  # of training images; evaluation is always exact
@@ -114,7 +114,7 @@ def normalize(images: jax.Array, preprocessing: zoo.Preprocessing) -> jax.Array:
 
 
 def normalized(preprocessing: zoo.Preprocessing, given: Normalization) -> zoo.Preprocessing:
-    """Replace mean, std and crop of the weights' preprocessing by those that are given."""
+    """Replace the mean, std and crop of the weights' preprocessing by the given ones."""
     if given.crop_fraction is not None:
         rule = dataclasses.replace(preprocessing.rule, crop_fraction=given.crop_fraction)
         preprocessing = dataclasses.replace(preprocessing, rule=rule)
@@ -135,7 +135,7 @@ def image_inputs(
     """Create the inputs for weights with this preprocessing, at the same scale in training and evaluation.
 
     A stage with `augment.resize` n loads images of n x n pixels, and its training step takes random windows of the
-    model's size. Evaluation takes the central window, cropped as much as the stage that crops most.
+    model's size. Evaluation takes the central window, cropped as in the stage that crops most.
 
     Args:
       preprocessing: that of the weights.

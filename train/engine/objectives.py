@@ -43,7 +43,7 @@ class Objective:
     # (outputs of a whole split, with `label`) -> `loss` and, if defined, `accuracy`. Runs on the host.
     scores: Callable[[dict[str, np.ndarray]], dict[str, float]]
     monitor: Literal["accuracy", "loss"]  # the score that selects the best epoch
-    # (outputs of a whole split, number of classes) -> a warning for the user if training is going wrong, else None.
+    # (outputs of a whole split, number of classes) -> a warning for the user if training goes wrong, else None.
     warning: Callable[[dict[str, np.ndarray], int], str | None] = lambda outputs, num_classes: None
 
 
@@ -53,7 +53,7 @@ class Entry:
 
     build: Callable[[Any, Stage], Objective]  # (Linen module, stage) -> objective
     trains: frozenset[str]  # objectives of `zoo.register_model` whose models it can train
-    # Kind of its outputs: `logits`; `cluster_log_probabilities` and `loss`; or only `loss`.
+    # Its outputs: `logits`; `cluster_log_probabilities` and `loss`; or only `loss`.
     predicts: Literal["classes", "clusters", "loss"]
     reads_labels: bool = False
 
@@ -61,8 +61,8 @@ class Entry:
 def classification(model: nn.Module, label_smoothing: float = 0.0) -> Objective:
     """Softmax cross-entropy with integer labels, averaged over the batch.
 
-    `label_smoothing` is the share of the target that is spread evenly over all classes. With weights, as in Keras, the
-    sum of the weighted losses is divided by the number of samples, not by the sum of the weights. Accuracy is not
+    `label_smoothing` is the fraction of the target that is spread evenly over all classes. With weights, the sum of the
+    weighted losses is divided by the number of samples, as in Keras, not by the sum of the weights. Accuracy is not
     weighted.
     """
 

@@ -30,8 +30,8 @@ def adam(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransfor
 def keras_adam(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransformation]:
     """Keras's Adam: epsilon is added before the bias correction ("epsilon hat", Kingma and Ba 2015, section 2).
 
-    In the first steps this epsilon counts up to 1 / sqrt(1 - b2) = 32 times as much: with a gradient of 1e-5, the first
-    step is 0.76 of the learning rate, and 0.99 with `adam`.
+    In the first steps, this epsilon weighs up to 1 / sqrt(1 - b2) = 32 times as much: with a gradient of 1e-5, the
+    first step is 0.76 of the learning rate, compared with 0.99 for `adam`.
     """
     return [
         scale_by_keras_adam(spec.b1, spec.b2, spec.epsilon),
@@ -68,7 +68,7 @@ OPTIMIZERS: dict[str, Transformations] = {"adam": adam, "keras_adam": keras_adam
 def build_optimizer(
     spec: recipe.Optimizer, num_steps: int | None = None
 ) -> optax.GradientTransformation:
-    """Build an Optax optimizer whose state holds `hyperparams["plateau_scale"]`, a factor of the learning rate.
+    """Build an Optax optimizer whose state has `hyperparams["plateau_scale"]`, a factor of the learning rate.
 
     The factor starts at 1, is set between epochs (`set_plateau_scale`) and is saved with the state. `num_steps` is the
     number of steps of the stage; the cosine schedule requires it.
@@ -133,7 +133,7 @@ def set_plateau_scale(opt_state: optax.OptState, scale: float) -> optax.OptState
         inner = set_plateau_scale(opt_state.inner_opt_state, scale)
         return opt_state._replace(inner_opt_state=inner)
     old = opt_state.hyperparams["plateau_scale"]
-    # A weakly typed Python float, or another sharding, would recompile the step.
+    # A weakly typed Python float, or a different sharding, would recompile the step.
     new = jax.device_put(jnp.asarray(scale, old.dtype), old.sharding)
     return opt_state._replace(hyperparams={**opt_state.hyperparams, "plateau_scale": new})
 

@@ -1,6 +1,6 @@
-"""Data parallelism with `jax.pmap`, over one or several devices.
+"""Data parallelism with `jax.pmap`, over one or more devices.
 
-Since JAX 0.8, pmap is jit of shard_map and adds no cost over jit on one device. The state is replicated by a
+Since JAX 0.8, pmap is jit of shard_map and has no overhead over jit on one device. The state is replicated by a
 `NamedSharding` without a leading device axis (`in_axes=None`, `out_axes=None`), donated, and stays on the devices
 between steps. Batches are split along a leading device axis.
 """
@@ -24,7 +24,7 @@ def local_devices() -> list[jax.Device]:
     """Return this process's devices. Raises InputError if JAX cannot use the platform that it was told to use."""
     try:
         return jax.local_devices()
-    except Exception as error:  # RuntimeError, or AssertionError without a text
+    except Exception as error:  # RuntimeError, or AssertionError without a message
         asked = os.environ.get("JAX_PLATFORMS")
         if not asked:
             raise

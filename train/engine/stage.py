@@ -1,4 +1,4 @@
-"""Preparation of a stage: its samples, objective and compiled steps."""
+"""Prepares a stage: its samples, objective and compiled steps."""
 
 import dataclasses
 import time

@@ -66,7 +66,7 @@ class LoopState:
         self.sums = EpochSums()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain data; None stands for infinity."""
+        """Everything but the arrays, as plain data; infinity is represented by None."""
         plain = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "train"
         }

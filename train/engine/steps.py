@@ -1,4 +1,4 @@
-"""Training and evaluation steps of one device: pure functions, testable without data or devices."""
+"""Single-device training and evaluation steps: pure functions, testable without data or accelerators."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -28,15 +28,15 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: Any
-    average: Any  # moving average of the parameters; empty if it is off
+    average: Any  # moving average of the parameters; empty if disabled
 
     def variables(self) -> dict[str, Any]:
-        """Return the variables to evaluate and save: with the averaged parameters if the average is on."""
+        """Return the variables to evaluate and save, with averaged parameters if averaging is enabled."""
         return {"params": self.average or self.params, "batch_stats": self.batch_stats}
 
 
 class RngContext(flax.struct.PyTreeNode):
-    """What the random keys depend on besides the step.
+    """Inputs of the random keys besides the step.
 
     An argument of the compiled step rather than a constant, so that another seed does not recompile it.
     """
@@ -103,22 +103,22 @@ def make_train_step(
     class_weights: Sequence[float] | np.ndarray | None = None,
     ema: float = 0.0,
 ) -> Callable[[TrainState, Batch, RngContext], tuple[TrainState, dict[str, jax.Array]]]:
-    """Make the training step of one device, to be mapped over the axis `AXIS`.
+    """Make a single-device training step, to be mapped over the axis `AXIS`.
 
     The step takes the state, a batch and the `RngContext`, and returns the new state and scalar metrics. The batch
-    holds `image` (samples as loaded by the host: uint8 [B, H, W, 3], or vectors), `label` int32 [B] and `index`
+    contains `image` (samples as loaded by the host: uint8 [B, H, W, 3], or vectors), `label` int32 [B] and `index`
     int32 [B], the number of the sample in its epoch (see `datasets.pipeline.epoch_order`).
 
     Gradients, batch statistics and metrics are averaged over the axis. The augmentation of a sample depends on (seed,
     epoch, index) and is the same on any number of devices; dropout masks depend on (seed, step, device).
 
     Args:
-      objective: its loss is minimized.
+      objective: provides the loss to minimize.
       optimizer: optimizer of the parameters that are not frozen.
       inputs: preprocess the images of the batch.
       augmentation: random changes of the images.
-      frozen: paths of parameters that the step returns bit-identical, and so the statistics of a batch-norm layer
-        whose parameters are all frozen.
+      frozen: paths of parameters that the step returns bit-identical. The statistics of a batch-norm layer whose
+        parameters are all frozen do not change either.
       class_weights: one per class; the objective receives the weight of each sample as `weight`.
       ema: Keras's `ema_momentum`. After each step, the average becomes `ema * average + (1 - ema) * params`; after the
         first, it equals the parameters. 0: no average.
@@ -142,7 +142,7 @@ def make_train_step(
                 return objective.loss(params, state.batch_stats, prepared, dropout_key)
 
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
-        if jax.lax.axis_size(AXIS) > 1:  # over one device, XLA would copy everything
+        if jax.lax.axis_size(AXIS) > 1:  # on one device, XLA would copy everything
             grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), AXIS)
         # The mean of equal values over three devices can differ from them in the last bit.
         batch_stats = freezing.keep_modules(state.batch_stats, batch_stats, frozen_modules)
@@ -167,7 +167,7 @@ def make_train_step(
 def make_step_loop(
     train_step: Callable[[TrainState, Batch, RngContext], tuple[TrainState, dict[str, jax.Array]]],
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Make a function of one device that runs steps `start` to `stop` of an epoch, with the data in device memory.
+    """Make a single-device function that runs steps `start` to `stop` of an epoch, with the data in device memory.
 
     It takes the state, `images` uint8 [N, H, W, 3], `labels` int32 [N], `order` int32 [steps, B] (the sample numbers
     of each step, see `datasets.pipeline.epoch_order`), `start`, `stop` and the `RngContext`. It returns the state and
@@ -196,7 +196,7 @@ def make_step_loop(
 def make_eval_step(
     objective: Objective, inputs: Inputs
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
-    """Make the evaluation step of one device: per-sample outputs for `image`, samples as loaded by the host."""
+    """Make a single-device evaluation step: per-sample outputs for `image`, samples as loaded by the host."""
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
         return objective.outputs(variables, {"image": inputs.preprocess_eval(batch["image"])})

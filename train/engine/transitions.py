@@ -38,7 +38,7 @@ def insert_bottleneck(context: TransitionContext) -> dict[str, Any]:
 def fit_mixture(context: TransitionContext) -> dict[str, Any]:
     """Fit a Gaussian mixture to the latents and use it as the prior of VaDE's second stage.
 
-    Of full covariances, only the diagonals are used.
+    If its covariances are full, only the diagonals are used.
     """
     clusters = context.variables["params"]["mixture"]["means"].shape[0]
     mixture = fit_gmm(context.latents(context.variables), clusters, context.seed)

@@ -33,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
 }
 DEFAULT = proxy_data.DEFAULT
 
-# By recipe name: a line to print when a run starts.
+# A line to print when a run starts, by recipe name.
 NOTES: dict[str, str] = {pig_faces.PIG_FACES_QUICK.name: pig_faces.QUICK_NOTE}
 
 _QUICK_RECIPES = {pig_faces.PIG_FACES.name: pig_faces.PIG_FACES_QUICK}

@@ -10,19 +10,20 @@ Paper: S. Han, C. Wang, Q. Gao and J. Zou, "Animal face classification based on 
     python -m train.run --model conv_autoencoder --dataset afhq --data-dir afhq.zip   # with an SVM, 94.53%
 
 Stated for all: 16,130 images split 80/10/10; resized to 224x224, scaled to [0, 1], normalized by ImageNet's mean and
-standard deviation; a version with seven classes of about 500 images each. Readings: "The training set, validation set
-and test set are in proportion of 80%, 10%, 10%" of all images, pooled before the split (`datasets/named/afhq.py` has
-the arithmetic). "Transformation is to resize each images to 224x224, loaded in to a range of [0, 1] and then
-normalized": without a crop, and for all methods, also with torchvision's weights.
+standard deviation; a version with seven classes of about 500 images each. Our interpretation: "The training set,
+validation set and test set are in proportion of 80%, 10%, 10%" of all images, pooled before the split
+(`datasets/named/afhq.py` has the arithmetic). "Transformation is to resize each images to 224x224, loaded in to a range
+of [0, 1] and then normalized": without a crop, and for all methods, even with torchvision's weights.
 
 ResNet-50. Stated: Kaiming-uniform weights, or pretrained ones with Adam 1e-4, betas (0.9, 0.999), 30 epochs,
 batch 16; the grids; then flips, rotation, dropout before the head, L2. We assume torch's weight decay (added to the
 gradient) and epsilon (1e-8), since betas, normalization and initialization have their torch names. Not stated, our
 choice: rotation up to 15 degrees, dropout 0.5; the settings of the first run, taken from the second. We read "early
 stopping at epoch 19" (or 20) as our rule for all runs: the epoch with the best validation accuracy is kept.
+
 VGG16. Stated: at most 100 epochs "with a early stop when the validation accuracy has passed five epochs and is not
-increasing"; the grid; augmentation on, of unknown kind (we use that of ResNet-50). The columns of Table 1 say which
-runs are pretrained; the text says so for the first one only. We use torchvision's weights, which match the stated
+increasing"; the grid; augmentation on, but not which (we use that of ResNet-50). The columns of Table 1 show which runs
+are pretrained; the text mentions it for the first one only. We use torchvision's weights, which match the stated
 normalization; Keras's Adam, decay and L2 (on all kernels; the paper may apply it only to the layers that the authors
 added).
 VaDE, GMVAE. Stated: 2048 features of a pretrained ResNet-50, latent size 10, learning rate 1e-4, batch 64 (3
@@ -30,11 +31,11 @@ classes) or 20 (7 classes), convergence after 10 epochs. Our choice: 100 epochs 
 number, their standard deviation.
 Autoencoder. Stated: "we first pre-train the deep auto-encoder without the FC layer on all the data we have", which is
 then inserted, and "in the fine-tuning stage, we use big batch to train the complete model"; Adam of TensorFlow 2; an
-SVM with C = 1 and an rbf kernel on the codes, after each epoch (Figure 10a). Reading: "all the data" includes
-validation and test images, without labels (`all_splits`), so the results are transductive. Our choice: layers
+SVM with C = 1 and an rbf kernel on the codes, after each epoch (Figure 10a). Our interpretation: "all the data"
+includes validation and test images, without labels (`all_splits`), so the results are transductive. Our choice: layers
 (`zoo/conv_autoencoder.py`), 30 epochs per stage, batch 64 and then 256, noise with sigma 0.1 of the range, codes
-standardized before the SVM. The paper's learning rate 0.05 is not in its grid (0.0001 to 0.01): we read it as 0.0005,
-since large ones "can't converge".
+standardized before the SVM. The paper's learning rate of 0.05 is not in its grid (0.0001 to 0.01): we take it to be
+0.0005, since large ones "can't converge".
 """
 
 import dataclasses

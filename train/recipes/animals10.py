@@ -14,8 +14,8 @@ Not stated, our choice:
 - the unfrozen part: features.14 to features.18, the blocks of 160 and 320 channels and the last 1x1 convolution;
 - dropout 0.2 before the head, batch 32, and the ranges of the augmentation;
 - class imbalance: all classes are sampled equally often, and augmentation makes repeated images differ;
-- Adam is Keras's, and so are the weights, since the paper names TensorFlow and "the migration learning model that
-  has been trained in Google".
+- Adam and the weights are Keras's, since the paper names TensorFlow and "the migration learning model that has been
+  trained in Google".
 """
 
 import dataclasses

@@ -9,14 +9,16 @@ Stated: training images cropped at random to 28x28 and "expanded 6 times to 300,
 128, 120 epochs, reshuffled; cross-entropy plus (alpha / 2) |w|^2.
 Not stated, our choice: the optimizer (Adam), its learning rate (1e-3, cosine decay to 0) and alpha (1e-4), the same for
 all four nets. The six crops of an image are drawn again in each epoch. Test images are center-cropped to 28x28.
-Reading: "the data is standardized" by mean and standard deviation of each color over the training images.
-Where we deviate: a tenth of the training images is used for validation; the paper
-has no validation split.
+
+Our interpretation: "the data is standardized" by the mean and standard deviation of each color channel over the
+training images.
+
+Where we deviate: a tenth of the training images is used for validation; the paper has no validation split.
 """
 
 from train.recipe import Augmentation, Normalization, Optimizer, Recipe, Stage
 
-L2 = 5e-5  # Keras's form, without the half: alpha = 1e-4
+L2 = 5e-5  # Keras's form, without the factor 1/2: alpha = 1e-4
 OPTIMIZER = Optimizer(name="adam", learning_rate=1e-3, l2=L2, schedule="cosine")
 CROPS = Augmentation(resize=32, crops_per_image=6)
 

@@ -11,10 +11,13 @@ Stated: 10 pigs, 684 training, 77 validation, 254 test images; categorical cross
 Not stated, our choice: early stopping (named in the text) has patience 15 and watches the validation loss;
 images are scaled to [0, 1]; Keras's defaults for everything else, of which three matter in a short run: batch-norm
 momentum 0.99, Adam's epsilon before the bias correction, and training on the last, smaller batch of each epoch.
-Readings: precision, recall and F1 are support-weighted, since the reported recalls are 249, 242 and 247 of 254.
-"AlexNet jointed the LRN layer after the 1st and 2nd convolution layer": batch normalization stands there instead, and
-in the attention modules. "A total of 9 weight layers were there, among which 5 convolution layers and 4 fully connected
-layers were included": 4096-4096-4096-10. `zoo/alexnet.py` has more on both. Keras's Adam: "under the Keras framework".
+
+Our interpretation: precision, recall and F1 are support-weighted, since the reported recalls are 249, 242 and 247 of
+254 images. "AlexNet jointed the LRN layer after the 1st and 2nd convolution layer": batch normalization takes its
+place, and is also in the attention modules. "A total of 9 weight layers were there, among which 5 convolution layers
+and 4 fully connected layers were included": 4096-4096-4096-10. `zoo/alexnet.py` has more on both. Keras's Adam: "under
+the Keras framework".
+
 Where we deviate: the paper's photographs were never published, so the default data set is synthetic_pigs. The paper
 computes test scores after each epoch; our runs report the epoch with the best validation accuracy.
 """

@@ -1,7 +1,7 @@
-"""Recipes for proxy data: digits, pretraining on CIFAR-10 instead of ImageNet, and the default of models without paper.
+"""Recipes for proxy data (digits, and pretraining on CIFAR-10 instead of ImageNet), and the default recipe.
 
-No paper states these settings. The `digits_...` recipes run the methods of S. Han et al., "Animal face classification
-based on deep learning", on data that need no download.
+These settings are not from a paper. The `digits_...` recipes run the methods of S. Han et al., "Animal face
+classification based on deep learning", on data that need no download.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ DIGITS = Recipe(
         ),
     ),
 )
-# Optax's Adam with Keras's default learning rate, betas and epsilon. (Keras adds epsilon before the bias correction, as
-# `keras_adam` does, which the recipes of papers that used Keras have.)
+# Optax's Adam with Keras's default learning rate, betas and epsilon. (Keras adds epsilon before the bias correction,
+# like `keras_adam`, which is used in the recipes of papers that trained in Keras.)
 DEFAULT = dataclasses.replace(
     DIGITS,
     name="default",

@@ -1,4 +1,4 @@
-"""The folder `best/`: the best weights and everything needed to use them, self-contained."""
+"""The self-contained folder `best/`: the best weights and everything needed to use them."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class BestWriter(RunLog):
         Args:
           directory: the folder `best/`.
           model: name, options, dtype, num_classes, class_names, probe, input_shape, preprocessing.
-          provenance: provenance of pretrained weights and data.
+          provenance: origin of pretrained weights and data.
         """
         self._directory = directory
         self._model = model

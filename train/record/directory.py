@@ -48,7 +48,7 @@ SUMMARY_COLUMNS = (
     "is_best",
 )
 LOCK = ".lock"
-# What `begin` writes before config.json. Left behind next to the lock if the disk was full.
+# Files that `begin` writes before config.json. They are left behind next to the lock if the disk is full.
 FIRST_FILES = frozenset(
     [LOCK, "start.json", "splits.json", "env.json", "bad_images.txt", "leaks.csv"]
 )
@@ -161,8 +161,8 @@ class RunDir:
                 f"{self.path} already contains a run: use another --workdir, or --resume auto to resume it"
             )
         before = self.read_recipe()
-        # A run may get more epochs, its data may have moved (the fingerprint is compared later), and the input pipeline
-        # only affects the speed.
+        # A run may be extended by epochs, its data may have moved (the fingerprint is compared later), and the input
+        # pipeline only affects the speed.
         changed = [
             difference
             for difference in differences(before, recipe)
@@ -207,7 +207,7 @@ class RunDir:
             )
 
     def _check_folder(self) -> None:
-        """Raise InputError if the path is a file, or a folder with files that are not of a run."""
+        """Raise InputError if the path is a file, or a folder with files that do not belong to a run."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir {self.path} is a file: use a folder")
         if self.path.is_dir() and not self.exists():
@@ -221,7 +221,7 @@ class RunDir:
     def locked(self, *, new: bool = False, warn: Callable[[str], None] = say) -> Iterator[None]:
         """Create the directory and lock it against other processes, before anything in it is checked or read.
 
-        If the block fails before it has written anything, what was created is removed again.
+        If the block fails before it has written anything, the created files and folders are removed again.
 
         Args:
           new: the directory must not exist.
@@ -241,7 +241,7 @@ class RunDir:
                 stack.enter_context(locks.locked(self.path / LOCK, busy, warn))
             except OSError as error:
                 if isinstance(error, FileExistsError) and new and os.path.lexists(self.path):
-                    raise  # else a parent is in the way, such as a link to a disk that is not there
+                    raise  # else a parent is the obstacle, such as a link to a disk that is not mounted
                 _remove_empty(created)
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
@@ -260,16 +260,16 @@ class RunDir:
                 raise
 
     def _parts(self) -> list[Path]:
-        """Unfinished files of a killed process."""
+        """Unfinished files left by a killed process."""
         return [p for d in (self.path, self.best, self.figures) for p in d.glob(f".*{PART}")]
 
     def check_numerics(self) -> None:
-        """Raise InputError if a resumed run would compute in another way than before, such as in float64.
+        """Raise InputError if a resumed run would compute differently than before, such as in float64.
 
         Older runs did not record this.
         """
         before: Mapping[str, Any] = {}
-        with contextlib.suppress(InputError):  # the rest of env.json is only for information
+        with contextlib.suppress(InputError):  # the rest of env.json is informational
             before = self.read_json(self.path / "env.json").get("numerics", {})
         for name, value in numerics().items():
             if before.get(name, value) != value:
@@ -281,7 +281,7 @@ class RunDir:
     def read_summary(self) -> list[dict[str, Any]]:
         """Read summary.csv: one dict per epoch, with numbers parsed.
 
-        Lines that are not the row of a later epoch are left out: a full disk or a crash leaves torn lines.
+        Lines that are not the row of a later epoch are skipped: a full disk or a crash leaves truncated lines.
         """
         try:
             text = self.summary.read_bytes().decode("utf-8", "replace")
@@ -314,14 +314,14 @@ def _cells(line: str) -> list[str]:
 def _check_utf8(path: Path) -> None:
     try:
         os.path.abspath(path).encode()
-    except UnicodeEncodeError:  # TensorStore, which writes the checkpoints, takes no other names
+    except UnicodeEncodeError:  # TensorStore, which writes the checkpoints, accepts no other names
         raise InputError(
             f"--workdir {path}: the name is not valid UTF-8, which checkpoints need: use another folder"
         ) from None
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders that this process has created, innermost first, unless they are in use."""
+    """Remove folders that this process created, innermost first, unless they are in use."""
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
@@ -332,7 +332,7 @@ def _is_current(config: dict[str, Any]) -> bool:
 
 
 def as_version_0_1(recipe: Recipe) -> Recipe:
-    """Make the choices explicit that version 0.1 made for a recipe and that have other defaults today."""
+    """Make explicit the defaults of version 0.1 for a recipe that have changed since."""
     name = recipe.model
     stages = tuple(
         dataclasses.replace(
@@ -361,12 +361,12 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
     """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     text = _NUMBERS.sub(lambda match: json.dumps(json.loads(match[0])), text)
-    # A lone surrogate, of a file name that is not UTF-8, becomes its escape sequence in JSON.
+    # In JSON, a lone surrogate (from a file name that is not UTF-8) becomes an escape sequence.
     write_atomically(path, (text + "\n").encode(errors="backslashreplace"))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file atomically. What is not valid Unicode is replaced."""
+    """Write a text file atomically. Invalid Unicode is replaced."""
     write_atomically(path, printable(text).encode())
 
 

@@ -73,9 +73,9 @@ def is_checkout(root: Path) -> bool:
 def own_commit(root: Path) -> tuple[str, bool]:
     """The commit of the source tree in `root`, and whether its tracked files differ from it.
 
-    ("", False) for an installed copy, and for one inside of another repository, whose commit says nothing about it.
+    ("", False) for an installed copy, even inside another repository, whose commit says nothing about it.
     """
-    # git sets these variables for its hooks, where they name the repository of the hook.
+    # git sets these variables in hooks, where they name the hook's repository.
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE")
     variables = {name: value for name, value in os.environ.items() if name not in elsewhere}
 
@@ -95,7 +95,7 @@ def own_commit(root: Path) -> tuple[str, bool]:
 
 
 def numerics() -> dict[str, Any]:
-    """JAX's settings that change the numbers of a run, by the name of their environment variable in lower case."""
+    """JAX settings that change a run's numerical results, by the lowercase names of their environment variables."""
     import jax
 
     return {
@@ -110,7 +110,7 @@ def numerics() -> dict[str, Any]:
 
 
 def command_line() -> list[str]:
-    """The command that this process runs, as typed in a shell; `train.run` if it was called from Python."""
+    """The command that this process runs, as typed in a shell; `train.run` if called from Python."""
     if started_by_script():
         return [SCRIPT, *sys.argv[1:]]
     command = Path(sys.argv[0])
@@ -135,5 +135,5 @@ def versions() -> dict[str, str]:
         "flax": flax.__version__,
         "optax": optax.__version__,
         "numpy": np.__version__,
-        "pillow": PIL.__version__,  # 12 and 13 resize to other bytes
+        "pillow": PIL.__version__,  # 12 and 13 resize to different bytes
     }

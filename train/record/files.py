@@ -20,7 +20,7 @@ class FileWriter(RunLog):
         self._steps: list[dict[str, Any]] = []
 
     def run_started(self, start: RunStart) -> None:
-        """Cut the logs back to the checkpoint from which training resumes: what it does not vouch for is dropped."""
+        """Truncate the logs to the checkpoint from which training resumes; later entries are dropped."""
         metrics, summary = self._run.metrics, self._run.summary
         if metrics.exists():
             lines = metrics.read_bytes().splitlines()
@@ -54,7 +54,7 @@ class FileWriter(RunLog):
             writer.writerow(row)
 
     def flush(self) -> None:
-        """Bring everything to the disk, so that a checkpoint is never newer than the logs."""
+        """Flush everything to disk, so that a checkpoint is never newer than the logs."""
         self._write_steps()
         for path in (self._run.metrics, self._run.summary):
             if path.exists():
@@ -69,7 +69,7 @@ class FileWriter(RunLog):
 
 
 def _step_of(line: bytes) -> float:
-    """Return the step of a line; infinity for what is not one, such as a line torn by a full disk or a crash."""
+    """Return the step of a line; infinity for an invalid line, such as one truncated by a full disk or a crash."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -49,9 +49,7 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     data_wait_share: float
-    is_best: (
-        bool  # its validation score is the best so far; False if the recipe scores the last epoch
-    )
+    is_best: bool  # its validation score is the best so far; always False if the recipe scores the last epoch
     stage_epoch: int
     stage_epochs: int  # maximum number of epochs in the stage
 
@@ -68,14 +66,14 @@ class NewBest:
 class RunLog:
     """Base class of run-log writers; every method does nothing by default.
 
-    Order of calls: `run_started`; per epoch, `step` for each step, `new_best` if the epoch is the best so far, and
-    `epoch`; `stage_ended` after each stage; `run_ended` at the end of training, also after an error; `tested` once a
+    Order of calls: `run_started`; in each epoch, `step` for each step, `new_best` if the epoch is the best so far, and
+    `epoch`; `stage_ended` after each stage; `run_ended` at the end of training, even after an error; `tested` after a
     trained run is tested. `flush` is called before each checkpoint.
     """
 
     @classmethod
     def check(cls) -> None:
-        """Raise InputError if the writer cannot be used, such as without a package that it needs."""
+        """Raise InputError if the writer cannot be used, for example because a required package is missing."""
 
     def run_started(self, start: RunStart) -> None:
         """Training starts or resumes; see `RunStart`."""

@@ -23,7 +23,7 @@ class TensorBoardWriter(RunLog):
 
     def run_started(self, start: RunStart) -> None:
         """Open the file. TensorBoard ignores older events after `start.step`."""
-        # Not SummaryWriter: on a full disk, its thread and its exit handler print tracebacks, and then it blocks.
+        # Not SummaryWriter, whose thread and exit handler print tracebacks on a full disk, and which then blocks.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 

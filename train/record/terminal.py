@@ -29,7 +29,7 @@ def count(number: int, noun: str) -> str:
 class Rate:
     """Estimates the time left from the units done since it was created."""
 
-    # Units reported in this time are not measured: batches that were loaded ahead, or all steps of one compiled loop.
+    # Units reported within this time are not measured: prefetched batches, or all steps of one compiled loop.
     BURST_SECONDS = 0.05
     MIN_SECONDS = 1.0
 
@@ -56,7 +56,7 @@ class Progress:
         self._last_line = time.monotonic()
 
     def start(self, text: str, total: int, done: int = 0) -> None:
-        """Start a task of `total` units. Raises KeyboardInterrupt if the command is to stop, as `update` does."""
+        """Start a task of `total` units. Like `update`, raises KeyboardInterrupt if the command is to stop."""
         self.stop()
         check()
         self._text, self._total = text, total
@@ -142,14 +142,14 @@ def score_text(scores: Mapping[str, Any], name: str) -> str:
 
 
 def intervals_note(scores: Mapping[str, Any]) -> str:
-    """Say what the intervals of a test.json cover; an empty string if it has none."""
+    """Describe what the intervals in a test.json cover; an empty string if it has none."""
     intervals = scores.get("intervals")
     if not intervals:
         return ""
     images = "images" if scores["split"] == "all" else f"{scores['split']} images"
     over = images if intervals["over"] == "images" else f"{intervals['units']} groups of {images}"
-    none = "" if intervals["f1"] else "; none for macro-F1, which is the same in every resample"
-    return f"95% intervals over the {over} alone, from one seed{none}"
+    none = "" if intervals["f1"] else "; none for macro-F1, which is equal in all resamples"
+    return f"95% intervals over the {over} only, from one seed{none}"
 
 
 class TerminalWriter(RunLog):

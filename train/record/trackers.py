@@ -1,12 +1,12 @@
 """Run-log writers for MLflow and Weights & Biases: `--writers mlflow wandb`. The extras have the same names.
 
-Where results go is up to the environment variables of each: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_MODE
+Each tracker's own environment variables set where results go: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_MODE
 ("offline" writes to the run directory), WANDB_PROJECT, WANDB_ENTITY. Experiment and project default to "jax-zoo".
 
-A run directory keeps the tracker's id of its run, `mlflow.json` or `wandb.json`, with the last logged step and epoch,
-so that a resumed run continues the same run of the tracker without logging a step twice. The runs of a study are
-children of one run in MLflow, and one group in Weights & Biases: `start_study` begins it, and the environment variable
-JAX_ZOO_STUDY names the study's folder to the processes that train.
+A run directory stores the tracker's run id in `mlflow.json` or `wandb.json`, with the last logged step and epoch, so
+that a resumed run continues the same tracker run without logging a step twice. The runs of a study are children of one
+MLflow run, or one group in Weights & Biases: `start_study` creates it, and the environment variable JAX_ZOO_STUDY
+tells training processes the study's folder.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from train.record.terminal import say
 from zoo.common.files import write_atomically
 from zoo.common.names import find
 
-STUDY = "JAX_ZOO_STUDY"  # environment variable: folder of the study that runs belong to
+STUDY = "JAX_ZOO_STUDY"  # environment variable: folder of the current study
 PROJECT = "jax-zoo"
 EPOCH_VALUES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
-BATCH = 500  # metrics of one request; MLflow takes 1000
+BATCH = 500  # metrics per request; MLflow accepts up to 1000
 
 
 @dataclasses.dataclass
 class _Link:
-    """The tracker's run of a folder, saved in a file in it."""
+    """The tracker run that belongs to a folder, saved in a file there."""
 
     path: Path
     id: str = ""
@@ -44,7 +44,7 @@ class _Link:
 
     @classmethod
     def read(cls, path: Path) -> "_Link":
-        """Read the file; an empty link if there is none, or a damaged one."""
+        """Read the file; return an empty link if it is missing or damaged."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             return cls(path, str(data["id"]), int(data["step"]), int(data["epoch"]))
@@ -58,15 +58,15 @@ class _Link:
 
 
 class Tracker(RunLog):
-    """Buffers values until the next flush, which comes before each checkpoint, and at the end.
+    """Buffers values until the next flush: before each checkpoint and at the end.
 
-    Values that are not finite are left out. A run that ends before its last stage is trained counts as stopped.
+    NaN and infinite values are dropped. A run that ends before the end of its last stage counts as stopped.
     """
 
-    name = ""  # of the writer and of its extra
+    name = ""  # of the writer and its extra
 
     def __init__(self, directory: Path, recipe: Recipe) -> None:
-        """Write the run in `directory`, which trains by `recipe`."""
+        """Log the run in `directory`, which trains with `recipe`."""
         self._directory = directory
         self._recipe = recipe
         self._link = _Link.read(directory / f"{self.name}.json")
@@ -76,7 +76,7 @@ class Tracker(RunLog):
 
     @classmethod
     def check(cls) -> None:
-        """Raise InputError without the package."""
+        """Raise InputError if the package is missing."""
         try:
             importlib.import_module(cls.name)
         except ImportError as error:
@@ -85,20 +85,20 @@ class Tracker(RunLog):
             ) from None
 
     def run_started(self, start: RunStart) -> None:
-        """Create the tracker's run, or continue it. Raises InputError if the tracker cannot."""
+        """Create or continue the tracker's run. Raises InputError if that fails."""
         try:
             self._open(_flat(self._recipe.to_json()))
-        except Exception as error:  # of any library below the tracker
+        except Exception as error:  # from any library that the tracker uses
             raise _cannot_start(self.name, error) from error
         self._link.write()
 
     def step(self, record: StepRecord) -> None:
-        """Buffer the step, unless it was sent before the run was stopped."""
+        """Buffer the step, unless an earlier process of this run sent it."""
         if record.step > self._link.step:
             self._add(record.step, "step", record.values)
 
     def epoch(self, record: EpochRecord) -> None:
-        """Buffer the epoch, unless it was sent before the run was stopped."""
+        """Buffer the epoch, unless an earlier process of this run sent it."""
         if record.epoch > self._link.epoch:
             values = {name: getattr(record, name) for name in EPOCH_VALUES}
             self._add(record.step, "epoch", {"number": record.epoch, **values})
@@ -109,20 +109,20 @@ class Tracker(RunLog):
         self._complete = stage == self._recipe.stages[-1].name
 
     def flush(self) -> None:
-        """Send what is buffered. If that fails, it is kept for the next time."""
+        """Send the buffered values. If that fails, they are kept for the next flush."""
         if self._buffer and _attempt(self.name, lambda: self._send(self._buffer)):
             self._link.step, self._link.epoch = max(self._buffer), self._epoch
             self._link.write()
             self._buffer = {}
 
     def run_ended(self) -> None:
-        """Send what is buffered, and mark the run as complete or stopped."""
+        """Send the buffered values, and mark the run as complete or stopped."""
         if self._link.id:
             self.flush()
             _attempt(self.name, lambda: self._ended(complete=self._complete))
 
     def tested(self, results: Mapping[str, Any]) -> None:
-        """Send the scores on the test images."""
+        """Send the test scores."""
         scores = {f"{results['split']}/{k}": v for k, v in _numbers(results).items()}
         _attempt(self.name, lambda: self._score(scores))
 
@@ -130,7 +130,7 @@ class Tracker(RunLog):
         finite = {f"{prefix}/{k}": float(v) for k, v in values.items() if math.isfinite(v)}
         self._buffer.setdefault(step, {}).update(finite)
 
-    # What a tracker implements.
+    # To be implemented by each tracker.
 
     def _open(self, settings: Mapping[str, Any]) -> None:
         raise NotImplementedError
@@ -156,7 +156,7 @@ class Tracker(RunLog):
 
 
 class MLflowWriter(Tracker):
-    """Writes runs to MLflow: parameters, values per step and epoch, scores."""
+    """Logs runs to MLflow: parameters, values per step and epoch, scores."""
 
     name = "mlflow"
 
@@ -202,7 +202,7 @@ class MLflowWriter(Tracker):
 
 
 class WandbWriter(Tracker):
-    """Writes runs to Weights & Biases: configuration, values per step and epoch, scores."""
+    """Logs runs to Weights & Biases: configuration, values per step and epoch, scores."""
 
     name = "wandb"
     _run: Any = None
@@ -221,7 +221,7 @@ class WandbWriter(Tracker):
 
     def _send(self, values: Mapping[int, Mapping[str, float]]) -> None:
         for step, row in values.items():
-            # wandb ignores a step before its own, as of an epoch whose last step was sent before the run was stopped.
+            # wandb ignores steps below its own, such as of an epoch whose last step was sent before an interruption.
             self._run.log(dict(row), step=max(step, self._run.step))
 
     def _ended(self, *, complete: bool) -> None:
@@ -253,8 +253,8 @@ TRACKERS: dict[str, type[Tracker]] = {cls.name: cls for cls in (MLflowWriter, Wa
 
 
 def load_writers(names: Sequence[str]) -> list[MakeWriter]:
-    """Look up trackers and the writers of other packages by name. Raises InputError for an unknown one, or one that
-    fails its `check`."""
+    """Look up trackers and the writers of other packages by name. Raises InputError for an unknown name, or if a
+    writer's `check` fails."""
     found = [find("writers", name, TRACKERS, "run-log writer") for name in names]
     for make in found:
         if isinstance(make, type) and issubclass(make, RunLog):
@@ -266,7 +266,7 @@ def load_writers(names: Sequence[str]) -> list[MakeWriter]:
 
 
 def study_folder() -> Path | None:
-    """Return the folder of the study that runs of this process belong to; None if they belong to none."""
+    """Return the folder of the study that this process's runs belong to; None outside a study."""
     folder = os.environ.get(STUDY)
     return Path(folder) if folder else None
 
@@ -274,27 +274,27 @@ def study_folder() -> Path | None:
 def start_study(
     writers: Sequence[str], folder: Path, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Begin a study in each tracker among `writers`, and set the environment variable that makes runs its children.
+    """Start a study in each tracker among `writers`, and set the environment variable that makes runs its children.
 
-    `settings` are parameters of the study. Call it in every process that trains, before any run; a study that has
-    begun, also on another machine that shares the folder, is continued.
+    `settings` are the study's parameters. Call it in every process that trains, before any run; a study that was
+    already started, even on another machine that shares the folder, is continued.
     """
     from filelock import FileLock
 
     os.environ[STUDY] = str(folder.absolute())
     for tracker in _trackers(writers):
         path = folder / f"{tracker.name}.json"
-        with FileLock(path.with_suffix(".lock")):  # only one process starts it
+        with FileLock(path.with_suffix(".lock")):  # only one process creates it
             if not _Link.read(path).id:
                 try:
                     identity = tracker.start_study(folder, _flat(dict(settings or {})))
-                except Exception as error:  # of any library below the tracker
+                except Exception as error:  # from any library that the tracker uses
                     raise _cannot_start(tracker.name, error) from error
                 _Link(path, identity).write()
 
 
 def end_study(writers: Sequence[str], folder: Path, scores: Mapping[str, Any]) -> None:
-    """Send the scores of a study, of which numbers are kept, and mark it as complete."""
+    """Send the numbers among the scores of a study, and mark it as complete."""
     for tracker in _trackers(writers):
         if identity := _Link.read(folder / f"{tracker.name}.json").id:
             end = functools.partial(tracker.end_study, folder, identity, _numbers(scores))
@@ -316,7 +316,7 @@ def _trackers(writers: Sequence[str]) -> list[type[Tracker]]:
 def _mlflow_client() -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient()  # of MLFLOW_TRACKING_URI
+    return MlflowClient()  # uses MLFLOW_TRACKING_URI
 
 
 def _create_mlflow_run(
@@ -329,7 +329,7 @@ def _create_mlflow_run(
     experiment = found.experiment_id if found else client.create_experiment(experiment_name)
     run = client.create_run(experiment, run_name=name, tags=dict(tags))
     params = [Param(key, str(value)[:6000]) for key, value in settings.items()]
-    for start in range(0, len(params), 100):  # of one request, at most
+    for start in range(0, len(params), 100):  # MLflow accepts up to 100 per request
         client.log_batch(run.info.run_id, params=params[start : start + 100])
     return run.info.run_id
 
@@ -350,16 +350,16 @@ def _wandb_run(folder: Path, name: str, settings: Mapping[str, Any], **options: 
 
 def _cannot_start(name: str, error: Exception) -> InputError:
     return InputError(
-        f"--writers {name} cannot start a run ({_reason(error)}): check its environment variables, or leave it out"
+        f"--writers {name} cannot start a run ({_reason(error)}): check its environment variables, or omit it"
     )
 
 
 def _attempt(name: str, action: Callable[[], None]) -> bool:
-    """Whether an action succeeds. Training goes on without its tracker: its own files are complete."""
+    """Return whether an action succeeds. Training continues without its tracker; its own files are complete."""
     try:
         action()
-    except Exception as error:  # of any library below the tracker
-        say(f"warning: {name} does not take values ({_reason(error)})")
+    except Exception as error:  # from any library that the tracker uses
+        say(f"warning: logging to {name} failed ({_reason(error)})")
         return False
     return True
 
@@ -369,7 +369,7 @@ def _reason(error: Exception) -> str:
 
 
 def _run_name(directory: Path) -> str:
-    """Name a run by its folder; in a study by its path in it."""
+    """Name a run by its folder, or by its path within the study's folder."""
     folder = study_folder()
     path = directory.absolute()
     if folder and path.is_relative_to(folder):
@@ -389,7 +389,7 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers of test.json or of a study, and the bounds of intervals."""
+    """Return the finite numbers and the interval bounds in the content of test.json or in a study's scores."""
     found = {}
     for name, value in data.items():
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

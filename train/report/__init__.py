@@ -9,11 +9,11 @@ from train.record.terminal import say
 
 @contextlib.contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Context in which an error costs only a warning, since the results are saved, except a full disk."""
+    """Context in which an error, other than a full disk, only causes a warning, since the results are already saved."""
     try:
         yield
     except Exception as error:
         if exhausted(error) == "disk":
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        say(f"warning: {what} is missing: it could not be written ({reason})")
+        say(f"warning: {what} could not be written ({reason})")

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn without a display, without pyplot's global state and with matplotlib's default settings."""
+"""Figures of runs, drawn without a display or pyplot's global state, and with matplotlib's default settings."""
 
 import io
 import itertools
@@ -161,7 +161,7 @@ def prediction_grid(
     rows = max(1, math.ceil(len(images) / columns))
     side, gap, caption = 2.0, 0.2, 0.5  # inches
     width, height = columns * (side + gap), 0.3 * bool(title) + rows * (side + caption) + gap / 2
-    # One coordinate system, in inches: matplotlib takes seconds to lay out twenty.
+    # A single coordinate system, in inches: matplotlib takes seconds to lay out twenty.
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -282,7 +282,7 @@ def tsne_figure(
     named = set(largest[sizes[largest] > 0].tolist())
     handles = []
     for number in range(min(len(class_names), len(PALETTE) * len(MARKERS))):
-        # Classes of the same appearance together: thousands of calls would take minutes.
+        # Classes with the same appearance are drawn together: thousands of calls would take minutes.
         same = np.arange(number, len(class_names), len(PALETTE) * len(MARKERS))
         color = PALETTE[number % len(PALETTE)]
         marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
@@ -451,7 +451,7 @@ def _values(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
 def _measured(
     runs: Iterable[Sequence[dict[str, Any]]], quantities: Sequence[str]
 ) -> tuple[str, ...]:
-    """The quantities that any row has, in training or validation; the first one if there are none."""
+    """The quantities that any row has, in training or validation; the first quantity if there are none."""
     rows = [row for run in runs for row in run]
 
     def has(quantity: str) -> bool:
@@ -490,6 +490,6 @@ def _finish(figure: Figure, path: Path, title: str) -> None:
             figure.set_dpi(DPI)
             layout.execute(figure)
             figure.set_layout_engine("none")
-        # Without matplotlib's version, equal figures are equal files. The name tells them from data.
+        # Without matplotlib's version, equal figures give identical files. The name tells them apart from data.
         figure.savefig(content, format="png", dpi=DPI, metadata={"Software": "jax-zoo"})
     write_atomically(path, content.getvalue())

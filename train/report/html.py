@@ -1,4 +1,4 @@
-"""The report of a run, one self-contained page: `report.html`."""
+"""Report of a run as one self-contained page: `report.html`."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from zoo.common.commands import SCRIPT
 def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` from the files of a run directory and return its path.
 
-    Files that do not exist yet are skipped; the page says so if test.json is missing, as in an unfinished run.
+    Files that do not exist yet are skipped; a missing test.json, as in an unfinished run, is noted on the page.
     """
     run = RunDir(run_dir)
     recipe = run.read_json(run.config).get("recipe", {})
@@ -68,7 +68,7 @@ def _subtitle(sizes: dict[str, int], env: dict[str, Any]) -> str:
     return f"Images: {images or 'unknown'}. Trained on {device}, {code}{changed}."
 
 
-# What made the predictions, by `scored_by`, if not the net's classifier.
+# Source of the predictions, by `scored_by`, if it is not the net's classifier.
 PREDICTED_BY = {
     "svm": "an SVM on features",
     "kmeans": "k-means clusters, each a class",
@@ -136,7 +136,7 @@ def _per_class(test: dict[str, Any]) -> str:
 
 
 def _confusions(test: dict[str, Any]) -> str:
-    """List the most frequent confusions, where there are too many classes for a matrix."""
+    """List the most frequent confusions if there are too many classes for a matrix."""
     names = list(test["per_class"])
     wrong = [(true, predicted, n) for true, predicted, n in test["confusions"] if true != predicted]
     wrong.sort(key=lambda item: -item[2])
@@ -171,7 +171,7 @@ def _mistakes(run: RunDir) -> str:
 
 
 def _epochs(rows: list[dict[str, Any]], score: str) -> str:
-    """List the epochs; marked are those whose weights were in best/: each new best one, or the last."""
+    """List the epochs, and mark those whose weights were in best/: each new best one, or the last."""
     stages = len({row["stage"] for row in rows}) > 1
     heading = (
         "epoch",

@@ -1,4 +1,4 @@
-"""The wrong predictions of a classifier, and small copies of their images for the report."""
+"""A classifier's wrong predictions, and thumbnails of their images for the report."""
 
 import dataclasses
 import shutil
@@ -9,9 +9,9 @@ import numpy as np
 
 from datasets.dataset import Split
 
-MISTAKES = "mistakes"  # folder of the small copies, among the figures of a run
+MISTAKES = "mistakes"  # folder of the thumbnails, within the figures of a run
 LIMIT = 20  # images in the report
-SIDE = 160  # pixels of a small copy, at most
+SIDE = 160  # maximum size of a thumbnail in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Mistake:
     confidence: float
 
     def thumbnail(self, folder: Path) -> Path:
-        """File of the small copy of its image."""
+        """File of the image's thumbnail."""
         return folder / f"{self.index}.jpg"
 
 
@@ -51,7 +51,7 @@ def find_mistakes(predictions: Mapping[str, np.ndarray]) -> list[Mistake]:
 
 
 def save_thumbnails(folder: Path, split: Split, mistakes: Sequence[Mistake]) -> None:
-    """Write small copies of the images of the first mistakes to `folder`, in place of its contents."""
+    """Write thumbnails of the first mistakes to `folder`, replacing its content."""
     from PIL import Image
 
     from datasets.images.decode import decode

@@ -11,9 +11,9 @@ from typing import Any
 
 
 def _import_matplotlib() -> None:
-    """Import matplotlib also if MPLBACKEND names a backend that is not installed.
+    """Import matplotlib even if MPLBACKEND names a backend that is not installed.
 
-    Notebooks set it for their child processes, to a module that only exists in their own environment.
+    Notebooks set it for their child processes, to a module that exists only in the notebook's environment.
     """
     if "matplotlib" in sys.modules:
         return
@@ -26,7 +26,7 @@ def _import_matplotlib() -> None:
     if backend is not None:
         with contextlib.suppress(
             ValueError
-        ):  # as matplotlib does, for a notebook that imported this module
+        ):  # as matplotlib does, for notebooks that import this module
             matplotlib.rcParams["backend"] = backend
 
 
@@ -41,7 +41,7 @@ from matplotlib.ticker import MaxNLocator as MaxNLocator  # noqa: E402
 
 @contextlib.contextmanager
 def default_settings() -> Iterator[None]:
-    """Context, or decorator of a function, in which matplotlib has its default settings instead of the user's.
+    """Context (or function decorator) in which matplotlib has its default settings instead of the user's.
 
     A matplotlibrc with `text.usetex`, for example, would need an installation of LaTeX.
     """

@@ -2,7 +2,7 @@
 
 Each row is trained with the paper's settings, once per seed, in OUT/<paper>/<row>/seed<k>/. Finished runs are reused,
 interrupted ones are resumed. After every run, OUT/<paper>.json and OUT/<paper>/report.html are updated: reported and
-measured values, the data, and the verdict. A result on other data than the paper's is never called reproduced.
+measured values, the data, and the verdict. A result on data other than the paper's never counts as reproduced.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from zoo.common.names import did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Flags of the command."""
+    """Command-line flags."""
 
     paper: Annotated[str, tyro.conf.Positional]
     """Short name of the paper, such as pig_faces."""
@@ -37,8 +37,8 @@ class Arguments:
     seeds: int | None = None
     """Number of runs per row (default: the row's own number, or 1 for a shortened row)."""
     scale: Scale = "full"
-    """full: the paper's settings. short: what two CPU cores can afford; results are marked "shortened".
-    smoke: tiny models and data, to test the code in seconds; not a result."""
+    """full: the paper's settings. short: feasible on two CPU cores; results are marked "shortened". smoke: tiny models
+    and data, to test the code in seconds; not a result."""
     data_dir: Path | None = None
     """The paper's data: an archive or folder, or a folder that contains the archives."""
     grids: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def find_paper(name: str) -> Paper:
-    """Return a paper by its short name; InputError for an unknown name, with the nearest ones."""
+    """Return a paper by its short name. Raises InputError with similar names if the name is unknown."""
     if name not in papers.PAPERS:
         known = did_you_mean(name, papers.PAPERS, f"there are {', '.join(papers.PAPERS)}")
         raise InputError(f"unknown paper {name!r}: {known}")
@@ -107,7 +107,7 @@ class TrialRange:
 
 
 def parse_trial_range(text: str) -> TrialRange:
-    """Parse the value of --points, A:B; InputError for anything else."""
+    """Parse the value of --points, A:B. Raises InputError for anything else."""
     found = re.fullmatch(r"(\d*):(\d*)", text)
     if not found:
         raise InputError(f"--points {text}: use A:B, such as 0:10")
@@ -116,7 +116,7 @@ def parse_trial_range(text: str) -> TrialRange:
 
 
 def select_trials(grid: Grid, trials: TrialRange | None) -> range:
-    """Return the indices of the selected trials; InputError if the range is empty or exceeds the grid."""
+    """Return the indices of the selected trials. Raises InputError if the range is empty or exceeds the grid."""
     total = len(grid)
     trials = trials or TrialRange()
     end = total if trials.end is None else trials.end

@@ -1,4 +1,4 @@
-"""The columns of a run: the numbers of its test.json, and what the papers state besides."""
+"""The columns of a run: the numbers in its test.json, and other quantities stated in the papers."""
 
 import dataclasses
 import itertools
@@ -19,10 +19,10 @@ def values(test: Mapping[str, Any], summary: Sequence[Mapping[str, Any]]) -> dic
       test: content of test.json.
       summary: rows of summary.csv, one per epoch.
 
-    Besides the numbers of test.json: `train_loss` and `validation_loss` of the best epoch, `convergence_epoch` and
-    `loss_fluctuation` (see `curve_columns`), the support-weighted averages of test.json without them, `above_chance`
-    (the accuracy minus the share of the largest class), and for up to ten classes the fraction of each class's images
-    that got each label: `correct: dogs`, `confused: dogs as cats`.
+    Columns besides the numbers in test.json: `train_loss` and `validation_loss` of the best epoch; `convergence_epoch`
+    and `loss_fluctuation` (see `curve_columns`); support-weighted averages, if test.json lacks them; `above_chance`
+    (the accuracy minus the fraction of the largest class); and for up to ten classes the fraction of each class's
+    images predicted as each class: `correct: dogs`, `confused: dogs as cats`.
     """
     found = {n: v for n, v in test.items() if _is_number(v)}
     best = next((row for row in summary if row["epoch"] == test.get("best_epoch")), None)
@@ -78,7 +78,7 @@ def curve_columns(summary: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def with_time_saved(result: RowResult, reference: RowResult) -> RowResult:
     """Add the column `test_time_saved`: 1 - test time / test time of the reference with the same seed.
 
-    Not if the runs of both rows had different hardware.
+    It is not added if the two rows were run on different hardware.
     """
     if len(hardware_of([*comparable(result.runs), *comparable(reference.runs)])) > 1:
         return result

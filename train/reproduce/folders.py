@@ -20,7 +20,7 @@ class Folders:
 
     @property
     def base(self) -> Path:
-        """`out` as an absolute path; smoke runs have a subfolder of their own."""
+        """`out` as an absolute path; smoke runs have a separate subfolder."""
         return self.out.absolute() / ("smoke" if self.scale == "smoke" else "")
 
     @property

@@ -141,7 +141,7 @@ def _columns_text(verdict: RowVerdict, columns: Sequence[Mapping[str, Any]]) -> 
 
 
 def _relative_miss(column: Mapping[str, Any]) -> float:
-    """Return how far a measured value is from the reported one, comparable among columns with different units."""
+    """Return the relative difference between measured and reported value, comparable across units."""
     return abs(column["mean"] - column["printed"]) / max(abs(column["printed"]), 1e-9)
 
 
@@ -259,7 +259,7 @@ def describe_grid(grid: Mapping[str, Any]) -> str:
     if grid["diverged"]:
         text += f", {grid['diverged']} diverged"
     if grid.get("left_out"):
-        text += f", {grid['left_out']} on other data or of another reading excluded"
+        text += f", {grid['left_out']} on other data or with another reading excluded"
     best = grid["best"]
     if best is None:
         return text

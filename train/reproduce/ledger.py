@@ -2,8 +2,8 @@
 
 The keys are those of the recorded ledgers (`benchmarks/results/ledger_*.json`): `document` is the paper, `printed` a
 reported value, `reading` our note, `orderings` the comparisons, `points` the trials of a grid, `documents_best` the
-paper's best trial, and `is_documents` says whether the data are the paper's. Format 1 has neither claims nor intervals;
-formats 1 and 2 do not say which runs are `earlier`, of version 0.1 and its reading of the paper.
+paper's best trial, and `is_documents` is whether the data are the paper's. Format 1 has neither claims nor intervals;
+formats 1 and 2 do not record which runs are `earlier`: from version 0.1, which interpreted the paper differently.
 """
 
 import collections
@@ -120,7 +120,7 @@ def _row(
             }
             for run in runs
         ],
-        # The row's other runs, not comparable with these: unfinished, failed, on other data.
+        # The row's other runs, which are not comparable with these: unfinished, failed, or on other data.
         "others": [
             {"seed": run.seed, "state": run.state, "text": run.text}
             for run in result.runs
@@ -225,8 +225,8 @@ def sort_trials(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _grid(grid: Grid, result: GridResult, smoke: bool) -> dict[str, Any]:
     existing = sort_trials(result.trials)
-    # Only trials of the same reading on the same data can be ranked: prefer this version's reading, then the paper's
-    # data, then the data with most trials.
+    # Only trials with the same reading of the paper and the same data can be ranked: prefer this version's reading,
+    # then the paper's data, then the data with the most trials.
     groups = collections.Counter(_data_key(trial) for trial in existing)
     chosen = max(groups, key=lambda key: (key[:2], groups[key], key), default=None)
     trials = [trial for trial in existing if _data_key(trial) == chosen]
@@ -249,7 +249,7 @@ def _grid(grid: Grid, result: GridResult, smoke: bool) -> dict[str, Any]:
         "best": done[0] if done else None,
         "diverged": sum(t["state"] == "diverged" for t in trials),
         "dirty": any(t.get("dirty") for t in trials),
-        "left_out": len(existing) - len(trials),  # of another reading or on other data
+        "left_out": len(existing) - len(trials),  # with another reading or on other data
         "points": trials,
     }
 

@@ -1,4 +1,4 @@
-"""The HTML report of a paper's ledger, one self-contained file: `report.html`."""
+"""HTML report of a paper's ledger as one self-contained file: `report.html`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

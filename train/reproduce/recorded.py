@@ -1,9 +1,9 @@
-"""Judge a recorded ledger again: the stored runs, with the rows, comparisons and verdicts of this version.
+"""Judge a recorded ledger again: its stored runs, with the rows, comparisons and verdicts of this version.
 
     ledger = judge_again(PAPERS[recorded["document"]], recorded)
 
-Ledgers of formats 1 and 2 do not say which runs version 0.1 made with another reading of the paper. No others were
-recorded in these formats, so all runs in them were, if the reading has changed since.
+Ledgers of formats 1 and 2 do not say which runs follow version 0.1's reading of the paper. Only version 0.1 recorded
+these formats, so all of their runs do, if the reading has changed since.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ FIRST_FORMAT_WITH_READINGS = 3
 def judge_again(paper: Paper, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Build the ledger of a paper from the runs of a recorded one.
 
-    Columns that were not recorded, and rows that are new, are not measured.
+    New rows, and columns that were not recorded, count as not measured.
     """
     result = _Recorded(paper, recorded).ledger()
     before = _by_name(recorded["rows"])
     for row in result["rows"]:
         if old := before.get(row["name"]):
-            # Of each row, not of each run.
+            # Recorded per row, not per run.
             row |= {key: old[key] for key in ("ran", "commits", "hardware", "versions", "others")}
     return result
 
@@ -72,12 +72,12 @@ class _Recorded(Results):
 
     @staticmethod
     def _hardware(old: Mapping[str, Any]) -> str:
-        """Of several machines, the one of a run is not recorded: it is neither the paper's nor another row's."""
+        """Hardware of a run. With several machines it is unknown, and never matches the paper's or another row's."""
         names = old["hardware"]
         return f"one of {len(names)} machines ({old['name']})" if len(names) > 1 else "".join(names)
 
     def _reading_differs(self, row: Row, old: Mapping[str, Any]) -> bool:
-        """Whether version 0.1 had another recipe for the row on these data."""
+        """Whether version 0.1 had a different recipe for the row on these data."""
         return any(
             expected.earlier
             and expected.short == old["shortened"]

@@ -106,7 +106,7 @@ class Results:
                 for row in run.read_summary()
             ],
             "effective_clusters": test.get("effective_clusters"),
-            # Why the clusters or the SVM's kernel are degenerate, if they are.
+            # Why the clusters or the SVM's kernel are degenerate, if applicable.
             "remark": test.get("collapsed") or test.get("kernel", {}).get("sentence"),
         }
 
@@ -200,7 +200,7 @@ class Results:
 
 
 def match_run(run: RunDir, among: Sequence[Expected]) -> Expected:
-    """Return the expected recipe that a run matches, with the run's own values; InputError if none matches."""
+    """Return the expected recipe that a run matches, with the run's values. Raises InputError if none matches."""
     recipe = run.read_recipe()
     found = settings.match_recipe(recipe, among)
     if found is None:
@@ -228,7 +228,7 @@ def data_of(run: RunDir, item: Row | Grid) -> dict[str, Any]:
 
 
 def _portable(data_dir: str | None, manifest: dict[str, Any]) -> str | None:
-    """Return data_dir without this machine's paths: $DATA/<file>, or $DATA for a folder of downloads."""
+    """Return data_dir without machine-specific paths: $DATA/<file>, or $DATA for a folder of downloads."""
     if data_dir is None:
         return None
     used = manifest.get("provenance", {}).get("path")
@@ -249,7 +249,7 @@ def _state(run: RunDir) -> dict[str, Any]:
 
 
 def _validation_accuracy(run: RunDir, values: dict[str, float]) -> float | None:
-    """Return the validation accuracy of the epoch whose weights are tested, or that of the probe if there is one."""
+    """Return the validation accuracy of the epoch whose weights are tested, or of the probe if there is one."""
     if "validation_accuracy" in values:
         return values["validation_accuracy"]
     if not values:

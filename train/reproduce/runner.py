@@ -22,7 +22,7 @@ from train.reproduce.schema import Grid, Paper, Row
 from train.reproduce.settings import Scale
 from train.reproduce.smoke import smoke_recipe
 
-# Least seconds between two versions of a report: drawing its figures takes longer with each row.
+# Minimum seconds between two versions of a report: drawing its figures takes longer with each row.
 REPORT_SECONDS = 60
 
 
@@ -55,11 +55,11 @@ class Runner:
     # Selection.
 
     def rows(self, patterns: Sequence[str]) -> list[Row]:
-        """Return the rows whose names match; InputError for a pattern without a match."""
+        """Return the rows whose names match. Raises InputError for a pattern without a match."""
         return [self.paper.row(n) for n in select(patterns, self.paper.rows, "row")]
 
     def grids(self, patterns: Sequence[str]) -> list[Grid]:
-        """Return the grids whose names match; InputError for a pattern without a match."""
+        """Return the grids whose names match. Raises InputError for a pattern without a match."""
         names = select(patterns, self.paper.grids, "grid")
         return [grid for grid in self.paper.grids if grid.name in names]
 
@@ -114,7 +114,7 @@ class Runner:
         return self._job(row, row_job(row.name, seed), values, figures=self.scale != "smoke")
 
     def _trial_job(self, grid: Grid, index: int, trial: Mapping[str, Any], where: str) -> Job:
-        # A grid has hundreds of trials: no figures, and no checkpoints, which only resuming needs.
+        # A grid has hundreds of trials: no figures, and no checkpoints, which are only needed to resume.
         job = self._job(grid, trial_job(grid, index), trial, figures=False)
         return dataclasses.replace(job, title=f"grid {grid.name}, {where}", keep_checkpoints=False)
 
@@ -238,7 +238,7 @@ class Runner:
     def _after(self, job: Job, outcome: Outcome) -> None:
         problems = self.results.problems
         if outcome.state in ("failed", "not run"):
-            # Without --data-dir, missing data are expected, and `needs` says so more briefly.
+            # Without --data-dir, missing data are expected, and `needs` is briefer.
             expected = job.missing and not self.data_dir
             problems[job.group] = "" if expected else outcome.text
         else:
@@ -250,7 +250,7 @@ class Runner:
             self.results.write_trials(grid)
 
     def save(self, *, report: bool = True) -> dict[str, Any]:
-        """Write the ledger and, unless told otherwise, its HTML report from the existing runs; return the ledger."""
+        """Write the ledger and, by default, its HTML report from the existing runs; return the ledger."""
         result = self.results.ledger()
         write_json(self.folders.ledger, result)
         if report:
@@ -262,7 +262,7 @@ class Runner:
 
 
 def select(patterns: Sequence[str], items: Sequence[Any], what: str) -> list[str]:
-    """Return the names that match a pattern, in the order of `items`; InputError for a pattern without a match."""
+    """Return the names that match any pattern, in the order of `items`. Raises InputError for one without a match."""
     names = [item.name for item in items]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):

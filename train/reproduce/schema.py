@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from train.recipe import Recipe, with_values
 
-# Columns in milliseconds. They are judged on the paper's hardware only.
+# Columns in milliseconds, which are judged on the paper's hardware only.
 TIMES = ("test_time_ms", "train_time_ms")
 
 
@@ -23,7 +23,7 @@ class EarlierReading:
     """
 
     text: str  # how it differs from this version's reading
-    # The recipe fields (dotted paths, see `with_values`) that differed.
+    # Recipe fields (dotted paths, see `with_values`) that differed.
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -58,14 +58,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A statement of the paper, in its text or by its table: a column is higher in one row than in another."""
+    """A statement of the paper, in its text or tables: a column is higher in one row than in another."""
 
     column: str
     higher: str  # row name
     lower: str  # row name
     text: str  # short summary
-    # The difference if the paper states it ("about 3 points" is 0.03), in the column's unit. A difference that we
-    # compute from two reported values is none: it is implied by them.
+    # The difference if the paper states it ("about 3 points" is 0.03), in the column's unit. Differences
+    # that we would compute from two reported values do not count: they are implied by them.
     magnitude: float | None = None
     # What is compared: the mean over the seeds, or the standard deviation over them.
     statistic: Literal["mean", "sd"] = "mean"
@@ -73,7 +73,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A statement of the paper about one row: the mean of a column lies in a range."""
+    """A statement of the paper about one row: the mean of a column is within a range."""
 
     column: str
     row: str
@@ -90,7 +90,7 @@ class Grid:
     table: str
     recipe: Recipe
     axes: Mapping[str, tuple[Any, ...]]  # dotted paths of recipe fields, and the values to try
-    # The best combination by the paper; empty if it reports none.
+    # The best combination according to the paper; empty if it reports none.
     best: Mapping[str, Any]
     proxy: Mapping[str, Any] | None = None  # as in `Row`
     short: Mapping[str, Any] | None = None
@@ -120,7 +120,7 @@ class Paper:
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[Claim, ...] = ()
     grids: tuple[Grid, ...] = ()
-    # End of the name of the paper's processor, such as "GeForce GTX TITAN": on others, times are not judged.
+    # Suffix of the name of the paper's processor, such as "GeForce GTX TITAN": on others, times are not judged.
     hardware: str = ""
 
     def row(self, name: str) -> Row:

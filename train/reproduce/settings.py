@@ -42,7 +42,7 @@ class Expected:
 def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list[Expected]:
     """Return the recipes that an existing run of the item may have, given its seed or its trial's values.
 
-    First those of this version, then those of version 0.1, if it read the paper differently.
+    This version's recipes come first, then those of version 0.1, if it read the paper differently.
     """
     if scale == "smoke":
         return [Expected(with_values(smoke_recipe(item.recipe), changes))]
@@ -59,9 +59,9 @@ def expected(item: Row | Grid, scale: Scale, changes: Mapping[str, Any]) -> list
 
 
 def earlier_recipe(recipe: Recipe, reading: EarlierReading) -> Recipe:
-    """Return a recipe as version 0.1 read the paper.
+    """Return a recipe according to version 0.1's reading of the paper.
 
-    Changes of settings that the proxy or the short version replace (their normalization, their epochs) do not matter.
+    Differences in settings that the proxy or the short version replaces (normalization, epochs) do not matter.
     """
     return as_version_0_1(with_values(recipe, reading.changes))
 
@@ -93,15 +93,14 @@ def needs(row: Row) -> str:
     recipe, found = row.recipe, []
     if takes_data_dir(recipe.dataset):
         info = dataset_info(recipe.dataset)
-        where = f" ({info.homepage})" if info.homepage else ""
         instead = (row.proxy or {}).get("dataset")
-        found.append(
-            f"the data {recipe.dataset}{where}{f'; {instead} stands in' if instead else ''}"
-        )
+        details = [info.homepage, f"proxy data: {instead}" if instead else ""]
+        text = "; ".join(filter(None, details))
+        found.append(f"the data set {recipe.dataset}{f' ({text})' if text else ''}")
     if isinstance(recipe.pretrained, str):
-        found.append(f"the weights {recipe.pretrained} of {recipe.model}")
+        found.append(f"the {recipe.pretrained} weights of {recipe.model}")
     if isinstance(recipe.features, NetFeatures):
-        found.append(f"the weights {recipe.features.source} of {recipe.features.model}")
+        found.append(f"the {recipe.features.source} weights of {recipe.features.model}")
     found += [f"the row {name}" for name in jobs.dependencies(recipe)]
     return f"needs {' and '.join(found)}" if found else ""
 

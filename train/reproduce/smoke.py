@@ -1,8 +1,8 @@
 """Smoke versions of a paper's recipes: the same code, in seconds.
 
 The model is replaced by the tiny one of its family, the data by eight digits per class, and each stage trains for one
-epoch. Stages and their starts, objectives, frozen parameters, optimizers, augmentation, probes, noise and the weights
-taken from other rows stay the same.
+epoch. Stages and their starts, objectives, frozen parameters, optimizers, augmentation, probes, noise and weights from
+other rows stay the same.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ TINY_MODELS: dict[str, TinyModel] = {
     "vade": TinyModel("vade_tiny", 8),
     "gmvae": TinyModel("gmvae_tiny", 8),
 }
-# Options that set the sizes of a net. All other options are common to the family, the tiny variant included.
+# Options that set the size of a net. All other options are shared by the whole family, including the tiny variant.
 SIZE_OPTIONS = {
     "bottleneck",
     "head_widths",

@@ -1,14 +1,14 @@
 """Verdicts on a paper's rows, comparisons and claims, from our runs. Pure functions on plain data.
 
-Only runs with the paper's settings on the paper's data are judged by their scores. A score is reproduced when
+Only runs with the paper's settings on the paper's data are judged by their scores. A score is reproduced if
 seed mean >= reported - slack, where slack = min(2, max(1, 2 standard errors of the mean)) percentage points, and one
-point with a single seed. A test loss is a score, too, lower being better, with 10 and 20% of the reported value in
-place of one and two points. A time is judged like a loss, but on the paper's hardware only: elsewhere the verdict is
-"different hardware". A time relative to another row's, run on the same hardware, is judged like a score. A high
-training accuracy may be overfitting: it is shown but not judged. Numbers of parameters do not depend on data and are
+point with a single seed. A test loss is judged in the same way, except that lower is better and that 10 and 20% of the
+reported value replace one and two points. A time is judged like a loss, but on the paper's hardware only: elsewhere the
+verdict is "different hardware". A time relative to another row's, run on the same hardware, is judged like a score. A
+high training accuracy may be overfitting: it is shown but not judged. Parameter counts do not depend on data and are
 always judged.
 
-Runs that version 0.1 made with another reading of the paper are shown as such and never judged.
+Runs that version 0.1 made with a different reading of the paper are shown as such and never judged.
 
 A comparison or claim holds, does not hold, or is undecided: by the 95% confidence interval (Student's t) over the
 seeds. With a single seed there is no interval, and it is undecided.
@@ -63,7 +63,7 @@ class Run:
     text: str = ""  # "diverged at step 7", why it failed, or how far it got
     on_papers_data: bool = False
     short: bool = False  # with the row's `short` settings
-    earlier: bool = False  # with the reading of version 0.1, see `Row.earlier`
+    earlier: bool = False  # with version 0.1's reading of the paper, see `Row.earlier`
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `data.describe_data`
     # setting, commit, dirty, hardware, versions, epochs_run, best_epoch, directory, remark
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -96,7 +96,7 @@ _KINDS: dict[str, Kind] = {
 
 
 def kind_of(column: str) -> Kind:
-    """Return the kind of a column, which decides its unit and how it is judged.
+    """Return the kind of a column, which determines its unit and how it is judged.
 
     time: milliseconds. saving: fraction of a time. loss: nats. fluctuation: nats per epoch. epochs: a number of epochs.
     count: of parameters. share: fraction of the parameters. error: fraction, lower is better. score: fraction.
@@ -176,7 +176,7 @@ def _precision(kind: Kind, reported: float) -> float:
 
 
 def comparable(runs: Iterable[Run]) -> list[Run]:
-    """Return the finished runs of a row that can be averaged: of the same reading, on the same data, and all full or
+    """Return the finished runs of a row that can be averaged: same reading of the paper, same data, and all full or
     all shortened.
 
     This version's reading is preferred, then runs on the paper's data, then full runs, then the larger group.
@@ -193,7 +193,7 @@ def comparable(runs: Iterable[Run]) -> list[Run]:
 
 
 def hardware_of(runs: Iterable[Run]) -> set[str]:
-    """Return the hardware of finished runs, as far as it is recorded."""
+    """Return the hardware of finished runs, where recorded."""
     found = (run.facts.get("hardware") for run in runs if run.state == "done")
     return {text for text in found if text}
 
@@ -233,7 +233,7 @@ def row_verdict(
     *,
     smoke: bool = False,
 ) -> RowVerdict:
-    """Judge a row by its comparable runs and its columns in the ledger's form."""
+    """Judge a row by its comparable runs and its columns as in the ledger."""
     if not runs:
         return _without_runs(row, result, columns)
     diverged = [run for run in runs if run.state == "diverged"]
@@ -432,7 +432,7 @@ def _obstacle(name: str, runs: Sequence[Run]) -> Obstacle | None:
 
 
 def _compare_means(higher: Mapping[int, float], lower: Mapping[int, float]) -> ComparisonVerdict:
-    """Compare two rows' means: paired over the common seeds, which share data order and random draws, else by Welch."""
+    """Compare two rows' means: paired by common seeds, which share data order and random draws, else by Welch's t."""
     seeds = [seed for seed in higher if seed in lower]
     if seeds:
         differences = [higher[seed] - lower[seed] for seed in seeds]
@@ -449,7 +449,7 @@ def _compare_means(higher: Mapping[int, float], lower: Mapping[int, float]) -> C
 
 
 def _sign(interval: Interval | None) -> str:
-    """Judge whether a difference is above 0: an interval that contains 0 decides nothing."""
+    """Judge whether a difference is above 0; undecided if the interval contains 0."""
     if interval is None or interval[0] <= 0 <= interval[1]:
         return UNDECIDED
     return HOLDS if interval[0] > 0 else DOES_NOT_HOLD

@@ -15,7 +15,7 @@ def started_by_script() -> bool:
 
 
 def typed(module: str) -> str:
-    """The command that runs a module such as "train.run"; `jax-zoo` has the modules of `train` only."""
+    """The command that runs a module such as "train.run"; `jax-zoo` covers only the modules of `train`."""
     if started_by_script() and module.startswith("train."):
         return f"{SCRIPT} {module.removeprefix('train.')}"
     return f"python -m {module}"

@@ -6,7 +6,7 @@ class InputError(ValueError):
 
 
 class InUse(InputError):
-    """Another process is writing the same folder."""
+    """Another process is writing to the same folder."""
 
 
 class ImageTooSmall(InputError):

@@ -1,4 +1,4 @@
-"""Atomic file writes, outputs that are checked before the work, and names that cannot be printed.
+"""Atomic file writes, checks of output paths before any work, and names that cannot be printed.
 
 Imports only the standard library.
 """
@@ -25,9 +25,9 @@ PART = ".part"
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Write a file atomically: it appears at `path` when the block ends, and not at all if the block fails.
 
-    The target of a link is replaced, not the link. Pipes and devices are written directly. Two processes that write the
-    same file do not disturb each other. Temporary files that a killed process left are removed by a later write of the
-    same file.
+    If the path is a link, its target is replaced, not the link. Pipes and devices are written directly. Two processes
+    may write the same file without interfering. A temporary file left by a killed process is removed by a later write
+    of the same file.
     """
     path = Path(path)
     if path.exists() and not (
@@ -62,9 +62,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def sync(file: BinaryIO) -> None:
-    """Write a file's buffers to the disk, where a loss of power does not reach them."""
+    """Flush a file to disk, so that its content survives a power failure."""
     file.flush()
-    with contextlib.suppress(OSError):  # pipes and some network file systems cannot
+    with contextlib.suppress(OSError):  # not supported by pipes and some network file systems
         os.fsync(file.fileno())
 
 
@@ -105,8 +105,8 @@ def _check_writable(folder: Path, what: str, kind: str) -> None:
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    """Replace what no encoding can write by U+FFFD.
+    """Replace characters that cannot be encoded by U+FFFD.
 
-    Python represents the bytes of file names that are not UTF-8, such as Latin-1, by lone surrogates.
+    Python represents bytes of file names that are not valid UTF-8 (Latin-1, for example) as lone surrogates.
     """
     return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", os.fspath(text))

@@ -52,7 +52,7 @@ def load_plugin(group: Group, name: str) -> Any:
 def find(group: Group, name: str, builtin: Mapping[str, Any], kind: str) -> Any:
     """Look up a built-in object or a plugin by name.
 
-    Raises InputError for an unknown name, with the closest known names; `kind` says in the message what it names.
+    Raises InputError for an unknown name, with the closest known names; `kind` is the noun used in the message.
     """
     if name in builtin:
         return builtin[name]

@@ -4,9 +4,9 @@
         logits = jax.jit(model.apply)(variables, images)
 
 Inside the context, these layers of any Linen module run the implementations of this package, with the same variables
-and, up to rounding, the same results. The limitations: reverse-mode gradients only, static shapes, longer compilation.
-Outside, nets run Flax's own layers. `train.engine.parallel` enters the context for its training and evaluation steps if
-the devices are CPUs.
+and, up to rounding, the same results. Limitations: reverse-mode gradients only, static shapes, longer compilation.
+Outside it, nets run Flax's own layers. `train.engine.parallel` enters the context for training and evaluation steps on
+CPUs.
 
 The context is part of the cache key of `jax.jit`, so a function jitted outside is traced again inside. It is local to
 the thread that enters it.
@@ -34,7 +34,7 @@ _enabled = jax.make_user_context(default_value=frozenset())
 
 @contextlib.contextmanager
 def kernels(names: Collection[str] = KERNELS) -> Iterator[None]:
-    """Enable these kernels; all other operations stay Flax's. Raises ValueError for an unknown name."""
+    """Enable these kernels; all other operations remain Flax's. Raises ValueError for an unknown name."""
     enabled = frozenset(names)
     if enabled - KERNELS:
         raise ValueError(
@@ -49,7 +49,7 @@ def kernels(names: Collection[str] = KERNELS) -> Iterator[None]:
         """Enter the interceptor at the call of the outermost module.
 
         Flax runs interceptors in the order in which they were entered. This one replaces calls, so it must run after
-        those that change a layer's arguments or behavior.
+        any that change a layer's arguments or behavior.
         """
         nonlocal entered
         if entered or context.module.path:
@@ -71,7 +71,7 @@ def uses(kernel: str) -> bool:
 
 
 def _intercept(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-    """Replace calls of supported layers. Initialization stays Flax's."""
+    """Replace calls of supported layers. Initialization remains Flax's."""
     module = context.module
     if context.method_name != "__call__" or not args or module.is_initializing():
         return call(*args, **kwargs)

@@ -5,7 +5,7 @@ After Mathieu, Henaff and LeCun, "Fast Training of Convolutional Networks throug
 A tile of m x m outputs needs t x t input pixels, t = m + k - 1. The discrete Fourier transforms of tile and kernel are
 multiplied per frequency; over channels and tiles, each of these products is a product of complex matrices. For real
 inputs, half of the frequencies are sufficient: m = 9 and k = 5 need 85 frequencies with four multiplications each,
-instead of 25 multiplications for each of the 81 outputs. Transforms of this size are computed as matrix products, too.
+instead of 25 multiplications for each of the 81 outputs. At this size, the transforms are also matrix products.
 
 Results differ from direct convolution by no more than its own rounding error (6e-7 of the largest value in float32).
 """

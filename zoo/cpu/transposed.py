@@ -1,8 +1,8 @@
 """Transposed convolution as interleaved convolutions of the small image.
 
-With stride s, the outputs whose positions have one remainder modulo s use every s-th tap of the kernel, and are an
-ordinary convolution with stride 1. XLA inserts s - 1 zeros between the pixels instead, and has no fast CPU code for the
-gradient of that. The form is that of Shi et al. 2016, "Real-time single image and video super-resolution using an
+With stride s, the outputs whose positions are equal modulo s use every s-th tap of the kernel, and form an ordinary
+convolution with stride 1. XLA instead inserts s - 1 zeros between the pixels, and has no fast CPU code for the gradient
+of that. The formulation is that of Shi et al. 2016, "Real-time single image and video super-resolution using an
 efficient sub-pixel convolutional neural network".
 """
 
@@ -49,8 +49,8 @@ def conv_transpose(
     return y[:, :height, :width]
 
 
-# Up to so many features, one matrix product of all pixels and taps replaces the convolutions. For 3 features it takes
-# half of their forward time, for 32 twice; in between is not measured.
+# Up to this many features, one matrix product of all pixels and taps replaces the convolutions. For 3 features, it
+# takes half of their forward time; for 32, twice as long. Values in between were not measured.
 NARROW = 8
 
 
@@ -64,7 +64,7 @@ def _tap_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _shifted_sum(products: jax.Array, pads: Pads) -> jax.Array:
-    """The convolution with stride 1 whose products of pixels and taps are [B, H, W, n, m, F]."""
+    """Convolution with stride 1, given the products of pixels and taps, [B, H, W, n, m, F]."""
     (top, bottom), (left, right) = pads
     rows, columns = products.shape[3:5]
     total: jax.Array | None = None
@@ -83,7 +83,7 @@ def _shifted_sum(products: jax.Array, pads: Pads) -> jax.Array:
 def _phases(
     size: int, kernel: int, stride: int, padding: str
 ) -> tuple[list[tuple[int, tuple[int, int]]], int]:
-    """Along one axis, the first tap and the padding of the convolution of each remainder; and the number of outputs."""
+    """First tap and padding of the convolution for each remainder, along one axis, and the number of outputs."""
     # As in lax.conv_transpose: `low` zeros before the dilated image.
     if padding == "VALID":
         low, outputs = kernel - 1, stride * size + max(kernel - stride, 0)
@@ -97,6 +97,6 @@ def _phases(
         taps = -(-(kernel - first) // stride)
         offset = (
             remainder + first - low
-        ) // stride  # of the first pixel that the first output reads
+        ) // stride  # index of the first pixel that the first output reads
         phases.append((first, (-offset, count + offset + taps - 1 - size)))
     return phases, outputs

@@ -188,7 +188,7 @@ def _published(
 def _resolve(
     name: str, weights: Arrays | KerasFile, options: dict[str, Any], source: str
 ) -> tuple[str, dict[str, Any]]:
-    """Origin of the file's names (keras, torchvision, timm or zoo), and options with the variant that it implies."""
+    """Library that the file's names come from (keras, torchvision, timm or zoo), and options with its variant."""
     if isinstance(weights, KerasFile):
         origin = "keras"
     elif any(leaf.startswith("params/") for leaf in weights):
@@ -246,7 +246,7 @@ def _with_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preproces
 
 
 def _description(path: Path) -> dict[str, Any]:
-    """Content of the model.json next to the weights in a run's best/ folder, empty without that file.
+    """Content of model.json next to the weights in a run's best/ folder; empty if there is no such file.
 
     `preprocessing` is a `Preprocessing`, or None for a model of vectors.
     """
@@ -331,7 +331,7 @@ def _convert(
 
 
 def _head_classes(shapes: Mapping[str, tuple[int, ...]], converted: names.Converted) -> int | None:
-    """Number of classes of the file's head; None without a head that takes this model's features."""
+    """Number of classes of the file's head; None if it has no head that takes this model's features."""
     kernel = converted.arrays.get(HEAD[0])
     body = {leaf for leaf in shapes if leaf not in HEAD}
     if kernel is None or kernel.shape[:-1] != shapes[HEAD[0]][:-1]:

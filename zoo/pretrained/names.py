@@ -1,13 +1,13 @@
 """Conversion of tensor names and layouts from torchvision, timm and Keras to this zoo.
 
-Models implement `torchvision_names`, `timm_names` and `keras_names`, which map layer names of the origin to paths of
+Models implement `torchvision_names`, `timm_names` and `keras_names`, which map layer names of that library to paths of
 the model. These are computed from the model's fields, so narrow and shallow variants are covered. A path is that of a
 convolution, batch normalization or dense layer, such as "layer1/0/conv1/conv"; a leaf is "collection/path/variable",
 such as "params/layer1/0/conv1/conv/kernel".
 
     torch, timm   kernels [out, in, kh, kw] and [out, in] become [kh, kw, in, out] and [in, out]. The first dense layer
-                  of AlexNet and VGG takes features flattened channels first, as in our torch variants, so it needs no
-                  permutation. timm's VGG has convolutions instead of dense layers; their kernels are flattened
+                  of AlexNet and VGG takes features flattened channels first, like the zoo's torch variants, so it needs
+                  no permutation. timm's VGG has convolutions instead of dense layers; their kernels are flattened
     keras         same layout, except that depthwise kernels [kh, kw, C, 1] become [kh, kw, 1, C]
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 from zoo.common.errors import InputError
 from zoo.pretrained.readers import Arrays, KerasFile, KerasLayer
 
-# Prefixes of torch.compile, DataParallel, and modules that hold the net. No net of torchvision or timm that the zoo
-# reads has a layer of such a name.
+# Prefixes added by torch.compile, DataParallel, and modules that contain the net. No torchvision or timm net that the
+# zoo supports has a layer with such a name.
 WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.")
 # Entries of a state dict that are not weights.
 IGNORED = ("num_batches_tracked",)
@@ -78,7 +78,7 @@ def published_width(weights: Arrays | KerasFile) -> float | None:
 
 
 def without_wrappers(tensors: Arrays) -> Arrays:
-    """Remove the prefixes that wrappers add to names, however nested; all stay if two tensors would get one name."""
+    """Remove the prefixes that wrappers add to names, however nested, unless two tensors would get the same name."""
     found = {}
     for name, array in tensors.items():
         while prefix := next(filter(name.startswith, WRAPPERS), ""):
@@ -150,7 +150,7 @@ def convert_keras(
     """Convert the layers of a Keras file: the backbone, at any nesting level, and a head that fits.
 
     Args:
-      file: as read.
+      file: file returned by `readers.read`.
       layers: `keras_layers` of the model.
       shapes: shapes of the model's leaves.
     """
@@ -167,7 +167,7 @@ def convert_keras(
     others = [layer for layer in others if layer not in unknown]
     if "params/head/kernel" in shapes and names["head"] not in found and len(others) == 1:
         kernel = others[0].variables.get("kernel")
-        # A binary head with one output does not fit: softmax needs one logit per class.
+        # A binary head with a single output does not fit: softmax needs one logit per class.
         if kernel is not None and kernel.ndim == 2 and kernel.shape[1] > 1:
             found[names["head"]] = others.pop()
     converted = Converted({}, {}, list(map(str, unknown)), list(map(str, others)))

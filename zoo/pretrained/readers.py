@@ -6,8 +6,8 @@
     .weights.h5, .keras               Keras 3: weights; a whole model
 
 torch files contain a pickle, which is never unpickled: `_PickleInterpreter` interprets its instructions on plain data
-and tensors. Whatever else a checkpoint holds (an `argparse.Namespace`, a NumPy scalar, a call of any function) becomes
-an `_Inert` placeholder: its class is neither imported nor called. HDF5 can refer to other files: links that are not
+and tensors. Anything else in a checkpoint (an `argparse.Namespace`, a NumPy scalar, a call of any function) becomes an
+`_Inert` placeholder: its class is neither imported nor called. HDF5 can refer to other files, so links that are not
 hard links, external storage and virtual data sets are rejected. Sizes stated in a file are checked before use.
 
 Every function raises InputError (one line: what, where, what to do) for a file that it cannot use.
@@ -31,7 +31,7 @@ import safetensors
 
 from zoo.common.errors import InputError
 
-MAX_BYTES = 4 * 2**30  # of a file, and of its unpacked content; vgg19 has 0.6 GiB
+MAX_BYTES = 4 * 2**30  # of a file, and of its unpacked content; vgg19 takes 0.6 GiB
 MAX_TEXT = 64 * 2**20  # bytes of a configuration, or of a pickle without its tensors
 MAX_DIMENSIONS = 64  # of a tensor, as in NumPy; a product of more sizes could take forever
 MAX_OBJECTS = 1_000_000  # instructions of a pickle, objects of an HDF5 file
@@ -44,7 +44,7 @@ class KerasLayer:
     """A layer with its variables.
 
     In Keras 3 files, the key of a layer is its class and a counter ("conv2d_1"). Its name ("block1_conv2") is an
-    attribute since Keras 3.9, or part of a whole model's configuration; otherwise it is unknown.
+    attribute since Keras 3.9, or in a whole model's configuration; otherwise it is unknown.
     """
 
     parent: tuple[str, ...]  # keys of the enclosing models; () for the outermost
@@ -77,8 +77,8 @@ class KerasFile:
 def read(path: str | os.PathLike) -> Arrays | KerasFile:
     """Read a local weights file: tensors by name (torch, safetensors) or Keras layers.
 
-    Floating-point tensors are converted to float32; integer tensors keep their dtype. HDF5 and zip files are recognized
-    by their first bytes, as are torch files of any suffix, the others by their suffix.
+    Floating-point tensors are converted to float32; integer tensors keep their dtype. HDF5, zip and torch files are
+    recognized by their first bytes, whatever their suffix; other files by their suffix.
     """
     path = Path(path)
     try:
@@ -184,7 +184,7 @@ _STORAGE_TYPES = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")[:4]
-# Where checkpoints keep their state dict, the first that is there; averaged weights only where there are no others.
+# Keys under which checkpoints store their state dict; the first that exists is used. Averaged weights come last.
 _CHECKPOINT_KEYS = (
     *("state_dict", "model_state_dict", "model", "module", "net"),
     *("state_dict_ema", "model_ema", "ema"),
@@ -200,7 +200,7 @@ class _Global:
 
 @dataclasses.dataclass(frozen=True)
 class _Inert:
-    """Stands for an object that the pickle would make by calling something, of which nothing but this name is kept."""
+    """Placeholder for an object that the pickle would create by a call; only the name of the callable is kept."""
 
     name: str
 
@@ -242,12 +242,12 @@ class _Tensor:
 
 
 class _Rejected(Exception):
-    """The pickle contains something that no checkpoint does."""
+    """The pickle contains something that does not occur in checkpoints."""
 
 
 class _PickleInterpreter:
-    """Interpreter for pickles, which never imports, calls or unpickles anything: it knows plain data and tensors, and
-    puts an `_Inert` in the place of any other object."""
+    """Interpreter for pickles that never imports, calls or unpickles anything: it supports plain data and tensors, and
+    replaces any other object by an `_Inert` placeholder."""
 
     _LITERALS = frozenset(
         ("BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG", "BINFLOAT", "FLOAT")
@@ -376,7 +376,7 @@ class _PickleInterpreter:
         if not isinstance(target, dict) or len(items) % 2:
             raise _Rejected("sets items of an object that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # No other key names a tensor, and hashing others may never end.
+            # Tensors have no other keys, and hashing other objects may never end.
             if isinstance(key, str | int | float | None):
                 target[key] = value
 
@@ -393,9 +393,9 @@ class _PickleInterpreter:
         match name, arguments:
             case "collections OrderedDict", ():
                 return {}
-            case "collections OrderedDict", (list(pairs),):  # of Python 2
+            case "collections OrderedDict", (list(pairs),):  # Python 2
                 if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-                    raise _Rejected("contains a dictionary of something else than pairs")
+                    raise _Rejected("contains a dictionary whose items are not pairs")
                 self.stack.append({})
                 self._set([item for pair in pairs for item in pair])
                 return self.stack.pop()
@@ -456,10 +456,10 @@ def _state_dict(path: Path, value: Any) -> dict[str, _Tensor]:
     if not tensors:
         inside = f" but a {_dotted(value.name)}" if isinstance(value, _Inert) else ""
         raise InputError(
-            f"{path} contains no state dict{inside}: use a file of torch.save(model.state_dict(), path), or a"
+            f"{path} contains no state dict{inside}: use a file written by torch.save(model.state_dict(), path), or a"
             " checkpoint with one under 'state_dict' or 'model'"
         )
-    # Many tensors may share a storage, and each is copied out of it.
+    # Many tensors may share a storage, and each is copied from it.
     total = sum(math.prod(t.shape) * 4 for t in tensors.values())
     if total > MAX_BYTES:
         raise InputError(f"{path} claims {total:,} bytes of tensors: check the file")
@@ -480,7 +480,7 @@ def _read_legacy_torch(path: Path) -> Arrays:
     magic, version, system = (_evaluate(path, stream)[0] for _ in range(3))
     if magic != _LEGACY_MAGIC or version != 1001 or not system.get("little_endian"):
         raise InputError(
-            f"{path} is a pickle, but not of torch: use a file of torch.save(model.state_dict(), path)"
+            f"{path} is a pickle, but not of torch: use a file written by torch.save(model.state_dict(), path)"
         )
     value, storages = _evaluate(path, stream)
     tensors = _state_dict(path, value)
@@ -504,7 +504,9 @@ def _read_zip(path: Path) -> Arrays | KerasFile:
             return _read_keras_zip(path, archive)
         pickles = [name for name in names if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
         if len(pickles) != 1:
-            raise InputError(f"{path} is a zip file, but not of torch or Keras: use a weights file")
+            raise InputError(
+                f"{path} is a zip file, but not from torch or Keras: use a weights file"
+            )
         return _read_torch_zip(path, archive, pickles[0])
 
 
@@ -556,7 +558,7 @@ _VARIABLES = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
 _CONTAINERS = {"layers", "_layer_checkpoint_dependencies"}
-# HDF5's built-in filters and lzf, which is part of h5py; any other would load a plugin.
+# HDF5's built-in filters, and lzf, which is part of h5py; any other filter would load a plugin.
 _FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 
 
@@ -656,7 +658,7 @@ def _legacy_layers(path: Path, contents: _Contents, root: str) -> tuple[KerasLay
             owner, _, variable = weight.removesuffix(":0").rpartition("/")
             values = inner.setdefault(owner.rpartition("/")[2] or outer, {})
             values[_variable(variable)] = contents.array(f"{group}/{weight}")
-        # A layer has its weights under one name, a nested model under several.
+        # A layer has its weights under a single name, a nested model under several.
         if len(inner) == 1:
             layers.append(KerasLayer((), outer, outer, *inner.values()))
         else:

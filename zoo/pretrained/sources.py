@@ -5,7 +5,7 @@
     hf://owner/name[@revision]    timm models on Hugging Face: model.safetensors and config.json
 
 If no hash is published, the hash of the first download is stored next to the file and checked from then on. `fetched`
-states whether the download of a source has been tested; if not, its URL and hash are only copied from the origin's
+states whether the download of a source has been tested; if not, its URL and hash were only copied from the library's
 source code.
 """
 
@@ -92,7 +92,7 @@ def keras_sources(
       file: with the head.
       no_top: without the head.
       md5: hashes of both files, or None.
-      arithmetic: what `preprocess_input` does, as fields of `zoo.Preprocessing`.
+      arithmetic: the equivalent of `preprocess_input`, as fields of `zoo.Preprocessing`.
       size: height and width of the images.
       options: the model's options.
     """
@@ -109,7 +109,7 @@ def find_source(
 ) -> Source:
     """Find the source of a tag; `width` (default 1) and `image_size` (default 224) select one of several.
 
-    Raises InputError if there is none, with the available ones.
+    Raises InputError, which lists the available ones, if there is none.
     """
     published: tuple[Source, ...] = get_entry(model).pretrained
     tagged = [source for source in published if source.tag == tag]
@@ -213,7 +213,7 @@ def _download(source: Source, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.part")
     temporary.unlink(missing_ok=True)  # left by a killed process
     try:
-        # pooch cannot check a hash of which only a prefix is known: `_matches` does.
+        # pooch cannot check a hash if only a prefix is known, so `_matches` does.
         pooch.retrieve(source.url, known_hash=None, fname=temporary.name, path=path.parent)
         if source.hash and not _matches(temporary, source.hash):
             raise InputError(

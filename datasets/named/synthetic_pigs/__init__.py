@@ -1,7 +1,7 @@
 """Drawings of ten pigs: built-in proxy data for the photographs of the pig_faces paper, which were never published.
 
 The data have the same shape: 10 individuals; 684 training, 77 validation and 254 test images of 256x256x3. The images
-are synthetic (drawn by `drawing`), so results on them are not results of the paper.
+are synthetic (drawn by `drawing`), so results on them do not reproduce the paper.
 
 Each image is a pure function of (seed, split, index); the pigs themselves do not depend on the seed. Example i of a
 split shows pig i mod 10, so class sizes differ by at most one image: 68 or 69 training, 7 or 8 validation, and 25 or 26
@@ -24,7 +24,7 @@ from zoo.common.resize import ResizeRule
 if TYPE_CHECKING:
     import numpy as np
 
-# Increased whenever the images change, so that outdated caches are not read.
+# Incremented whenever the images change, so that outdated caches are not read.
 GENERATOR = 1
 CLASS_NAMES = tuple(f"pig{number}" for number in range(1, 11))
 SPLIT_SIZES = {"train": 684, "validation": 77, "test": 254}
@@ -34,7 +34,7 @@ PROGRESS_SECONDS = 0.1
 INFO = DatasetInfo(
     name="synthetic_pigs",
     description="1,015 synthetic (drawn) pig faces of 10 individuals, proxy data for unpublished photographs",
-    source="drawn by this program; numbers and sizes of images as in the pig_faces paper",
+    source="drawn by this program; number and size of images as in the pig_faces paper",
     synthetic=True,
     num_classes=len(CLASS_NAMES),
     image_shape=IMAGE_SHAPE,
@@ -74,7 +74,7 @@ def label(index: int) -> int:
 def draw(split: str, index: int, *, seed: int = 0) -> "np.ndarray":
     """Draw example `index` of a split ("train", "validation", "test"): uint8 RGB [256, 256, 3].
 
-    Indices beyond the size of the split give further images of the same kind.
+    Indices beyond the size of the split give additional images.
     """
     from datasets.named.synthetic_pigs import drawing
 
@@ -83,7 +83,7 @@ def draw(split: str, index: int, *, seed: int = 0) -> "np.ndarray":
 
 
 def contact_sheet(path: str | os.PathLike, *, per_pig: int = 4, size: int = 88) -> None:
-    """Write an image of all pigs with one column per pig and `per_pig` of its test images below each other.
+    """Write an image of all pigs, with one column per pig that shows `per_pig` of its test images.
 
     Eight-bit color keeps the file small for documentation.
     """

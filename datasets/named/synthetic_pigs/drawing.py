@@ -4,13 +4,13 @@ An image is a pure function of a pig and a stream of random draws. The identity 
 ears, snout, colors, patches, freckles, stripes, belt. Everything else is random per image: pose, light, background,
 foreground, sharpness and sensor noise.
 
-Two properties make a linear classifier on pixels fail, but not a small convolutional network. Every coat color is
-shared by two or three pigs, and sometimes by a blurred pig in the background, so that color alone does not identify a
-pig. And the head may be anywhere around the center, so that no pixel has a fixed meaning. Shape and pattern identify
-the pig; they do not depend on the position of the head, and nothing else in the image is sharp.
+Two properties make a linear classifier on pixels fail, but not a small convolutional network. First, every coat color
+is shared by two or three pigs, and sometimes by a blurred pig in the background, so color alone does not identify a
+pig. Second, the head may be anywhere around the center, so no pixel has a fixed meaning. Shape and pattern identify the
+pig; they do not depend on the position of the head, and nothing else in the image is sharp.
 
-Face coordinates: x to the right, y down, z towards the viewer, in units of about half the height of a head; the origin
-is between the eyes and the snout. Bytes depend only on the versions of NumPy and Pillow: draws are raw integers of
+Face coordinates: x to the right, y down, z toward the viewer, in units of about half the height of a head; the origin
+is between the eyes and the snout. Bytes depend only on the versions of NumPy and Pillow: draws are raw integers from
 PCG64, sines are rounded, and polygons have integer corners, so that the last bit of a platform's math library does not
 matter.
 """
@@ -780,7 +780,7 @@ def draw_eyes(pen: Pen, pig: Pig, pose: Pose, dark: Color) -> None:
 
 
 def draw_snout(pen: Pen, snout: Snout, pose: Pose, skin: Color, color: Color) -> np.ndarray:
-    """Draw a short tube towards the viewer with wrinkles above, a disc with two nostrils, and the mouth below."""
+    """Draw a short tube toward the viewer with wrinkles above, a disc with two nostrils, and the mouth below."""
     width, height, square = snout.width, snout.height, snout.square
     for k in range(9):
         t, grow = k / 8, 1.22 - 0.22 * k / 8
@@ -841,7 +841,7 @@ def draw(index: int, draws: Draws) -> np.ndarray:
     contrast, gain = draws.uniform(0.92, 1.08), draws.uniform(0.86, 1.12)
     cast = [gain * (1 + draws.bell(deviation)) for deviation in (0.03, 0.02, 0.035)]
     lit = ((lit - 120) * np.float32(contrast) + 120) * np.array(cast, np.float32)
-    # Sensor noise: the sum of two random bytes has a triangular distribution with standard deviation 104.5.
+    # Sensor noise: the sum of two random bytes has a triangular distribution with a standard deviation of 104.5.
     grain = draws.bytes(2 * lit.size).reshape(2, *lit.shape).astype(np.float32)
     lit += (grain[0] + grain[1] - 255) * np.float32(draws.uniform(1.5, 5) / 104.5)
     return np.clip(np.rint(lit), 0, 255).astype(np.uint8)

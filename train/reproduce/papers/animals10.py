@@ -76,7 +76,7 @@ PAPER = Paper(
         ),
         _ours(
             "pretraining",
-            "CIFAR-10, the weights of the rows below",
+            "pretraining on CIFAR-10 for the rows below",
             seeds=1,
             pretrained=None,
             dataset="cifar10",
@@ -99,12 +99,12 @@ PAPER = Paper(
         ),
         _ours(
             "frozen",
-            "the head alone",
+            "head only",
             stages=(dataclasses.replace(SMALL_HEAD, epochs=30),),
         ),
         _ours(
             "two-stages",
-            "the head, then the upper blocks",
+            "head first, then the upper blocks",
             stages=(SMALL_HEAD, SMALL_FINE_TUNING),
         ),
     ),

@@ -50,7 +50,7 @@ PAPER = Paper(
             short=SHORT,
             earlier=EARLIER,
             note="The confusion matrix, 900 dogs correct and 112 predicted as cats, 940 cats correct and 71 predicted"
-            " as dogs, in fractions of each class. 98.85 % is Keras's running mean over the last epoch, on augmented"
+            " as dogs, in fractions of each class. 98.85% is Keras's running mean over the last epoch, on augmented"
             " images and with dropout, and so is our value. Proxy: fewer photographs of the same kind.",
         ),
         Row(

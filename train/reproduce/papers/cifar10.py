@@ -13,11 +13,10 @@ nets were not run; their parameter counts are as reported (benchmarks/results/le
 Optimizer and alpha are not stated: the grid `cifar10-choice` tries several values and selects by validation accuracy.
 
 Contradictions and our interpretation (`zoo/deconv_alexnet.py` has the arithmetic): Table 2's totals require a DeConv1
-of 1x1, while Table 1 has 3x3; we follow Table 2. (A Conv4 of 1x1 with a DeConv1 of 3x3 has the same totals and shares,
-so the tables do not decide between the two; `zoo` keeps the Conv4 of AlexNet_n.) Dropout 0.8 after a convolution is a
-keep probability. "About 3 %" is
-stated once for the effect of deconvolution and once for that of doubled widths; we use the former, which agrees with
-the last paragraph of section 4.2.
+of 1x1, while Table 1 has 3x3; we follow Table 2. (A 1x1 Conv4 with a 3x3 DeConv1 has the same totals and shares, so the
+tables do not decide between the two; `zoo` keeps the Conv4 of AlexNet_n.) Dropout 0.8 after a convolution is a keep
+probability. "About 3 %" is stated once for the effect of deconvolution and once for that of doubled widths; we use the
+former, which agrees with the last paragraph of section 4.2.
 """
 
 import dataclasses
@@ -26,8 +25,8 @@ from train.recipe import Normalization, Stage
 from train.recipes.cifar10 import CIFAR10, CROPS, L2, OPTIMIZER
 from train.reproduce.schema import Comparison, EarlierReading, Grid, Paper, Row
 
-# One epoch with six crops per image takes a quarter of an hour on two CPU cores for the nets of halved width, and an
-# hour for the others, which therefore use one crop. The results are far below the reported accuracy.
+# On two CPU cores, one epoch with six crops per image takes a quarter of an hour for the half-width nets, and an hour
+# for the others, which therefore use one crop. The results are far below the reported accuracy.
 SHORT_HALVED = {"stages.0.epochs": 1}
 SHORT = {**SHORT_HALVED, "stages.0.augment.crops_per_image": 1}
 EARLIER = EarlierReading(
@@ -70,7 +69,7 @@ PAPER = Paper(
             "cifar_alexnet_1",
             2211000,
             0.954,
-            "Reported in thousands; exactly 2,210,922, of which 95.36 % fully connected (reported 95.4 %).",
+            "Reported in thousands; exactly 2,210,922, of which 95.36% fully connected (reported 95.4%).",
             short=SHORT_HALVED,
         ),
         _row(
@@ -79,8 +78,8 @@ PAPER = Paper(
             "deconv_alexnet_1",
             148000,
             0.12,
-            "Reported in thousands; exactly 148,426 including moving statistics, as Keras counts, of which 11.99 %"
-            " fully connected (reported 12 %). DeConv1 is 1x1.",
+            "Reported in thousands; exactly 148,426 including moving statistics, as Keras counts, of which 11.99%"
+            " fully connected (reported 12%). DeConv1 is 1x1.",
             short=SHORT_HALVED,
         ),
         _row(
@@ -89,7 +88,7 @@ PAPER = Paper(
             "cifar_alexnet_2",
             8819000,
             0.954,
-            "Reported in thousands; exactly 8,818,890, of which 95.38 % fully connected (reported 95.4 %).",
+            "Reported in thousands; exactly 8,818,890, of which 95.38% fully connected (reported 95.4%).",
             short=SHORT,
         ),
         _row(
@@ -98,8 +97,8 @@ PAPER = Paper(
             "deconv_alexnet_2",
             586000,
             0.116,
-            "Reported in thousands; exactly 585,610 including moving statistics, as Keras counts, of which 11.67 %"
-            " fully connected (reported 11.6 %). DeConv1 is 1x1, while Table 1 has 3x3.",
+            "Reported in thousands; exactly 585,610 including moving statistics, as Keras counts, of which 11.67%"
+            " fully connected (reported 11.6%). DeConv1 is 1x1, while Table 1 has 3x3.",
             short=SHORT,
             accuracy=0.872,
         ),
@@ -111,7 +110,7 @@ PAPER = Paper(
             reported={"total_parameters": 60_000_000, "fc_share": 0.962},
             seeds=0,
             note="Quoted from Krizhevsky et al. 2012, which has two towers: 60,965,224 parameters with 1,000 classes,"
-            " of which 96.17 % fully connected.",
+            " of which 96.17% fully connected.",
         ),
     ),
     comparisons=(

@@ -5,8 +5,8 @@ Paper: "Pig face identification by AlexNet with a spatial attention module". Set
     python -m train.reproduce pig_faces                           # Table 1 against our runs
 
 Reported with and without attention at batch 16: precision 98.11 and 97.19%, recall 98.03 and 98.03%. Hardware: one
-GTX TITAN with 6 GB. The paper's photographs were never published. The proxy data are synthetic pigs, so our results do
-not compare with the paper's. The rows use `pig_faces`, for users who have photographs.
+GTX TITAN with 6 GB. The paper's photographs were never published. The proxy data are synthetic pigs, so our results
+cannot be compared with the paper's. The rows use `pig_faces`, for users who have photographs.
 
 Our runs, shortened (15 epochs, batch 64, on synthetic images; two CPU cores): macro-F1 99.22% for AlexNet in 8
 minutes, 98.82% with attention in 9 (benchmarks/results/ledger_pig_faces.json).
@@ -14,14 +14,14 @@ minutes, 98.82% with attention in 9 (benchmarks/results/ledger_pig_faces.json).
 Precision, recall and F1 are weighted by the number of images of each pig: the reported recalls are exactly 249, 242 and
 247 of the 254 test images, and only the weighted recall is the accuracy.
 
-Times are those of one GTX TITAN: on other hardware, only relative ones are judged, such as how much less time the
-attention model needs in testing.
+Times are those of one GTX TITAN: on other hardware, only relative times are judged, such as how much less test time the
+attention model needs.
 
 Contradictions:
-- An averaged F1 cannot exceed the mean of averaged precision and recall, since this holds in each class. The first row
-  reports 98.05, above its bound of 97.61; 98.05 is also the F1 of the row "Attention-AlexNet (16)".
+- An averaged F1 cannot exceed the mean of averaged precision and recall, since this holds for each class. The first
+  row reports 98.05, above its bound of 97.61; 98.05 is also the F1 of the row "Attention-AlexNet (16)".
 - The attention model is "better than or not weaker than" the other at the same batch size, but at batch 64 its F1 is
-  97.27, the other's 97.28, and the rest is equal. We use only the times of that pair for comparisons.
+  97.27 and the other's 97.28, with all else equal. We use only the times of that pair for comparisons.
 The paper does not say what its test time (4 to 5 s for 254 images) includes; the measured one covers prediction and
 scoring of decoded images. The attention model has six more convolutions and a narrower top.
 """
@@ -41,7 +41,7 @@ TABLE_1 = (
     ("attention", 32, 97.48, 97.24, 97.29, 4810, 194913),
     ("attention", 64, 97.48, 97.24, 97.27, 4052, 217527),
 )
-# Batch size: how much less time the attention model needs in testing, by the abstract.
+# How much less test time the attention model needs according to the abstract, by batch size.
 SAVED = {16: 0.0199, 32: 0.0236, 64: 0.1031}
 ADAM = {"stages.*.optimizer.name": "adam"}
 EARLIER = {
@@ -99,17 +99,20 @@ PAPER = Paper(
             "weighted_precision",
             "attention-16",
             "alexnet-16",
-            "attention is more precise at batch 16",
+            "attention has the higher precision at batch 16",
             magnitude=0.0092,  # "increasing by 0.92 percentage points", conclusion (1)
         ),
         _above(
             "weighted_precision",
             "attention-32",
             "alexnet-32",
-            "attention is more precise at batch 32",
+            "attention has the higher precision at batch 32",
         ),
         _above(
-            "weighted_recall", "attention-32", "alexnet-32", "attention recalls more at batch 32"
+            "weighted_recall",
+            "attention-32",
+            "alexnet-32",
+            "attention has the higher recall at batch 32",
         ),
         _above(
             "weighted_f1",
@@ -122,7 +125,7 @@ PAPER = Paper(
                 "weighted_precision",
                 "attention-16",
                 f"attention-{b}",
-                "batch 16 is the best for attention",
+                "batch 16 is best for attention",
             )
             for b in (32, 64)
         ),

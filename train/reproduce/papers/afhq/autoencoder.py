@@ -8,7 +8,7 @@ from train.recipes.proxy_data import DIGITS_IMAGES
 from train.reproduce.papers.afhq import photographs
 from train.reproduce.schema import Comparison, EarlierReading, Grid, Row
 
-# No flips: some digits turn into others upside down.
+# No flips: some digits become others when flipped.
 UPRIGHT = {
     **DIGITS_IMAGES,
     "stages.*.augment.flip": False,
@@ -42,7 +42,7 @@ def _row(
     columns = ("train_accuracy", "accuracy", "validation_accuracy")
     return Row(
         name=name,
-        table="Table 4" if reported else "not in the paper, beside Table 4",
+        table="Table 4" if reported else "not in the paper, compare Table 4",
         label=label,
         recipe=with_values(CAE, changes),
         reported=dict(zip(columns, reported, strict=True)) if reported else {},
@@ -83,10 +83,10 @@ ROWS = (
     ),
     _row(
         "ours-sigma-20",
-        "Gaussian noise of sigma 20 % on all images",
+        "Gaussian noise of sigma 20% on all images",
         None,
         {"noisy_images": 1.0, "noise_sigma": 51.0},
-        "The other interpretation of 20 %: the strength of the noise.",
+        "The other interpretation of 20%: the strength of the noise.",
     ),
 )
 

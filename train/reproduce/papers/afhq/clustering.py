@@ -47,7 +47,7 @@ CIFAR_TRAINED = {
     "stages.*.optimizer.learning_rate": 1e-3,
 }
 # Inputs on which VaDE is "slightly above the random results": raw pixels, gray pixels, and the outputs of a small CNN
-# that is trained without labels, too.
+# that is also trained without labels.
 CNN = "ours-cifar-cae"
 WEAK: dict[str, tuple[Features, Features, str]] = {
     "pixels": (Pixels(), Pixels(), "raw pixels"),
@@ -58,9 +58,9 @@ WEAK: dict[str, tuple[Features, Features, str]] = {
         "the codes of a small CNN",
     ),
 }
-# "Slightly above the random results": up to 15 points above the share of the largest class. The paper states no number.
-# This is a quarter of the 61.6 points that VaDE gains with features (96.67%; the largest class has 35.05%), and less
-# than half of GMVAE's 34.4 points.
+# "Slightly above the random results": up to 15 points above the fraction of the largest class. The paper gives no
+# number. This is a quarter of the 61.6 points that VaDE gains with features (96.67%; the largest class has 35.05%), and
+# less than half of GMVAE's 34.4 points.
 SLIGHTLY = 0.15
 ON_CIFAR = dict.fromkeys(METHODS, CIFAR_TRAINED) | {"kmeans": CIFAR}
 
@@ -71,7 +71,7 @@ def _three_classes(method: str, reported: float | None = None) -> Row:
 
 def _seven_classes(method: str, reported: float | None = None) -> Row:
     recipe = with_values(METHODS[method], {"dataset": "afhq7", "batch_size": 20})
-    note = "No proxy run: it would be the same as for 3 classes."
+    note = "No proxy run: it would be identical to that for 3 classes."
     return _row(method, 7, recipe, reported, None, note)
 
 
@@ -85,7 +85,7 @@ def _row(
 ) -> Row:
     return Row(
         name=f"{'ours' if reported is None else 'table3'}-{method}-{classes}",
-        table="not in the paper, beside Table 3" if reported is None else "Table 3",
+        table="not in the paper, compare Table 3" if reported is None else "Table 3",
         label=f"{LABELS[method]}, {classes} classes",
         recipe=recipe,
         reported={} if reported is None else {"accuracy": reported},
@@ -99,7 +99,7 @@ def _row(
 def _cifar_row(method: str) -> Row:
     return Row(
         name=f"ours-cifar-{method}",
-        table="not in the paper, beside Table 3",
+        table="not in the paper, compare Table 3",
         label=f"{LABELS[method]}, CIFAR-10",
         recipe=with_values(METHODS[method], ON_CIFAR[method]),
         proxy={},
@@ -176,7 +176,7 @@ ROWS = (
         seeds=1,
     ),
 )
-# After the rows of the autoencoder, from which one of them starts.
+# After the autoencoder's rows, since one of these starts from their weights.
 TEXT_ROWS = tuple(_weak_row(name) for name in WEAK)
 
 CLAIMS = (
@@ -217,13 +217,15 @@ COMPARISONS = (
             ("ours-cifar-gmvae", "ours-cifar-vade", "CIFAR-10"),
         )
     ),
-    # Not compared in the paper, but a precondition for the method to be useful.
+    # Not compared in the paper, but required for the method to be useful.
     *(
         Comparison("accuracy", vade, start, f"expected: {text}, {where}")
         for vade, starts, where in (
             ("table3-vade-3", ("ours-ae-gmm-3", "ours-kmeans-3"), "3 classes"),
             ("ours-cifar-vade", ("ours-cifar-ae-gmm", "ours-cifar-kmeans"), "CIFAR-10"),
         )
-        for start, text in zip(starts, ("it gains on its start", "VaDE beats k-means"), strict=True)
+        for start, text in zip(
+            starts, ("VaDE improves on its initialization", "VaDE beats k-means"), strict=True
+        )
     ),
 )

@@ -8,7 +8,7 @@ from train.reproduce.schema import EarlierReading, Row
 
 NOTE = " Proxy: a tiny net on cats and dogs, pretrained on CIFAR-10 instead of ImageNet."
 
-# Of all rows on AFHQ. `settings.earlier_recipe` keeps the published splits.
+# Applies to all rows on AFHQ. `settings.earlier_recipe` keeps the published splits.
 EARLIER = EarlierReading(
     "the published splits are kept, images are normalized as the weights or not at all, and cropped",
     {"normalization": Normalization()},

@@ -72,7 +72,7 @@ ROWS = (
         reported={"accuracy": 0.87, "loss": 0.35},
         proxy=PROXY,
         earlier=photographs.EARLIER,
-        note='87 % at epoch 19; elsewhere 86 % at epoch 20, "the highest".' + photographs.NOTE,
+        note='87% at epoch 19; elsewhere 86% at epoch 20, "the highest".' + photographs.NOTE,
     ),
 )
 

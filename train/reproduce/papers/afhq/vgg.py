@@ -39,8 +39,8 @@ ROWS = (
         proxy=PROXY_SCRATCH,
         earlier=EARLIER,
         failure=True,
-        note="The loss is NaN. 35.1 % is the fraction of cats, the first class, which the argmax of NaN logits"
-        " predicts for every image. A run of ours with a NaN loss fails in the same way."
+        note="The loss is NaN. 35.1% is the fraction of cats, the first class, which the argmax of NaN logits"
+        " predicts for every image. Our runs with a NaN loss fail in the same way."
         + photographs.NOTE,
     ),
     Row(
@@ -56,7 +56,7 @@ ROWS = (
         },
         proxy=PROXY,
         earlier=EARLIER,
-        note="A loss of 0.134 is low for an error rate of 9.7 %; both are reported."
+        note="A loss of 0.134 is low for an error rate of 9.7%; both are reported."
         + photographs.NOTE,
     ),
     Row(
@@ -78,7 +78,7 @@ ROWS = (
         proxy=PROXY,
         earlier=EARLIER,
         failure=True,
-        note="The fraction of cats is 35.05 %: the SVM seems to predict cat for every image. The paper does not say"
+        note="The fraction of cats is 35.05%: the SVM seems to predict cat for every image. The paper does not say"
         " which net the features come from; this one has linear activations like the first one, trained at a learning"
         " rate at which it does not diverge; its features are not scaled. Features and labels in a different order"
         " would fail in the same way." + photographs.NOTE,
@@ -153,7 +153,7 @@ GRIDS = (
         best={"probe.c": 1.0, "probe.gamma": 0.001, "probe.kernel": "rbf"},
         proxy=PROXY_SCRATCH,
         earlier=EARLIER,
-        note="A linear kernel has no gamma: its 36 trials are six different ones."
+        note="A linear kernel has no gamma, so its 36 trials are six distinct ones."
         + photographs.NOTE,
     ),
 )
