@@ -172,13 +172,20 @@ def test_a_campaign_continues_its_record(tmp_path):
         campaign.Record(campaign.Arguments(seed=1, only=("train.models",), out=out), tries)
 
 
-@pytest.mark.long  # mounts small file systems, and waits for commands with faults
-def test_a_small_campaign_finds_nothing(tmp_path, command_environment):
-    """Faults in training and data preparation, each followed by a rerun."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "count", "seed"),
+    [
+        # A signal of each kind, and two at once; no file system is mounted, which requires root.
+        pytest.param("train.data prepare", 4, 40),
+        pytest.param("train.run", 10, 0, marks=pytest.mark.long),
+    ],
+)
+def test_a_small_campaign_finds_nothing(command, count, seed, tmp_path, command_environment):
     out = tmp_path / "campaign.json"
-    flags = ["--tries", "4", "--jobs", "1", "--seed", "2", "--out", str(out)]
+    flags = ["--tries", f"{count}", "--jobs", "1", "--seed", f"{seed}", "--out", f"{out}"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.campaign", *flags, "--only", "train.data prepare"],
+        [sys.executable, "-m", "tests.campaign", *flags, "--only", command],
         env=command_environment,
         cwd=campaign.ROOT,
         capture_output=True,
@@ -187,6 +194,15 @@ def test_a_small_campaign_finds_nothing(tmp_path, command_environment):
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
-    assert (record["tries"], record["by_command"]) == (4, {"train.data prepare": 4})
+    assert (record["tries"], record["by_command"]) == (count, {command: count})
     assert record["lost"] == record["wrong_records"] == record["tracebacks"] == 0
     assert record["failures"] == []
+
+
+def test_the_recorded_campaign_found_nothing():
+    record = json.loads((campaign.ROOT / "benchmarks" / "results" / "campaign.json").read_text())
+    assert record["tries"] >= 200 and min(record["by_command"].values()) >= 10
+    assert set(record["by_command"]) <= {"train.run", *campaign.COMMANDS}
+    assert not any(record[name] for name in campaign.CATEGORIES.values())
+    page = (campaign.ROOT / "docs" / "guide" / "testing.md").read_text()
+    assert f"{record['tries']} trials" in page
