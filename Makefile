@@ -39,8 +39,13 @@ test: $(VENV)/.installed-test
 	@$(python) -m ruff check --quiet .
 	@$(python) -m ruff format --quiet --check --output-format concise . || \
 	  { echo "error: not formatted: run $(python) -m ruff format ." >&2; exit 1; }
-	@$(python) -m mypy
-	@$(python) -m pytest
+	@# Types are checked by one process, while the tests run: alone, it would leave the other cores idle.
+	@found=$$(mktemp); $(python) -m mypy > "$$found" 2>&1 & types=$$!; \
+	trap 'kill $$types 2>/dev/null; rm -f "$$found"' EXIT; \
+	status=0; \
+	$(python) -m pytest || status=1; \
+	wait $$types || status=1; \
+	cat "$$found"; exit $$status
 
 test-fast: $(VENV)/.installed-test
 	@$(python) -m pytest -m "not slow and not long"

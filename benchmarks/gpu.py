@@ -318,7 +318,7 @@ def parts(arguments: Arguments, devices: int | None = None) -> list[Part]:
             20,
             (
                 step("table1-times", "benchmarks.table1", *times),
-                reproduce(TABLE_1.name, "table1", "table1-*", "table1-attention-16", limit=1500),
+                reproduce(TABLE_1.name, "table1", "table1-*", "table1-alexnet-16", limit=1500),
             ),
         ),
         Part(

@@ -26,6 +26,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_ZOO_CACHE"] = str(CACHE / "zoo")
 os.environ["KERAS_BACKEND"] = "jax"
+# Test processes share the cores, and threads of OpenMP spin while they wait for one that another process has displaced:
+# on a busy machine, t-SNE of 60 points took 20 s of CPU time, and takes 0.2 s with one thread.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -72,7 +72,7 @@ def test_an_epoch_has_several_crops_of_each_image(small_net, image_folder):
     assert cached.shape == (images, 32, 32, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the dry run of `make bench-gpu` in CI does the same with --feeds cached
 def test_the_zoo_is_timed_for_real(tmp_path, call, registered_net):
     out = tmp_path / "epoch.json"
     words = ["--model", registered_net, "--images", "64", "--batch-size", "16"]

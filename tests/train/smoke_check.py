@@ -7,28 +7,35 @@ from train.reproduce import __main__ as reproduce
 from train.reproduce import page as report
 from train.reproduce import runner
 from train.reproduce.papers import PAPERS
+from train.reproduce.smoke import smoke_recipe
 
 
 def forms(recipe):
-    """What a recipe asks of the program: objectives, starts and freezing, features, weights, probe."""
+    """What a recipe asks of the program: objectives, starts and freezing, features, weights, probe.
+
+    A frozen stage followed by others includes a frozen stage alone.
+    """
     asked = {(s.objective, s.start) for s in recipe.stages}
-    asked |= {("freeze", len(recipe.stages)) for s in recipe.stages if s.freeze}
+    if any(stage.freeze for stage in recipe.stages):
+        asked |= {("freeze", stages) for stages in range(1, len(recipe.stages) + 1)}
     asked |= {type(recipe.features), type(recipe.pretrained), recipe.probe.method}
     return asked
 
 
 def one_of_each_form():
-    """Choose few rows, by paper, in which every form occurs."""
-    rows = [(name, row) for name, paper in PAPERS.items() for row in paper.rows]
-    missing = set().union(*(forms(row.recipe) for _, row in rows))
+    """Choose few rows, by paper, in which every form of smoke run occurs."""
+    rows = [
+        (name, row.name, forms(smoke_recipe(row.recipe)), len(row.recipe.stages))
+        for name, paper in PAPERS.items()
+        for row in paper.rows
+    ]
+    missing = set().union(*(asked for *_, asked, _ in rows))
     chosen = {name: [] for name in PAPERS}
     while missing:
         # The row with the most new forms; of several, one with the fewest stages.
-        name, row = max(
-            rows, key=lambda r: (len(forms(r[1].recipe) & missing), -len(r[1].recipe.stages))
-        )
-        missing -= forms(row.recipe)
-        chosen[name].append(row.name)
+        paper, row, asked, _ = max(rows, key=lambda r: (len(r[2] & missing), -r[3]))
+        missing -= asked
+        chosen[paper].append(row)
     return chosen
 
 

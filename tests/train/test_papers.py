@@ -31,7 +31,7 @@ from train.reproduce import settings, verdicts
 from train.reproduce.ledger import FORMAT
 from train.reproduce.papers import PAPERS
 from train.reproduce.papers.afhq import clustering
-from train.reproduce.schema import TIMES
+from train.reproduce.schema import TIMES, Grid
 from train.reproduce.smoke import SIZE_OPTIONS, TINY_MODELS, smoke_recipe
 from zoo.registry import module_options
 
@@ -69,14 +69,20 @@ def variants(item, recipe):
     return [recipe, with_values(recipe, proxy), with_values(recipe, {**proxy, **short})]
 
 
+def few_trials(grid):
+    """As many trials of a grid as its longest axis has values, with every value of every axis."""
+    longest = max(map(len, grid.axes.values()))
+    return [{axis: v[i % len(v)] for axis, v in grid.axes.items()} for i in range(longest)]
+
+
 @functools.cache
-def all_recipes():
-    """List every recipe of the papers with its origin, smoke versions included."""
+def all_recipes(trials=few_trials):
+    """List the recipes of the papers with their origin, smoke versions included, and `trials` of each grid."""
     found = [(f"recipe {name}", recipe) for name, recipe in recipes.RECIPES.items()]
     for where, (_, row) in ROWS.items():
         found += [(where, variant) for variant in variants(row, row.recipe)]
     for where, (_, grid) in GRIDS.items():
-        for trial in grid.trials():
+        for trial in trials(grid):
             found += [(where, variant) for variant in variants(grid, grid.at(trial))]
             # Proxy and shortening must not override the trial's values: the order of the changes does not matter.
             for variant in variants(grid, grid.recipe):
@@ -95,8 +101,9 @@ def parameters(model, options, size):
 
 
 @pytest.mark.slow
-def test_every_recipe_is_valid_and_survives_json():
-    for where, recipe in all_recipes():
+@pytest.mark.parametrize("trials", [few_trials, pytest.param(Grid.trials, marks=pytest.mark.long)])
+def test_every_recipe_is_valid_and_survives_json(trials):
+    for where, recipe in all_recipes(trials):
         recipe.validate()
         assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe, where
         assert recipe.dataset in list_datasets() or not ROWS[where][1].seeds, where

@@ -127,13 +127,33 @@ def test_depthwise_gradients_under_vmap_and_pmap():
 # Transposed convolution, against XLA's.
 
 
+WIDE = transposed.NARROW + 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
-    ("kernel", "strides"),
-    [((4, 4), (2, 2)), ((3, 5), (2, 3)), ((2, 2), (2, 2)), ((4, 3), (1, 2)), ((7, 6), (3, 2))],
+    ("kernel", "strides", "padding", "features"),
+    long_but(
+        [
+            (*sizes, padding, features)
+            for sizes, padding, features in itertools.product(
+                [
+                    *[((4, 4), (2, 2)), ((3, 5), (2, 3)), ((2, 2), (2, 2))],
+                    *[((4, 3), (1, 2)), ((7, 6), (3, 2))],
+                ],
+                ["SAME", "VALID"],
+                [3, WIDE],
+            )
+        ],
+        [
+            ((4, 4), (2, 2), "SAME", 3),
+            ((4, 4), (2, 2), "VALID", WIDE),
+            ((3, 5), (2, 3), "SAME", WIDE),
+            ((4, 3), (1, 2), "VALID", 3),
+            ((7, 6), (3, 2), "SAME", 3),
+        ],
+    ),
 )
-@pytest.mark.parametrize("features", [3, transposed.NARROW + 1])
 def test_transposed_convolution_equals_xla(kernel, strides, padding, features):
     arguments = random(2, 5, 4, 3), random(*kernel, 3, features, seed=1)
     actual, expected = (
@@ -730,9 +750,20 @@ def test_kernels_are_enabled_by_name():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("padding", ["SAME", ((1, 0), (2, 1)), 1, "CIRCULAR"])
+@pytest.mark.parametrize(
+    ("kernel", "groups", "padding"),
+    long_but(
+        itertools.product([1, 3], [1, 4], ["SAME", ((1, 0), (2, 1)), 1, "CIRCULAR"]),
+        [
+            (1, 1, "SAME"),
+            (1, 4, 1),
+            (3, 1, ((1, 0), (2, 1))),
+            (3, 1, "CIRCULAR"),
+            (3, 4, "SAME"),
+            (3, 4, ((1, 0), (2, 1))),
+        ],
+    ),
+)
 def test_flax_convolutions_compute_the_same_with_kernels(kernel, groups, padding):
     x = random(2, 5, 5, 4)
     module = nn.Conv(4, (kernel, kernel), padding=padding, feature_group_count=groups)
