@@ -113,6 +113,16 @@ def score_interval(
     return interval
 
 
+def values_interval(
+    values: np.ndarray, groups: Sequence[Any] | np.ndarray | None = None
+) -> Interval | None:
+    """Return the bootstrap interval of the mean of values of images, float [N] or [R, N], such as losses.
+
+    Of the paired differences of two runs, it is that of their mean difference. None where all replicates are equal.
+    """
+    return _bootstrap(_Mean(np.atleast_2d(values).mean(axis=0), _units(groups, values.shape[-1])))
+
+
 def interval_fields(
     labels: np.ndarray,
     predicted: np.ndarray,
@@ -126,7 +136,7 @@ def interval_fields(
     """
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
     found = {m: score_interval(labels, predicted, m, groups, num_classes) for m in metrics}
-    unit, count = _count(groups, len(labels))
+    unit, count = count_units(groups, len(labels))
     return {
         "confidence": CONFIDENCE,
         "over": unit,
@@ -193,7 +203,7 @@ def compare_predictions(
     value = score(labels, first, metric, num_classes) - score(labels, second, metric, num_classes)
     interval = difference_interval(labels, first, second, metric, groups, num_classes)
     p = _randomization_p(_Exchange(labels, (first, second), metric, units, num_classes))
-    unit, count = _count(groups, len(labels))
+    unit, count = count_units(groups, len(labels))
     return Difference(value, interval, p, count, unit, "randomization test")
 
 
@@ -291,7 +301,7 @@ def _units(groups: Sequence[Any] | np.ndarray | None, total: int) -> np.ndarray 
     return np.array([numbers[name] for name in names])
 
 
-def _count(groups: Sequence[Any] | np.ndarray | None, total: int) -> tuple[Unit, int]:
+def count_units(groups: Sequence[Any] | np.ndarray | None, total: int) -> tuple[Unit, int]:
     """Return what is resampled, and how many there are."""
     units = _units(groups, total)
     return ("images", total) if units is None else ("groups", int(units.max()) + 1)
@@ -389,6 +399,18 @@ class _Scores:
     def value(self) -> float:
         """The value for the images as they are."""
         return float(self(np.bincount(self.kinds)[None].astype(np.float64))[0])
+
+
+class _Mean:
+    """The mean of values of images, [N]."""
+
+    def __init__(self, values: np.ndarray, units: np.ndarray | None) -> None:
+        units = np.arange(len(values)) if units is None else units
+        self.kinds = np.arange(units.max() + 1)
+        self._sums, self._sizes = np.bincount(units, values), np.bincount(units)
+
+    def __call__(self, weights: Weights) -> np.ndarray:
+        return (weights @ self._sums) / (weights @ self._sizes)
 
 
 class _Exchange:
