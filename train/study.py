@@ -3,8 +3,8 @@
 
 Trains every setting on every fold with every seed, and reports means, intervals and tests in study.json, study.csv and
 study.html. Name several models after --model; --vary takes any field of a recipe. All other flags are those of
-train.run, and apply to every run. The same command continues a study, also on another machine that shares its folder and
-its --storage.
+train.run, and apply to every run. The same command continues a study, also on another machine that shares its
+folder and its --storage.
 """
 
 import dataclasses
@@ -149,7 +149,9 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
     if positional and positional.endswith(".toml"):
         argv = [*study_words(Path(positional)), *argv[1:]]
         positional = argv[0] if argv and not argv[0].startswith("-") else None
-    continued = Path(positional) if positional and Path(positional, "definition.json").is_file() else None
+    continued = (
+        Path(positional) if positional and Path(positional, "definition.json").is_file() else None
+    )
     if continued and len(argv) > 1:
         argv, recorded = argv[1:], continued
         return _continue(recorded, argv)
@@ -173,7 +175,9 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
     named = recipes[0].name if _given(argv, "--name") else None
     name = arguments.study or named or default_name(recipes)
     if not name or "/" in name or name in (".", ".."):
-        raise InputError(f"{name!r} is no name of a study, nor a folder of one: use a name without /")
+        raise InputError(
+            f"{name!r} is no name of a study, nor a folder of one: use a name without /"
+        )
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}: use at least 1")
     first = recipes[0].seed
@@ -237,7 +241,9 @@ def take(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
                 rest.append(word)
         else:
             (values if taking else rest).append(word)
-    if any(word == flag or word.startswith(f"{flag}=") for word in argv) and not all(values or [""]):
+    if any(word == flag or word.startswith(f"{flag}=") for word in argv) and not all(
+        values or [""]
+    ):
         raise InputError(f"{flag} has an empty value: name at least one")
     return values, rest
 
@@ -268,7 +274,9 @@ def check_data(definition: Definition) -> "Data":
     cli.say_skipped(dataset)
     published = "test" in dataset.provenance.get("published_parts", ())
     if recipe.folds:
-        splits = [split for name, split in dataset.splits.items() if name != "test" or not published]
+        splits = [
+            split for name, split in dataset.splits.items() if name != "test" or not published
+        ]
         check_folds(splits, dataset.class_names, recipe.folds)
     return Data(dataset.fingerprint, published)
 

@@ -1,4 +1,7 @@
-"""What a study is: recipes, varied fields, folds and seeds, and how settings are chosen. Imports only the standard library."""
+"""What a study is: recipes, varied fields, folds and seeds, and how settings are chosen.
+
+Imports only the standard library.
+"""
 
 import dataclasses
 import itertools
@@ -107,14 +110,22 @@ class Definition:
                     " with --trials"
                 )
             if self.trials:
-                raise InputError("--trials is for searches: add --sampler random or tpe, or leave it out")
+                raise InputError(
+                    "--trials is for searches: add --sampler random or tpe, or leave it out"
+                )
             if self.prune:
-                raise InputError("--prune is for searches: add --sampler random or tpe, or leave it out")
+                raise InputError(
+                    "--prune is for searches: add --sampler random or tpe, or leave it out"
+                )
         else:
             if self.trials < 1:
-                raise InputError(f"--sampler {self.sampler} needs --trials, the number of settings to try")
+                raise InputError(
+                    f"--sampler {self.sampler} needs --trials, the number of settings to try"
+                )
             if not self.parameters:
-                raise InputError(f"--sampler {self.sampler} has nothing to search: add --vary FIELD=LOW..HIGH")
+                raise InputError(
+                    f"--sampler {self.sampler} has nothing to search: add --vary FIELD=LOW..HIGH"
+                )
         self._check_recipes()
 
     def _check_recipes(self) -> None:
@@ -149,9 +160,7 @@ class Definition:
             return cls(
                 name=data["name"],
                 recipes=tuple(Recipe.from_json_at(r, where) for r in data["recipes"]),
-                varied=tuple(
-                    Varied(**{**v, "values": tuple(v["values"])}) for v in data["varied"]
-                ),
+                varied=tuple(Varied(**{**v, "values": tuple(v["values"])}) for v in data["varied"]),
                 seeds=tuple(data["seeds"]),
                 metric=data["metric"],
                 sampler=data["sampler"],
@@ -159,7 +168,9 @@ class Definition:
                 prune=data["prune"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{where} is damaged (missing or invalid: {error}): restore it") from None
+            raise InputError(
+                f"{where} is damaged (missing or invalid: {error}): restore it"
+            ) from None
 
     def comparable(self) -> dict[str, Any]:
         """Return the JSON without what may differ between machines: where the data are, and names."""
@@ -182,7 +193,11 @@ def difference(recorded: Definition, given: Definition) -> str:
     def find(first: Any, second: Any, path: str) -> str:
         if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
             pairs: Sequence[tuple[Any, Any, Any]] = [(k, first[k], second[k]) for k in first]
-        elif isinstance(first, list | tuple) and isinstance(second, list | tuple) and len(first) == len(second):
+        elif (
+            isinstance(first, list | tuple)
+            and isinstance(second, list | tuple)
+            and len(first) == len(second)
+        ):
             pairs = [(k, a, b) for k, (a, b) in enumerate(zip(first, second, strict=True))]
         else:
             return "" if first == second else f"{path}: {_brief(first)}, not {_brief(second)}"

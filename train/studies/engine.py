@@ -42,7 +42,7 @@ class Data:
 def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage:
     """Open the storage of a study, and record in it and in the folder what the study is.
 
-    Raises InputError if the folder or the storage has another study, or if the storage of a study that has begun is gone.
+    Raises InputError if the folder or the storage has another study, or if the storage of a study is gone.
     """
     path = folder / DEFINITION
     recorded = read_record(folder)
@@ -97,9 +97,7 @@ def recorded_definition(record: Mapping[str, Any], folder: Path) -> Definition:
     return Definition.from_json(record.get("definition"), f"{folder / DEFINITION}")
 
 
-def check_same(
-    record: Mapping[str, Any], definition: Definition, data: Data, folder: Path
-) -> None:
+def check_same(record: Mapping[str, Any], definition: Definition, data: Data, folder: Path) -> None:
     """Raise InputError if a folder has another study, or one of other data."""
     changed = difference(recorded_definition(record, folder), definition)
     if changed:
@@ -177,7 +175,9 @@ class Workers:
             self._start(dataclasses.replace(order, cores=share), log, alone=count == 1)
 
     def _start(self, order: Order, log: Path, *, alone: bool) -> None:
-        safe = ["-P"] if started_by_script() else []  # as the console command, without the working folder
+        safe = (
+            ["-P"] if started_by_script() else []
+        )  # as the console command, without the working folder
         environment = dict(os.environ)
         if not alone:
             environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share a GPU
@@ -328,7 +328,9 @@ def _report(key: str, row: Row, done: set[str], total: int, progress: cli.Progre
     """Say how a run ended, if it did not go well."""
     state, text = row.result["state"], row.result["text"]
     if state not in ("done", "reused", "pruned"):
-        cli.say(f"{key}: {state if state == 'failed' or not text else ''}{': ' if state == 'failed' else ''}{text}")
+        cli.say(
+            f"{key}: {state if state == 'failed' or not text else ''}{': ' if state == 'failed' else ''}{text}"
+        )
 
 
 def _check_start(done: set[str], rows: Mapping[str, Row], pool: Workers) -> None:

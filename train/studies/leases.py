@@ -1,6 +1,6 @@
 """Leases: which process runs which task of a study, the same on every storage.
 
-A `Table` has one row per task, and changes of a row are atomic. A process claims a task by exchanging its row: the claim
+A `Table` has one row per task, and changes of a row are atomic. A process claims a task by exchanging its row: that
 succeeds only if the row is still as it was read. While a process works on a task, it increments the row's `beat` every
 few seconds (`Held`). A lease has expired if its beat has not changed for `patience` seconds on the clock of the process
 that wants the task (clocks of machines differ, and are never compared), or at once if its owner ran on this machine and

@@ -8,7 +8,7 @@ from zoo.common.files import whole_file
 
 
 def test_published(run: RunDir) -> None:
-    """Test the weights of a run on its test split; write test.json and predictions.npz to its folder published_test/."""
+    """Test a run's weights on its test split; write test.json and predictions.npz to its folder published_test/."""
     from train.predictor import load_run
     from train.results import test
     from train.setup import resolve

@@ -40,7 +40,9 @@ def check(url: str) -> None:
     if kind == "sqlite":
         path = Path(rest.removeprefix("/"))
         if not rest.startswith("/") or not path.name or not path.absolute().parent.is_dir():
-            raise InputError(f"--storage {url}: the folder of this file does not exist: create it first")
+            raise InputError(
+                f"--storage {url}: the folder of this file does not exist: create it first"
+            )
     if kind == "postgresql":
         try:
             import psycopg  # noqa: F401
@@ -143,6 +145,9 @@ class Storage:
     def _trial(self, number: int) -> Any:
         from optuna.trial import Trial
 
+        self.study.get_trials(
+            deepcopy=False
+        )  # Optuna's cache must have read a trial before it is changed
         return Trial(self.study, self._id(number))
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
@@ -163,7 +168,9 @@ def open_storage(url: str, definition: Definition) -> Storage:
             direction=definition.direction,
             load_if_exists=True,
             sampler=_sampler(definition, 0),
-            pruner=optuna.pruners.MedianPruner() if definition.prune else optuna.pruners.NopPruner(),
+            pruner=optuna.pruners.MedianPruner()
+            if definition.prune
+            else optuna.pruners.NopPruner(),
         )
         study = create()
     return Storage(definition, table, storage, study)
@@ -189,7 +196,9 @@ def _open(url: str, name: str) -> tuple[Any, Any]:
         options = {"connect_args": {"timeout": PATIENCE_OF_DATABASE}}
     try:
         storage = RDBStorage(url, engine_kwargs=options)
-    except sqlalchemy.exc.DBAPIError:  # another process has just created its tables, or it fails again
+    except (
+        sqlalchemy.exc.DBAPIError
+    ):  # another process has just created its tables, or it fails again
         storage = RDBStorage(url, engine_kwargs=options)
     return DatabaseTable(storage.engine, name), storage
 

@@ -42,7 +42,10 @@ def study_words(path: Path) -> list[str]:
         if key == "vary":
             words += _vary(value, path)
         elif key == "model_options":
-            words += ["--model-options", *(f"{k}={v!r}" for k, v in _table(value, key, path).items())]
+            words += [
+                "--model-options",
+                *(f"{k}={v!r}" for k, v in _table(value, key, path).items()),
+            ]
         else:
             words += _flag(key, value, path)
     return words

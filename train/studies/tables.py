@@ -140,7 +140,14 @@ class DatabaseTable:
         """See `train.studies.leases.Table`."""
         present = self.read()
         rows = [
-            {"study": self._study, "key": key, "number": number, "state": "open", "owner": "", "beat": 0}
+            {
+                "study": self._study,
+                "key": key,
+                "number": number,
+                "state": "open",
+                "owner": "",
+                "beat": 0,
+            }
             for number, key in enumerate(keys, len(present))
             if key not in present
         ]

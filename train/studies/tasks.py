@@ -1,9 +1,9 @@
 """The tasks of a study, by their keys in its table, and what their results say. Imports only the standard library.
 
-  - `003/fold1/seed0`: a run, in the folder `runs/` of the study. Its result has `state`, `text` and `validation`.
-  - `setting/003`: the values of a setting, `{"values": {path: value}}`. Those of a grid are done from the beginning.
-  - `test/003/fold1/seed0`: the test of a run of the chosen setting on the published test split.
-  - `setup`: enqueues settings, and adds the tasks above.
+- `003/fold1/seed0`: a run, in the folder `runs/` of the study. Its result has `state`, `text` and `validation`.
+- `setting/003`: the values of a setting, `{"values": {path: value}}`. Those of a grid are done from the beginning.
+- `test/003/fold1/seed0`: the test of a run of the chosen setting on the published test split.
+- `setup`: enqueues settings, and adds the tasks above.
 """
 
 from collections.abc import Mapping

@@ -51,7 +51,14 @@ FIXED = {
     "name": "it has no effect",
     "feed": "it has no effect on results",
     **dict.fromkeys(
-        ("splits", "split_seed", "group", "validation_fraction", "test_fraction", "published_splits"),
+        (
+            "splits",
+            "split_seed",
+            "group",
+            "validation_fraction",
+            "test_fraction",
+            "published_splits",
+        ),
         "settings must be tested on the same images",
     ),
 }
@@ -86,7 +93,9 @@ def parse(text: str, flag: str = "--vary") -> Varied:
     path = find_path(name, flag)
     words = split_values(given)
     if not words or not all(words):
-        raise InputError(f"{flag} {text} has an empty value: use FIELD=VALUE,VALUE, such as lr=1e-3,1e-4")
+        raise InputError(
+            f"{flag} {text} has an empty value: use FIELD=VALUE,VALUE, such as lr=1e-3,1e-4"
+        )
     low, dots, high = given.partition("..")
     if dots and len(words) == 1:
         return _range(text, path, low, high, flag)
@@ -159,7 +168,9 @@ def shown(value: Any) -> Any:
     if not isinstance(value, dict | list):
         return value
     if isinstance(value, dict) and "kind" in value:
-        return " ".join(str(item) for name, item in value.items() if name != "kind") or value["kind"]
+        return (
+            " ".join(str(item) for name, item in value.items() if name != "kind") or value["kind"]
+        )
     return str(value)
 
 
@@ -194,7 +205,9 @@ def _follow(parts: Sequence[str], flag: str, name: str) -> Any:
             return Any
         if typing.get_origin(kind) is tuple:
             if part != "*" and not part.isdecimal():
-                raise InputError(f"{flag} {name}: {part} is not the number of a stage, from 0, or *")
+                raise InputError(
+                    f"{flag} {name}: {part} is not the number of a stage, from 0, or *"
+                )
             kind = typing.get_args(kind)[0]
             continue
         fields = _fields(kind)
@@ -219,8 +232,16 @@ def _members(kind: Any) -> tuple[Any, ...]:
 def _hint(name: str, fields: dict[str, Any] | None = None) -> str:
     known = list(fields or {})
     if fields is None:
-        known = [*SHORT, *(field for _, cls in PLACES for field in _fields(cls) if field not in FIXED)]
-        nested = {"probe": Probe, "plateau": Plateau, "early_stop": EarlyStop, "normalization": Normalization}
+        known = [
+            *SHORT,
+            *(field for _, cls in PLACES for field in _fields(cls) if field not in FIXED),
+        ]
+        nested = {
+            "probe": Probe,
+            "plateau": Plateau,
+            "early_stop": EarlyStop,
+            "normalization": Normalization,
+        }
         paths = [
             f"{'' if place in ('probe', 'normalization') else 'stages.*.'}{place}.{name}"
             for place, cls in nested.items()

@@ -1,7 +1,7 @@
 """A process that runs the jobs of a study, one after another, until none is left.
 
-The command `train.study` starts it, and writes what it is to do to its stdin (`Order`), which stays open: a worker whose
-stdin is closed has lost its parent, and stops as after a signal.
+The command `train.study` starts it, and writes what it is to do to its stdin (`Order`), which stays open: a worker whose stdin
+is closed has lost its parent, and stops as after a signal.
 """
 
 import dataclasses
@@ -11,13 +11,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from train import cli, jobs, stopping
 from train.errors import Interrupted, InUse, Pruned
-from train.jobs import Job, Outcome
 from train.recipe import Recipe
 from train.record.directory import RunDir
 from train.record.log import EpochRecord, MakeWriter, RunLog
@@ -26,7 +25,6 @@ from train.studies import storage as storages
 from train.studies import tasks
 from train.studies.definition import Definition
 from train.studies.leases import Claims, Row, held
-from train.studies.results import RunResult
 
 POLL_SECONDS = 1.0  # while other workers have all tasks that are left
 
@@ -153,9 +151,13 @@ class StudyTasks(Tasks):
             return False
         if not self._order.has_test_split:
             return True
-        results = tasks.results(self._definition, rows, Path(self._order.folder), has_test_split=True)
+        results = tasks.results(
+            self._definition, rows, Path(self._order.folder), has_test_split=True
+        )
         chosen = results.choose()
-        keys = [] if chosen is None else [tasks.test_key(run.name) for run in results.runs_of(chosen)]
+        keys = (
+            [] if chosen is None else [tasks.test_key(run.name) for run in results.runs_of(chosen)]
+        )
         missing = [key for key in keys if key not in rows]
         self._storage.table.add(missing)
         return not missing
