@@ -209,9 +209,8 @@ def _lock(path: Path) -> Any:
     Optuna's own are files, which outlive a killed process and then block all others for 30 seconds.
     """
     from filelock import FileLock
-    from optuna.storages.journal import BaseJournalFileLock
 
-    class Lock(BaseJournalFileLock):
+    class Lock:
         def __init__(self) -> None:
             self._lock = FileLock(path.with_name(f"{path.name}.lock"))
 
