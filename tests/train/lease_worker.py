@@ -10,10 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from train.recipe import Recipe
-from train.studies.definition import Definition
 from train.studies.leases import Claims
-from train.studies.storage import open_storage
+from train.studies.storage import open_table
 from train.studies.worker import Tasks, work
 
 STEPS = 4
@@ -45,12 +43,8 @@ class Fake(Tasks):
             file.write("".join(f"{row.key}\n" for row in claimed))
 
 
-def definition():
-    return Definition("fake", (Recipe(),))
-
-
 if __name__ == "__main__":
     url, folder, patience = sys.argv[1:]
-    claims = Claims(open_storage(url, definition()).table, patience=float(patience))
+    claims = Claims(open_table(url, "fake"), patience=float(patience))
     print("ready", flush=True)
     work(claims, Fake(claims, Path(folder)), poll=0.05)

@@ -15,7 +15,7 @@ import pytest
 from tests.train import lease_worker
 from train.studies import leases
 from train.studies.leases import Claims, Row, held, new_owner
-from train.studies.storage import open_storage
+from train.studies.storage import open_table
 from train.studies.tables import JournalTable
 
 STORAGES = ("sqlite", "journal", "postgresql")
@@ -49,12 +49,12 @@ def url(request, tmp_path):
     name = f"t{random.getrandbits(40):x}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"create database {name}")
-    return server.rpartition("/")[0] + f"/{name}"
+    return server.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture
 def table(url):
-    return open_storage(url, lease_worker.definition()).table
+    return open_table(url, "fake")
 
 
 def test_a_task_has_one_row_and_rows_keep_their_order(table):
@@ -68,7 +68,7 @@ def test_only_one_of_two_processes_gets_a_task(table, url):
     table.add(["a"])
     seen = table.read()["a"]
     first, second = (dataclasses.replace(seen, state="claimed", owner=o, beat=1) for o in "xy")
-    other = open_storage(url, lease_worker.definition()).table
+    other = open_table(url, "fake")
     assert table.exchange(seen, first)
     assert not other.exchange(seen, second)
     assert other.read()["a"] == table.read()["a"] == first
@@ -78,7 +78,7 @@ def test_only_one_of_two_processes_gets_a_task(table, url):
 
 def test_a_result_is_recorded_once(table, url):
     table.add(["a", "b"])
-    mine, yours = Claims(table), Claims(open_storage(url, lease_worker.definition()).table)
+    mine, yours = Claims(table), Claims(open_table(url, "fake"))
     row = mine.claim(["a"])
     assert yours.claim(["a"]) is None and yours.claim(["a", "b"]).key == "b"
     assert mine.finish(row, {"score": 0.5, "text": "\N{CAT}"})
@@ -89,7 +89,7 @@ def test_a_result_is_recorded_once(table, url):
 
 def test_the_study_of_a_storage_is_recorded_once(table, url):
     assert table.fact({"id": 1}) == {"id": 1}
-    assert open_storage(url, lease_worker.definition()).table.fact({"id": 2}) == {"id": 1}
+    assert open_table(url, "fake").fact({"id": 2}) == {"id": 1}
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ ROOT = leases.__file__.rpartition("/train/studies/")[0]
 def kill_at_random(url, folder, *, kills, tasks, seed):
     """Let three workers do tasks, kill one of them at random again and again, and check what they did."""
     rng = random.Random(seed)
-    table = open_storage(url, lease_worker.definition()).table
+    table = open_table(url, "fake")
     keys = [f"task{n}" for n in range(tasks)]
     table.add(keys)
     workers = [start(url, folder) for _ in range(3)]

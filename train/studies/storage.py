@@ -160,7 +160,7 @@ def open_storage(url: str, definition: Definition) -> Storage:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with answering(url):
-        table, storage = _open(url, definition.name)
+        table, storage = open_table(url, definition.name), _open_optuna(url)
         create: Callable[[], Any] = functools.partial(
             optuna.create_study,
             study_name=definition.name,
@@ -176,31 +176,50 @@ def open_storage(url: str, definition: Definition) -> Storage:
     return Storage(definition, table, storage, study)
 
 
-def _open(url: str, name: str) -> tuple[Any, Any]:
+def open_table(url: str, name: str) -> Any:
+    """Open, or create, the table of a study's tasks alone, without Optuna."""
+    if "://" not in url:
+        path = Path(url)
+        return JournalTable(path.with_name(f"{path.name}.{name}.tasks"))
+    import sqlalchemy
+
+    return DatabaseTable(sqlalchemy.create_engine(_with_driver(url), **_engine_options(url)), name)
+
+
+def _open_optuna(url: str) -> Any:
     if "://" not in url:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        path = Path(url)
-        lock: Any = _lock(path)
-        return JournalTable(path.with_name(f"{path.name}.{name}.tasks")), JournalStorage(
-            JournalFileBackend(str(path), lock_obj=lock)
-        )
+        lock: Any = _lock(Path(url))
+        return JournalStorage(JournalFileBackend(url, lock_obj=lock))
     import sqlalchemy
     from optuna.storages import RDBStorage
 
-    if url.startswith("postgresql://"):  # the driver of the extra
-        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    options: dict[str, Any] = {}
-    if url.startswith("sqlite"):
-        options = {"connect_args": {"timeout": PATIENCE_OF_DATABASE}}
+    def create() -> Any:
+        return RDBStorage(_with_driver(url), engine_kwargs=_engine_options(url))
+
     try:
-        storage = RDBStorage(url, engine_kwargs=options)
+        return create()
     except (
         sqlalchemy.exc.DBAPIError
     ):  # another process has just created its tables, or it fails again
-        storage = RDBStorage(url, engine_kwargs=options)
-    return DatabaseTable(storage.engine, name), storage
+        return create()
+
+
+def _with_driver(url: str) -> str:
+    """Name the driver of the extra `postgresql`."""
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    """Return options of an engine: a connection per transaction, which leaves none open between runs of hours."""
+    from sqlalchemy.pool import NullPool
+
+    options: dict[str, Any] = {"poolclass": NullPool}
+    if url.startswith("sqlite"):
+        options["connect_args"] = {"timeout": PATIENCE_OF_DATABASE}
+    return options
 
 
 def _lock(path: Path) -> Any:
