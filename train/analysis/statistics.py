@@ -33,7 +33,7 @@ PERMUTATIONS = 1999  # of a test; p values are multiples of 1/2000
 MAX_BCA_UNITS = 2000
 SEED = 0  # of resampling: the same predictions always have the same interval
 BATCH_ELEMENTS = 2_000_000  # of the largest temporary array of a bootstrap
-ROUNDING = 1e-12  # standard deviation of equal differences, at most
+ROUNDING = 1e-12  # standard deviation or spread of equal values, at most
 
 Unit = Literal["images", "groups", "folds", "seeds"]
 # Accuracy and the macro averages of `train.analysis.metrics.prediction_scores`.
@@ -120,7 +120,9 @@ def values_interval(
 
     Of the paired differences of two runs, it is that of their mean difference. None where all replicates are equal.
     """
-    return _bootstrap(_Mean(np.atleast_2d(values).mean(axis=0), _units(groups, values.shape[-1])))
+    units = _units(groups, values.shape[-1])
+    interval = _bootstrap(_Mean(np.atleast_2d(values).mean(axis=0), units))
+    return interval if interval and interval[1] - interval[0] > ROUNDING else None
 
 
 def interval_fields(

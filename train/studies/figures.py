@@ -187,6 +187,7 @@ def validation_curves(
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if longest == 1:
             panel.set_xlim(0.5, 1.5)
+            panel.set_xticks([1])
         _grid(panel, percent)
     figure.legend(
         list(handles.values()),
@@ -270,8 +271,8 @@ def _positions(panel: Axes, values: Sequence[Any]) -> list[float]:
         if is_log(values):
             panel.set_xscale("log")
         return [float(value) for value in values]
-    texts = [shorten(value_text(value), 16) for value in categories]
-    tilted = sum(map(len, texts)) > 30
+    texts = [shorten(value_text(value), 20) for value in categories]
+    tilted = sum(map(len, texts)) > 36
     panel.set_xticks(range(len(texts)), texts, rotation=30 if tilted else 0, fontsize=9)
     panel.set_xlim(-0.5, len(texts) - 0.5)
     place = {key(value): float(i) for i, value in enumerate(categories)}
@@ -297,7 +298,7 @@ def _vertical(axes: Axes, position: int, values: Sequence[Any]) -> list[float]:
             for i, value in enumerate(categories)
         }
         heights = [place[key(value)] for value in values]
-        shown = {place[key(v)]: shorten(value_text(v), 14) for v in categories[:12]}
+        shown = {place[key(v)]: shorten(value_text(v), 20) for v in categories[:12]}
     for height, text in shown.items():
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
         axes.text(position + 0.03, height, text, va="center", fontsize=8, bbox=box, zorder=5)

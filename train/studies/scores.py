@@ -195,7 +195,9 @@ def _setting_score(
     runs = results.runs_of(number)
     done = [run for run in runs if run.is_finished]
     values = [scored[run.name].value for run in done]
-    mean, sd = statistics.mean_and_sd(values)
+    mean, sd = (
+        statistics.mean_and_sd(values) if all(map(math.isfinite, values)) else (math.nan, None)
+    )
     score = SettingScore(
         setting,
         results.is_complete(number),

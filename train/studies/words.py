@@ -107,7 +107,7 @@ def settings_table(
             ]
     if any(s.differences for s in scores):
         best = f"{summary.best:03d}"
-        columns[f"{best} minus it"] = [_difference_text(s, metric) for s in scores]
+        columns[f"{best} minus this"] = [_difference_text(s, metric) for s in scores]
         columns["p"] = [_p(s.differences) for s in scores]
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
