@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("train.evaluate", "evaluate a finished run again"),
     "predict": ("train.predict", "classify images"),
     "compare": ("train.compare", "compare finished runs, and test their difference"),
+    "study": ("train.study", "train folds x seeds x settings, and compare them"),
     "models": ("train.models", "list the models, their layers or published weights"),
     "data": ("train.data", "show or prepare a data set"),
     "reproduce": ("train.reproduce", "run the rows of a paper's tables"),

@@ -25,6 +25,13 @@ class Diverged(RunError):
         self.step = step
 
 
+class Pruned(RunError):
+    """A search ended a run after `epochs` epochs, because it was worse than most others."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(f"pruned after {epochs} epoch{'' if epochs == 1 else 's'}")
+
+
 class Interrupted(Exception):
     """The user asked to stop. The message says what was saved and how to resume."""
 

@@ -20,15 +20,15 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
 from train import cli
-from train.errors import Diverged, InputError, Interrupted, InUse
+from train.errors import Diverged, InputError, Interrupted, InUse, Pruned
 from train.recipe import Difference, JobWeights, Recipe, RunFeatures, differences
 from train.record.directory import RunDir, write_json
 
-OUTCOME = "outcome.json"  # in the folder of a run that diverged or failed
+OUTCOME = "outcome.json"  # in the folder of a run that diverged, failed or was pruned
 # Recipe fields that may differ between a recorded run and a job: data location, input pipeline and label.
 MAY_DIFFER = ("data_dir", "feed", "name")
 
-State = Literal["done", "reused", "diverged", "failed", "not run", "in use"]
+State = Literal["done", "reused", "diverged", "pruned", "failed", "not run", "in use"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _outcome(
     if run.test.exists():
         return Outcome("reused", reused=True)
     earlier = read_outcome(run)
-    if earlier and earlier.state == "diverged":
+    if earlier and earlier.state in ("diverged", "pruned"):
         return dataclasses.replace(earlier, reused=True)
     (run.path / OUTCOME).unlink(missing_ok=True)
     try:
@@ -200,7 +200,7 @@ def _outcome(
 
 
 def read_outcome(run: RunDir) -> Outcome | None:
-    """Read the outcome that an earlier call recorded for a run that diverged or failed; None if there is none."""
+    """Read the outcome that an earlier call recorded for a run without results; None if there is none."""
     try:
         content: Mapping[str, Any] = json.loads((run.path / OUTCOME).read_text(encoding="utf-8"))
         return Outcome(content["state"], content["text"])
@@ -318,6 +318,8 @@ def _train(train: Train, recipe: Recipe, workdir: Path, figures: bool) -> None:
 def _outcome_of(error: Exception, *, started: bool) -> Outcome:
     if isinstance(error, Diverged):
         return Outcome("diverged", f"diverged at step {error.step}")
+    if isinstance(error, Pruned):
+        return Outcome("pruned", str(error))
     text, status = cli.explain(error)
     return Outcome("not run" if status == 2 and not started else "failed", _line(text))
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from datasets.dataset import Options
 from zoo.common.errors import InputError as InputError
+from zoo.common.names import did_you_mean
 from zoo.version_0_1 import RENAMED_OPTIONS
 
 # Version of `Recipe.to_json`. In format 1, options and features were text.
@@ -374,7 +375,12 @@ class Recipe:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Recipe":
         """Inverse of `to_json`; also reads format 1. Raises InputError for unknown fields and invalid values."""
-        return _from_json(cls, data, "recipe")
+        return cls.from_json_at(data, "recipe")
+
+    @classmethod
+    def from_json_at(cls, data: dict[str, Any], where: str) -> "Recipe":
+        """Inverse of `to_json` for data of a file, which `where` names in messages."""
+        return _from_json(cls, data, where)
 
 
 def parse_option(text: str) -> tuple[str, Any]:
@@ -531,6 +537,16 @@ _KINDS: dict[str, type] = {
 }
 
 
+def to_json_value(value: Any) -> Any:
+    """Convert the value of a recipe's field to JSON-serializable data."""
+    return _to_json(value)
+
+
+def from_json_as(kind: Any, value: Any, where: str) -> Any:
+    """Inverse of `to_json_value` for a field of type `kind`. Raises InputError, which `where` begins."""
+    return _from_json(kind, value, where)
+
+
 def _to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         kind = next((name for name, cls in _KINDS.items() if cls is type(value)), None)
@@ -553,9 +569,8 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         }
         for name in value:
             if name not in hints:
-                raise InputError(
-                    f"{where} has an unknown field {name!r}: written by another version?"
-                )
+                hint = did_you_mean(str(name), hints, "written by another version?")
+                raise InputError(f"{where} has an unknown field {name!r}: {hint}")
         return kind(**{n: _from_json(hints[n], v, f"{where}.{n}") for n, v in value.items()})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple and isinstance(value, list | tuple):
@@ -569,7 +584,9 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         if isinstance(value, str) and RunFeatures in arguments:  # format 1
             return parse_features(value)
         plain = tuple(a for a in arguments if not dataclasses.is_dataclass(a))
-        accepted = value is None and type(None) in plain or isinstance(value, plain)
+        if float in plain and type(value) is int:
+            value = float(value)
+        accepted = isinstance(value, plain) and (bool in plain or not isinstance(value, bool))
     elif origin is Literal:
         if value not in arguments and isinstance(value, str):
             value = RENAMED_VALUES.get(value, value)
@@ -579,8 +596,19 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
     else:
         accepted = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if not accepted:
-        raise InputError(f"{where} is {value!r}, which is not a valid value")
+        raise InputError(f"{where} is {value!r}: use {_expected(kind)}")
     return float(value) if kind is float else value
+
+
+def _expected(kind: Any) -> str:
+    """Describe the values of a field's type, for messages."""
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {'objects' if dataclasses.is_dataclass(typing.get_args(kind)[0]) else 'values'}"
+    kinds = [k for k in typing.get_args(kind) or (kind,) if k is not type(None)]
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return " or ".join(names.get(k, "an object with the field kind") for k in kinds)
 
 
 def _options_from_json(value: Any, where: str) -> ModelOptions:

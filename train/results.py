@@ -155,12 +155,19 @@ def finish(
     experiment: Experiment,
     facts: dict[str, Any],
     figures: bool = True,
+    *,
+    split: str = "test",
+    validate: bool = False,
 ) -> dict[str, Any]:
     """Test the weights in best/; write test.json, the predictions and, with `figures`, the figures and the report.
 
-    Returns the content of test.json.
+    With `validate`, the field `validation` of test.json has loss, accuracy and macro-F1 on the validation split, as far
+    as there are any. Returns the content of test.json.
     """
-    results, predictions = test(predictor, experiment)
+    results, predictions = test(predictor, experiment, split)
+    if validate:
+        scores = results if split == "validation" else test(predictor, experiment, "validation")[0]
+        results["validation"] = {k: scores.get(k) for k in ("loss", "accuracy", "f1")}
     rows = run.read_summary()
     best = [row for row in rows if row["epoch"] == results["best_epoch"]]
     for split, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):

@@ -10,20 +10,21 @@ import itertools
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from datasets import list_datasets
-from train import cli, flags, recipes
+from train import cli, flags, recipe_files, recipes
 from train.errors import InputError, Interrupted, RunError
 from train.recipe import Recipe, Stage
 from train.record.directory import RunDir
 from train.record.terminal import intervals_note, score_text
 from zoo import list_models
 from zoo.common.commands import typed
+from zoo.common.files import check_output_file
 
 if TYPE_CHECKING:
     from train.engine.experiment import Experiment
@@ -49,6 +50,10 @@ class Arguments:
     """Use the model's quick recipe (sam_alexnet: 5 epochs)."""
     from_recipe: str | None = None
     """Use this recipe instead of the model's own (see --list-recipes)."""
+    recipe_file: Annotated[Path | None, tyro.conf.arg(name="recipe")] = None
+    """Use the recipe of a TOML file, or of a Python file that defines `recipe`; flags override it."""
+    save_recipe: Path | None = None
+    """Write the recipe with all flags to this TOML file and exit."""
     list_models: bool = False
     """List the models and exit."""
     list_datasets: bool = False
@@ -60,7 +65,9 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the command."""
     arguments = parse(argv)
-    if arguments.list_models:
+    if arguments.save_recipe:
+        save_recipe(arguments.recipe, arguments.save_recipe)
+    elif arguments.list_models:
         print("\n".join(list_models()))
     elif arguments.list_datasets:
         print("\n".join(list_datasets()))
@@ -82,30 +89,58 @@ def parse(argv: list[str]) -> Arguments:
     arguments = flags.parse(
         Arguments, argv, "train.run", __doc__, default=Arguments(recipe=default)
     )
-    recipe = arguments.recipe
-    if (arguments.epochs is not None or arguments.lr is not None) and len(recipe.stages) != 1:
+    recipe = with_shorthands(arguments.recipe, arguments.epochs, arguments.lr)
+    return dataclasses.replace(arguments, recipe=recipe)
+
+
+def with_shorthands(recipe: Recipe, epochs: int | None, lr: float | None) -> Recipe:
+    """Apply the flags --epochs and --lr. Raises InputError for a recipe that has not exactly one stage."""
+    if (epochs is not None or lr is not None) and len(recipe.stages) != 1:
         raise InputError(
             f"--epochs and --lr are ambiguous: recipe {recipe.name!r} has {len(recipe.stages)} stages;"
             " use --stages.0.epochs, --stages.1.optimizer.learning-rate and so on"
         )
     stage = recipe.stages[0] if recipe.stages else Stage()
-    if arguments.epochs is not None:
-        stage = dataclasses.replace(stage, epochs=arguments.epochs)
-    if arguments.lr is not None:
-        optimizer = dataclasses.replace(stage.optimizer, learning_rate=arguments.lr)
+    if epochs is not None:
+        stage = dataclasses.replace(stage, epochs=epochs)
+    if lr is not None:
+        optimizer = dataclasses.replace(stage.optimizer, learning_rate=lr)
         stage = dataclasses.replace(stage, optimizer=optimizer)
     if recipe.stages:
         recipe = dataclasses.replace(recipe, stages=(stage, *recipe.stages[1:]))
-    return dataclasses.replace(arguments, recipe=recipe)
+    return recipe
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a valid recipe to a TOML file. Raises InputError if the recipe is invalid or the file cannot be written."""
+    recipe.validate()
+    if path.suffix != ".toml":
+        raise InputError(f"--save-recipe {path} does not end in .toml: use the path of a TOML file")
+    check_output_file(path, "--save-recipe")
+    recipe_files.write(recipe, path)
+    cli.say(f"written: {path}; use it with {typed('train.run')} --recipe {shlex.quote(str(path))}")
+
+
+def default_recipe(argv: Sequence[str], model: str | None) -> Recipe:
+    """Return the recipe that flags override: of --recipe, of --from-recipe, or else the model's."""
+    quick = "--quick" in argv
+    named, file = (_value(argv, flag) for flag in ("from-recipe", "recipe"))
+    if named or file:
+        recipe = recipes.get_recipe(named) if named else recipe_files.read(file or "")
+        return dataclasses.replace(recipe, model=model) if model else recipe
+    return recipes.recipe_for(model or Recipe.model, quick=quick)
 
 
 def _default_recipe(argv: list[str]) -> Recipe:
-    """Return the recipe that the flags override: that of the run in --workdir, else --from-recipe, else the model's."""
+    """Return the recipe that the flags override: that of the run in --workdir, else that of `default_recipe`."""
     quick = "--quick" in argv
     model, named, workdir = (_value(argv, flag) for flag in ("model", "from-recipe", "workdir"))
-    if named and quick:
-        raise InputError("--quick and --from-recipe each name a recipe: use one of them")
-    if workdir and (run := RunDir(Path(workdir).expanduser())).exists():
+    file = _value(argv, "recipe")
+    given = [f for f, v in (("--quick", quick), ("--from-recipe", named), ("--recipe", file)) if v]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} each name a recipe: use one of them")
+    # With --recipe, a run in --workdir must have the same settings, which is checked later.
+    if workdir and not file and (run := RunDir(Path(workdir).expanduser())).exists():
         recipe = run.read_recipe()
         if (named or quick) and _value(argv, "name") is None:
             asked = (
@@ -117,13 +152,10 @@ def _default_recipe(argv: list[str]) -> Recipe:
                     f" --workdir, or omit {'--from-recipe' if named else '--quick'} to resume it"
                 )
         return recipe
-    if named:
-        recipe = recipes.get_recipe(named)
-        return dataclasses.replace(recipe, model=model) if model else recipe
-    return recipes.recipe_for(model or Recipe.model, quick=quick)
+    return default_recipe(argv, model)
 
 
-def _value(argv: list[str], flag: str) -> str | None:
+def _value(argv: Sequence[str], flag: str) -> str | None:
     """Return the last value of a flag, in any spelling that the parser accepts."""
     last = None
     for index, word in enumerate(argv):
@@ -141,6 +173,9 @@ def run(
     quick: bool = False,
     figures: bool = True,
     writers: tuple[str, ...] = (),
+    logs: "Sequence[MakeWriter]" = (),
+    split: Literal["test", "validation"] = "test",
+    validate: bool = False,
 ) -> dict[str, Any]:
     """Train, test and write a report. Can also be called from Python.
 
@@ -151,6 +186,9 @@ def run(
       quick: whether to omit the hint at --quick.
       figures: whether to write figures and report.html.
       writers: names of additional run-log writers.
+      logs: additional run-log writers that have no name.
+      split: the split to test on.
+      validate: whether to record the scores on the validation split, too; see `train.results.finish`.
 
     Returns:
       The content of test.json.
@@ -176,7 +214,7 @@ def run(
         _print_setup(experiment, directory.path, quick)
         directory.begin(experiment.recipe, experiment.dataset, experiment.start_settings())
         with cli.StopRequest() as stop:
-            log = _open_log(experiment, directory, plugins)
+            log = _open_log(experiment, directory, [*plugins, *logs])
             try:
                 end = fit(
                     experiment,
@@ -195,7 +233,10 @@ def run(
             )
         facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
         try:
-            results = finish(directory, load_run(directory.path), experiment, facts, figures)
+            predictor = load_run(directory.path)
+            results = finish(
+                directory, predictor, experiment, facts, figures, split=split, validate=validate
+            )
         except InputError as error:  # after training, such as a test image that has been deleted
             raise RunError(f"{error}; the trained model is saved in {directory.path}") from error
         log.tested(results)

@@ -33,7 +33,7 @@ PERMUTATIONS = 1999  # of a randomization test; p-values are multiples of 1/2000
 MAX_BCA_UNITS = 2000
 SEED = 0  # of resampling, so that the same predictions always have the same interval
 BATCH_ELEMENTS = 2_000_000  # of the largest temporary array of a bootstrap
-ROUNDING = 1e-12  # differences whose standard deviation is at most this count as equal
+ROUNDING = 1e-12  # equal values have at most this standard deviation or spread
 
 Unit = Literal["images", "groups", "folds", "seeds"]
 # Accuracy and the macro averages of `train.analysis.metrics.prediction_scores`.
@@ -113,6 +113,18 @@ def score_interval(
     return interval
 
 
+def values_interval(
+    values: np.ndarray, groups: Sequence[Any] | np.ndarray | None = None
+) -> Interval | None:
+    """Return the bootstrap interval of the mean of values of images, float [N] or [R, N], such as losses.
+
+    Of the paired differences of two runs, it is that of their mean difference. None where all replicates are equal.
+    """
+    units = _units(groups, values.shape[-1])
+    interval = _bootstrap(_Mean(np.atleast_2d(values).mean(axis=0), units))
+    return interval if interval and interval[1] - interval[0] > ROUNDING else None
+
+
 def interval_fields(
     labels: np.ndarray,
     predicted: np.ndarray,
@@ -125,7 +137,7 @@ def interval_fields(
     """
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
     found = {m: score_interval(labels, predicted, m, groups, num_classes) for m in metrics}
-    unit, count = _count(groups, len(labels))
+    unit, count = count_units(groups, len(labels))
     return {
         "confidence": CONFIDENCE,
         "over": unit,
@@ -192,7 +204,7 @@ def compare_predictions(
     value = score(labels, first, metric, num_classes) - score(labels, second, metric, num_classes)
     interval = difference_interval(labels, first, second, metric, groups, num_classes)
     p = _randomization_p(_Exchange(labels, (first, second), metric, units, num_classes))
-    unit, count = _count(groups, len(labels))
+    unit, count = count_units(groups, len(labels))
     return Difference(value, interval, p, count, unit, "randomization test")
 
 
@@ -290,7 +302,7 @@ def _units(groups: Sequence[Any] | np.ndarray | None, total: int) -> np.ndarray 
     return np.array([numbers[name] for name in names])
 
 
-def _count(groups: Sequence[Any] | np.ndarray | None, total: int) -> tuple[Unit, int]:
+def count_units(groups: Sequence[Any] | np.ndarray | None, total: int) -> tuple[Unit, int]:
     """Return the unit of resampling and the number of units."""
     units = _units(groups, total)
     return ("images", total) if units is None else ("groups", int(units.max()) + 1)
@@ -388,6 +400,18 @@ class _Scores:
     def value(self) -> float:
         """The score of the original, unresampled images."""
         return float(self(np.bincount(self.kinds)[None].astype(np.float64))[0])
+
+
+class _Mean:
+    """The mean of values of images, [N]."""
+
+    def __init__(self, values: np.ndarray, units: np.ndarray | None) -> None:
+        units = np.arange(len(values)) if units is None else units
+        self.kinds = np.arange(units.max() + 1)
+        self._sums, self._sizes = np.bincount(units, values), np.bincount(units)
+
+    def __call__(self, weights: Weights) -> np.ndarray:
+        return (weights @ self._sums) / (weights @ self._sizes)
 
 
 class _Exchange:

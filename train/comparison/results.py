@@ -64,7 +64,7 @@ def compare(candidates: Sequence[Candidate], metric: Metric) -> list[Pair]:
     Raises InputError if two candidates have different test images or folds.
     """
     pairs = [
-        _pair(candidates, i, j, metric)
+        compare_pair(candidates, i, j, metric)
         for i, j in itertools.combinations(range(len(candidates)), 2)
     ]
     adjusted = statistics.with_holm([pair.differences[0] for pair in pairs])
@@ -74,7 +74,8 @@ def compare(candidates: Sequence[Candidate], metric: Metric) -> list[Pair]:
     ]
 
 
-def _pair(candidates: Sequence[Candidate], i: int, j: int, metric: Metric) -> Pair:
+def compare_pair(candidates: Sequence[Candidate], i: int, j: int, metric: Metric) -> Pair:
+    """Test one pair of candidates; see `compare`. Its p values are not adjusted."""
     first, second = candidates[i].pooled, candidates[j].pooled
     names = candidates[i].name, candidates[j].name
     order = match(first.images, second.images, *names)

@@ -173,18 +173,21 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 # Reading runs.
 
 
-def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a finished run. Raises InputError if it is unfinished or damaged, or predicts no classes."""
-    run = RunDir(path)
+def read_run(path: str | os.PathLike[str], results: str | os.PathLike[str] | None = None) -> Run:
+    """Read a finished run. Raises InputError if it is unfinished or damaged, or predicts no classes.
+
+    `results` is a folder whose test.json and predictions.npz are read in place of those of the run directory.
+    """
+    run, tested = RunDir(path), RunDir(path if results is None else results)
     config, manifest = run.read_json(run.config).get("recipe", {}), run.read_json(run.splits)
-    if not run.test.exists() or not run.predictions.exists():
+    if not tested.test.exists() or not tested.predictions.exists():
         raise InputError(
-            f"{run.path} is not finished (no {run.test.name}): resume it with"
+            f"{tested.path} is not finished (no {run.test.name}): resume it with"
             f" {typed('train.run')} --workdir {run.path}"
         )
     try:
         # Opened here because np.load does not close a file that is not an archive.
-        with open(run.predictions, "rb") as file, np.load(file, allow_pickle=False) as saved:
+        with open(tested.predictions, "rb") as file, np.load(file, allow_pickle=False) as saved:
             data = {name: saved[name] for name in saved.files if name in _ARRAYS}
         if "predictions" not in data:
             raise InputError(
@@ -203,7 +206,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             tuple(data["class_names"].tolist()),
         )
         # In a study of data with a published test split, runs are scored on their validation images.
-        unused = {"test", run.read_json(run.test).get("split")}
+        unused = {"test", tested.read_json(tested.test).get("split")}
         splits = manifest["splits"]
         return Run(
             run,

@@ -70,7 +70,7 @@ def learning_curves(
     # Loss falls and accuracy rises, so these corners are free of curves.
     corner = "lower right" if "accuracy" in quantities else "upper right"
     panels[-1].legend(loc=corner, edgecolor="none", framealpha=0.9)
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -99,7 +99,7 @@ def curves_of_runs(
                     _values(rows, f"{split}_{quantity}"),
                     LINES[number // len(STRONG) % len(LINES)],
                     color=STRONG[number % len(STRONG)],
-                    label=_shorten(name, 40),
+                    label=shorten(name, 40),
                     marker="o" if len(rows) == 1 else None,  # a line with one point is invisible
                     markersize=4,
                     linewidth=1.4,
@@ -114,7 +114,7 @@ def curves_of_runs(
         panel.set_xlabel("")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -136,14 +136,14 @@ def confusion_matrix(
                 color = "white" if shares[row, column] > 0.55 else "black"
                 text = str(counts[row, column])
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
-    names = [_shorten(name) for name in class_names]
+    names = [shorten(name) for name in class_names]
     rotation = 90 if total > 4 or max(map(len, names)) > 9 else 0
     axes.set_xticks(range(total), names, rotation=rotation, fontsize=size)
     axes.set_yticks(range(total), names, fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.colorbar(image, ax=axes, shrink=0.7, label="fraction of true class")
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -172,9 +172,9 @@ def prediction_grid(
         y -= (rows - row - 1) * caption
         down, across = (side / 2 * n / max(image.shape[:2]) for n in image.shape[:2])
         axes.imshow(image, extent=(x - across, x + across, y + down, y - down), aspect="auto")
-        text, color, weight = f"✓ {_shorten(class_names[p])} {share:.0%}", "black", "normal"
+        text, color, weight = f"✓ {shorten(class_names[p])} {share:.0%}", "black", "normal"
         if t != p:
-            text = f"✗ {text[2:]}\ntrue: {_shorten(class_names[t])}"
+            text = f"✗ {text[2:]}\ntrue: {shorten(class_names[t])}"
             color, weight = BAD, "bold"
         axes.text(
             *(x, y - down - 0.05, text),
@@ -185,7 +185,7 @@ def prediction_grid(
             weight=weight,
         )
     axes.set(xlim=(0, width), ylim=(height, 0))
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -214,11 +214,11 @@ def augmentation_grid(
             panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
-        panel_row[0].set_ylabel(_shorten(class_names[label]), fontsize=9)
+        panel_row[0].set_ylabel(shorten(class_names[label]), fontsize=9)
     panels[0, 0].set_title("loaded", fontsize=9)
     for number, panel in enumerate(panels[0, 1:], start=1):
         panel.set_title(f"sample {number}", fontsize=9)
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -245,7 +245,7 @@ def class_distribution(
         for position, end in zip(positions, ends, strict=True):
             text = f" {end:,}"
             axes.text(float(end), float(position), text, va="center", fontsize=8, color="0.3")
-        axes.set_yticks(positions, [_shorten(name) for name in class_names], fontsize=9)
+        axes.set_yticks(positions, [shorten(name) for name in class_names], fontsize=9)
     else:
         axes.set_ylabel(f"{total} classes")
         axes.set_yticks([])
@@ -258,7 +258,7 @@ def class_distribution(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside lower center", ncols=len(counts), frameon=False, fontsize=9)
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -296,7 +296,7 @@ def tsne_figure(
             marker=marker,
         )
         for label in named.intersection(same.tolist()):
-            text = _shorten(class_names[label])
+            text = shorten(class_names[label])
             handle = Line2D([], [], linestyle="", color=color, marker=marker, label=text)
             handles.append((label, handle))
     # The axes of t-SNE have no unit. Keep the grid, which shows depth.
@@ -311,7 +311,7 @@ def tsne_figure(
         title=f"20 of {more + 20} classes" if more > 0 else None,
         title_fontsize=9,
     )
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -325,7 +325,7 @@ def seed_boxplot(
     Boxes show quartiles and median, whiskers the extremes. NaN and infinite scores are omitted.
     """
     values = [np.asarray([v for v in s if math.isfinite(v)]) for s in scores.values()]
-    names = [f"{_shorten(name)}\nn = {len(v)}" for name, v in zip(scores, values, strict=True)]
+    names = [f"{shorten(name)}\nn = {len(v)}" for name, v in zip(scores, values, strict=True)]
     many = len(values) > 10
     width = max(4.0, (0.6 if many else 1.2) * len(values) + 1.5)
     figure = Figure(figsize=(width, 4.2), layout="constrained")
@@ -350,7 +350,7 @@ def seed_boxplot(
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -376,7 +376,7 @@ def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str
             axes.text(value, position, f" {value:,.0f}", va="center", fontsize=8, color="0.3")
     longest = max((value for row in times.values() for value in row.values()), default=1)
     axes.set_xlim(0, 1.1 * longest)
-    axes.set_yticks(range(len(times)), [_shorten(name, 30) for name in times], fontsize=9)
+    axes.set_yticks(range(len(times)), [shorten(name, 30) for name in times], fontsize=9)
     axes.set_ylim(len(times) - 0.5, -0.5)
     axes.set_xlabel("test time, ms")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -385,7 +385,7 @@ def timing_bars(times: Mapping[str, Mapping[str, float]], path: Path, title: str
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside lower center", ncols=max(len(batches), 1), frameon=False, fontsize=9)
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 @default_settings()
@@ -440,7 +440,7 @@ def throughput_curves(
         frameon=False,
         fontsize=9,
     )
-    _finish(figure, path, title)
+    finish(figure, path, title)
 
 
 def _values(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
@@ -471,15 +471,16 @@ def _over_epochs(panel: Axes, quantity: str) -> None:
         panel.set_ylim(-0.02, 1.02)
 
 
-def _shorten(name: str, limit: int = 18) -> str:
+def shorten(name: str, limit: int = 18) -> str:
     """Truncate a long name for a label, and escape "$", which would start a formula."""
     name = name if len(name) <= limit else name[: limit - 1] + "…"
     return name.replace("$", r"\$")
 
 
-def _finish(figure: Figure, path: Path, title: str) -> None:
+def finish(figure: Figure, path: Path, title: str = "") -> None:
+    """Lay a figure out and write it as .png, atomically; equal figures are equal files."""
     if title:
-        figure.suptitle(_shorten(title, 90), fontsize=11)
+        figure.suptitle(shorten(title, 90), fontsize=11)
     content = io.BytesIO()
     with warnings.catch_warnings():
         # Class names in scripts that the font lacks are drawn as boxes.

@@ -1,0 +1,350 @@
+"""The process that a user starts for a study: it plans the tasks, starts workers, and waits for all tasks of the study,
+also for those of workers elsewhere."""
+
+import dataclasses
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from train import cli
+from train.errors import InputError, Interrupted, RunError
+from train.record.directory import write_json
+from train.studies import storage as storages
+from train.studies import tasks
+from train.studies.definition import Definition, difference
+from train.studies.leases import Claims, Row, held
+from train.studies.results import StudyResults
+from train.studies.storage import Storage
+from train.studies.worker import Order
+from zoo.common.commands import started_by_script
+
+DEFINITION = "definition.json"  # in the folder of a study
+LOGS = "workers"  # folder of the workers' output
+POLL_SECONDS = 0.5
+PATIENCE = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a study knows of its data."""
+
+    fingerprint: str
+    has_test_split: bool
+
+
+def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage:
+    """Open the storage of a study, and record in it and in the folder what the study is.
+
+    Raises InputError if the folder or the storage has another study, or if the storage of a study is gone.
+    """
+    path = folder / DEFINITION
+    recorded = read_record(folder)
+    file = storages.file_of(url)
+    if recorded is None:
+        identity = secrets.token_hex(8)
+    else:
+        check_same(recorded, definition, data, folder)
+        identity = recorded["identity"]
+        if file is not None and not file.exists():
+            raise InputError(
+                f"the study in {folder} has begun, but its storage {file} is gone: restore it, or start another study"
+                " with another --out"
+            )
+    storage = storages.open_storage(url, definition)
+    facts = {
+        "identity": identity,
+        "folder": str(folder.absolute()),
+        "definition": definition.to_json(),
+        "data": dataclasses.asdict(data),
+    }
+    with storages.answering(url):
+        stored = storage.table.fact(facts)
+    if stored["identity"] != identity:
+        raise InputError(
+            f"--storage {storages.shown(url)} already has a study {definition.name}, in the folder"
+            f" {stored['folder']}: continue it with that --out (on a disk that its machines share), or choose another"
+            " --name"
+        )
+    if recorded is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, facts | {"storage": storages.shown(url)})
+    return storage
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Read definition.json of a study's folder; None if it has none. Raises InputError if it is damaged."""
+    path = folder / DEFINITION
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data["identity"], str) or not isinstance(data["data"], dict):
+            raise ValueError("wrong fields")
+        return data
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): restore it, or use another --out") from None
+
+
+def recorded_definition(record: Mapping[str, Any], folder: Path) -> Definition:
+    """Return the study that definition.json records."""
+    return Definition.from_json(record.get("definition"), f"{folder / DEFINITION}")
+
+
+def check_same(record: Mapping[str, Any], definition: Definition, data: Data, folder: Path) -> None:
+    """Raise InputError if a folder has another study, or one of other data."""
+    changed = difference(recorded_definition(record, folder), definition)
+    if changed:
+        raise InputError(
+            f"{folder} contains a study with other settings ({changed}): use another --out, or the flags it was started"
+            " with to continue it"
+        )
+    if record["data"] != dataclasses.asdict(data):
+        raise InputError(
+            f"the data of the study in {folder} have changed since it began: restore them, or use another --out"
+        )
+
+
+# Planning.
+
+
+def plan(storage: Storage, claims: Claims) -> None:
+    """Add the tasks of a study, once: another process may do it at the same time, or have died while it did."""
+    claims.table.add([tasks.SETUP])
+    while claims.table.read()[tasks.SETUP].state != "done":
+        row = claims.claim([tasks.SETUP])
+        if row is None:
+            time.sleep(POLL_SECONDS)
+            continue
+        with held(claims, [row]):
+            _add_tasks(storage, claims)
+        claims.finish(row, {})
+
+
+def _add_tasks(storage: Storage, claims: Claims) -> None:
+    """Add the tasks of a study; does nothing that an earlier, unfinished call has done."""
+    definition = storage.definition
+    known = tasks.settings(claims.table.read())
+    if definition.sampler == "tpe":
+        claims.table.add([tasks.setting_key(n) for n in range(definition.trials)])
+        return
+    if definition.sampler == "grid":
+        settings = list(definition.grid())
+        storage.enqueue(settings)
+    else:
+        settings = [storage.propose(n) for n in range(definition.trials)]
+    keys = [job.name for n, values in enumerate(settings) for job in definition.jobs(n, values)]
+    claims.table.add(keys)
+    claims.table.add([tasks.setting_key(n) for n in range(len(settings))])
+    for number, values in enumerate(settings):
+        if number not in known and (row := claims.claim([tasks.setting_key(number)])):
+            claims.finish(row, {"values": values})
+
+
+def reopen(claims: Claims) -> None:
+    """Let runs that failed, or could not start, be tried again."""
+    for row in claims.table.read().values():
+        if row.state == "done" and (row.result or {}).get("state") in ("failed", "not run"):
+            new = dataclasses.replace(row, state="open", owner="", beat=row.beat + 1, result=None)
+            claims.table.exchange(row, new)
+
+
+# Workers.
+
+
+class Workers:
+    """Processes that do the tasks of a study on this machine."""
+
+    def __init__(self, order: Order, count: int) -> None:
+        """Start `count` workers, whose output goes to files in the study's folder."""
+        self.logs: list[Path] = []
+        self._processes: list[subprocess.Popen[str]] = []
+        folder = Path(order.folder) / LOGS
+        folder.mkdir(exist_ok=True)
+        shares = share_cores(count)
+        for share in shares:
+            # Of this process alone: another machine may have workers in the same folder.
+            log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.log"
+            self.logs.append(log)
+            self._start(dataclasses.replace(order, cores=share), log, alone=count == 1)
+
+    def _start(self, order: Order, log: Path, *, alone: bool) -> None:
+        safe = (
+            ["-P"] if started_by_script() else []
+        )  # as the console command, without the working folder
+        environment = dict(os.environ)
+        if not alone:
+            environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share a GPU
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, *safe, "-m", "train.studies.worker"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                text=True,
+                env=environment,
+                start_new_session=True,  # a Ctrl-C is passed on once, by `stop`
+            )
+        self._processes.append(process)
+        assert process.stdin
+        process.stdin.write(json.dumps(order.to_json()) + "\n")
+        process.stdin.flush()
+
+    def are_running(self) -> bool:
+        """Whether any worker is running."""
+        return any(process.poll() is None for process in self._processes)
+
+    def failed(self) -> Path | None:
+        """Return the log of a worker that ended with an error, None if there is none."""
+        for process, log in zip(self._processes, self.logs, strict=True):
+            if process.poll() not in (None, 0):
+                return log
+        return None
+
+    def stop(self) -> None:
+        """Let the workers save their runs, and wait for them."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            process.wait()
+
+    def close(self) -> None:
+        """Remove the logs of workers that ended well; stop those that run."""
+        self.stop()
+        for process, log in zip(self._processes, self.logs, strict=True):
+            if process.stdin:
+                process.stdin.close()
+            if process.returncode == 0:
+                log.unlink(missing_ok=True)
+
+
+def share_cores(count: int) -> list[tuple[int, ...]]:
+    """Divide the CPU cores of this process among workers; none for one worker, or for more workers than cores."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if count == 1 or len(cores) < count:
+        return [()] * count
+    return [tuple(cores[n::count]) for n in range(count)]
+
+
+# Waiting.
+
+
+def run(
+    storage: Storage, order: Order, workers: int, *, command: str = "", notes: Sequence[str] = ()
+) -> StudyResults:
+    """Run the tasks of a study that are left, and return all results.
+
+    Raises:
+      Interrupted: the user stopped.
+      InputError: no run could start, since recipe or data are wrong.
+      RunError: the workers failed, such as for a program that crashed.
+    """
+    folder = Path(order.folder)
+    claims = Claims(storage.table, patience=order.patience)
+    with storages.answering(order.storage):
+        plan(storage, claims)
+        reopen(claims)
+
+    def results(rows: Mapping[str, Row]) -> StudyResults:
+        return tasks.results(
+            order.definition,
+            rows,
+            folder,
+            has_test_split=order.has_test_split,
+            command=command,
+            notes=tuple(notes),
+        )
+
+    rows = storage.table.read()
+    if is_complete(order, rows):
+        return results(rows)
+    pool = Workers(order, workers)
+    try:
+        with storages.answering(order.storage), cli.StopRequest() as stop:
+            _wait(storage, order, pool, stop)
+    finally:
+        pool.close()
+    return results(storage.table.read())
+
+
+def is_complete(order: Order, rows: Mapping[str, Row]) -> bool:
+    """Whether a study has nothing left to do."""
+    if any(row.state != "done" for row in rows.values()):
+        return False
+    found = tasks.results(order.definition, rows, Path(order.folder), has_test_split=True)
+    chosen = found.choose() if order.has_test_split else None
+    return chosen is None or all(tasks.test_key(r.name) in rows for r in found.runs_of(chosen))
+
+
+def _wait(storage: Storage, order: Order, pool: Workers, stop: cli.StopRequest) -> None:
+    definition = order.definition
+    total = definition.num_settings * max(definition.folds, 1) * len(definition.seeds)
+    progress = cli.Progress()
+    reported: set[str] = set()
+    first = True
+    try:
+        while True:
+            running = pool.are_running()  # before the rows are read
+            rows = storage.table.read()
+            done = {k for k, row in rows.items() if tasks.is_run(k) and row.state == "done"}
+            if first:
+                progress.start(f"study {definition.name}: run", total, len(done))
+                reported, first = done, False
+            for key in sorted(done - reported):
+                _report(key, rows[key], done, total, progress)
+            reported |= done
+            _check_start(done, rows, pool)
+            if stop.poll():
+                progress.stop()
+                pool.stop()
+                raise Interrupted(
+                    f"interrupted: {len(done)} of {total} runs are done, and the others saved in {order.folder}:"
+                    " run the same command again to continue"
+                )
+            if not running:
+                if is_complete(order, rows):
+                    return
+                log = pool.failed() or pool.logs[0]
+                raise RunError(f"{_last_line(log)} (the output of the worker is in {log})")
+            progress.update(len(done), _running(rows))
+            time.sleep(POLL_SECONDS)
+    finally:
+        progress.stop()
+
+
+def _running(rows: Mapping[str, Row]) -> str:
+    names = [key for key, row in rows.items() if row.state == "claimed"]
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _report(key: str, row: Row, done: set[str], total: int, progress: cli.Progress) -> None:
+    """Say how a run ended, if it did not go well."""
+    state, text = row.result["state"], row.result["text"]
+    if state not in ("done", "reused", "pruned"):
+        cli.say(
+            f"{key}: {state if state == 'failed' or not text else ''}{': ' if state == 'failed' else ''}{text}"
+        )
+
+
+def _check_start(done: set[str], rows: Mapping[str, Row], pool: Workers) -> None:
+    """Raise InputError if runs cannot start: the first ones say why the others cannot, either."""
+    found = [rows[key].result for key in done]
+    wrong = [result["text"] for result in found if result["state"] == "not run"]
+    if wrong and len(wrong) == len(found):
+        pool.stop()
+        raise InputError(wrong[0])
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1].removeprefix("error: ") if lines else "a worker ended"

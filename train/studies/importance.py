@@ -1,0 +1,125 @@
+"""How much each varied field matters for the score of a study's settings."""
+
+import dataclasses
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SEED = 0  # of the random forest
+LOG_RATIO = 10  # positive values that span more are compared by their logarithms
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """Shares of the variance of the settings' scores, by path, largest first."""
+
+    shares: dict[str, float]
+    rest: float | None  # interactions of fields, and noise; None if it is not known
+    method: str
+
+
+def importance(
+    settings: Sequence[tuple[Mapping[str, Any], float]],
+) -> Importance | None:
+    """Compute the importance of each field that varies; None where nothing can be said.
+
+    Of a full grid, the shares are those of the main effects, exactly: the variance of the means over all other fields.
+    Of other settings, such as random ones, Optuna's fANOVA estimates them by a random forest.
+
+    `settings` are values by path, and a finite score each.
+    """
+    fields = [
+        path
+        for path in dict.fromkeys(path for values, _ in settings for path in values)
+        if len({key(values.get(path)) for values, _ in settings}) > 1
+    ]
+    scores = [score for _, score in settings]
+    if not fields or len(settings) < 3 or statistics.pvariance(scores) == 0:
+        return None
+    if is_grid([values for values, _ in settings], fields):
+        shares = {path: _main_effect(settings, path) for path in fields}
+        method = "main effects in the grid, as shares of the variance of the settings' scores"
+        return Importance(_sorted(shares), max(1 - sum(shares.values()), 0.0), method)
+    return _fanova(settings, fields)
+
+
+def key(value: Any) -> str:
+    """A value as text that tells values of different types apart."""
+    return json.dumps(value, default=str)
+
+
+def is_grid(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> bool:
+    """Whether the settings are all combinations of the fields' values, each once."""
+    found = [tuple(key(values.get(path)) for path in fields) for values in settings]
+    whole = itertools.product(*(sorted(set(column)) for column in zip(*found, strict=True)))
+    return sorted(found) == sorted(whole)
+
+
+def _main_effect(settings: Sequence[tuple[Mapping[str, Any], float]], path: str) -> float:
+    groups: dict[str, list[float]] = {}
+    for values, score in settings:
+        groups.setdefault(key(values[path]), []).append(score)
+    means = [statistics.fmean(group) for group in groups.values()]
+    return statistics.pvariance(means) / statistics.pvariance([score for _, score in settings])
+
+
+def _sorted(shares: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _fanova(
+    settings: Sequence[tuple[Mapping[str, Any], float]], fields: Sequence[str]
+) -> Importance | None:
+    """Let Optuna estimate the importance of the fields that all settings have."""
+    import optuna
+
+    fields = [path for path in fields if all(path in values for values, _ in settings)]
+    if not fields:
+        return None
+    columns = {path: _column([values[path] for values, _ in settings]) for path in fields}
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it reports a new study
+    try:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    for number, (_, score) in enumerate(settings):
+        params = {path: column[number] for path, (column, _) in columns.items()}
+        distributions = {path: distribution for path, (_, distribution) in columns.items()}
+        study.add_trial(
+            optuna.create_trial(params=params, distributions=distributions, value=score)
+        )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    method = (
+        "fANOVA by a random forest, as shares of the variance that it explains: an estimate, from"
+        f" {len(settings)} settings"
+    )
+    return Importance(_sorted(shares), None, method)
+
+
+def _column(values: Sequence[Any]) -> tuple[list[Any], Any]:
+    """Return the values as Optuna takes them, and their distribution."""
+    from optuna import distributions
+
+    if is_numeric(values):
+        log = is_log(values)
+        numbers = [float(value) for value in values]
+        return numbers, distributions.FloatDistribution(min(numbers), max(numbers), log=log)
+    texts = [key(value) for value in values]
+    return texts, distributions.CategoricalDistribution(sorted(set(texts)))
+
+
+def is_numeric(values: Sequence[Any]) -> bool:
+    """Whether all values are finite numbers."""
+    return all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    )
+
+
+def is_log(values: Sequence[Any]) -> bool:
+    """Whether numbers span so much that they are compared by their logarithms."""
+    return min(values) > 0 and max(values) >= LOG_RATIO * min(values)

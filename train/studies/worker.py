@@ -1,0 +1,279 @@
+"""A process that runs the jobs of a study, one after another, until none is left.
+
+The command `train.study` starts it, and writes what it is to do to its stdin (`Order`), which stays open: a worker whose stdin
+is closed has lost its parent, and stops as after a signal.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from train import cli, jobs, stopping
+from train.errors import Interrupted, InUse, Pruned
+from train.recipe import Recipe
+from train.record.directory import RunDir
+from train.record.log import EpochRecord, MakeWriter, RunLog
+from train.record.trackers import start_study
+from train.studies import storage as storages
+from train.studies import tasks
+from train.studies.definition import Definition
+from train.studies.leases import Claims, Row, held
+
+POLL_SECONDS = 1.0  # while other workers have all tasks that are left
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What a worker is to do."""
+
+    folder: str
+    storage: str
+    definition: Definition
+    has_test_split: bool
+    writers: tuple[str, ...] = ()
+    patience: float = 60.0
+    cores: tuple[int, ...] = ()  # CPU cores of this worker; none: all
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON-serializable data."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return fields | {"definition": self.definition.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Order":
+        """Inverse of `to_json`."""
+        definition = Definition.from_json(data["definition"], "the order of a worker")
+        lists = {name: tuple(data[name]) for name in ("writers", "cores")}
+        return cls(**{**data, **lists, "definition": definition})
+
+
+def main(argv: list[str]) -> None:
+    """Run the command, whose order is the first line of stdin."""
+    cli.prepare_environment()  # may start this process anew, so before anything is read
+    order = Order.from_json(json.loads(sys.stdin.readline()))
+    if order.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, order.cores)  # before XLA counts them
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    storage = storages.open_storage(order.storage, order.definition)
+    if order.writers:
+        start_study(order.writers, Path(order.folder))
+    claims = Claims(storage.table, patience=order.patience)
+    with storages.answering(order.storage):
+        work(claims, StudyTasks(storage, order))
+
+
+def _watch_parent() -> None:
+    while sys.stdin.read(1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Tasks:
+    """What a worker works on; see `work`."""
+
+    def next(self, rows: dict[str, Row]) -> Sequence[str]:
+        """Return the keys of the tasks that can be done now, in the order in which to try them."""
+        raise NotImplementedError
+
+    def is_over(self, rows: dict[str, Row]) -> bool:
+        """Whether nothing is left, for any worker."""
+        raise NotImplementedError
+
+    def group(self, first: Row, rows: dict[str, Row]) -> Sequence[str]:
+        """Return the keys of further tasks that one program can do together with `first`."""
+        return ()
+
+    def run(self, claimed: Sequence[Row]) -> Sequence[Any] | None:
+        """Do claimed tasks and return their results (JSON); None if another process is still at it."""
+        raise NotImplementedError
+
+    def finished(self, claimed: Sequence[Row]) -> None:
+        """Called when the results are recorded."""
+
+
+def work(claims: Claims, tasks: Tasks, *, poll: float = POLL_SECONDS) -> None:
+    """Claim tasks and do them, until nothing is left. Raises Interrupted when the user stops it.
+
+    A task that is interrupted is released, so that others need not wait for its lease to expire.
+    """
+    while True:
+        stopping.check()
+        rows = claims.table.read()
+        if tasks.is_over(rows):
+            return
+        first = claims.claim(tasks.next(rows))
+        if first is None:
+            time.sleep(poll)
+            continue
+        claimed = [first, *claims.claim_all(tasks.group(first, rows))]
+        try:
+            with held(claims, claimed):
+                results = tasks.run(claimed)
+        except (Interrupted, KeyboardInterrupt):
+            for row in claimed:
+                claims.release(row)
+            raise
+        if results is None:
+            for row in claimed:
+                claims.release(row)
+            time.sleep(poll)
+            continue
+        for row, result in zip(claimed, results, strict=True):
+            claims.finish(row, result)
+        tasks.finished(claimed)
+
+
+class StudyTasks(Tasks):
+    """The tasks of a study: see `train.studies.tasks` for their keys."""
+
+    def __init__(self, storage: storages.Storage, order: Order) -> None:
+        self._storage, self._order = storage, order
+        self._definition = order.definition
+        self._root = Path(order.folder) / tasks.RUNS
+        self._told: set[int] = set()
+
+    def next(self, rows: dict[str, Row]) -> Sequence[str]:
+        """Runs first, then the test of the chosen setting, then the next setting of a search."""
+        keys = [key for key in rows if not tasks.is_proposal(key)]
+        proposals = [key for key in rows if tasks.is_proposal(key) and rows[key].state != "done"]
+        return [*keys, *proposals[:1]]
+
+    def is_over(self, rows: dict[str, Row]) -> bool:
+        """Whether all tasks are done, with the published test split of the chosen setting."""
+        if any(row.state != "done" for row in rows.values()):
+            return False
+        if not self._order.has_test_split:
+            return True
+        results = tasks.results(
+            self._definition, rows, Path(self._order.folder), has_test_split=True
+        )
+        chosen = results.choose()
+        keys = (
+            [] if chosen is None else [tasks.test_key(run.name) for run in results.runs_of(chosen)]
+        )
+        missing = [key for key in keys if key not in rows]
+        self._storage.table.add(missing)
+        return not missing
+
+    def group(self, first: Row, rows: dict[str, Row]) -> Sequence[str]:
+        """One run at a time: what one program can train together belongs here."""
+        return ()
+
+    def run(self, claimed: Sequence[Row]) -> Sequence[Any] | None:
+        """Do one task."""
+        (row,) = claimed
+        if tasks.is_proposal(row.key):
+            number = tasks.number_of(row.key)
+            values = self._storage.propose(number)
+            self._storage.table.add([job.name for job in self._definition.jobs(number, values)])
+            return [{"values": values}]
+        if tasks.is_test(row.key):
+            return [self._test(tasks.run_of(row.key))]
+        result = self._run(row.key)
+        return None if result is None else [result]
+
+    def finished(self, claimed: Sequence[Row]) -> None:
+        """Tell Optuna the score of each setting whose last run has finished."""
+        rows = self._storage.table.read()
+        for number in {tasks.number_of(row.key) for row in claimed if tasks.is_run(row.key)}:
+            tell(self._storage, number, rows)
+
+    def _run(self, name: str) -> dict[str, Any] | None:
+        number = tasks.number_of(name)
+        rows = self._storage.table.read()
+        settings = tasks.settings(rows)
+        all_jobs = self._definition.jobs(number, settings[number])
+        index, job = next((i, job) for i, job in enumerate(all_jobs) if job.name == name)
+        if any(tasks.state_of(rows, other.name) == "pruned" for other in all_jobs):
+            return {"state": "pruned", "text": "another run of its setting was pruned"}
+        self._storage.start(number)
+        trainer = _Trainer(self._order, self._pruner(number, index, job.recipe))
+        cli.say(f"{name}: {settings[number]}")
+        outcome = jobs.run_job(job, self._root, train=trainer)
+        cli.say(f"{name}: {outcome}")
+        if trainer.in_use:
+            return None
+        return tasks.record(outcome, RunDir(self._root / name), self._definition.metric)
+
+    def _pruner(self, number: int, index: int, recipe: Recipe) -> list[MakeWriter]:
+        if not self._definition.prune:
+            return []
+        epochs = sum(stage.epochs for stage in recipe.stages)
+        loss = self._definition.metric == "loss"
+
+        def prune(value: float, epoch: int) -> bool:
+            return self._storage.should_prune(number, value, index * epochs + epoch)
+
+        return [lambda directory, recipe: PruneWriter(prune, loss=loss)]
+
+    def _test(self, name: str) -> dict[str, Any]:
+        """Test a run of the chosen setting on the published test split."""
+        from train.studies.published import test_published
+
+        test_published(RunDir(self._root / name))
+        return {"state": "done", "text": ""}
+
+
+def tell(storage: storages.Storage, number: int, rows: dict[str, Row]) -> None:
+    """Tell Optuna the mean validation score of a setting if all of its runs are done."""
+    keys = [key for key in rows if tasks.is_run(key) and tasks.number_of(key) == number]
+    if any(rows[key].state != "done" for key in keys):
+        return
+    found = [rows[key].result for key in keys]
+    pruned = any(result["state"] == "pruned" for result in found)
+    values = [result.get("validation") for result in found]
+    whole = all(value is not None for value in values)
+    storage.tell(number, sum(values) / len(values) if whole else None, pruned=pruned)
+
+
+class _Trainer:
+    """Trains a run of a study; see `train.jobs.Train`."""
+
+    def __init__(self, order: Order, logs: list[MakeWriter]) -> None:
+        self._order, self._logs = order, logs
+        self.in_use = False  # another process was still training in the folder
+
+    def __call__(
+        self, recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool
+    ) -> Any:
+        from train.run import run
+
+        try:
+            return run(
+                recipe,
+                workdir,
+                resume,
+                figures=figures,
+                writers=self._order.writers,
+                logs=self._logs,
+                split="validation" if self._order.has_test_split else "test",
+                validate=True,
+            )
+        except InUse:
+            self.in_use = True
+            raise
+
+
+class PruneWriter(RunLog):
+    """Ends a run that is worse than most others at its epoch."""
+
+    def __init__(self, prune: Callable[[float, int], bool], *, loss: bool) -> None:
+        """Ask `prune(score, epoch)` after each epoch; the score is the validation loss or accuracy."""
+        self._prune, self._loss = prune, loss
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Raise Pruned if the run is to end."""
+        value = record.val_loss if self._loss else record.val_accuracy
+        if value == value and self._prune(value, record.epoch):
+            raise Pruned(record.epoch)
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,302 @@
+"""Run a study, folds x seeds x settings:  python -m train.study --model resnet_tiny --dataset photos.zip --folds 5
+--seeds 3 --vary lr=1e-3,1e-4
+
+Trains every setting on every fold with every seed, and reports means, intervals and tests in study.json, study.csv and
+study.html. Name several models after --model; --vary takes any field of a recipe. All other flags are those of
+train.run, and apply to every run. The same command continues a study, also on another machine that shares its
+folder and its --storage.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from train import cli, flags
+from train import run as train_run
+from train.errors import InputError, RunError
+from train.recipe import Recipe
+from train.studies import storage as storages
+from train.studies import varied
+from train.studies.definition import Definition, default_name, difference
+from train.studies.study_files import study_words
+from zoo.common.commands import typed
+from zoo.common.files import check_output_folder
+
+if TYPE_CHECKING:
+    from train.studies.engine import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Command-line flags besides the fields of the recipe."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    study: Annotated[str | None, tyro.conf.Positional] = None
+    """Name of the study, a TOML file with its flags, or the folder of a study to continue."""
+    vary: tuple[str, ...] = ()
+    """Fields to vary, FIELD=VALUE,VALUE or FIELD=LOW..HIGH: lr=1e-3,1e-4 stages.0.augment.rotation=0,15."""
+    seeds: int = 1
+    """Number of seeds, from --seed on."""
+    metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
+    """Score by which settings are chosen, on validation images, and compared."""
+    sampler: Literal["grid", "random", "tpe"] = "grid"
+    """All combinations of the varied values, or a search: random, or tpe (proposes settings by their scores)."""
+    trials: int = 0
+    """Number of settings that a search tries."""
+    prune: bool = False
+    """End runs of a search that are worse than the median at the same epoch."""
+    workers: int = 1
+    """Number of processes that train on this machine."""
+    storage: str | None = None
+    """sqlite:///FILE, postgresql://..., or the path of a journal (default: study.db in the study's folder)."""
+    out: Path | None = None
+    """Folder of the study (default: studies/NAME)."""
+    epochs: int | None = None
+    """Shorthand for --stages.0.epochs, for recipes with one stage."""
+    lr: float | None = None
+    """Shorthand for --stages.0.optimizer.learning-rate, for recipes with one stage."""
+    writers: tuple[str, ...] = ()
+    """Additional run-log writers: mlflow, wandb, or those of other packages (entry points jax_zoo.writers)."""
+    quick: bool = False
+    """Use the model's quick recipe (sam_alexnet: 5 epochs)."""
+    from_recipe: str | None = None
+    """Use this recipe instead of each model's own (see train.run --list-recipes)."""
+    recipe_file: Annotated[Path | None, tyro.conf.arg(name="recipe")] = None
+    """Use the recipe of a TOML file, or of a Python file that defines `recipe`; flags override it."""
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    arguments, definition, folder = parse(argv)
+    url = arguments.storage or f"sqlite:///{folder / storages.DEFAULT}"
+    check_output_folder(folder, "--out")
+    if arguments.storage:
+        storages.check(url)
+    if arguments.workers < 1:
+        raise InputError(f"--workers is {arguments.workers}: use at least 1")
+
+    from train.record.trackers import end_study, load_writers, start_study
+    from train.studies import engine, summary
+    from train.studies.worker import Order
+
+    load_writers(arguments.writers)
+    record = engine.read_record(folder)
+    if record is not None:  # before the data are read
+        changed = difference(engine.recorded_definition(record, folder), definition)
+        if changed:
+            engine.check_same(record, definition, engine.Data("", False), folder)
+    data = check_data(definition)
+    if not arguments.storage:
+        folder.mkdir(parents=True, exist_ok=True)
+    storage = engine.begin(folder, url, definition, data)
+    order = Order(
+        folder=str(folder.absolute()),
+        storage=_absolute(url),
+        definition=definition,
+        has_test_split=data.has_test_split,
+        writers=arguments.writers,
+    )
+    if arguments.writers:
+        start_study(arguments.writers, folder, definition.to_json())
+    runs = definition.num_settings * max(definition.folds, 1) * len(definition.seeds)
+    cli.say(
+        f"study {definition.name} in {folder}: {cli.count(definition.num_settings, 'setting')} x"
+        f" {cli.count(max(definition.folds, 1), 'fold')} x {cli.count(len(definition.seeds), 'seed')} ="
+        f" {cli.count(runs, 'run')}, {cli.count(arguments.workers, 'worker')}"
+    )
+    command = f"{typed('train.study')} {shlex.join(argv)}"
+    results = engine.run(storage, order, arguments.workers, command=command)
+    lines = summary.write(folder, results)
+    if arguments.writers:
+        end_study(arguments.writers, folder, _scores(results))
+    cli.say(f"written: {folder / summary.HTML}")
+    cli.result("\n".join(lines))
+    failed = [run.name for run in results.runs if run.state in ("failed", "not run")]
+    if failed:
+        raise RunError(
+            f"{cli.count(len(failed), 'run')} failed: {', '.join(failed[:3])}{', ...' if len(failed) > 3 else ''};"
+            " run the same command again to try them again"
+        )
+
+
+def _absolute(url: str) -> str:
+    """Make the path of a storage absolute."""
+    file = storages.file_of(url)
+    if file is None:
+        return url
+    return f"sqlite:///{file.absolute()}" if "://" in url else str(file.absolute())
+
+
+def _scores(results: Any) -> dict[str, float]:
+    """Return what trackers get of a study: the number of runs, and the best mean validation score."""
+    best = results.choose()
+    mean = None if best is None else results.validation_mean(best)
+    scores = {"runs": float(sum(run.is_finished for run in results.runs))}
+    return scores if mean is None else scores | {f"validation_{results.metric}": mean}
+
+
+# Flags.
+
+
+def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
+    """Return the flags, the study, and its folder."""
+    argv = list(argv)
+    positional = argv[0] if argv and not argv[0].startswith("-") else None
+    if positional and positional.endswith(".toml"):
+        argv = [*study_words(Path(positional)), *argv[1:]]
+        positional = argv[0] if argv and not argv[0].startswith("-") else None
+    continued = (
+        Path(positional) if positional and Path(positional, "definition.json").is_file() else None
+    )
+    if continued and len(argv) > 1:
+        argv, recorded = argv[1:], continued
+        return _continue(recorded, argv)
+    if continued:
+        return _continue(continued, [])
+    models, argv = take(argv, "--model")
+    vary, argv = take(argv, "--vary")
+    words = [*argv, *(["--vary", *vary] if vary else [])]
+    parsed = []
+    for model in models or [None]:
+        default = train_run.default_recipe(argv, model)
+        arguments = flags.parse(
+            Arguments, words, "train.study", __doc__, default=Arguments(recipe=default)
+        )
+        recipe = train_run.with_shorthands(arguments.recipe, arguments.epochs, arguments.lr)
+        parsed.append(dataclasses.replace(arguments, recipe=recipe))
+    arguments = parsed[0]
+    recipes = tuple(dataclasses.replace(a.recipe, fold=0) for a in parsed)
+    if any(a.recipe.fold for a in parsed):
+        raise InputError("--fold is for single runs: a study trains on all folds")
+    named = recipes[0].name if _given(argv, "--name") else None
+    name = arguments.study or named or default_name(recipes)
+    if not name or "/" in name or name in (".", ".."):
+        raise InputError(
+            f"{name!r} is no name of a study, nor a folder of one: use a name without /"
+        )
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds is {arguments.seeds}: use at least 1")
+    first = recipes[0].seed
+    definition = Definition(
+        name=name,
+        recipes=recipes,
+        varied=tuple(varied.parse(text) for text in arguments.vary),
+        seeds=tuple(range(first, first + arguments.seeds)),
+        metric=arguments.metric,
+        sampler=arguments.sampler,
+        trials=arguments.trials,
+        prune=arguments.prune,
+    )
+    definition.check()
+    return arguments, definition, (arguments.out or Path("studies", name)).expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Continued:
+    """Flags of the command for a study that its folder records."""
+
+    study: Annotated[Path, tyro.conf.Positional]
+    """Folder of the study to continue."""
+    workers: int = 1
+    """Number of processes that train on this machine."""
+    storage: str | None = None
+    """Storage of the study, if it is not the default one."""
+    writers: tuple[str, ...] = ()
+    """Additional run-log writers."""
+
+
+def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
+    """Take the study from its folder."""
+    from train.studies import engine
+
+    given = flags.parse(_Continued, [str(folder), *argv], "train.study", __doc__)
+    record = engine.read_record(folder)
+    assert record is not None
+    definition = engine.recorded_definition(record, folder)
+    storage = given.storage or record["storage"]
+    if storages.is_beside(storage, folder):
+        storage = None
+    arguments = Arguments(
+        recipe=definition.recipes[0], workers=given.workers, storage=storage, writers=given.writers
+    )
+    return arguments, definition, folder
+
+
+def take(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """Separate the values of a flag, in all its places, from the other words."""
+    values: list[str] = []
+    rest: list[str] = []
+    taking = False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            taking = name == flag
+            if taking and equals:
+                values.append(value)
+            elif not taking:
+                rest.append(word)
+        else:
+            (values if taking else rest).append(word)
+    if any(word == flag or word.startswith(f"{flag}=") for word in argv) and not all(
+        values or [""]
+    ):
+        raise InputError(f"{flag} has an empty value: name at least one")
+    return values, rest
+
+
+def _given(argv: Sequence[str], flag: str) -> bool:
+    return any(word.partition("=")[0] == flag for word in argv)
+
+
+# Data.
+
+
+def check_data(definition: Definition) -> "Data":
+    """Load the data of a study once. Raises InputError if they cannot be used, or have fewer images than folds."""
+    from datasets import load_dataset
+    from train.studies.engine import Data
+
+    recipe = definition.recipes[0]
+    progress = cli.Progress()
+    options = dataclasses.asdict(recipe.data_options()) | {
+        "image_size": recipe.image_size,
+        "progress": cli.progress_callback(progress),
+    }
+    try:
+        dataset = load_dataset(recipe.dataset, **options)
+    finally:
+        progress.stop()
+    cli.say_notes(dataset)
+    cli.say_skipped(dataset)
+    published = "test" in dataset.provenance.get("published_parts", ())
+    if recipe.folds:
+        splits = [
+            split for name, split in dataset.splits.items() if name != "test" or not published
+        ]
+        check_folds(splits, dataset.class_names, recipe.folds)
+    return Data(dataset.fingerprint, published)
+
+
+def check_folds(splits: Sequence[Any], class_names: Sequence[str], folds: int) -> None:
+    """Raise InputError if a class has fewer images, or groups of them, than there are folds."""
+    units: dict[int, set[str]] = {}
+    groups = any(any(split.groups) for split in splits)
+    for split in splits:
+        for name, label, group in zip(split.ids, split.labels.tolist(), split.groups, strict=True):
+            units.setdefault(label, set()).add(f"group {group}" if group else f"image {name}")
+    smallest = min(units, key=lambda label: len(units[label]))
+    count = len(units[smallest])
+    if count < folds:
+        what = "groups" if groups else "images"
+        raise InputError(
+            f"--folds {folds}: class {class_names[smallest]} has only {count} {what} for training and validation: use"
+            f" at most {count} folds, or add {what}"
+        )
+
+
+if __name__ == "__main__":
+    cli.main(main)
