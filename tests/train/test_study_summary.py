@@ -185,6 +185,13 @@ def test_published_test_images_are_used_for_the_chosen_setting_alone(tmp_path):
     assert "validation accuracy" in heading and "test accuracy" not in heading
 
 
+def test_a_single_setting_is_no_choice(tmp_path):
+    found = scores.summarize(make_study(tmp_path, [(0, 1)], values=[{}], seeds=2))
+    assert words.choice_sentence(found).startswith("test accuracy: 95.00% (95% ")
+    assert words.test_sentences(found) == []
+    assert words.label(found.results, 0) == "000"
+
+
 def test_images_in_groups(tmp_path):
     results = make_study(tmp_path, [(), range(12)])
     for run in results.runs:
