@@ -605,7 +605,7 @@ def _expected(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
-        return f"a list of {'objects' if dataclasses.is_dataclass(typing.get_args(kind)[0]) else 'values'}"
+        return "a list"
     kinds = [k for k in typing.get_args(kind) or (kind,) if k is not type(None)]
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return " or ".join(names.get(k, "an object with the field kind") for k in kinds)

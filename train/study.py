@@ -23,6 +23,7 @@ from train.studies import storage as storages
 from train.studies import varied
 from train.studies.definition import Definition, default_name, difference
 from train.studies.study_files import study_words
+from zoo import get_entry, list_models
 from zoo.common.commands import typed
 from zoo.common.files import check_output_folder
 
@@ -84,8 +85,11 @@ def main(argv: list[str]) -> None:
     from train.studies.worker import Order
 
     load_writers(arguments.writers)
+    for recipe in definition.recipes:
+        if recipe.model not in list_models():
+            get_entry(recipe.model)
     record = engine.read_record(folder)
-    if record is not None:  # before the data are read
+    if record is not None and engine.has_runs(folder):  # before the data are read
         changed = difference(engine.recorded_definition(record, folder), definition)
         if changed:
             engine.check_same(record, definition, engine.Data("", False), folder)
@@ -95,7 +99,7 @@ def main(argv: list[str]) -> None:
     storage = engine.begin(folder, url, definition, data)
     order = Order(
         folder=str(folder.absolute()),
-        storage=_absolute(url),
+        storage=storages.absolute(url),
         definition=definition,
         has_test_split=data.has_test_split,
         writers=arguments.writers,
@@ -121,14 +125,6 @@ def main(argv: list[str]) -> None:
             f"{cli.count(len(failed), 'run')} failed: {', '.join(failed[:3])}{', ...' if len(failed) > 3 else ''};"
             " run the same command again to try them again"
         )
-
-
-def _absolute(url: str) -> str:
-    """Make the path of a storage absolute."""
-    file = storages.file_of(url)
-    if file is None:
-        return url
-    return f"sqlite:///{file.absolute()}" if "://" in url else str(file.absolute())
 
 
 def _scores(results: Any) -> dict[str, float]:
@@ -270,14 +266,14 @@ def check_data(definition: Definition) -> "Data":
         dataset = load_dataset(recipe.dataset, **options)
     finally:
         progress.stop()
-    cli.say_notes(dataset)
-    cli.say_skipped(dataset)
     published = "test" in dataset.provenance.get("published_parts", ())
     if recipe.folds:
         splits = [
             split for name, split in dataset.splits.items() if name != "test" or not published
         ]
         check_folds(splits, dataset.class_names, recipe.folds)
+    cli.say_notes(dataset)
+    cli.say_skipped(dataset)
     return Data(dataset.fingerprint, published)
 
 

@@ -42,7 +42,7 @@ def test_what_a_file_leaves_out_has_its_default(tmp_path):
         ("image_size = true", "recipe.image_size is True: use a whole number"),
         ('drop_last = "yes"', "recipe.drop_last is 'yes': use true or false"),
         ('dtype = "half"', "recipe.dtype is 'half': use float32 or bfloat16"),
-        ("stages = 3", "recipe.stages is 3: use a list of objects"),
+        ("stages = 3", "recipe.stages is 3: use a list"),
         ("probe = 3", "recipe.probe must be an object, not 3"),
         ("batch_size =", "my.toml is not valid TOML"),
     ],

@@ -137,6 +137,7 @@ class Definition:
             values: dict[str, Any] = {MODEL: recipe.model}
             self.recipe(values).validate()
             for parameter in self.varied:
+                _check_stage(parameter.path, recipe)
                 for value in parameter.values or (parameter.low, parameter.high):
                     changed = self.recipe({MODEL: recipe.model, parameter.path: value})
                     changed.validate(lambda path: f"--vary {path}")
@@ -180,6 +181,18 @@ class Definition:
             for field in ("dataset", "data_dir", "name", "feed", "max_bad"):
                 recipe.pop(field)
         return data
+
+
+def _check_stage(path: str, recipe: Recipe) -> None:
+    """Raise InputError if a path names a stage that a recipe does not have."""
+    place, _, rest = path.partition(".")
+    number = rest.partition(".")[0]
+    count = len(recipe.stages)
+    if place == "stages" and not (count if number == "*" else int(number) < count):
+        raise InputError(
+            f"--vary {path}: the recipe of {recipe.model} has {count} stage{'' if count == 1 else 's'}"
+            f"{', counted from 0' if count else ''}"
+        )
 
 
 def job_name(number: int, fold: int | None, seed: int) -> str:

@@ -1,6 +1,7 @@
 """The process that a user starts for a study: it plans the tasks, starts workers, and waits for all tasks of the study,
 also for those of workers elsewhere."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -47,6 +48,11 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     path = folder / DEFINITION
     recorded = read_record(folder)
     file = storages.file_of(url)
+    if recorded is not None and not has_runs(folder) and storages.is_beside(url, folder):
+        # No run could start, such as for a misspelled flag: this is a new study.
+        path.unlink()
+        (folder / storages.DEFAULT).unlink(missing_ok=True)
+        recorded = None
     if recorded is None:
         identity = secrets.token_hex(8)
     else:
@@ -76,6 +82,11 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, facts | {"storage": storages.shown(url)})
     return storage
+
+
+def has_runs(folder: Path) -> bool:
+    """Whether a run of a study has begun."""
+    return next((folder / tasks.RUNS).rglob("config.json"), None) is not None
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -159,7 +170,11 @@ def reopen(claims: Claims) -> None:
 
 
 class Workers:
-    """Processes that do the tasks of a study on this machine."""
+    """Processes that do the tasks of a study on this machine.
+
+    Each uses all CPU cores: with fewer, XLA sums in another order, and a run that another worker takes up, or that is
+    repeated with another number of workers, would not be the same.
+    """
 
     def __init__(self, order: Order, count: int) -> None:
         """Start `count` workers, whose output goes to files in the study's folder."""
@@ -167,12 +182,11 @@ class Workers:
         self._processes: list[subprocess.Popen[str]] = []
         folder = Path(order.folder) / LOGS
         folder.mkdir(exist_ok=True)
-        shares = share_cores(count)
-        for share in shares:
+        for _ in range(count):
             # Of this process alone: another machine may have workers in the same folder.
             log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.log"
             self.logs.append(log)
-            self._start(dataclasses.replace(order, cores=share), log, alone=count == 1)
+            self._start(order, log, alone=count == 1)
 
     def _start(self, order: Order, log: Path, *, alone: bool) -> None:
         safe = (
@@ -223,14 +237,8 @@ class Workers:
                 process.stdin.close()
             if process.returncode == 0:
                 log.unlink(missing_ok=True)
-
-
-def share_cores(count: int) -> list[tuple[int, ...]]:
-    """Divide the CPU cores of this process among workers; none for one worker, or for more workers than cores."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if count == 1 or len(cores) < count:
-        return [()] * count
-    return [tuple(cores[n::count]) for n in range(count)]
+        with contextlib.suppress(OSError):  # not empty
+            self.logs[0].parent.rmdir()
 
 
 # Waiting.

@@ -93,7 +93,10 @@ def _fanova(
             optuna.create_trial(params=params, distributions=distributions, value=score)
         )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=SEED)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    try:
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except RuntimeError:  # no tree of the forest finds a split
+        return None
     method = (
         "fANOVA by a random forest, as shares of the variance that it explains: an estimate, from"
         f" {len(settings)} settings"

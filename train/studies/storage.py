@@ -59,6 +59,14 @@ def file_of(url: str) -> Path | None:
     return Path(url.partition("://")[2].removeprefix("/")) if url.startswith("sqlite") else None
 
 
+def absolute(url: str) -> str:
+    """Make the path of a storage absolute."""
+    file = file_of(url)
+    if file is None:
+        return url
+    return f"sqlite:///{file.absolute()}" if "://" in url else str(file.absolute())
+
+
 def is_beside(url: str, folder: Path) -> bool:
     """Whether a storage is the default one of a study's folder."""
     file = file_of(url)

@@ -168,13 +168,14 @@ def choice_sentence(summary: Summary) -> str:
             chosen = f"{label(results, choice.settings[0])} is chosen; "
         return f"{chosen}no score of the choice: {choice.missing}"
     score = estimate_text(choice.estimate, results.metric, nested=choice.how == "nested")
+    if len(results.settings) == 1:
+        published = "published " if choice.how == "published" else ""
+        return f"{published}test {NAMES[results.metric]}: {score}"
     if choice.how == "published":
         return (
             f"{label(results, choice.settings[0])} is chosen by its validation {NAMES[results.metric]};"
             f" on the published test images, which are used for it alone: {score}"
         )
-    if len(results.settings) == 1:
-        return f"test {NAMES[results.metric]}: {score}"
     if not results.num_folds:
         return (
             f"{label(results, choice.settings[0])} is chosen by its validation {NAMES[results.metric]};"

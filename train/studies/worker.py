@@ -1,7 +1,7 @@
 """A process that runs the jobs of a study, one after another, until none is left.
 
-The command `train.study` starts it, and writes what it is to do to its stdin (`Order`), which stays open: a worker whose stdin
-is closed has lost its parent, and stops as after a signal.
+The command `train.study` starts it, and writes what it is to do to its stdin (`Order`), which stays open: a worker whose
+stdin is closed has lost its parent, and stops as after a signal.
 """
 
 import dataclasses
@@ -39,7 +39,6 @@ class Order:
     has_test_split: bool
     writers: tuple[str, ...] = ()
     patience: float = 60.0
-    cores: tuple[int, ...] = ()  # CPU cores of this worker; none: all
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON-serializable data."""
@@ -50,16 +49,13 @@ class Order:
     def from_json(cls, data: dict[str, Any]) -> "Order":
         """Inverse of `to_json`."""
         definition = Definition.from_json(data["definition"], "the order of a worker")
-        lists = {name: tuple(data[name]) for name in ("writers", "cores")}
-        return cls(**{**data, **lists, "definition": definition})
+        return cls(**{**data, "writers": tuple(data["writers"]), "definition": definition})
 
 
 def main(argv: list[str]) -> None:
     """Run the command, whose order is the first line of stdin."""
     cli.prepare_environment()  # may start this process anew, so before anything is read
     order = Order.from_json(json.loads(sys.stdin.readline()))
-    if order.cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, order.cores)  # before XLA counts them
     threading.Thread(target=_watch_parent, daemon=True).start()
     storage = storages.open_storage(order.storage, order.definition)
     if order.writers:
