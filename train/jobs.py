@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,10 @@ from train.recipe import Difference, JobWeights, Recipe, RunFeatures, difference
 from train.record.directory import RunDir, write_json
 
 OUTCOME = "outcome.json"  # in the folder of a run that diverged, failed or was pruned
+# JAX keeps all compiled programs, about 500 memory maps per run. Linux allows 65,530 per process, and XLA crashes with
+# a segmentation fault beyond that, which a list of 576 jobs would reach. They are dropped beyond this number, and not
+# after each job: the next one would take a second to compile again what all runs have in common.
+MAX_MAPS = 10_000
 # Recipe fields that may differ between a recorded run and a job: data location, input pipeline and label.
 MAY_DIFFER = ("data_dir", "feed", "name")
 
@@ -308,11 +313,17 @@ def _train(train: Train, recipe: Recipe, workdir: Path, figures: bool) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             train(recipe, workdir, "auto", figures=figures)
     finally:
-        # JAX keeps all compiled programs, about a hundred memory maps per run. Linux allows 65,530 per process, and XLA
-        # crashes with a segmentation fault beyond that, which a list of 576 jobs would reach.
-        if "jax" in sys.modules:
+        if "jax" in sys.modules and memory_maps() > MAX_MAPS:
             sys.modules["jax"].clear_caches()
             gc.collect()
+
+
+def memory_maps() -> float:
+    """Number of memory maps of this process; infinite where it cannot be read."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return math.inf
 
 
 def _outcome_of(error: Exception, *, started: bool) -> Outcome:

@@ -390,7 +390,10 @@ def test_objectives_are_complete():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ONE_OF_EACH_OBJECTIVE[1:])
+@pytest.mark.parametrize(
+    "model",
+    [*ONE_OF_EACH_OBJECTIVE[1:3], pytest.param(ONE_OF_EACH_OBJECTIVE[3], marks=pytest.mark.long)],
+)
 def test_steps_of_autoencoders_are_timed(model):
     """The training step of the model's own objective updates it; the test step evaluates it."""
     entry = zoo.get_entry(model)

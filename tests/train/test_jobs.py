@@ -1,6 +1,8 @@
 """Lists of jobs: order, reuse, failures, and recipes that start from other jobs."""
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 
@@ -226,3 +228,19 @@ def test_is_best_of_compares_whole_path_components():
     assert not jobs.is_best_of("/data/list/xa/seed0/best", "a/seed0")
     assert not jobs.is_best_of("best", "a/seed0")
     assert not jobs.is_best_of("keras", "keras")
+
+
+@pytest.mark.parametrize(("maps", "times"), [(jobs.MAX_MAPS, 0), (jobs.MAX_MAPS + 1, 2)])
+def test_compiled_programs_are_dropped_before_they_are_too_many(run, monkeypatch, maps, times):
+    """And not after each job, since the next one would compile again what all have in common."""
+    calls = []
+    monkeypatch.setattr(jobs, "memory_maps", lambda: maps)
+    monkeypatch.setattr("jax.clear_caches", lambda: calls.append(1))
+    run(Job("a", RECIPE), Job("b", RECIPE))
+    assert len(calls) == times
+
+
+def test_memory_maps_are_counted(monkeypatch):
+    assert 10 < jobs.memory_maps() < 65_530
+    monkeypatch.setattr(jobs, "Path", lambda path: Path("nowhere"))
+    assert jobs.memory_maps() == math.inf

@@ -67,8 +67,13 @@ def random_array(name: str, shape: tuple[int, ...], fan_in: int, rng: np.random.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
+@functools.partial(jax.jit, static_argnums=0)  # equal models are compiled once
+def _zoo_logits(model: nn.Module, variables: Mapping, images: np.ndarray) -> jax.Array:
+    return model.apply(variables, images)
+
+
 def zoo_logits(model: nn.Module, variables: Mapping, images: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.jit(model.apply)(variables, images))
+    return np.asarray(_zoo_logits(model, variables, images))
 
 
 def zoo_step(model: nn.Module, variables: Mapping, images: np.ndarray, labels: np.ndarray) -> Step:
