@@ -185,8 +185,8 @@ import time
 def command():
     stopping.release()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print("released", flush=True)
     try:
+        print("released", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(stopping.CLEANUP_SECONDS + 0.3)
