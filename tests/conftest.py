@@ -32,8 +32,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    import hypothesis
     import jax
 
+    # Reproducible examples, without time limits that depend on the load of the machine.
+    hypothesis.settings.register_profile("suite", max_examples=50, derandomize=True, deadline=None)
+    hypothesis.settings.load_profile("suite")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     config.addinivalue_line("filterwarnings", "error")
     # Keras 3.15's variables do not support NumPy 2's copy keyword.

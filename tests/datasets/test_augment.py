@@ -359,7 +359,7 @@ def test_result_does_not_depend_on_the_number_of_devices(photographs):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     brightness=st.sampled_from([0.0, 0.3, 1.0]),

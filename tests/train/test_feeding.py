@@ -42,6 +42,7 @@ class Setup:
 
     def __init__(self, num_devices, *, drop_last=False, num_epochs=5):
         self.devices = Devices(jax.local_devices()[:num_devices])
+        self.step_loop = None
         model = SmallNet(4, norm_momentum=0.5, axis_name=steps.AXIS)
         # On the host, because a step donates its state.
         self.variables = jax.device_get(steps.init_variables(model, (*SIZE, 3), seed=0))
@@ -67,8 +68,11 @@ class Setup:
         return Streamed(self.batches, self.devices, self.step)
 
     def cached(self):
+        """A new feed; all of one setup share what they compile."""
         arrays = self.devices.replicate(images_and_labels())
-        return Cached(self.batches, self.devices, self.step, *arrays)
+        feed = Cached(self.batches, self.devices, self.step, *arrays)
+        self.step_loop = feed._step_loop = self.step_loop or feed._step_loop
+        return feed
 
     def train(self, feed, state=None, first_step=0, last_step=None):
         """(loss, batch size) of every step, and the final state."""

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -10,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+from train.engine import stage as stage_module
 from train.engine.checkpoints import Checkpoints
 from train.engine.fit import fit
 from train.engine.objectives import OBJECTIVES
+from train.engine.parallel import Devices
 from train.errors import Diverged, Interrupted
 from train.recipe import Augmentation, EarlyStop, Optimizer, Plateau, Probe, Recipe, Stage
 from train.record.directory import SUMMARY_COLUMNS, RunDir
@@ -45,6 +48,27 @@ def experiment_of(*stages, **fields):
             **fields,
         )
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once():
+    """All runs of one experiment share their steps, which they would compile again."""
+    made, make_steps = {}, stage_module.make_steps
+
+    def make_once(experiment, plan, **options):
+        key = id(experiment), id(plan)
+        if key not in made:
+            made[key] = (
+                make_steps(experiment, plan, **options),
+                experiment,
+            )  # whose id stays its own
+        return made[key][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_module, "make_steps", make_once)
+        for name in ("compile_train_step", "compile_eval_step"):
+            patch.setattr(Devices, name, functools.cache(getattr(Devices, name)))
+        yield
 
 
 @pytest.fixture(scope="module")

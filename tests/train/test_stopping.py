@@ -200,7 +200,12 @@ def command():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "milliseconds"),
-    [*(("train.run", ms) for ms in (60, 120, 200, 400)), ("benchmarks.linear_baseline", 120)],
+    [
+        ("train.run", 60),
+        *(pytest.param("train.run", ms, marks=pytest.mark.long) for ms in (120, 200)),
+        ("train.run", 400),
+        ("benchmarks.linear_baseline", 120),
+    ],
 )
 def test_a_signal_during_the_imports(module, milliseconds, command_environment, tmp_path):
     """Python itself takes some of this time; its own handler prints a traceback."""

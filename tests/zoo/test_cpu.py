@@ -147,7 +147,7 @@ WIDE = transposed.NARROW + 1
         ],
         [
             ((4, 4), (2, 2), "SAME", 3),
-            ((4, 4), (2, 2), "VALID", WIDE),
+            ((2, 2), (2, 2), "VALID", WIDE),
             ((3, 5), (2, 3), "SAME", WIDE),
             ((4, 3), (1, 2), "VALID", 3),
             ((7, 6), (3, 2), "SAME", 3),
