@@ -73,7 +73,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the command."""
     arguments, definition, folder = parse(argv)
-    url = arguments.storage or f"sqlite:///{folder / storages.DEFAULT}"
+    url = arguments.storage or storages.default(folder)
     check_output_folder(folder, "--out")
     if arguments.storage:
         storages.check(url)

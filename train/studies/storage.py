@@ -19,8 +19,12 @@ from train.studies.leases import Table
 from train.studies.tables import DatabaseTable, JournalTable
 from train.studies.varied import Varied
 
-DEFAULT = "study.db"  # SQLite, beside the study
 PATIENCE_OF_DATABASE = 60  # seconds to wait for a locked SQLite database
+
+
+def default(folder: Path) -> str:
+    """Return the storage of a study in a folder if none is named: a SQLite file in it."""
+    return f"sqlite:///{folder / 'study.db'}"
 
 
 def check(url: str) -> None:
@@ -69,8 +73,7 @@ def absolute(url: str) -> str:
 
 def is_beside(url: str, folder: Path) -> bool:
     """Whether a storage is the default one of a study's folder."""
-    file = file_of(url)
-    return file is not None and file.name == DEFAULT and file.absolute().parent == folder.absolute()
+    return absolute(url) == absolute(default(folder))
 
 
 def shown(url: str) -> str:

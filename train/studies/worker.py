@@ -1,7 +1,7 @@
 """A process that runs the jobs of a study, one after another, until none is left.
 
-The command `train.study` starts it, and writes what it is to do to its stdin (`Order`), which stays open: a worker whose
-stdin is closed has lost its parent, and stops as after a signal.
+The command `train.study` starts it, and writes what it is to do (`Order`) to its stdin, which stays open: a worker
+whose stdin is closed has lost its parent, and stops as after a signal.
 """
 
 import dataclasses
