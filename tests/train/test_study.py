@@ -1,5 +1,6 @@
 """The command `train.study`: its flags, its tasks, and what it refuses. Most runs here are those of a fake trainer."""
 
+import functools
 import json
 import os
 import shutil
@@ -155,7 +156,7 @@ def test_a_definition_survives_json_and_differences_are_found():
         ([], {"sampler": "random", "trials": 3}, "nothing to search"),
         (["lr=1", "learning_rate=2"], {}, "twice"),
         (["lr=0,1"], {}, "is 0.0: use a value above 0"),
-        (["lr=0..1"], {"sampler": "tpe", "trials": 3}, "is 0: use a value above 0"),
+        (["lr=0..1"], {"sampler": "tpe", "trials": 3}, "is 0.0: use a value above 0"),
         (["stages.2.epochs=1"], {}, "has 2 stages"),
         (["lr=1"], {"recipes": (Recipe(model="a"), Recipe(model="a"))}, "names a twice"),
     ],
@@ -275,6 +276,10 @@ class Training:
         write_json(run.test, {"split": split, **scores})
 
 
+PARSE = study.parse
+parse_once = functools.cache(PARSE)
+
+
 class Here(engine.Workers):
     """Does the tasks in this process."""
 
@@ -293,10 +298,16 @@ def training(monkeypatch, tmp_path):
     found = Training()
     monkeypatch.setattr("train.run.run", found)
     monkeypatch.setattr(engine, "Workers", Here)
+    monkeypatch.setattr("gc.collect", lambda: None)
+    monkeypatch.setattr("jax.clear_caches", lambda: None)
     monkeypatch.setattr(page, "write", lambda path, summary: None)
     monkeypatch.setattr(study, "check_data", lambda definition: engine.Data("hash", False))
     # A journal is opened in a tenth of the time.
     monkeypatch.setattr(storage, "default", lambda folder: str(folder / "study.journal"))
+    # Clearing JAX's caches after each run, and tyro, take longer than all the rest.
+    monkeypatch.setattr(
+        study, "parse", lambda argv: (parse_once if len(argv) > 1 else PARSE)(tuple(argv))
+    )
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -401,8 +412,8 @@ def test_a_search_is_continued_with_the_same_settings(training, run):
 
 
 def test_a_worse_setting_is_pruned_with_all_its_runs(training, run):
-    rates = ",".join(f"{1 - i / 10}" for i in range(8))
-    text = f"pets --model resnet_tiny --dataset pets --seeds 2 --vary lr={rates} --sampler random --trials 12"
+    rates = ",".join(f"{1 - i / 10}" for i in range(6))
+    text = f"pets --model resnet_tiny --dataset pets --seeds 2 --vary lr={rates} --sampler random --trials 9"
     out = run(f"{text} --prune")
     found = trials()
     states = [t.state.name for t in found]

@@ -83,6 +83,19 @@ def shown(url: str) -> str:
     return f"{scheme}{colon}{user.partition(':')[0]}{at}{host}"
 
 
+def remove(url: str, name: str) -> None:
+    """Delete the files of a study's storage."""
+    file = file_of(url)
+    if file is not None:
+        file.unlink(missing_ok=True)
+        _tasks_of(file, name).unlink(missing_ok=True)
+
+
+def _tasks_of(journal: Path, name: str) -> Path:
+    """Return the journal of a study's tasks, beside Optuna's."""
+    return journal.with_name(f"{journal.name}.{name}.tasks")
+
+
 @contextlib.contextmanager
 def answering(url: str) -> Iterator[None]:
     """Context that turns the errors of a storage into an InputError."""
@@ -190,8 +203,7 @@ def open_storage(url: str, definition: Definition) -> Storage:
 def open_table(url: str, name: str) -> Any:
     """Open, or create, the table of a study's tasks alone, without Optuna."""
     if "://" not in url:
-        path = Path(url)
-        return JournalTable(path.with_name(f"{path.name}.{name}.tasks"))
+        return JournalTable(_tasks_of(Path(url), name))
     import sqlalchemy
 
     return DatabaseTable(sqlalchemy.create_engine(_with_driver(url), **_engine_options(url)), name)
