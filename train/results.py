@@ -155,12 +155,13 @@ def finish(
     experiment: Experiment,
     facts: dict[str, Any],
     figures: bool = True,
+    tested: Results | None = None,
 ) -> dict[str, Any]:
     """Test the weights in best/; write test.json, the predictions and, with `figures`, the figures and the report.
 
-    Returns the content of test.json.
+    `tested`: what `test` returns, if it was called before. Returns the content of test.json.
     """
-    results, predictions = test(predictor, experiment)
+    results, predictions = test(predictor, experiment) if tested is None else tested
     rows = run.read_summary()
     best = [row for row in rows if row["epoch"] == results["best_epoch"]]
     for split, column in (("train", "train_accuracy"), ("validation", "val_accuracy")):
