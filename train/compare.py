@@ -2,8 +2,8 @@
 
 Prints their scores with 95% intervals and the test between them, and writes one HTML page, which also has their curves
 over one another and the images that only one of them gets right. Rows of a paper (results/PAPER/ROW, all its seeds)
-and studies (studies/NAME, its best settings) can be compared, too. Tests need the same test images: McNemar's test for two runs, Nadeau and Bengio's t-test for
-folds, Holm's adjustment for more than two candidates.
+and studies (studies/NAME, its best settings) can be compared, too. Tests need the same test images: McNemar's test for
+two runs, Nadeau and Bengio's t-test for folds, Holm's adjustment for more than two candidates.
 """
 
 import dataclasses

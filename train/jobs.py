@@ -56,6 +56,7 @@ class Outcome:
     state: State
     text: str = ""  # "diverged at step 7", or the reason why it failed or was not run
     reused: bool = False  # whether it comes from an earlier call
+    in_use: bool = False  # another process is training in the job's folder
 
     def __str__(self) -> str:
         if self.state in ("failed", "not run"):
@@ -169,6 +170,22 @@ def run_job(
 def _outcome(
     job: Job, run: RunDir, root: Path, train: Train, same_weights: SameWeights | None
 ) -> Outcome:
+    recipe = recipe_to_train(job, run, root, same_weights)
+    if isinstance(recipe, Outcome):
+        return recipe
+    try:
+        _train(train, recipe, run.path, job.figures)
+    except Interrupted:
+        raise
+    except Exception as error:
+        return failed(run, error)
+    return Outcome("done")
+
+
+def recipe_to_train(
+    job: Job, run: RunDir, root: Path, same_weights: SameWeights | None = None
+) -> Recipe | Outcome:
+    """Return the recipe that a job is to train in `run`, or its outcome if there is nothing to train."""
     try:
         if job.missing:
             raise NotRun(job.missing)
@@ -185,19 +202,16 @@ def _outcome(
     if earlier and earlier.state in ("diverged", "pruned"):
         return dataclasses.replace(earlier, reused=True)
     (run.path / OUTCOME).unlink(missing_ok=True)
-    try:
-        _train(train, recipe, run.path, job.figures)
-    except Interrupted:
-        raise
-    except Exception as error:
-        outcome = _outcome_of(error, started=run.exists())
-        is_ours = not isinstance(
-            error, InUse
-        )  # else another process decides what becomes of the run
-        if is_ours and run.exists() and not run.test.exists():
-            write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
-        return outcome
-    return Outcome("done")
+    return recipe
+
+
+def failed(run: RunDir, error: Exception) -> Outcome:
+    """Return the outcome of a job whose training raised an error, and record it in the job's folder."""
+    outcome = _outcome_of(error, started=run.exists())
+    is_ours = not isinstance(error, InUse)  # else another process decides what becomes of the run
+    if is_ours and run.exists() and not run.test.exists():
+        write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
+    return dataclasses.replace(outcome, in_use=not is_ours)
 
 
 def read_outcome(run: RunDir) -> Outcome | None:

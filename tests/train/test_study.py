@@ -298,6 +298,7 @@ def training(monkeypatch, tmp_path):
     found = Training()
     monkeypatch.setattr("train.run.run", found)
     monkeypatch.setattr(engine, "Workers", Here)
+    monkeypatch.setattr(worker.members, "groups", lambda jobs: [[job] for job in jobs])
     monkeypatch.setattr("gc.collect", lambda: None)
     monkeypatch.setattr("jax.clear_caches", lambda: None)
     monkeypatch.setattr(page, "write", lambda path, summary: None)
