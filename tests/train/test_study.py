@@ -367,9 +367,7 @@ def test_failed_runs_are_tried_again_and_diverged_ones_are_not(training, run):
     assert [t.state.name for t in trials()] == ["FAIL", "FAIL"]
     run(GRID)
     assert training.names == [*NAMES, NAMES[1]]
-    found = {
-        r["name"]: r["state"] for r in json.loads(open("studies/pets/study.json").read())["runs"]
-    }
+    found = {r["name"]: r["state"] for r in written()["runs"]}
     assert found[NAMES[1]] == "done" and found[NAMES[5]] == "diverged"
 
 

@@ -53,8 +53,8 @@ class Order:
         return cls(**{**data, "writers": tuple(data["writers"]), "definition": definition})
 
 
-def main(argv: list[str]) -> None:
-    """Run the command, whose order is the first line of stdin."""
+def follow_order(argv: list[str]) -> None:
+    """Follow the order that is the first line of stdin."""
     cli.prepare_environment()  # may start this process anew, so before anything is read
     order = Order.from_json(json.loads(sys.stdin.readline()))
     threading.Thread(target=_watch_parent, daemon=True).start()
@@ -235,9 +235,10 @@ class StudyTasks(Tasks):
         def train(recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool) -> Any:
             from train.run import run
 
-            writers = self._order.writers
-            options = {"figures": figures, "writers": writers, "logs": logs}
-            return run(recipe, workdir, resume, **options, **self._scoring())
+            writers, scoring = self._order.writers, self._scoring()
+            return run(
+                recipe, workdir, resume, figures=figures, writers=writers, logs=logs, **scoring
+            )
 
         return train
 
@@ -287,4 +288,4 @@ class PruneWriter(RunLog):
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    cli.main(follow_order)
