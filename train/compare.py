@@ -1,9 +1,9 @@
 """Compare finished runs:  python -m train.compare runs/first runs/second
 
 Prints scores with 95% intervals and pairwise tests, and writes an HTML page that also overlays the learning curves and
-shows the images that only one of the runs gets right. Rows of a paper (results/PAPER/ROW, with all seeds) can be
-compared, too. Tests require the same test images: McNemar's test for two runs, Nadeau and Bengio's t-test for folds,
-Holm's adjustment for more than two candidates.
+shows the images that only one of the runs gets right. Rows of a paper (results/PAPER/ROW, with all seeds) and studies
+(studies/NAME, its best settings) can be compared, too. Tests require the same test images: McNemar's test for two runs,
+Nadeau and Bengio's t-test for folds, Holm's adjustment for more than two candidates.
 """
 
 import dataclasses

@@ -174,6 +174,22 @@ def run_job(
 def _outcome(
     job: Job, run: RunDir, root: Path, train: Train, same_weights: SameWeights | None
 ) -> Outcome:
+    recipe = recipe_to_train(job, run, root, same_weights)
+    if isinstance(recipe, Outcome):
+        return recipe
+    try:
+        _train(train, recipe, run.path, job.figures)
+    except Interrupted:
+        raise
+    except Exception as error:
+        return failed(run, error)
+    return Outcome("done")
+
+
+def recipe_to_train(
+    job: Job, run: RunDir, root: Path, same_weights: SameWeights | None = None
+) -> Recipe | Outcome:
+    """Return the recipe that a job is to train in `run`, or its outcome if there is nothing to train."""
     try:
         if job.missing:
             raise NotRun(job.missing)
@@ -190,18 +206,17 @@ def _outcome(
     if earlier and earlier.state in ("diverged", "pruned"):
         return dataclasses.replace(earlier, reused=True)
     (run.path / OUTCOME).unlink(missing_ok=True)
-    try:
-        _train(train, recipe, run.path, job.figures)
-    except Interrupted:
-        raise
-    except InUse:  # the other process records the outcome
+    return recipe
+
+
+def failed(run: RunDir, error: Exception) -> Outcome:
+    """Return the outcome of a job whose training raised an error, and record it in the job's folder."""
+    if isinstance(error, InUse):  # the other process records the outcome
         return Outcome("in use", "another process is training it")
-    except Exception as error:
-        outcome = _outcome_of(error, started=run.exists())
-        if run.exists() and not run.test.exists():
-            write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
-        return outcome
-    return Outcome("done")
+    outcome = _outcome_of(error, started=run.exists())
+    if run.exists() and not run.test.exists():
+        write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
+    return outcome
 
 
 def read_outcome(run: RunDir) -> Outcome | None:

@@ -19,6 +19,7 @@ from train.engine import steps
 from train.engine.evaluation import array_batches, collect_outputs, output_batches
 from train.engine.experiment import build_module
 from train.engine.inputs import ImageInputs, Inputs, VectorInputs
+from train.engine.memo import memoized
 from train.engine.objectives import Entry, get_objective
 from train.engine.parallel import Devices
 from train.recipe import InputError, Stage
@@ -99,9 +100,9 @@ class Predictor:
         batches = array_batches(images, self._devices.round_up(batch_size))
         return output_batches(self._eval_step, self._device_variables, batches)
 
-    @functools.cached_property
+    @property
     def _devices(self) -> Devices:
-        return Devices()
+        return _all_devices()
 
     @functools.cached_property
     def _device_variables(self) -> Any:
@@ -109,8 +110,19 @@ class Predictor:
 
     @functools.cached_property
     def _eval_step(self) -> Any:
-        objective = self.objective.build(self.module, Stage(objective=self.info["objective"]))
-        return self._devices.compile_eval_step(steps.make_eval_step(objective, self.inputs))
+        return _eval_step(self.module, self.info["objective"], self.inputs)
+
+
+@functools.cache
+def _all_devices() -> Devices:
+    return Devices()
+
+
+# Runs of one study have the same network: compile its evaluation once.
+@memoized
+def _eval_step(module: Any, objective: str, inputs: Inputs) -> Any:
+    built = get_objective(objective).build(module, Stage(objective=objective))
+    return _all_devices().compile_eval_step(steps.make_eval_step(built, inputs))
 
 
 def load_run(path: str | os.PathLike) -> Predictor:

@@ -1,5 +1,6 @@
 """Results of a finished run: scores, predictions, figures and the report."""
 
+import functools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -158,15 +159,22 @@ def finish(
     *,
     split: str = "test",
     validate: bool = False,
+    test_on: Callable[[str], Results] | None = None,
 ) -> dict[str, Any]:
     """Test the weights in best/; write test.json, the predictions and, with `figures`, the figures and the report.
 
-    With `validate`, the field `validation` of test.json has loss, accuracy and macro-F1 on the validation split, as far
-    as there are any. Returns the content of test.json.
+    Args:
+      split: the split to test on.
+      validate: whether test.json gets a field `validation` with loss, accuracy and macro-F1 on the validation split, as
+        far as there are any.
+      test_on: returns what `test` returns for a split; default: `test`.
+
+    Returns the content of test.json.
     """
-    results, predictions = test(predictor, experiment, split)
+    score = test_on or functools.partial(test, predictor, experiment)
+    results, predictions = score(split)
     if validate:
-        scores = results if split == "validation" else test(predictor, experiment, "validation")[0]
+        scores = results if split == "validation" else score("validation")[0]
         results["validation"] = {k: scores.get(k) for k in ("loss", "accuracy", "f1")}
     rows = run.read_summary()
     best = [row for row in rows if row["epoch"] == results["best_epoch"]]

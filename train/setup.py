@@ -21,6 +21,7 @@ from train import cli
 from train.engine import freezing
 from train.engine.experiment import Experiment, StagePlan, build_module
 from train.engine.inputs import Inputs, VectorInputs, image_inputs, normalized
+from train.engine.memo import memoized
 from train.engine.objectives import Entry, get_objective, objectives_for
 from train.engine.optimizers import OPTIMIZERS, build_optimizer
 from train.engine.parallel import Devices
@@ -56,6 +57,7 @@ def resolve(
     dataset: Dataset | None = None,
     devices: Devices | None = None,
     field_name: Callable[[str], str] = flag_of,
+    shared: dict[str, Any] | None = None,
 ) -> Experiment:
     """Load and check everything that a recipe names. Writes nothing.
 
@@ -68,6 +70,7 @@ def resolve(
       dataset: images or vectors in memory, used instead of the recipe's data set.
       devices: devices to compute on (default: as many local devices as evenly divide a batch).
       field_name: maps the path of a recipe field, such as `stages.0.augment.resize`, to its name in messages.
+      shared: data and pretrained weights that were loaded for other recipes, to use and to add to.
 
     Raises:
       InputError: the recipe, the data or the model cannot be used; the message is one line.
@@ -91,9 +94,10 @@ def resolve(
     if devices is None:
         cli.report_devices()
     size = _input_size(recipe, entry)
-    dataset, data_key = _load_data(recipe, options, size, run, dataset)
+    shared = {} if shared is None else shared
+    dataset, data_key = _load_data(recipe, options, size, run, dataset, shared)
     shape = (*size, 3) if size and not on_vectors else dataset.splits["train"].shape
-    model = _model(recipe, shape, dataset, run, field_name, train=train)
+    model = _model(recipe, shape, dataset, run, field_name, shared, train=train)
     if not train:
         devices = devices or Devices()
         return Experiment(recipe, dataset, data_key, devices=devices, **vars(model))
@@ -227,8 +231,9 @@ def _load_data(
     size: tuple[int, int] | None,
     run: RunDir | None,
     given: Dataset | None,
+    shared: dict[str, Any],
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Load the recipe's data set (images or vectors) unless one is `given`.
+    """Load the recipe's data set (images or vectors) unless one is `given`, or it is in `shared`.
 
     Returns the data set and a cache key: everything that its samples depend on.
     """
@@ -237,9 +242,36 @@ def _load_data(
     if run is not None and resuming and recipe.splits is not None:
         # The original file may have been deleted or changed.
         options["splits_file"] = run.splits
+    options["image_size"] = max(sizes, default=None)
+    names = (*_SAMPLE_FIELDS, "dataset")
+    memo = repr(("data", id(given), options, [getattr(recipe, name) for name in names]))
+    if memo not in shared:
+        shared[memo] = _loaded(recipe, options, given)
+    dataset, key = shared[memo]
+    if run is not None and resuming:
+        run.check_data(dataset)
+    return dataset, key
+
+
+# Recipe fields that the samples depend on, besides the data set and its options.
+_SAMPLE_FIELDS = (
+    "images_per_class",
+    "noisy_images",
+    "noise_sigma",
+    "split_seed",
+    "features",
+    "feature_scaling",
+    "image_size",
+    "normalization",
+)
+
+
+def _loaded(
+    recipe: Recipe, options: dict[str, Any], given: Dataset | None
+) -> tuple[Dataset, dict[str, Any]]:
     progress_line = cli.Progress()
     progress = cli.progress_callback(progress_line)
-    options |= {"image_size": max(sizes, default=None), "progress": progress}
+    options = options | {"progress": progress}
     try:
         dataset = load_dataset(recipe.dataset, **options) if given is None else given
         if recipe.images_per_class:
@@ -257,8 +289,6 @@ def _load_data(
             dataset = vector_dataset(recipe, recipe.features, dataset, key, progress)
     finally:
         progress_line.stop()
-    if run is not None and resuming:
-        run.check_data(dataset)
     return dataset, key
 
 
@@ -339,6 +369,7 @@ def _model(
     dataset: Dataset,
     run: RunDir | None,
     field_name: Callable[[str], str],
+    shared: dict[str, Any],
     *,
     train: bool,
 ) -> _Model:
@@ -364,8 +395,8 @@ def _model(
         if len(shape) == 3:
             preprocessing = zoo.Preprocessing(ResizeRule((shape[0], shape[1])))
     else:
-        loaded = _pretrained(recipe, num_classes)
-        preprocessing, options = loaded.preprocessing, loaded.options
+        loaded = _pretrained(recipe, num_classes, shared)
+        preprocessing, options = loaded.preprocessing, dict(loaded.options)
         weights = {"batch_stats": {}, **loaded.variables}
         pretrained = {"source": recipe.pretrained, "sha256": loaded.sha256, "report": loaded.report}
         cli.say(f"weights: {loaded.report}")
@@ -416,27 +447,33 @@ def _normalized(recipe: Recipe, preprocessing: zoo.Preprocessing, split: Any) ->
     return normalized(preprocessing, given)
 
 
-def _pretrained(recipe: Recipe, num_classes: int) -> Any:
+def _pretrained(recipe: Recipe, num_classes: int, shared: dict[str, Any]) -> Any:
     if isinstance(recipe.pretrained, JobWeights):
         raise InputError(
             f"the recipe starts from the job {recipe.pretrained.job}, which has no weights yet: run it first"
         )
     size, seed, options = recipe.image_size, recipe.seed, recipe.model_options
+    memo = repr(("weights", recipe.model, recipe.pretrained, num_classes, size, seed, options))
     try:
-        return load_weights(
-            recipe.model, recipe.pretrained, num_classes, image_size=size, seed=seed, **options
-        )
+        if memo not in shared:
+            shared[memo] = load_weights(
+                recipe.model, recipe.pretrained, num_classes, image_size=size, seed=seed, **options
+            )
     except DownloadError as error:
         raise InputError(f"{error}; or train from scratch: --pretrained None") from None
+    return shared[memo]
 
 
 def _check_size(module: Any, name: str, shape: tuple[int, ...]) -> None:
     try:
-        zoo.layer_table(module, shape)
+        _layer_table(module, shape)
     except InputError as error:
         advice = "; use a larger --image-size" if isinstance(error, zoo.ImageTooSmall) else ""
         what = f"{shape[0]}x{shape[1]} pixels" if len(shape) == 3 else f"{shape[0]} features"
         raise InputError(f"{name} at {what}: {error}{advice}") from None
+
+
+_layer_table = memoized(zoo.layer_table)
 
 
 def _stages(

@@ -73,7 +73,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the command."""
     arguments, definition, folder = parse(argv)
-    url = arguments.storage or f"sqlite:///{folder / storages.DEFAULT}"
+    url = arguments.storage or storages.default(folder)
     check_output_folder(folder, "--out")
     if arguments.storage:
         storages.check(url)
@@ -157,7 +157,8 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
     vary, argv = take(argv, "--vary")
     words = [*argv, *(["--vary", *vary] if vary else [])]
     parsed = []
-    for model in models or [None]:
+    named: list[str | None] = [*models] or [None]
+    for model in named:
         default = train_run.default_recipe(argv, model)
         arguments = flags.parse(
             Arguments, words, "train.study", __doc__, default=Arguments(recipe=default)
@@ -168,8 +169,8 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
     recipes = tuple(dataclasses.replace(a.recipe, fold=0) for a in parsed)
     if any(a.recipe.fold for a in parsed):
         raise InputError("--fold is for single runs: a study trains on all folds")
-    named = recipes[0].name if _given(argv, "--name") else None
-    name = arguments.study or named or default_name(recipes)
+    given = recipes[0].name if _given(argv, "--name") else ""
+    name = arguments.study or given or default_name(recipes)
     if not name or "/" in name or name in (".", ".."):
         raise InputError(
             f"{name!r} is no name of a study, nor a folder of one: use a name without /"

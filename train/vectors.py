@@ -10,7 +10,7 @@ from datasets import Dataset
 from datasets.dataset import Progress, VectorSplit
 from datasets.pipeline import ImageSamples, load_arrays
 from train.analysis.probes import scale
-from train.engine import features
+from train.engine import feature_store, features
 from train.engine.checkpoints import digest
 from train.engine.inputs import ImageInputs, Inputs, normalized
 from train.engine.parallel import Devices
@@ -99,10 +99,14 @@ def network_features(
     """Compute `zoo.features` of every sample of each split, float32 [N, D], or read them from the cache."""
     step = features.layer_step(module, inputs, layer)
     devices = Devices()
+    samples = {name: inputs.eval_samples(split) for name, split in dataset.splits.items()}
+    names = {n: feature_store.image_names(s, key) for n, s in samples.items()}
+    known = {name: of_split for name, of_split in names.items() if of_split is not None}
+    by_content = len(known) == len(names)
     return features.extract(
         step,
         variables,
-        {name: inputs.eval_samples(split) for name, split in dataset.splits.items()},
+        samples,
         devices,
         batch_size=devices.round_up(FEATURE_BATCH),
         key={
@@ -110,7 +114,8 @@ def network_features(
             "inputs": inputs.to_json(),
             "module": repr(module),
             "layer": layer,
-            "data": key,
+            "data": [dataset.name, dataset.fingerprint] if by_content else key,
         },
+        names=known if by_content else None,
         progress=progress,
     )

@@ -423,7 +423,7 @@ def test_cached_features_do_not_change_results(
     )
     run.run(dataclasses.replace(recipe, feed="cached"), tmp_path / "cached", figures=False)
     assert capsys.readouterr().err.count(CACHED) == 1
-    monkeypatch.setattr(stage_module, "_find_cut", lambda *a: None)
+    monkeypatch.setattr(stage_module, "find_cut", lambda *a: None)
     run.run(recipe, tmp_path / "without features", figures=False)
     assert CACHED not in capsys.readouterr().err
     results = [

@@ -64,7 +64,8 @@ class Checkpoints:
             return
         # Host copies: device buffers are donated to the next step, and arrays without a sharding can be restored on
         # any number of devices.
-        state = jax.tree.map(np.asarray, jax.device_get(loop.train))
+        assert loop.train is not None
+        state = loop.train.on_host()
         meta = {
             "position": loop.to_json(),
             "digest": digest(state),

@@ -12,10 +12,8 @@ parameters equal those of training without the cache, up to the rounding of a di
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,10 +23,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 import zoo
-from datasets.cache import cache_dir, whole_file
+from datasets.cache import whole_file
 from datasets.dataset import Progress
 from datasets.pipeline import Samples, eval_batches
-from train.engine import freezing
+from train.engine import feature_store, freezing
 from train.engine.evaluation import collect_outputs
 from train.engine.inputs import Inputs
 from train.engine.objectives import Batch
@@ -45,6 +43,7 @@ def extract(
     *,
     batch_size: int,
     key: Mapping[str, Any] | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
     """Compute the features of every sample of some splits.
@@ -56,36 +55,77 @@ def extract(
       devices: where to compute.
       batch_size: samples per step, over all devices.
       key: everything that the features depend on, JSON-able. If given, they are kept in the cache directory.
+      names: names of the samples of each split, by content (`feature_store.image_names`). Each sample's features are
+        then kept by its name, and `key` is everything else that they depend on.
       progress: called during the computation.
 
     Returns:
       Features by split, float32 [N, ...].
     """
+
+    def compute(samples: Mapping[str, Samples]) -> dict[str, np.ndarray]:
+        compiled = devices.compile_eval_step(step)
+        placed = devices.replicate(variables)
+        features = {}
+        for split, split_samples in samples.items():
+            batches = _with_progress(
+                eval_batches(split_samples, batch_size=batch_size),
+                len(split_samples),
+                f"features of {split} images",
+                progress,
+            )
+            features[split] = collect_outputs(compiled, placed, batches)["features"]
+        return features
+
+    if key is not None and names is not None:
+        return feature_store.look_up(
+            feature_store.file_of(key),
+            names,
+            lambda indices: compute({n: _Selected(samples[n], i) for n, i in indices.items()}),
+        )
     path = None
     if key is not None:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        path = cache_dir() / "features" / f"{digest[:32]}.npz"
+        path = feature_store.file_of(key)
         try:
             with open(path, "rb") as read, np.load(read, allow_pickle=False) as saved:
                 return {split: saved[split] for split in samples}
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # missing or damaged
             pass
-    compiled = devices.compile_eval_step(step)
-    placed = devices.replicate(variables)
-    features = {}
-    for split, split_samples in samples.items():
-        batches = _with_progress(
-            eval_batches(split_samples, batch_size=batch_size),
-            len(split_samples),
-            f"features of {split} images",
-            progress,
-        )
-        features[split] = collect_outputs(compiled, placed, batches)["features"]
+    features = compute(samples)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             np.savez(file, allow_pickle=False, **features)
     return features
+
+
+@dataclasses.dataclass(frozen=True)
+class _Selected:
+    """Some samples of another source. Implements `Samples`."""
+
+    samples: Samples
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.samples.labels[self.indices]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.samples.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.samples.dtype
+
+    def load(self, indices: np.ndarray) -> np.ndarray:
+        return self.samples.load(self.indices[indices])
+
+    def arrays(self) -> np.ndarray:
+        return self.load(np.arange(len(self)))
 
 
 def _with_progress(
@@ -305,15 +345,15 @@ def _dependencies(fun: Callable[[dict[str, Any]], Any], inputs: dict[str, Any]) 
     return jax.tree.unflatten(jax.tree.structure(outputs), leaves)
 
 
+@dataclasses.dataclass(frozen=True)
 class FromFeatures:
     """A model that takes features float32 [B, ...] instead of images.
 
     Call it under `jax.jit`: eagerly, the backbone would run on the blank images.
     """
 
-    def __init__(self, model: nn.Module, cut: Cut):
-        self.model = model
-        self.cut = cut
+    model: nn.Module
+    cut: Cut
 
     def apply(self, variables: dict[str, Any], features: jax.Array, **options: Any) -> Any:
         """Return what `model.apply(variables, images, **options)` returns for the images of these features."""

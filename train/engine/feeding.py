@@ -97,7 +97,7 @@ class Cached:
 
     def compile(self, state: TrainState, context: RngContext) -> None:
         """Compile the step for every batch shape, without running it."""
-        for order in self._orders(0):
+        for order in epoch_orders(self._batches, 0):
             placed = self._devices.split_order(order)
             self._step_loop.compile(state, *self._data, placed, context)
 
@@ -105,7 +105,10 @@ class Cached:
         """Run the steps from `stage_step` to the end of its epoch."""
         began = time.monotonic()
         epoch, done = divmod(stage_step, self._batches.steps_per_epoch)
-        orders = [(order, self._devices.split_order(order)) for order in self._orders(epoch)]
+        orders = [
+            (order, self._devices.split_order(order))
+            for order in epoch_orders(self._batches, epoch)
+        ]
         wait_seconds = time.monotonic() - began
         offset = 0  # steps of the epoch before those of `order`
         for order, placed in orders:
@@ -123,9 +126,10 @@ class Cached:
                 done += stop - start
             offset += len(order)
 
-    def _orders(self, epoch: int) -> list[np.ndarray]:
-        """Sample numbers of each step of an epoch, int32 [steps, B]: those of full batches, then of the last batch."""
-        first = epoch * self._batches.steps_per_epoch
-        rows = [self._batches.indices(first + i) for i in range(self._batches.steps_per_epoch)]
-        sizes = sorted({len(row) for row in rows}, reverse=True)
-        return [np.stack([r for r in rows if len(r) == size]).astype(np.int32) for size in sizes]
+
+def epoch_orders(batches: TrainBatches, epoch: int) -> list[np.ndarray]:
+    """Sample numbers of each step of an epoch, int32 [steps, B]: those of full batches, then of the last batch."""
+    first = epoch * batches.steps_per_epoch
+    rows = [batches.indices(first + i) for i in range(batches.steps_per_epoch)]
+    sizes = sorted({len(row) for row in rows}, reverse=True)
+    return [np.stack([r for r in rows if len(r) == size]).astype(np.int32) for size in sizes]

@@ -6,7 +6,7 @@ checkpoints. It stops on request and resumes exactly where it stopped.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from train.engine.checkpoints import Checkpoints
 from train.engine.experiment import Experiment, StagePlan
 from train.engine.feeding import Chunk
 from train.engine.optimizers import set_plateau_scale
+from train.engine.requests import NextChunk, Outputs, Prepare, Request, Routine, run
 from train.engine.stage import (
     DeviceCache,
     PreparedStage,
@@ -60,8 +61,34 @@ def fit(
       Diverged: the loss or the gradient norm is not finite.
       RunError: data can no longer be read; the state is saved.
     """
-    loop = LoopState()
     cache = DeviceCache(experiment.devices)
+
+    def prepare_stage(request: Prepare) -> PreparedStage:
+        loop = request.loop
+        loop.train = experiment.devices.replicate(loop.train)
+        return prepare(experiment, request.plan, loop, cache, log)
+
+    routine = train(experiment, checkpoints, log, stop=stop)
+    return run(routine, prepare_stage)
+
+
+def train(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    log: RunLog,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+    save_seconds: float | None = None,
+) -> Routine:
+    """Train as `fit` does, with all work on the devices left to whoever handles the requests.
+
+    Args:
+      experiment, checkpoints, log, stop: see `fit`.
+      clock: the run's own time in seconds, from which the log's speeds follow.
+      save_seconds: minimum time between checkpoints after short epochs (default: `MIN_CHECKPOINT_SECONDS`).
+    """
+    loop = LoopState()
     previous = None  # variables at the end of the previous stage
     try:
         if experiment.stages:
@@ -76,16 +103,17 @@ def fit(
             if loop.train is None or previous is not None:
                 state = initial_state(experiment, plan, previous)
                 loop.start_stage(index, state, comparable=plan.comparable)
-            loop.train = experiment.devices.replicate(loop.train)
             if not _is_finished(plan, loop):
                 if loop.step == 0 and experiment.weights is not None:
                     checkpoints.save(loop)  # a resumed run does not need the weights file
                 try:
-                    prepared = prepare(experiment, plan, loop, cache, log)
+                    prepared = yield Prepare(experiment, plan, loop, log)
                     while not _is_finished(plan, loop):
-                        _train_epoch(experiment, plan, prepared, loop, checkpoints, log, stop)
-                        _end_epoch(experiment, plan, prepared, loop, log, stop)
-                        _save_after_epoch(plan, loop, checkpoints, log, stop)
+                        yield from _train_epoch(
+                            experiment, plan, prepared, loop, checkpoints, log, stop, clock
+                        )
+                        yield from _end_epoch(experiment, plan, prepared, loop, log, stop, clock)
+                        _save_after_epoch(plan, loop, checkpoints, log, stop, save_seconds)
                 except _StopValidation:
                     _interrupt(loop, checkpoints, log)
                 except InputError as error:  # such as an image that has been deleted
@@ -135,17 +163,18 @@ def _train_epoch(
     checkpoints: Checkpoints,
     log: RunLog,
     stop: Callable[[], bool],
-) -> None:
+    clock: Callable[[], float],
+) -> Generator[Request, Any, None]:
     """Run the remaining steps of an epoch."""
     assert loop.train is not None
     done = loop.stage_step - loop.stage_epoch * prepared.steps_per_epoch
     pending: Chunk | None = None  # read one chunk late, so that the devices never wait for the host
     last_save = time.monotonic()
-    chunks = prepared.feed.epoch(loop.train, loop.stage_step, rng_context(experiment, loop))
+    chunks = prepared.epoch(loop.train, loop.stage_step, rng_context(experiment, loop))
     while done < prepared.steps_per_epoch:
-        began = time.monotonic()
+        began = clock()
         try:
-            chunk = next(chunks)
+            chunk = yield NextChunk(chunks)
         except InputError:
             if pending is not None:  # so that `loop` is the state after the last step
                 _record_chunk(plan, prepared, loop, pending, checkpoints, log)
@@ -159,7 +188,7 @@ def _train_epoch(
         if is_last or asked_to_stop or time.monotonic() - last_save > CHECKPOINT_SECONDS:
             _record_chunk(plan, prepared, loop, pending, checkpoints, log)
             pending = None
-        elapsed = time.monotonic() - began
+        elapsed = clock() - began
         loop.sums.wait_seconds += chunk.wait_seconds
         loop.sums.seconds += elapsed
         loop.train_seconds += elapsed
@@ -224,7 +253,8 @@ def _end_epoch(
     loop: LoopState,
     log: RunLog,
     stop: Callable[[], bool],
-) -> None:
+    clock: Callable[[], float],
+) -> Generator[Request, Any, None]:
     """Validate, report a new best epoch, and apply the end-of-epoch rules.
 
     Changes `loop` only after all data are read, so that it can be saved if that fails or is stopped.
@@ -236,22 +266,22 @@ def _end_epoch(
 
     assert loop.train is not None
     stage, sums, objective = plan.spec, loop.sums, prepared.objective
-    began = time.monotonic()
-    outputs = prepared.outputs(loop.train.variables(), "validation", raise_if_stopped)
+    began = clock()
+    outputs = yield Outputs(prepared, loop.train, "validation", raise_if_stopped)
     scores = objective.scores(outputs)
     if experiment.recipe.probe.every_epoch and "accuracy" not in scores:
-        scores |= _probe(experiment, prepared, loop, outputs)
+        scores |= yield from _probe(experiment, prepared, loop, outputs)
     warning = objective.warning(outputs, len(experiment.dataset.class_names))
     if warning and not loop.warned:
         loop.warned = True
         log.note(f"warning: epoch {loop.epoch + 1}: {warning}")
-    elapsed = time.monotonic() - began
+    elapsed = clock() - began
     train_accuracy = sums.accuracy / sums.samples
     if math.isnan(train_accuracy) and "cluster_log_probabilities" in outputs:
         # Clusters are matched after the epoch.
-        outputs = prepared.outputs(loop.train.variables(), "train", raise_if_stopped)
+        outputs = yield Outputs(prepared, loop.train, "train", raise_if_stopped)
         train_accuracy = objective.scores(outputs)["accuracy"]
-    began = time.monotonic()
+    began = clock()
     loop.epoch += 1
     loop.stage_epoch += 1
     monitor: str = objective.monitor if stage.monitor == "auto" else stage.monitor
@@ -265,7 +295,7 @@ def _end_epoch(
         facts: dict[str, Any] = {"epoch": loop.epoch, "step": loop.step, "monitor": monitor}
         facts |= {f"val_{name}": value for name, value in scores.items()}
         log.new_best(NewBest(stage, jax.device_get(loop.train.variables()), facts))
-    elapsed += time.monotonic() - began
+    elapsed += clock() - began
     sums.seconds += elapsed
     loop.train_seconds += elapsed
     log.epoch(
@@ -306,12 +336,12 @@ def _probe(
     prepared: PreparedStage,
     loop: LoopState,
     validation: Mapping[str, np.ndarray],
-) -> dict[str, float]:
+) -> Generator[Request, Any, dict[str, float]]:
     """Accuracy of the recipe's probe on the latents; empty for the wide feature map of a net without bottleneck."""
     assert loop.train is not None
     if validation["latent"].shape[1] > MAX_PROBED_FEATURES:
         return {}
-    train = prepared.outputs(loop.train.variables(), "train")
+    train = yield Outputs(prepared, loop.train, "train")
     accuracy = probe_accuracy(
         experiment.recipe.probe,
         (train["latent"], train["label"]),
@@ -328,10 +358,12 @@ def _save_after_epoch(
     checkpoints: Checkpoints,
     log: RunLog,
     stop: Callable[[], bool],
+    save_seconds: float | None,
 ) -> None:
     """Save a checkpoint, unless epochs are so short that saving would take longer than training."""
     is_finished, asked_to_stop = _is_finished(plan, loop), stop()
-    if is_finished or asked_to_stop or checkpoints.seconds_since_save() > MIN_CHECKPOINT_SECONDS:
+    pause = MIN_CHECKPOINT_SECONDS if save_seconds is None else save_seconds
+    if is_finished or asked_to_stop or checkpoints.seconds_since_save() > pause:
         _save(loop, checkpoints, log)
     if loop.stopped:
         rule = plan.spec.early_stop

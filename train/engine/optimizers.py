@@ -4,12 +4,13 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from train import recipe
 from zoo.common.names import find
@@ -65,14 +66,27 @@ def sgd(spec: recipe.Optimizer, rate: jax.Array) -> list[optax.GradientTransform
 OPTIMIZERS: dict[str, Transformations] = {"adam": adam, "keras_adam": keras_adam, "sgd": sgd}
 
 
+# Settings that can be arguments of a compiled step. Whether one is 0 changes the program.
+SCALARS = ("learning_rate", "l2", "weight_decay")
+
+
+def scalars(spec: recipe.Optimizer) -> dict[str, float]:
+    """Values of `SCALARS`."""
+    return {name: getattr(spec, name) for name in SCALARS}
+
+
 def build_optimizer(
-    spec: recipe.Optimizer, num_steps: int | None = None
+    spec: recipe.Optimizer,
+    num_steps: int | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
 ) -> optax.GradientTransformation:
     """Build an Optax optimizer whose state has `hyperparams["plateau_scale"]`, a factor of the learning rate.
 
     The factor starts at 1, is set between epochs (`set_plateau_scale`) and is saved with the state. `num_steps` is the
-    number of steps of the stage; the cosine schedule requires it.
+    number of steps of the stage; the cosine schedule requires it. `values` replaces those of `SCALARS` in `spec`, by
+    arrays that may be traced; each must be 0 where it is 0 in `spec`.
     """
+    values = scalars(spec) if values is None else values
 
     transformations_of: Transformations = find("optimizers", spec.name, OPTIMIZERS, "optimizer")
 
@@ -80,19 +94,19 @@ def build_optimizer(
         rate = learning_rate * plateau_scale
         transformations = []
         if spec.l2:
-            transformations.append(optax.add_decayed_weights(2 * spec.l2, mask=kernel_mask))
+            transformations.append(optax.add_decayed_weights(2 * values["l2"], mask=kernel_mask))
         if spec.clip_norm:
             transformations.append(optax.clip_by_global_norm(spec.clip_norm))
         if spec.weight_decay and not spec.decoupled:
-            transformations.append(optax.add_decayed_weights(spec.weight_decay))
+            transformations.append(optax.add_decayed_weights(values["weight_decay"]))
         transformations += transformations_of(spec, rate)
         if spec.weight_decay and spec.decoupled:
-            transformations.append(optax.add_decayed_weights(-rate * spec.weight_decay))
+            transformations.append(optax.add_decayed_weights(-rate * values["weight_decay"]))
         return optax.chain(*transformations)
 
     num_updates = num_steps and -(-num_steps // spec.accumulate)
     optimizer = optax.inject_hyperparams(build)(
-        learning_rate=rate_schedule(spec, num_updates), plateau_scale=1.0
+        learning_rate=rate_schedule(spec, num_updates, values["learning_rate"]), plateau_scale=1.0
     )
     if spec.accumulate == 1:
         return optimizer
@@ -105,12 +119,13 @@ def kernel_mask(params: Any) -> Any:
 
 
 def rate_schedule(
-    spec: recipe.Optimizer, num_updates: int | None = None
-) -> float | Callable[[jax.Array], jax.Array]:
-    """Learning rate as a function of the update, counted from 0, or a float if it is constant."""
+    spec: recipe.Optimizer, num_updates: int | None = None, initial: ArrayLike | None = None
+) -> ArrayLike | Callable[[jax.Array], jax.Array]:
+    """Learning rate as a function of the update, counted from 0, or a constant; `initial` replaces that of `spec`."""
+    initial = spec.learning_rate if initial is None else initial
     is_cosine = spec.schedule == "cosine"
     if not (spec.decay or spec.warmup_steps or is_cosine):
-        return spec.learning_rate
+        return initial
     if is_cosine and num_updates is None:
         raise ValueError("the cosine schedule requires the number of updates")
     length = max((num_updates or 0) - spec.warmup_steps, 1)
@@ -122,7 +137,7 @@ def rate_schedule(
             factor *= (1 + jnp.cos(jnp.pi * progress)) / 2
         if spec.warmup_steps:
             factor *= jnp.minimum(update / spec.warmup_steps, 1)
-        return spec.learning_rate * factor
+        return initial * factor
 
     return rate
 

@@ -108,6 +108,17 @@ class Devices:
         shards = order.reshape(steps, len(self), size // len(self)).transpose(1, 0, 2)
         return jax.device_put(shards, self._split)
 
+    def split_orders(self, orders: np.ndarray) -> jax.Array:
+        """Split sample numbers [members, steps, B] into [devices, members, steps, B / devices]."""
+        members, steps, size = orders.shape
+        shards = orders.reshape(members, steps, len(self), size // len(self))
+        return jax.device_put(shards.transpose(2, 0, 1, 3), self._split)
+
+    def split_rows(self, rows: np.ndarray) -> jax.Array:
+        """Split row numbers [members, B] into [devices, members, B / devices]."""
+        shards = rows.reshape(len(rows), len(self), rows.shape[1] // len(self))
+        return jax.device_put(shards.transpose(1, 0, 2), self._split)
+
     def free_memory(self) -> int | None:
         """Free bytes on the fullest device; None if the devices do not report them (CPUs)."""
         counts = [device.memory_stats() for device in self.devices]
@@ -160,6 +171,23 @@ class Devices:
             devices=self.devices,
         )
         return TrainStepLoop(mapped)
+
+    def map_members(self, function: Callable, in_axes: tuple[Any, ...], out_axes: Any) -> Any:
+        """Map over members (`jax.vmap`, with these axes), then over all devices.
+
+        The last argument of `function` is split over the devices, along an axis before that of the members; so are the
+        outputs if `out_axes` is 0. Else they are a state and metrics, equal on all devices, and the first argument, the
+        state, is donated.
+        """
+        is_step = out_axes != 0
+        return jax.pmap(
+            self._with_kernels(jax.vmap(function, in_axes=in_axes, out_axes=out_axes)),
+            axis_name=AXIS,
+            in_axes=(None,) * (len(in_axes) - 1) + (0,),
+            out_axes=(None, None) if is_step else 0,
+            donate_argnums=(0,) if is_step else (),
+            devices=self.devices,
+        )
 
     def compile_eval_step(self, step: Callable) -> Callable[[Any, dict[str, Any]], Any]:
         """Map to `(variables, batch [B, ...]) -> per-sample host arrays [B, ...]`, for any B.

@@ -2,20 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from datasets.dataset import Labeled, VectorSplit
+from datasets.dataset import Labeled, Progress, VectorSplit
 from datasets.pipeline import Samples, TrainBatches, eval_batches, load_arrays
 from datasets.views import joined
-from train.engine import features, steps
+from train.engine import feature_store, features, freezing, steps
+from train.engine.checkpoints import digest
 from train.engine.evaluation import collect_outputs
 from train.engine.experiment import Experiment, StagePlan
-from train.engine.feeding import Cached, Streamed
+from train.engine.feeding import Cached, Chunk, Streamed
 from train.engine.inputs import Inputs, VectorInputs
+from train.engine.memo import memoized
 from train.engine.objectives import OBJECTIVES, Objective, balanced_weights
 from train.engine.parallel import Devices
 from train.engine.state import LoopState
@@ -61,6 +63,12 @@ class PreparedStage:
     _eval_step: Any
     _eval_batches: Mapping[str, Iterable[dict[str, Any]]]  # by split; can be iterated repeatedly
 
+    def epoch(
+        self, state: steps.TrainState, stage_step: int, context: steps.RngContext
+    ) -> Iterator[Chunk]:
+        """Run the steps from `stage_step` to the end of its epoch."""
+        return self.feed.epoch(state, stage_step, context)
+
     def outputs(
         self, variables: dict[str, Any], split: str, before_batch: Callable[[], None] = lambda: None
     ) -> dict[str, np.ndarray]:
@@ -102,17 +110,21 @@ def initial_state(
     if previous is not None or plan.spec.start != "continue":
 
         def latents(variables: dict[str, Any]) -> np.ndarray:
-            objective = OBJECTIVES["autoencoder"].build(plan.module, plan.spec)
-            step = steps.make_eval_step(objective, experiment.inputs)
             samples = experiment.inputs.eval_samples(experiment.dataset.splits["train"])
             batches = _Batches(samples, experiment.recipe.batch_size)
             devices = experiment.devices
-            compiled = devices.compile_eval_step(step)
+            compiled = _latents_step(devices, plan.module, experiment.inputs)
             return collect_outputs(compiled, devices.replicate(variables), batches)["latent"]
 
         context = TransitionContext(plan.module, variables, experiment.recipe.seed, latents)
         variables = TRANSITIONS[plan.spec.start](context)
     return steps.init_state(variables, plan.optimizer, plan.frozen, ema=plan.spec.ema > 0)
+
+
+@memoized
+def _latents_step(devices: Devices, module: Any, inputs: Inputs) -> Any:
+    objective = OBJECTIVES["autoencoder"].build(module, Stage(objective="autoencoder"))
+    return devices.compile_eval_step(steps.make_eval_step(objective, inputs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,27 +176,22 @@ def prepare(
     model: Any = None
     splits: Mapping[str, Labeled] = experiment.dataset.splits
     inputs: Inputs = experiment.inputs
-    cut = _find_cut(experiment, plan, loop.train)
+    cut = find_cut(experiment, plan)
     if cut is not None:
         model = features.FromFeatures(devices.synchronized(plan.module), cut)
-        splits = _extract_features(experiment, plan, cut, loop, log)
+        began = time.monotonic()
+        splits = extract_features(
+            experiment, plan, cut, loop.train.variables(), ("train", "validation"), log.progress
+        )
+        elapsed = time.monotonic() - began
+        loop.train_seconds += elapsed
+        log.note(f"features: computed the frozen layers' output once per image in {elapsed:.1f} s")
         inputs = VectorInputs(cut.feature_shape)
 
-    train_split = training_split(splits, stage)
-    weights = None
-    if stage.balance == "class_weights":
-        weights = balanced_weights(splits["train"].labels, len(experiment.dataset.class_names))
-    made = make_steps(experiment, plan, model=model, inputs=inputs, class_weights=weights)
-    batches = TrainBatches(
-        inputs.train_samples(train_split, stage.augment),
-        batch_size=plan.batch_size,
-        seed=recipe.seed,
-        drop_last=recipe.drop_last,
-        num_epochs=stage.epochs,
-        multiple_of=len(devices),
-        repeats=stage.augment.crops_per_image,
-        balanced=stage.balance == "sampling",
+    made = make_steps(
+        experiment, plan, model=model, inputs=inputs, class_weights=class_weights(experiment, stage)
     )
+    batches = train_batches(experiment, plan, splits, inputs)
     evaluation: dict[str, Iterable[dict[str, Any]]] = {
         split: _Batches(inputs.eval_samples(splits[split]), recipe.batch_size)
         for split in ("train", "validation")
@@ -207,6 +214,31 @@ def prepare(
     return prepared
 
 
+def train_batches(
+    experiment: Experiment, plan: StagePlan, splits: Mapping[str, Labeled], inputs: Inputs
+) -> TrainBatches:
+    """Batches of the training samples of a stage."""
+    recipe, stage = experiment.recipe, plan.spec
+    return TrainBatches(
+        inputs.train_samples(training_split(splits, stage), stage.augment),
+        batch_size=plan.batch_size,
+        seed=recipe.seed,
+        drop_last=recipe.drop_last,
+        num_epochs=stage.epochs,
+        multiple_of=len(experiment.devices),
+        repeats=stage.augment.crops_per_image,
+        balanced=stage.balance == "sampling",
+    )
+
+
+def class_weights(experiment: Experiment, stage: Stage) -> np.ndarray | None:
+    """Weight of each class in the loss of a stage; None if it has none."""
+    if stage.balance != "class_weights":
+        return None
+    labels = experiment.dataset.splits["train"].labels
+    return balanced_weights(labels, len(experiment.dataset.class_names))
+
+
 def training_split(splits: Mapping[str, Labeled], stage: Stage) -> Labeled:
     """The samples that a stage trains on: the training split, or all splits together."""
     return joined(list(splits.values())) if stage.all_splits else splits["train"]
@@ -217,9 +249,7 @@ def rng_context(experiment: Experiment, loop: LoopState) -> steps.RngContext:
     return steps.RngContext(np.uint32(experiment.recipe.seed), np.int32(loop.epoch))
 
 
-def _find_cut(
-    experiment: Experiment, plan: StagePlan, state: steps.TrainState
-) -> features.Cut | None:
+def find_cut(experiment: Experiment, plan: StagePlan) -> features.Cut | None:
     """Find where the frozen part of the model ends, if its output for an image is the same in every epoch."""
     augment = dataclasses.replace(plan.spec.augment, crops_per_image=1)
     # An objective from another package may call the model differently.
@@ -228,37 +258,52 @@ def _find_cut(
         return None
     if isinstance(experiment.inputs, VectorInputs):
         return None
-    return features.find_cut(
-        plan.module,
-        {"params": state.params, "batch_stats": state.batch_stats},
-        experiment.inputs.shape,
-        plan.frozen,
-    )
+    return features.find_cut(plan.module, dict(plan.abstract), experiment.inputs.shape, plan.frozen)
 
 
-def _extract_features(
+def backbone_digest(plan: StagePlan, variables: Mapping[str, Any]) -> str:
+    """Hash of the frozen parameters and all batch statistics."""
+    _, frozen = freezing.split(variables["params"], plan.frozen)
+    return digest({"params": frozen, "batch_stats": variables["batch_stats"]})
+
+
+def extract_features(
     experiment: Experiment,
     plan: StagePlan,
     cut: features.Cut,
-    loop: LoopState,
-    log: RunLog,
+    variables: Mapping[str, Any],
+    splits: Collection[str],
+    progress: Progress | None,
 ) -> dict[str, Labeled]:
-    """Replace each training and validation image by the output of the frozen layers."""
-    assert loop.train is not None
-    began = time.monotonic()
-    splits, inputs = experiment.dataset.splits, experiment.inputs
+    """Replace the images of some splits by the output of the frozen layers, computed once per image and network.
+
+    The features are kept for other runs if the images can be identified by their content.
+    """
+    data, inputs = experiment.dataset, experiment.inputs
+    samples = {
+        name: inputs.train_samples(data.splits[name], plan.spec.augment)
+        if name == "train"
+        else inputs.eval_samples(data.splits[name])
+        for name in splits
+    }
+    names = {n: feature_store.image_names(s, experiment.data_key) for n, s in samples.items()}
+    known = {name: of_split for name, of_split in names.items() if of_split is not None}
+    key = {
+        "weights": backbone_digest(plan, variables),
+        "inputs": inputs.to_json(),
+        "module": repr(plan.module),
+        "cut": [list(cut.path), list(cut.input_shape), list(cut.feature_shape)],
+        "platform": experiment.devices.platform,
+        "data": [data.name, data.fingerprint],
+    }
     extracted = features.extract(
         features.cut_step(plan.module, cut, inputs),
-        loop.train.variables(),
-        {
-            "train": inputs.train_samples(splits["train"], plan.spec.augment),
-            "validation": inputs.eval_samples(splits["validation"]),
-        },
+        dict(variables),
+        samples,
         experiment.devices,
         batch_size=experiment.recipe.batch_size,
-        progress=log.progress,
+        key=key if len(known) == len(names) else None,
+        names=known if len(known) == len(names) else None,
+        progress=progress,
     )
-    elapsed = time.monotonic() - began
-    loop.train_seconds += elapsed
-    log.note(f"features: computed the frozen layers' output once per image in {elapsed:.1f} s")
-    return {split: VectorSplit(splits[split], values) for split, values in extracted.items()}
+    return {name: VectorSplit(data.splits[name], values) for name, values in extracted.items()}

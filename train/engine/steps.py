@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from train import recipe
 from train.engine import freezing
 from train.engine.inputs import Inputs
+from train.engine.memo import memoized
 from train.engine.objectives import Batch, Objective
 from train.engine.optimizers import learning_rate
 from zoo import cpu
@@ -34,6 +35,10 @@ class TrainState(flax.struct.PyTreeNode):
         """Return the variables to evaluate and save, with averaged parameters if averaging is enabled."""
         return {"params": self.average or self.params, "batch_stats": self.batch_stats}
 
+    def on_host(self) -> "TrainState":
+        """Copy to the host: NumPy arrays."""
+        return jax.tree.map(np.asarray, jax.device_get(self))
+
 
 class RngContext(flax.struct.PyTreeNode):
     """Inputs of the random keys besides the step.
@@ -48,11 +53,17 @@ class RngContext(flax.struct.PyTreeNode):
 def init_variables(model: nn.Module, input_shape: tuple[int, ...], seed: int) -> dict[str, Any]:
     """Initialize `params` and `batch_stats` (empty if the model has none) for images or vectors of `input_shape`."""
     image = jnp.zeros((1, *input_shape), jnp.float32)
-    # Under jit: eagerly, compiling each initializer separately takes seconds.
-    variables = jax.jit(model.init)(jax.random.key(seed), image)
+    variables = _initializer(model)(jax.random.key(seed), image)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+@memoized
+def _initializer(model: nn.Module) -> Callable[[jax.Array, jax.Array], Any]:
+    # Under jit: eagerly, compiling each initializer separately takes seconds.
+    return jax.jit(model.init)
+
+
+@memoized
 def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """Return structure, shapes and dtypes of what `init_variables` returns, without computing it."""
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)

@@ -51,5 +51,29 @@ class BestWriter(RunLog):
         write_json(self._directory / MODEL, description)
 
 
+class LatestBestWriter(BestWriter):
+    """Writes only the latest best epoch before each checkpoint, and at the end of training.
+
+    For many runs with short epochs, whose files would take longer to write than to train. `best/` is never older than
+    the checkpoint.
+    """
+
+    _latest: NewBest | None = None
+
+    def new_best(self, best: NewBest) -> None:
+        """Keep the weights in memory."""
+        self._latest = best
+
+    def flush(self) -> None:
+        """Replace the previous best, if there is a new one."""
+        if self._latest is not None:
+            super().new_best(self._latest)
+            self._latest = None
+
+    def run_ended(self) -> None:
+        """Write the latest best."""
+        self.flush()
+
+
 def _is_not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)

@@ -51,7 +51,7 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     if recorded is not None and not has_runs(folder) and storages.is_beside(url, folder):
         # No run could start, such as for a misspelled flag: this is a new study.
         path.unlink()
-        (folder / storages.DEFAULT).unlink(missing_ok=True)
+        storages.remove(url, definition.name)
         recorded = None
     if recorded is None:
         identity = secrets.token_hex(8)

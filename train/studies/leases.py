@@ -48,6 +48,9 @@ class Table(Protocol):
     def exchange(self, seen: Row, new: Row) -> bool:
         """Replace a row if state, owner and beat are still as `seen`; returns whether they were."""
 
+    def fact(self, value: Any) -> Any:
+        """Record what the study is (JSON), and return what was recorded first."""
+
 
 # Processes.
 

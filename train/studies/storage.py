@@ -19,8 +19,12 @@ from train.studies.leases import Table
 from train.studies.tables import DatabaseTable, JournalTable
 from train.studies.varied import Varied
 
-DEFAULT = "study.db"  # SQLite, beside the study
 PATIENCE_OF_DATABASE = 60  # seconds to wait for a locked SQLite database
+
+
+def default(folder: Path) -> str:
+    """Return the storage of a study in a folder if none is named: a SQLite file in it."""
+    return f"sqlite:///{folder / 'study.db'}"
 
 
 def check(url: str) -> None:
@@ -69,8 +73,7 @@ def absolute(url: str) -> str:
 
 def is_beside(url: str, folder: Path) -> bool:
     """Whether a storage is the default one of a study's folder."""
-    file = file_of(url)
-    return file is not None and file.name == DEFAULT and file.absolute().parent == folder.absolute()
+    return absolute(url) == absolute(default(folder))
 
 
 def shown(url: str) -> str:
@@ -78,6 +81,19 @@ def shown(url: str) -> str:
     scheme, colon, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     return f"{scheme}{colon}{user.partition(':')[0]}{at}{host}"
+
+
+def remove(url: str, name: str) -> None:
+    """Delete the files of a study's storage."""
+    file = file_of(url)
+    if file is not None:
+        file.unlink(missing_ok=True)
+        _tasks_of(file, name).unlink(missing_ok=True)
+
+
+def _tasks_of(journal: Path, name: str) -> Path:
+    """Return the journal of a study's tasks, beside Optuna's."""
+    return journal.with_name(f"{journal.name}.{name}.tasks")
 
 
 @contextlib.contextmanager
@@ -187,8 +203,7 @@ def open_storage(url: str, definition: Definition) -> Storage:
 def open_table(url: str, name: str) -> Any:
     """Open, or create, the table of a study's tasks alone, without Optuna."""
     if "://" not in url:
-        path = Path(url)
-        return JournalTable(path.with_name(f"{path.name}.{name}.tasks"))
+        return JournalTable(_tasks_of(Path(url), name))
     import sqlalchemy
 
     return DatabaseTable(sqlalchemy.create_engine(_with_driver(url), **_engine_options(url)), name)

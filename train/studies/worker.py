@@ -1,7 +1,7 @@
 """A process that runs the jobs of a study, one after another, until none is left.
 
-The command `train.study` starts it, and writes what it is to do to its stdin (`Order`), which stays open: a worker whose
-stdin is closed has lost its parent, and stops as after a signal.
+The command `train.study` starts it, and writes what it is to do (`Order`) to its stdin, which stays open: a worker
+whose stdin is closed has lost its parent, and stops as after a signal.
 """
 
 import dataclasses
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from train import cli, jobs, stopping
-from train.errors import Interrupted, InUse, Pruned
+from train.errors import Interrupted, Pruned
+from train.jobs import Job, Outcome, Train
 from train.recipe import Recipe
 from train.record.directory import RunDir
 from train.record.log import EpochRecord, MakeWriter, RunLog
 from train.record.trackers import start_study
+from train.studies import members, tasks
 from train.studies import storage as storages
-from train.studies import tasks
 from train.studies.definition import Definition
 from train.studies.leases import Claims, Row, held
 
@@ -52,8 +53,8 @@ class Order:
         return cls(**{**data, "writers": tuple(data["writers"]), "definition": definition})
 
 
-def main(argv: list[str]) -> None:
-    """Run the command, whose order is the first line of stdin."""
+def follow_order(argv: list[str]) -> None:
+    """Follow the order that is the first line of stdin."""
     cli.prepare_environment()  # may start this process anew, so before anything is read
     order = Order.from_json(json.loads(sys.stdin.readline()))
     threading.Thread(target=_watch_parent, daemon=True).start()
@@ -86,8 +87,8 @@ class Tasks:
         """Return the keys of further tasks that one program can do together with `first`."""
         return ()
 
-    def run(self, claimed: Sequence[Row]) -> Sequence[Any] | None:
-        """Do claimed tasks and return their results (JSON); None if another process is still at it."""
+    def run(self, claimed: Sequence[Row]) -> Sequence[Any]:
+        """Do claimed tasks and return their results (JSON), None for each that another process is still at."""
         raise NotImplementedError
 
     def finished(self, claimed: Sequence[Row]) -> None:
@@ -116,14 +117,14 @@ def work(claims: Claims, tasks: Tasks, *, poll: float = POLL_SECONDS) -> None:
             for row in claimed:
                 claims.release(row)
             raise
-        if results is None:
-            for row in claimed:
-                claims.release(row)
-            time.sleep(poll)
-            continue
         for row, result in zip(claimed, results, strict=True):
-            claims.finish(row, result)
+            if result is None:
+                claims.release(row)
+            else:
+                claims.finish(row, result)
         tasks.finished(claimed)
+        if None in results:
+            time.sleep(poll)
 
 
 class StudyTasks(Tasks):
@@ -159,12 +160,19 @@ class StudyTasks(Tasks):
         return not missing
 
     def group(self, first: Row, rows: dict[str, Row]) -> Sequence[str]:
-        """One run at a time: what one program can train together belongs here."""
-        return ()
+        """Runs that one program can train; not those that may be pruned, nor those with writers of their own."""
+        if not tasks.is_run(first.key) or self._definition.prune or self._order.writers:
+            return ()
+        left = [key for key, row in rows.items() if tasks.is_run(key) and row.state != "done"]
+        jobs = self._jobs([first.key, *(key for key in left if key != first.key)])
+        (group, *_) = members.groups(jobs)
+        return [job.name for job in group if job.name != first.key]
 
-    def run(self, claimed: Sequence[Row]) -> Sequence[Any] | None:
-        """Do one task."""
-        (row,) = claimed
+    def run(self, claimed: Sequence[Row]) -> Sequence[Any]:
+        """Do a task, or some runs."""
+        row = claimed[0]
+        if len(claimed) > 1:
+            return self._run_group([row.key for row in claimed])
         if tasks.is_proposal(row.key):
             number = tasks.number_of(row.key)
             values = self._storage.propose(number)
@@ -172,8 +180,7 @@ class StudyTasks(Tasks):
             return [{"values": values}]
         if tasks.is_test(row.key):
             return [self._test(tasks.run_of(row.key))]
-        result = self._run(row.key)
-        return None if result is None else [result]
+        return [self._run(row.key)]
 
     def finished(self, claimed: Sequence[Row]) -> None:
         """Tell Optuna the score of each setting whose last run has finished."""
@@ -190,13 +197,50 @@ class StudyTasks(Tasks):
         if any(tasks.state_of(rows, other.name) == "pruned" for other in all_jobs):
             return {"state": "pruned", "text": "another run of its setting was pruned"}
         self._storage.start(number)
-        trainer = _Trainer(self._order, self._pruner(number, index, job.recipe))
+        trainer = self._trainer(self._pruner(number, index, job.recipe))
         cli.say(f"{name}: {settings[number]}")
         outcome = jobs.run_job(job, self._root, train=trainer)
         cli.say(f"{name}: {outcome}")
-        if trainer.in_use:
+        return self._recorded(name, outcome)
+
+    def _run_group(self, names: Sequence[str]) -> list[dict[str, Any] | None]:
+        for number in {tasks.number_of(name) for name in names}:
+            self._storage.start(number)
+        outcomes = members.run_group(
+            self._jobs(names), self._root, train=self._trainer([]), scoring=self._scoring()
+        )
+        return [self._recorded(name, outcomes[name]) for name in names]
+
+    def _recorded(self, name: str, outcome: Outcome) -> dict[str, Any] | None:
+        """Return the result of a run's task; None if another process was still training in its folder."""
+        if outcome.state == "in use":
             return None
         return tasks.record(outcome, RunDir(self._root / name), self._definition.metric)
+
+    def _jobs(self, names: Sequence[str]) -> list[Job]:
+        """Return the jobs of runs, in this order."""
+        settings = tasks.settings(self._storage.table.read())
+        numbers = dict.fromkeys(map(tasks.number_of, names))
+        found = {j.name: j for n in numbers for j in self._definition.jobs(n, settings[n])}
+        return [found[name] for name in names]
+
+    def _scoring(self) -> dict[str, Any]:
+        """Return what runs are scored on: further arguments of `train.results.finish`."""
+        split = "validation" if self._order.has_test_split else "test"
+        return {"split": split, "validate": True}
+
+    def _trainer(self, logs: list[MakeWriter]) -> Train:
+        """Return what trains a run."""
+
+        def train(recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool) -> Any:
+            from train.run import run
+
+            writers, scoring = self._order.writers, self._scoring()
+            return run(
+                recipe, workdir, resume, figures=figures, writers=writers, logs=logs, **scoring
+            )
+
+        return train
 
     def _pruner(self, number: int, index: int, recipe: Recipe) -> list[MakeWriter]:
         if not self._definition.prune:
@@ -229,34 +273,6 @@ def tell(storage: storages.Storage, number: int, rows: dict[str, Row]) -> None:
     storage.tell(number, sum(values) / len(values) if whole else None, pruned=pruned)
 
 
-class _Trainer:
-    """Trains a run of a study; see `train.jobs.Train`."""
-
-    def __init__(self, order: Order, logs: list[MakeWriter]) -> None:
-        self._order, self._logs = order, logs
-        self.in_use = False  # another process was still training in the folder
-
-    def __call__(
-        self, recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool
-    ) -> Any:
-        from train.run import run
-
-        try:
-            return run(
-                recipe,
-                workdir,
-                resume,
-                figures=figures,
-                writers=self._order.writers,
-                logs=self._logs,
-                split="validation" if self._order.has_test_split else "test",
-                validate=True,
-            )
-        except InUse:
-            self.in_use = True
-            raise
-
-
 class PruneWriter(RunLog):
     """Ends a run that is worse than most others at its epoch."""
 
@@ -272,4 +288,4 @@ class PruneWriter(RunLog):
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    cli.main(follow_order)
