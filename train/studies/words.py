@@ -231,7 +231,9 @@ def test_sentences(summary: Summary) -> list[str]:
         lines.append(f"{len(tested) - SENTENCES} more tests are in the table of study.html")
     adjusted = sum(s.differences[0].p is not None for s in tested)
     if adjusted > 1:
-        lines.append(f"p values of the {adjusted} main tests are adjusted by Holm's method")
+        lines.append(
+            f"p values of the {adjusted} main tests are adjusted by Holm's method, intervals are not"
+        )
     return [*lines, *summary.untested]
 
 
