@@ -183,7 +183,7 @@ def test_published_test_images_are_used_for_the_chosen_setting_alone(tmp_path):
     assert "published test images, which are used for it alone: 85.00% (95% " in sentence
     assert "over 20 images; mean of 5 runs, standard deviation 7.91 points)" in sentence
     heading, _ = words.settings_table(found, found.scores)
-    assert "validation accuracy" in heading and "test accuracy" not in heading
+    assert "validation" in heading and "test" not in heading
 
 
 def test_a_single_setting_is_no_choice(tmp_path):
@@ -191,6 +191,9 @@ def test_a_single_setting_is_no_choice(tmp_path):
     assert words.choice_sentence(found).startswith("test accuracy: 95.00% (95% ")
     assert words.test_sentences(found) == []
     assert words.label(found.results, 0) == "000"
+    values = [{"images_per_class": 10}, {"images_per_class": None}]
+    results = make_study(tmp_path / "images", [(), ()], values=values)
+    assert words.label(results, 1) == "001 (images_per_class all)"
 
 
 def test_images_in_groups(tmp_path):
@@ -398,7 +401,7 @@ def test_the_page(tmp_path):
     text = (tmp_path / "study.html").read_text("utf-8")
     for title in (
         "Result",
-        "Settings",
+        "Settings: accuracy",
         "Tests",
         "Score over training images per class",
         "Importance of each field",

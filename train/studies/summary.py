@@ -49,6 +49,7 @@ def lines(summary: Summary) -> list[str]:
     return [
         f"study {results.name}: {words.counts(results)}",
         *words.unfinished_lines(results),
+        f"{words.NAMES[results.metric]} of the settings:",
         *table,
         *words.test_sentences(summary),
         words.choice_sentence(summary),
