@@ -233,7 +233,8 @@ def _estimate(
     candidate = None
     if all(read):
         candidate = sources.candidate(name, [run for run in read if run is not None])
-    pooled, interval, unit, units, losses = None, None, "images", 0, None
+    pooled, interval, units, losses = None, None, 0, None
+    unit: Unit = "images"
     share = 1 / (len(folds) - 1) if len(folds) > 1 else 0.0
     if candidate is not None:
         images = candidate.pooled.images

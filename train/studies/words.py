@@ -30,7 +30,7 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 def value_text(value: Any) -> str:
     """Format a value of a recipe field."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return " ".join(map(value_text, value))
     return "none" if value is None else str(value)
