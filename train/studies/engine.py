@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train import cli
+from train import cli, stopping
 from train.errors import InputError, Interrupted, RunError
 from train.record.directory import write_json
 from train.studies import storage as storages
@@ -230,12 +230,12 @@ class Workers:
             process.wait()
 
     def close(self) -> None:
-        """Remove the logs of workers that ended well; stop those that run."""
+        """Stop workers, and remove the logs of those that ended well, or were stopped."""
         self.stop()
         for process, log in zip(self._processes, self.logs, strict=True):
             if process.stdin:
                 process.stdin.close()
-            if process.returncode == 0:
+            if process.returncode in (0, stopping.STATUS):
                 log.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             self.logs[0].parent.rmdir()
@@ -301,7 +301,7 @@ def _wait(storage: Storage, order: Order, pool: Workers, stop: cli.StopRequest) 
         while True:
             running = pool.are_running()  # before the rows are read
             rows = storage.table.read()
-            done = {k for k, row in rows.items() if tasks.is_run(k) and row.state == "done"}
+            done = _done(rows)
             if first:
                 progress.start(f"study {definition.name}: run", total, len(done))
                 reported, first = done, False
@@ -312,6 +312,7 @@ def _wait(storage: Storage, order: Order, pool: Workers, stop: cli.StopRequest) 
             if stop.poll():
                 progress.stop()
                 pool.stop()
+                done = _done(storage.table.read())
                 raise Interrupted(
                     f"interrupted: {len(done)} of {total} runs are done, and the others saved in {order.folder}:"
                     " run the same command again to continue"
@@ -325,6 +326,11 @@ def _wait(storage: Storage, order: Order, pool: Workers, stop: cli.StopRequest) 
             time.sleep(POLL_SECONDS)
     finally:
         progress.stop()
+
+
+def _done(rows: Mapping[str, Row]) -> set[str]:
+    """Return the names of the runs that have finished."""
+    return {key for key, row in rows.items() if tasks.is_run(key) and row.state == "done"}
 
 
 def _running(rows: Mapping[str, Row]) -> str:
