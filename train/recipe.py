@@ -593,6 +593,8 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         accepted = value in arguments
     elif kind is float:
         accepted = isinstance(value, int | float) and not isinstance(value, bool)
+    elif origin is tuple:
+        accepted = False
     else:
         accepted = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if not accepted:
