@@ -123,8 +123,8 @@ def run_process(words: Sequence[str], **options: Any) -> subprocess.CompletedPro
 
     `options` are those of Popen.
     """
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **options) as process:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    with subprocess.Popen(words, **options) as process:
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):

@@ -10,13 +10,13 @@ with a cache directory of its own, both empty at first, and counts everything fr
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import command
+from benchmarks.workers import PARENT
 from train import cli, flags
 from train.recipe import InputError
 
@@ -88,13 +88,15 @@ def measure(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 def _run(settings: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        caches = {"JAX_ZOO_CACHE": f"{folder}/cache", "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla"}
-        done = subprocess.run(
+        own = {
+            "JAX_ZOO_CACHE": f"{folder}/cache",
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla",
+            PARENT: f"{os.getpid()}",
+        }
+        done = command.run_process(
             [sys.executable, "-m", "benchmarks.members_worker", folder, json.dumps(settings)],
-            env={**os.environ, **caches},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
+            env=os.environ | own,
+            stderr=None,  # shown
         )
     if done.returncode:
         raise InputError(f"the process of {settings['case']} failed: see its output above")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.workers import die_with_parent
 from train import cli, jobs
 from train.jobs import Job
 from train.recipe import Optimizer, Pixels, Recipe, Stage, with_values
@@ -55,7 +56,7 @@ def head_jobs(settings: dict[str, Any]) -> list[Job]:
         stages=(Stage(freeze=("backbone",), epochs=settings["epochs"], optimizer=Optimizer()),),
     )
     grid = itertools.product(range(FOLDS), range(SEEDS if pretrained else 1), RATES, DECAYS)
-    made = []
+    made: list[Job] = []
     for fold, seed, rate, decay in itertools.islice(itertools.cycle(grid), settings["count"]):
         values = {"fold": fold, "seed": seed, "stages.0.optimizer.weight_decay": decay}
         values["stages.0.optimizer.learning_rate"] = rate * (1 + len(made) / 1e6)  # all different
@@ -182,4 +183,5 @@ def main(folder: str, settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     main(sys.argv[1], json.loads(sys.argv[2]))

@@ -74,19 +74,21 @@ COMMANDS = {
     "train.data show": WRITING_FAULTS,
     "train.data prepare": WRITING_FAULTS,
     "train.reproduce": WRITING_FAULTS,
+    "train.study": WRITING_FAULTS,
     **{
         f"benchmarks.{name}": WRITING_FAULTS
         for name in (
+            *("augmentation", "coverage", "epoch", "gpu", "input_pipeline", "linear_baseline"),
             *(
-                "augmentation",
-                "coverage",
-                "epoch",
-                "gpu",
-                "input_pipeline",
-                "linear_baseline",
+                "members",
                 "parity",
+                "record",
+                "scaling",
+                "startup",
+                "table1",
+                "tables",
+                "throughput",
             ),
-            *("record", "scaling", "startup", "table1", "tables", "throughput"),
         )
     },
 }

@@ -1,5 +1,6 @@
 """The data, the commands and their reference results."""
 
+import csv
 import dataclasses
 import functools
 import json
@@ -42,6 +43,10 @@ STAGED = Recipe(
 )
 ROOT = Path(__file__).parents[2]
 LARGE_DISK = 512 * 1024  # KiB
+STUDY = (
+    "--model tests.registered_net:net --batch-size 8 --epochs 2 --folds 2"
+    " --vary lr=0.01,0.001 --out study"
+)
 RUN = "RUN"
 IN_TREE = (("PYTHONPATH", "tree"),)
 ROW = "table1-attention-16"  # of the paper below
@@ -184,6 +189,10 @@ class World:
                 prints=True,
             ),
             Plain(
+                Command("train.study", words("--dataset", data, *STUDY.split())),
+                lambda cwd: _study(cwd / "study"),
+            ),
+            Plain(
                 Command("train.compare", words(RUN, second, "--out", "x.html")),
                 lambda cwd: _percentages(cwd / "x.html"),
                 reads_run=True,
@@ -218,6 +227,7 @@ class World:
         ]
         timed = {
             "coverage": "--repeats 2",
+            "members": "--cases vade_tiny --seeds 2 --epochs 1",
             "linear_baseline": f"--dataset {data} --sizes 4 --c 0.01",
             "input_pipeline": "--num-workers 1 --decoders pillow --images 16 --image-size 16"
             " --batch-size 4 --cached-images 64 --rounds 1",
@@ -294,6 +304,17 @@ def _steps(path: Path) -> Any:
     steps = json.loads(path.read_text("utf-8"))["steps"]
     is_done = steps and all(step["state"] == "done" for step in steps.values())
     return _outline(steps) if is_done else None
+
+
+def _study(path: Path) -> Any:
+    """The scores of all runs of a study, and what remains of its work. None unless all runs are done."""
+    with open(path / "study.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or any(row["state"] != "done" for row in rows):
+        return None
+    files = sorted(p.relative_to(path).as_posix() for p in path.glob("runs/*/*"))
+    scores = [{k: v for k, v in row.items() if k != "train_time_ms"} for row in rows]
+    return scores, files, sorted(p.name for p in path.rglob("*.part"))
 
 
 VARYING = (
