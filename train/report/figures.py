@@ -1,17 +1,22 @@
 """Figures of runs, drawn without a display, without pyplot's global state and with matplotlib's default settings."""
 
-import io
 import itertools
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from train.report.plotting import Axes, Figure, Line2D, MaxNLocator, default_settings
-from zoo.common.files import write_atomically
+from train.report.plotting import (
+    Axes,
+    Figure,
+    Line2D,
+    MaxNLocator,
+    default_settings,
+    finish,
+    shorten,
+)
 
 # Okabe and Ito's palette, which is safe for color blindness.
 TRAIN, VALIDATION, TEST, BAD = "#0072B2", "#D55E00", "#009E73", "#CC3311"
@@ -20,7 +25,6 @@ STRONG = (TRAIN, VALIDATION, TEST, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 PALETTE = (*STRONG, "#F0E442")
 MARKERS = ("o", "^", "s", "v", "D", "P", "X")
 LINES = ("-", "--", ":", "-.")
-DPI = 110
 
 
 @default_settings()
@@ -469,28 +473,3 @@ def _over_epochs(panel: Axes, quantity: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     if quantity == "accuracy":
         panel.set_ylim(-0.02, 1.02)
-
-
-def shorten(name: str, limit: int = 18) -> str:
-    """Truncate a long name for a label, and escape "$", which would start a formula."""
-    name = name if len(name) <= limit else name[: limit - 1] + "…"
-    return name.replace("$", r"\$")
-
-
-def finish(figure: Figure, path: Path, title: str = "") -> None:
-    """Lay a figure out and write it as .png, atomically; equal figures are equal files."""
-    if title:
-        figure.suptitle(shorten(title, 90), fontsize=11)
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        # Class names in scripts that the font lacks are drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        layout = figure.get_layout_engine()
-        if layout is not None:
-            # Saving would compute the layout twice, which takes most of the time.
-            figure.set_dpi(DPI)
-            layout.execute(figure)
-            figure.set_layout_engine("none")
-        # matplotlib's version is left out. The name tells figures from data.
-        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": "jax-zoo"})
-    write_atomically(path, content.getvalue())

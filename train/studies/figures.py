@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from train.report.figures import LINES, MARKERS, STRONG, TRAIN, VALIDATION, finish, shorten
-from train.report.plotting import Axes, Figure, MaxNLocator, default_settings, matplotlib
+from train.report.figures import LINES, MARKERS, STRONG, TRAIN, VALIDATION
+from train.report.plotting import (
+    Axes,
+    Figure,
+    MaxNLocator,
+    default_settings,
+    finish,
+    matplotlib,
+    shorten,
+)
 from train.studies.importance import is_log, is_numeric, key
 from train.studies.words import value_text
 

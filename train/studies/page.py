@@ -16,7 +16,6 @@ from train.studies.scores import SettingScore, Summary
 CURVES = 7  # settings in a figure of curves: more colors cannot be told apart
 MAX_AXES = 8  # of parallel coordinates
 MAX_ROWS = 1000  # of the table of settings
-IMAGES_PER_CLASS = "images_per_class"
 
 
 def write(path: Path, summary: Summary) -> None:
@@ -74,7 +73,8 @@ def _settings(summary: Summary) -> str:
         facts.append(f"differences{unit} with their 95% intervals are those of the main tests")
     if more > 0:
         facts.append(f"{more} more settings are in study.json")
-    return page.section("Settings", body + f"<p class=soft>{page.text('; '.join(facts))}.</p>")
+    title = f"Settings: {words.NAMES[summary.results.metric]}"
+    return page.section(title, body + f"<p class=soft>{page.text('; '.join(facts))}.</p>")
 
 
 def _unfinished(results: StudyResults) -> str:
@@ -148,7 +148,8 @@ def _fields(summary: Summary, section: Callable[..., str]) -> Iterator[str]:
             found.method,
         )
     columns: dict[str, Sequence[Any]] = {
-        names[path]: [s.setting.values[path] for s in settings] for path in paths
+        names[path]: [words.shown_value(path, s.setting.values[path]) for s in settings]
+        for path in paths
     }
     scores = [float(s.mean) for s in settings if s.mean is not None]
     numbers = [s.setting.number for s in settings]
@@ -242,10 +243,10 @@ def images_per_class_lines(
     The interval is that over folds or seeds, or else over images. None, for all images, is the last point.
     """
     results, settings = summary.results, scored(summary)
-    if len({key(s.setting.values.get(IMAGES_PER_CLASS)) for s in settings}) < 2:
+    if len({key(s.setting.values.get(words.IMAGES_PER_CLASS)) for s in settings}) < 2:
         return {}, ""
     names = words.short_names(results.varied)
-    others = [path for path in varying(settings) if path != IMAGES_PER_CLASS]
+    others = [path for path in varying(settings) if path != words.IMAGES_PER_CLASS]
     lines: dict[str, list[tuple[int | None, float, float | None, float | None]]] = {}
     unit = ""
     for score in settings:
@@ -259,7 +260,7 @@ def images_per_class_lines(
                 interval, unit = estimate.interval, estimate.unit
                 center = estimate.pooled if estimate.pooled is not None else center
             low, high = interval or (None, None)
-        lines.setdefault(line, []).append((values.get(IMAGES_PER_CLASS), center, low, high))
+        lines.setdefault(line, []).append((values.get(words.IMAGES_PER_CLASS), center, low, high))
     ordered = {
         line: sorted(points, key=lambda p: math.inf if p[0] is None else p[0])
         for line, points in lines.items()

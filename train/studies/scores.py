@@ -35,6 +35,7 @@ class Estimate:
     by_seed: tuple[float, ...]  # means over the folds
     seeds: tuple[int, ...]
     test_share: float  # see `train.analysis.statistics.mean_interval`
+    is_fraction: bool  # between 0 and 1
 
     @property
     def runs_unit(self) -> Literal["folds", "seeds"]:
@@ -45,8 +46,11 @@ class Estimate:
     def runs_interval(self) -> Interval | None:
         """Interval of the mean over folds (Nadeau and Bengio), or else over seeds; None for one run."""
         if len(self.by_fold) > 1:
-            return statistics.mean_interval(self.by_fold, self.test_share)
-        return statistics.mean_interval(self.by_seed)
+            found = statistics.mean_interval(self.by_fold, self.test_share)
+        else:
+            found = statistics.mean_interval(self.by_seed)
+        # Student's t knows no bounds.
+        return (max(found[0], 0.0), min(found[1], 1.0)) if found and self.is_fraction else found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +233,8 @@ def _estimate(
     candidate = None
     if all(read):
         candidate = sources.candidate(name, [run for run in read if run is not None])
-    pooled, interval, unit, units, losses = None, None, "images", 0, None
+    pooled, interval, units, losses = None, None, 0, None
+    unit: Unit = "images"
     share = 1 / (len(folds) - 1) if len(folds) > 1 else 0.0
     if candidate is not None:
         images = candidate.pooled.images
@@ -257,6 +262,7 @@ def _estimate(
         tuple(values.mean(axis=1).tolist()),
         tuple(seeds),
         share,
+        results.metric in PREDICTED,
     )
     return estimate, candidate, losses
 

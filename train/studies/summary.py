@@ -49,6 +49,7 @@ def lines(summary: Summary) -> list[str]:
     return [
         f"study {results.name}: {words.counts(results)}",
         *words.unfinished_lines(results),
+        f"{words.NAMES[results.metric]} of the settings:",
         *table,
         *words.test_sentences(summary),
         words.choice_sentence(summary),
@@ -166,12 +167,17 @@ def to_csv(results: StudyResults) -> str:
                 run.seed,
                 "done" if run.is_finished else run.state,
                 run.text,
-                *(words.value_text(varied[p]) if p in varied else "" for p in paths),
+                *(_cell(varied[p]) if p in varied else "" for p in paths),
                 run.validation,
                 *(test.get(name) for name in ("split", *SCORES, *FACTS)),
             ]
         )
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Write all digits of a number."""
+    return value if isinstance(value, int | float) else words.value_text(value)
 
 
 def _test(run: RunResult) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from train.studies.results import RunResult, StudyResults
 from train.studies.scores import Choice, Estimate, SettingScore, Summary
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss"}
+IMAGES_PER_CLASS = "images_per_class"
 SENTENCES = 10  # tests in words; the table has all
 
 
@@ -29,17 +30,24 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 def value_text(value: Any) -> str:
     """Format a value of a recipe field."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return " ".join(map(value_text, value))
     return "none" if value is None else str(value)
+
+
+def shown_value(path: str, value: Any) -> Any:
+    """Return a value as it is shown: without a limit, all images of a class are used."""
+    return "all" if path == IMAGES_PER_CLASS and value is None else value
 
 
 def label(results: StudyResults, number: int) -> str:
     """Name a setting by its number and its values: "003 (lr 0.1)"."""
     names = short_names(results.varied)
     values = next(s.values for s in results.settings if s.number == number)
-    shown = ", ".join(f"{names[path]} {value_text(value)}" for path, value in values.items())
+    shown = ", ".join(
+        f"{names[path]} {value_text(shown_value(path, value))}" for path, value in values.items()
+    )
     return f"{number:03d}" + (f" ({shown})" if shown else "")
 
 
@@ -83,14 +91,17 @@ def settings_table(
     columns: dict[str, list[str]] = {"setting": [f"{s.setting.number:03d}" for s in scores]}
     for path in results.varied:
         columns[names[path]] = [
-            value_text(s.setting.values[path]) if path in s.setting.values else "" for s in scores
+            value_text(shown_value(path, s.setting.values[path]))
+            if path in s.setting.values
+            else ""
+            for s in scores
         ]
     columns["runs"] = [
         f"{s.finished}" if s.complete else f"{s.finished} of {s.planned}" for s in scores
     ]
     if not results.has_test_split:
-        columns[f"validation {NAMES[metric]}"] = [number_text(s.validation, metric) for s in scores]
-    columns[f"{split} {NAMES[metric]}"] = [spread_text(s.mean, s.sd, metric) for s in scores]
+        columns["validation"] = [number_text(s.validation, metric) for s in scores]
+    columns[split] = [spread_text(s.mean, s.sd, metric) for s in scores]
     if any(len(e.by_fold) > 1 and e.pooled is not None for e in estimates) and metric != "accuracy":
         columns["pooled"] = [
             number_text(s.estimate.pooled if s.estimate else None, metric) for s in scores
@@ -231,7 +242,9 @@ def test_sentences(summary: Summary) -> list[str]:
         lines.append(f"{len(tested) - SENTENCES} more tests are in the table of study.html")
     adjusted = sum(s.differences[0].p is not None for s in tested)
     if adjusted > 1:
-        lines.append(f"p values of the {adjusted} main tests are adjusted by Holm's method")
+        lines.append(
+            f"p values of the {adjusted} main tests are adjusted by Holm's method, intervals are not"
+        )
     return [*lines, *summary.untested]
 
 
