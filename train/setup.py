@@ -399,7 +399,6 @@ def _model(
         preprocessing, options = loaded.preprocessing, dict(loaded.options)
         weights = {"batch_stats": {}, **loaded.variables}
         pretrained = {"source": recipe.pretrained, "sha256": loaded.sha256, "report": loaded.report}
-        cli.say(f"weights: {loaded.report}")
     inputs: Inputs = VectorInputs(shape)
     if preprocessing is not None:
         if train and not restored:
@@ -459,6 +458,7 @@ def _pretrained(recipe: Recipe, num_classes: int, shared: dict[str, Any]) -> Any
             shared[memo] = load_weights(
                 recipe.model, recipe.pretrained, num_classes, image_size=size, seed=seed, **options
             )
+            cli.say(f"weights: {shared[memo].report}")
     except DownloadError as error:
         raise InputError(f"{error}; or train from scratch: --pretrained None") from None
     return shared[memo]
