@@ -591,6 +591,8 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         if value not in arguments and isinstance(value, str):
             value = RENAMED_VALUES.get(value, value)
         accepted = value in arguments
+    elif origin is tuple:
+        accepted = False  # not a list
     elif kind is float:
         accepted = isinstance(value, int | float) and not isinstance(value, bool)
     elif origin is tuple:

@@ -1,5 +1,6 @@
 """The command `train.study`: its flags, its tasks, and what it refuses. Most runs here are those of a fake trainer."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 
 from tests.train.test_compare import IDS, make_run
 from train import study
-from train.errors import Diverged, InputError, Interrupted
+from train.errors import Diverged, InputError, Interrupted, InUse
 from train.recipe import ModelOptions, NetFeatures, Pixels, Recipe, Stage, with_values
 from train.record.directory import RunDir, write_json
 from train.record.log import EpochRecord
@@ -441,6 +442,44 @@ def test_a_published_test_split_is_used_once_for_the_chosen_setting(training, ru
     assert json.loads((engine.Path("studies/pets/runs") / NAMES[0] / "test.json").read_text())[
         "split"
     ] == "validation"  # fmt: skip
+
+
+def test_two_processes_begin_a_study_at_the_same_time(training, run, monkeypatch):
+    """The second one has found no study in the folder, and then finds that of the first one in the storage."""
+    run(GRID)
+    monkeypatch.setattr(engine, "read_record", lambda folder: None)
+    assert "8 finished" in run(GRID)
+    assert training.names == NAMES
+    assert "a study with other settings" in run(f"{GRID} --metric loss", status=2)
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(training, run):
+    """As after a lease that expired while its owner was suspended: its folder is still locked."""
+    training.errors[NAMES[0]] = InUse("another process is training")
+    run(GRID)
+    assert training.names == [NAMES[0], *NAMES]
+
+
+def test_runs_of_one_program_are_claimed_together(tmp_path):
+    recipe = Recipe(model="vade_tiny", features=Pixels(), folds=2)
+    definition = define("lr=1,2", "batch_size=8,9", recipes=(recipe,))
+    opened = storage.open_storage(str(tmp_path / "journal"), definition)
+    claims = Claims(opened.table)
+    engine.plan(opened, claims)
+    rows = opened.table.read()
+    first = claims.claim(["000/fold0/seed0"])
+    done = claims.claim(["002/fold0/seed0"])
+    claims.finish(done, {"state": "done", "text": ""})
+    order = worker.Order(str(tmp_path), "", definition, False)
+    group = worker.StudyTasks(opened, order).group(first, opened.table.read())
+    assert group == ["000/fold1/seed0", "002/fold1/seed0"]  # 001 and 003 have other batches
+    assert len([key for key in rows if tasks.is_run(key)]) == 8
+    for changed in (
+        {"writers": ("wandb",)},
+        {"definition": dataclasses.replace(definition, prune=True)},
+    ):
+        alone = worker.StudyTasks(opened, dataclasses.replace(order, **changed))
+        assert not alone.group(first, rows)
 
 
 # What is refused.

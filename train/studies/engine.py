@@ -20,7 +20,7 @@ from train.record.directory import write_json
 from train.studies import storage as storages
 from train.studies import tasks
 from train.studies.definition import Definition, difference
-from train.studies.leases import Claims, Row, held
+from train.studies.leases import Claims, Row, has_ended, held
 from train.studies.results import StudyResults
 from train.studies.storage import Storage
 from train.studies.worker import Order
@@ -48,8 +48,7 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     path = folder / DEFINITION
     recorded = read_record(folder)
     file = storages.file_of(url)
-    if recorded is not None and not has_runs(folder) and storages.is_beside(url, folder):
-        # No run could start, such as for a misspelled flag: this is a new study.
+    if recorded is not None and _can_be_replaced(recorded, url, definition, folder):
         path.unlink()
         storages.remove(url, definition.name)
         recorded = None
@@ -72,6 +71,10 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     }
     with storages.answering(url):
         stored = storage.table.fact(facts)
+    if recorded is None and stored["folder"] == facts["folder"]:
+        # Of another process, if it begins the study at the same time.
+        check_same(stored, definition, data, folder)
+        facts, identity = stored, stored["identity"]
     if stored["identity"] != identity:
         raise InputError(
             f"--storage {storages.shown(url)} already has a study {definition.name}, in the folder"
@@ -82,6 +85,22 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, facts | {"storage": storages.shown(url)})
     return storage
+
+
+def _can_be_replaced(
+    recorded: Mapping[str, Any], url: str, definition: Definition, folder: Path
+) -> bool:
+    """Whether a folder has another study, of which no run could start, such as for a wrong flag."""
+    if has_runs(folder) or not storages.is_beside(url, folder):
+        return False
+    before = recorded_definition(recorded, folder)
+    if not difference(before, definition):
+        return False
+    file = storages.file_of(url)
+    if file is None or not file.exists():
+        return True
+    rows = storages.open_table(url, before.name).read().values()
+    return all(row.state != "claimed" or has_ended(row.owner) for row in rows)
 
 
 def has_runs(folder: Path) -> bool:

@@ -8,6 +8,7 @@ which tasks there are and who runs them.
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from train.errors import InputError
 from train.studies.definition import Definition
 from train.studies.leases import Table
-from train.studies.tables import DatabaseTable, JournalTable
+from train.studies.tables import DatabaseTable, JournalTable, created
 from train.studies.varied import Varied
 
 PATIENCE_OF_DATABASE = 60  # seconds to wait for a locked SQLite database
@@ -47,13 +48,10 @@ def check(url: str) -> None:
             raise InputError(
                 f"--storage {url}: the folder of this file does not exist: create it first"
             )
-    if kind == "postgresql":
-        try:
-            import psycopg  # noqa: F401
-        except ImportError as error:
-            raise InputError(
-                f"--storage {shown(url)} needs psycopg ({error}): pip install -e '.[postgresql]'"
-            ) from None
+    if kind == "postgresql" and importlib.util.find_spec("psycopg") is None:
+        raise InputError(
+            f"--storage {shown(url)} needs the package psycopg: pip install -e '.[postgresql]'"
+        )
 
 
 def file_of(url: str) -> Path | None:
@@ -206,7 +204,8 @@ def open_table(url: str, name: str) -> Any:
         return JournalTable(_tasks_of(Path(url), name))
     import sqlalchemy
 
-    return DatabaseTable(sqlalchemy.create_engine(_with_driver(url), **_engine_options(url)), name)
+    engine = sqlalchemy.create_engine(_with_driver(url), **_engine_options(url))
+    return created(lambda: DatabaseTable(engine, name), url)
 
 
 def _open_optuna(url: str) -> Any:
@@ -216,18 +215,9 @@ def _open_optuna(url: str) -> Any:
 
         lock: Any = _lock(Path(url))
         return JournalStorage(JournalFileBackend(url, lock_obj=lock))
-    import sqlalchemy
     from optuna.storages import RDBStorage
 
-    def create() -> Any:
-        return RDBStorage(_with_driver(url), engine_kwargs=_engine_options(url))
-
-    try:
-        return create()
-    except (
-        sqlalchemy.exc.DBAPIError
-    ):  # another process has just created its tables, or it fails again
-        return create()
+    return created(lambda: RDBStorage(_with_driver(url), engine_kwargs=_engine_options(url)), url)
 
 
 def _with_driver(url: str) -> str:

@@ -4,14 +4,37 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from train.studies.leases import Row
 
+Made = TypeVar("Made")
+
 TASKS = "jax_zoo_tasks"
 STUDIES = "jax_zoo_studies"
+
+
+ATTEMPTS = 20
+
+
+def created(create: Callable[[], Made], url: str) -> Made:
+    """Call `create`, which creates tables of a database: again if another process creates them at the same time."""
+    import sqlalchemy
+
+    clashes: list[type[Exception]] = [
+        sqlalchemy.exc.IntegrityError,
+        sqlalchemy.exc.ProgrammingError,
+    ]
+    if url.startswith("sqlite"):
+        clashes.append(sqlalchemy.exc.OperationalError)  # elsewhere one of the connection
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(*clashes):
+            return create()
+        time.sleep(0.1)
+    return create()
 
 
 class JournalTable:
@@ -131,10 +154,7 @@ class DatabaseTable:
             sa.Column("study", sa.String(200), primary_key=True),
             sa.Column("content", sa.Text, nullable=False),
         )
-        try:
-            metadata.create_all(engine)
-        except sa.exc.DBAPIError:  # another process has just created them, or it fails again
-            metadata.create_all(engine)
+        metadata.create_all(engine)
 
     def add(self, keys: Sequence[str]) -> None:
         """See `train.studies.leases.Table`."""
