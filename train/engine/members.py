@@ -87,7 +87,7 @@ class Stack:
             of_members[0] if is_shared else np.stack(of_members)
             for is_shared, of_members in zip(shared, zip(*flat, strict=True), strict=True)
         ]
-        self.state = devices.replicate(self.structure.unflatten(leaves))
+        self.state = devices.replicate(jax.tree.unflatten(self.structure, leaves))
         self.settings = jax.tree.map(lambda *x: np.stack(x), *(m.settings for m in members))
 
     def slot(self, member: "MemberStage") -> int:
@@ -99,13 +99,13 @@ class Stack:
         leaves, structure = jax.tree.flatten(tree)
         stacked = [leaf for leaf, is_shared in zip(leaves, shared, strict=True) if not is_shared]
         taken = iter(_at(stacked, np.int32(slot)))
-        return structure.unflatten(
-            [leaf if s else next(taken) for leaf, s in zip(leaves, shared, strict=True)]
+        return jax.tree.unflatten(
+            structure, [leaf if s else next(taken) for leaf, s in zip(leaves, shared, strict=True)]
         )
 
     def shared_variables(self) -> tuple[dict[str, Any], list[bool]]:
         """The variables to evaluate, and which of their leaves are shared."""
-        flags: TrainState = self.structure.unflatten(self.shared)
+        flags: TrainState = jax.tree.unflatten(self.structure, self.shared)
         variables = self.state.variables()
         return variables, jax.tree.leaves(flags.variables())
 
@@ -236,7 +236,7 @@ class Program:
         self.objective = plan.objective.build(model, spec)
         num_steps = spec.epochs * first.steps_per_epoch
 
-        def run(state, settings, context, images, labels, start, stop, order):  # type: ignore[no-untyped-def]
+        def run(state, settings, context, images, labels, start, stop, order):
             optimizer = build_optimizer(spec.optimizer, num_steps, settings.scalars)
             step = steps.make_train_step(
                 self.objective,
@@ -252,16 +252,16 @@ class Program:
 
         evaluate = steps.make_eval_step(self.objective, inputs)
 
-        def outputs(variables, images, rows):  # type: ignore[no-untyped-def]
+        def outputs(variables, images, rows):
             return evaluate(variables, {"image": images[rows]})
 
         self.stack = self._stacked(members, states)
-        axes = self.stack.structure.unflatten([None if s else 0 for s in self.shared])
+        axes = jax.tree.unflatten(self.stack.structure, [None if s else 0 for s in self.shared])
         self._run = self.devices.map_members(
             run, (axes, 0, 0, None, None, None, None, 0), (axes, 0)
         )
         variables, shared = self.stack.shared_variables()
-        axes = jax.tree.structure(variables).unflatten([None if s else 0 for s in shared])
+        axes = jax.tree.unflatten(jax.tree.structure(variables), [None if s else 0 for s in shared])
         self._outputs = self.devices.map_members(outputs, (axes, None, 0), 0)
         for member in members:
             member.program = self

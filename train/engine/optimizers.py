@@ -137,7 +137,7 @@ def rate_schedule(
             factor *= (1 + jnp.cos(jnp.pi * progress)) / 2
         if spec.warmup_steps:
             factor *= jnp.minimum(update / spec.warmup_steps, 1)
-        return initial * factor
+        return factor * initial
 
     return rate
 
