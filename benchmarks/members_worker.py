@@ -55,7 +55,7 @@ def head_jobs(settings: dict[str, Any]) -> list[Job]:
         stages=(Stage(freeze=("backbone",), epochs=settings["epochs"], optimizer=Optimizer()),),
     )
     grid = itertools.product(range(FOLDS), range(SEEDS if pretrained else 1), RATES, DECAYS)
-    made = []
+    made: list[Job] = []
     for fold, seed, rate, decay in itertools.islice(itertools.cycle(grid), settings["count"]):
         values = {"fold": fold, "seed": seed, "stages.0.optimizer.weight_decay": decay}
         values["stages.0.optimizer.learning_rate"] = rate * (1 + len(made) / 1e6)  # all different

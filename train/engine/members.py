@@ -82,7 +82,7 @@ class Stack:
         self.shared = shared
         on_host = [state.on_host() for state in states]
         flat = [jax.tree.leaves(state) for state in on_host]
-        self.structure = jax.tree.structure(on_host[0])
+        self.structure: Any = jax.tree.structure(on_host[0])
         leaves = [
             of_members[0] if is_shared else np.stack(of_members)
             for is_shared, of_members in zip(shared, zip(*flat, strict=True), strict=True)
@@ -96,6 +96,7 @@ class Stack:
 
     def take(self, tree: Any, shared: Sequence[bool], slot: int) -> Any:
         """Return the leaves of one member, of a tree with the stack's axis."""
+        structure: Any
         leaves, structure = jax.tree.flatten(tree)
         stacked = [leaf for leaf, is_shared in zip(leaves, shared, strict=True) if not is_shared]
         taken = iter(_at(stacked, np.int32(slot)))
@@ -236,7 +237,7 @@ class Program:
         self.objective = plan.objective.build(model, spec)
         num_steps = spec.epochs * first.steps_per_epoch
 
-        def run(state, settings, context, images, labels, start, stop, order):  # type: ignore[no-untyped-def]
+        def run(state, settings, context, images, labels, start, stop, order):
             optimizer = build_optimizer(spec.optimizer, num_steps, settings.scalars)
             step = steps.make_train_step(
                 self.objective,
@@ -252,16 +253,17 @@ class Program:
 
         evaluate = steps.make_eval_step(self.objective, inputs)
 
-        def outputs(variables, images, rows):  # type: ignore[no-untyped-def]
+        def outputs(variables, images, rows):
             return evaluate(variables, {"image": images[rows]})
 
         self.stack = self._stacked(members, states)
-        axes = self.stack.structure.unflatten([None if s else 0 for s in self.shared])
+        axes: Any = self.stack.structure.unflatten([None if s else 0 for s in self.shared])
         self._run = self.devices.map_members(
             run, (axes, 0, 0, None, None, None, None, 0), (axes, 0)
         )
         variables, shared = self.stack.shared_variables()
-        axes = jax.tree.structure(variables).unflatten([None if s else 0 for s in shared])
+        structure: Any = jax.tree.structure(variables)
+        axes = structure.unflatten([None if s else 0 for s in shared])
         self._outputs = self.devices.map_members(outputs, (axes, None, 0), 0)
         for member in members:
             member.program = self
