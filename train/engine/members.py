@@ -82,7 +82,7 @@ class Stack:
         self.shared = shared
         on_host = [state.on_host() for state in states]
         flat = [jax.tree.leaves(state) for state in on_host]
-        self.structure = jax.tree.structure(on_host[0])
+        self.structure: Any = jax.tree.structure(on_host[0])
         leaves = [
             of_members[0] if is_shared else np.stack(of_members)
             for is_shared, of_members in zip(shared, zip(*flat, strict=True), strict=True)
@@ -96,6 +96,7 @@ class Stack:
 
     def take(self, tree: Any, shared: Sequence[bool], slot: int) -> Any:
         """Return the leaves of one member, of a tree with the stack's axis."""
+        structure: Any
         leaves, structure = jax.tree.flatten(tree)
         stacked = [leaf for leaf, is_shared in zip(leaves, shared, strict=True) if not is_shared]
         taken = iter(_at(stacked, np.int32(slot)))

@@ -119,7 +119,7 @@ def kernel_mask(params: Any) -> Any:
 
 
 def rate_schedule(
-    spec: recipe.Optimizer, num_updates: int | None = None, initial: ArrayLike | None = None
+    spec: recipe.Optimizer, num_updates: int | None = None, initial: Any = None
 ) -> ArrayLike | Callable[[jax.Array], jax.Array]:
     """Learning rate as a function of the update, counted from 0, or a constant; `initial` replaces that of `spec`."""
     initial = spec.learning_rate if initial is None else initial
