@@ -69,11 +69,22 @@ def test_only_one_of_two_processes_gets_a_task(table, url):
     seen = table.read()["a"]
     first, second = (dataclasses.replace(seen, state="claimed", owner=o, beat=1) for o in "xy")
     other = open_table(url, "fake")
-    assert table.exchange(seen, first)
-    assert not other.exchange(seen, second)
+    assert table.exchange([(seen, first)]) == [True]
+    assert other.exchange([(seen, second)]) == [False]
     assert other.read()["a"] == table.read()["a"] == first
-    assert not table.exchange(seen, second)
-    assert not table.exchange(Row("missing"), second)
+    assert table.exchange([(seen, second)]) == [False]
+    assert table.exchange([(Row("missing"), second)]) == [False]
+
+
+def test_many_rows_are_exchanged_at_once(table):
+    table.add(["b", "a", "c"])
+    rows = table.read()
+    claimed = {key: dataclasses.replace(row, owner="x", beat=1) for key, row in rows.items()}
+    table.exchange([(rows["a"], claimed["a"])])
+    changes = [(rows[key], dataclasses.replace(rows[key], owner="y", beat=1)) for key in "bac"]
+    assert table.exchange(changes) == [True, False, True]
+    assert [row.owner for row in table.read().values()] == ["y", "x", "y"]
+    assert table.exchange([]) == []
 
 
 def test_a_result_is_recorded_once(table, url):
@@ -81,8 +92,8 @@ def test_a_result_is_recorded_once(table, url):
     mine, yours = Claims(table), Claims(open_table(url, "fake"))
     row = mine.claim(["a"])
     assert yours.claim(["a"]) is None and yours.claim(["a", "b"]).key == "b"
-    assert mine.finish(row, {"score": 0.5, "text": "\N{CAT}"})
-    assert not mine.finish(row, {"score": 0.6})
+    assert mine.finish({row.key: {"score": 0.5, "text": "\N{CAT}"}}) == ["a"]
+    assert not mine.finish({row.key: {"score": 0.6}})
     assert yours.table.read()["a"].result == {"score": 0.5, "text": "\N{CAT}"}
     assert yours.claim(["a"]) is None
 
@@ -108,12 +119,12 @@ def test_a_lease_without_a_beat_expires_and_its_owner_cannot_finish(journal, mon
     assert yours.claim(["a"]) is None
     clock[0] = 59
     assert yours.claim(["a"]) is None
-    assert mine.beat("a")
+    assert mine.beat(["a"]) == ["a"]
     clock[0] = 90
     assert yours.claim(["a"]) is None  # the beat was seen now
     clock[0] = 151
     assert yours.claim(["a"]).owner == yours.owner
-    assert not mine.beat("a") and not mine.finish(row, 1) and not mine.release(row)
+    assert not mine.beat(["a"]) and not mine.finish({row.key: 1}) and not mine.release(["a"])
     assert yours.is_held("a") and not mine.is_held("a")
 
 
@@ -131,9 +142,9 @@ def test_the_lease_of_a_process_that_has_ended_expires_at_once(journal):
 
 def test_a_released_task_can_be_claimed_at_once(journal):
     mine, yours = Claims(journal), Claims(journal)
-    row = mine.claim(["a"])
+    assert mine.claim(["a"])
     assert yours.claim(["a"]) is None and mine.claim(["a"]) is None
-    assert mine.release(row) and yours.claim(["a"])
+    assert mine.release(["a"]) and yours.claim(["a"])
 
 
 def test_a_held_lease_is_renewed(journal):

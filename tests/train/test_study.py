@@ -469,7 +469,7 @@ def test_runs_of_one_program_are_claimed_together(tmp_path):
     rows = opened.table.read()
     first = claims.claim(["000/fold0/seed0"])
     done = claims.claim(["002/fold0/seed0"])
-    claims.finish(done, {"state": "done", "text": ""})
+    claims.finish({done.key: {"state": "done", "text": ""}})
     order = worker.Order(str(tmp_path), "", definition, False)
     group = worker.StudyTasks(opened, order).group(first, opened.table.read())
     assert group == ["000/fold1/seed0", "002/fold1/seed0"]  # 001 and 003 have other batches

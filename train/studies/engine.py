@@ -154,7 +154,7 @@ def plan(storage: Storage, claims: Claims) -> None:
             continue
         with held(claims, [row]):
             _add_tasks(storage, claims)
-        claims.finish(row, {})
+        claims.finish({row.key: {}})
 
 
 def _add_tasks(storage: Storage, claims: Claims) -> None:
@@ -174,15 +174,18 @@ def _add_tasks(storage: Storage, claims: Claims) -> None:
     claims.table.add([tasks.setting_key(n) for n in range(len(settings))])
     for number, values in enumerate(settings):
         if number not in known and (row := claims.claim([tasks.setting_key(number)])):
-            claims.finish(row, {"values": values})
+            claims.finish({row.key: {"values": values}})
 
 
 def reopen(claims: Claims) -> None:
     """Let runs that failed, or could not start, be tried again."""
-    for row in claims.table.read().values():
-        if row.state == "done" and (row.result or {}).get("state") in ("failed", "not run"):
-            new = dataclasses.replace(row, state="open", owner="", beat=row.beat + 1, result=None)
-            claims.table.exchange(row, new)
+    claims.table.exchange(
+        [
+            (row, dataclasses.replace(row, state="open", owner="", beat=row.beat + 1, result=None))
+            for row in claims.table.read().values()
+            if row.state == "done" and (row.result or {}).get("state") in ("failed", "not run")
+        ]
+    )
 
 
 # Workers.

@@ -18,7 +18,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -36,6 +36,9 @@ class Row:
     result: Any = None  # JSON, of a finished task
 
 
+Change = tuple[Row, Row]  # a row as it was read, and what replaces it
+
+
 class Table(Protocol):
     """The rows of a study's tasks. Every change is atomic, and visible to all processes when its method returns."""
 
@@ -45,8 +48,8 @@ class Table(Protocol):
     def read(self) -> dict[str, Row]:
         """Return all rows, by key, in the order in which they were added."""
 
-    def exchange(self, seen: Row, new: Row) -> bool:
-        """Replace a row if state, owner and beat are still as `seen`; returns whether they were."""
+    def exchange(self, changes: Sequence[Change]) -> list[bool]:
+        """Replace each row whose state, owner and beat are still as seen; returns which were. One change per key."""
 
     def fact(self, value: Any) -> Any:
         """Record what the study is (JSON), and return what was recorded first."""
@@ -113,45 +116,63 @@ class Claims:
         rows = self.table.read()
         for key in keys:
             row = rows.get(key)
-            if row is not None and self._is_free(row) and (claimed := self._take(row)):
-                return claimed
+            if row is not None and self._is_free(row) and (claimed := self._take([row])):
+                return claimed[0]
         return None
 
     def claim_all(self, keys: Iterable[str]) -> list[Row]:
         """Claim each of these tasks that is free."""
         rows = self.table.read()
-        free = [rows[key] for key in keys if key in rows and self._is_free(rows[key])]
-        return [row for row in map(self._take, free) if row is not None]
+        return self._take([rows[key] for key in keys if key in rows and self._is_free(rows[key])])
 
-    def finish(self, row: Row, result: Any) -> bool:
-        """Record the result of a claimed task. Returns False if another process has taken the task."""
-        return self._replace(row.key, state="done", result=result)
+    def finish(self, results: Mapping[str, Any]) -> list[str]:
+        """Record the results of claimed tasks, by key. Returns the keys that no other process has taken."""
+        return self._replace(
+            {key: {"state": "done", "result": result} for key, result in results.items()}
+        )
 
-    def release(self, row: Row) -> bool:
-        """Let other processes claim a task that is not finished. Returns False if one has already taken it."""
-        return self._replace(row.key, state="open", owner="")
+    def release(self, keys: Iterable[str]) -> list[str]:
+        """Let other processes claim tasks that are not finished. Returns the keys that none has taken already."""
+        return self._replace({key: {"state": "open", "owner": ""} for key in keys})
 
     def is_held(self, key: str) -> bool:
         """Whether this process has the lease of a task."""
         row = self.table.read().get(key)
         return row is not None and row.state == "claimed" and row.owner == self.owner
 
-    def beat(self, key: str) -> bool:
-        """Renew a lease. Returns False if it is lost."""
-        return self._replace(key)
+    def beat(self, keys: Iterable[str]) -> list[str]:
+        """Renew leases. Returns the keys of those that are not lost."""
+        return self._replace({key: {} for key in keys})
 
-    def _take(self, row: Row) -> Row | None:
-        new = dataclasses.replace(row, state="claimed", owner=self.owner, beat=row.beat + 1)
-        return new if self.table.exchange(row, new) else None
+    def _take(self, rows: Sequence[Row]) -> list[Row]:
+        taken = [
+            dataclasses.replace(row, state="claimed", owner=self.owner, beat=row.beat + 1)
+            for row in rows
+        ]
+        exchanged = self.table.exchange(list(zip(rows, taken, strict=True)))
+        return [row for row, is_taken in zip(taken, exchanged, strict=True) if is_taken]
 
-    def _replace(self, key: str, **changes: Any) -> bool:
-        """Change a row of this process, whose beat another thread may change at the same time."""
-        while True:
-            row = self.table.read().get(key)
-            if row is None or row.state != "claimed" or row.owner != self.owner:
-                return False
-            if self.table.exchange(row, dataclasses.replace(row, beat=row.beat + 1, **changes)):
-                return True
+    def _replace(self, fields: Mapping[str, dict[str, Any]]) -> list[str]:
+        """Change rows of this process, whose beats another thread may change at the same time; see `beat`."""
+        done: list[str] = []
+        left = list(fields)
+        while left:
+            rows = self.table.read()
+            mine = [
+                rows[key]
+                for key in left
+                if key in rows and rows[key].state == "claimed" and rows[key].owner == self.owner
+            ]
+            exchanged = self.table.exchange(
+                [
+                    (row, dataclasses.replace(row, beat=row.beat + 1, **fields[row.key]))
+                    for row in mine
+                ]
+            )
+            pairs = list(zip(mine, exchanged, strict=True))
+            done += [row.key for row, is_done in pairs if is_done]
+            left = [row.key for row, is_done in pairs if not is_done]
+        return [key for key in fields if key in done]
 
     def _is_free(self, row: Row) -> bool:
         if row.state != "claimed":
@@ -179,7 +200,7 @@ def held(claims: Claims, rows: Sequence[Row]) -> Iterator[None]:
         keys = [row.key for row in rows]
         while not stop.wait(claims.patience / 6):
             with contextlib.suppress(Exception):
-                keys = [key for key in keys if claims.beat(key)]
+                keys = claims.beat(keys)
 
     thread = threading.Thread(target=renew, name="leases", daemon=True)
     thread.start()

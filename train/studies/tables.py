@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from train.studies.leases import Row
+from train.studies.leases import Change, Row
 
 Made = TypeVar("Made")
 
@@ -63,14 +63,21 @@ class JournalTable:
         with self._locked():
             return dict(self._rows)
 
-    def exchange(self, seen: Row, new: Row) -> bool:
+    def exchange(self, changes: Sequence[Change]) -> list[bool]:
         """See `train.studies.leases.Table`."""
         with self._locked():
-            row = self._rows.get(seen.key)
-            if row is None or _version(row) != _version(seen):
-                return False
-            self._append([{"row": dataclasses.asdict(new), "beat": seen.beat, "owner": seen.owner}])
-            return True
+            is_same = [
+                seen.key in self._rows and _version(self._rows[seen.key]) == _version(seen)
+                for seen, _ in changes
+            ]
+            self._append(
+                [
+                    {"row": dataclasses.asdict(new), "beat": seen.beat, "owner": seen.owner}
+                    for (seen, new), same in zip(changes, is_same, strict=True)
+                    if same
+                ]
+            )
+            return is_same
 
     def fact(self, value: Any) -> Any:
         """Record what the study is, and return what was recorded first."""
@@ -191,25 +198,31 @@ class DatabaseTable:
             for key, state, owner, beat, result in found
         }
 
-    def exchange(self, seen: Row, new: Row) -> bool:
-        """See `train.studies.leases.Table`. One statement, which the database executes atomically."""
+    def exchange(self, changes: Sequence[Change]) -> list[bool]:
+        """See `train.studies.leases.Table`. Each change is one statement, which the database executes atomically."""
         import sqlalchemy as sa
 
+        if not changes:
+            return []
         t = self._tasks.c
-        values = {
-            "state": new.state,
-            "owner": new.owner,
-            "beat": new.beat,
-            "result": None if new.result is None else json.dumps(new.result),
-        }
-        same = (t.state == seen.state) & (t.owner == seen.owner) & (t.beat == seen.beat)
-        statement = (
-            sa.update(self._tasks)
-            .where((t.study == self._study) & (t.key == seen.key) & same)
-            .values(**values)
-        )
+        exchanged = {}
         with self._engine.begin() as connection:
-            return connection.execute(statement).rowcount == 1
+            # In the same order in all processes: each waits for the rows that another has changed.
+            for seen, new in sorted(changes, key=lambda change: change[0].key):
+                values = {
+                    "state": new.state,
+                    "owner": new.owner,
+                    "beat": new.beat,
+                    "result": None if new.result is None else json.dumps(new.result),
+                }
+                same = (t.state == seen.state) & (t.owner == seen.owner) & (t.beat == seen.beat)
+                statement = (
+                    sa.update(self._tasks)
+                    .where((t.study == self._study) & (t.key == seen.key) & same)
+                    .values(**values)
+                )
+                exchanged[seen.key] = connection.execute(statement).rowcount == 1
+        return [exchanged[seen.key] for seen, _ in changes]
 
     def fact(self, value: Any) -> Any:
         """Record what the study is, and return what was recorded first."""

@@ -114,14 +114,11 @@ def work(claims: Claims, tasks: Tasks, *, poll: float = POLL_SECONDS) -> None:
             with held(claims, claimed):
                 results = tasks.run(claimed)
         except (Interrupted, KeyboardInterrupt):
-            for row in claimed:
-                claims.release(row)
+            claims.release(row.key for row in claimed)
             raise
-        for row, result in zip(claimed, results, strict=True):
-            if result is None:
-                claims.release(row)
-            else:
-                claims.finish(row, result)
+        by_key = {row.key: result for row, result in zip(claimed, results, strict=True)}
+        claims.finish({key: result for key, result in by_key.items() if result is not None})
+        claims.release(key for key, result in by_key.items() if result is None)
         tasks.finished(claimed)
         if None in results:
             time.sleep(poll)
