@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import sys
 
 import pytest
 
@@ -125,7 +126,15 @@ def test_python_examples_run(tmp_path, monkeypatch, small_net, image_folder):
     registry._ENTRIES.pop("narrow_sam")
 
 
+@pytest.fixture
+def forget_the_variant():
+    yield
+    for name in ("my_variants", "test_my_variants"):
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forget_the_variant")
 def test_variant_in_another_folder_is_tested_and_trained(tmp_path, image_folder, monkeypatch, call):
     """Run the two files of the page and its commands, on a small data set and with only the head trained.
 
