@@ -127,7 +127,7 @@ def test_the_best_setting_is_tested_against_each_other_one_with_holm(tmp_path):
     assert adjusted == pytest.approx(statistics.holm(pairs)) and adjusted != pytest.approx(pairs)
     text = "\n".join(words.test_sentences(found))
     assert text.count("McNemar's test") == 3
-    assert "p values of the 3 main tests are adjusted by Holm's method" in text
+    assert "p-values of the 3 main tests are adjusted by Holm's method" in text
     one = scores.summarize(make_study(tmp_path / "one", wrong[:2]))
     assert "Holm" not in "\n".join(words.test_sentences(one))
 

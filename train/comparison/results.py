@@ -75,7 +75,7 @@ def compare(candidates: Sequence[Candidate], metric: Metric) -> list[Pair]:
 
 
 def compare_pair(candidates: Sequence[Candidate], i: int, j: int, metric: Metric) -> Pair:
-    """Test one pair of candidates; see `compare`. Its p values are not adjusted."""
+    """Test one pair of candidates; see `compare`. Its p-values are not adjusted."""
     first, second = candidates[i].pooled, candidates[j].pooled
     names = candidates[i].name, candidates[j].name
     order = match(first.images, second.images, *names)

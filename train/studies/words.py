@@ -243,7 +243,7 @@ def test_sentences(summary: Summary) -> list[str]:
     adjusted = sum(s.differences[0].p is not None for s in tested)
     if adjusted > 1:
         lines.append(
-            f"p values of the {adjusted} main tests are adjusted by Holm's method, intervals are not"
+            f"p-values of the {adjusted} main tests are adjusted by Holm's method, intervals are not"
         )
     return [*lines, *summary.untested]
 
