@@ -464,6 +464,30 @@ def coverage_table(folder: Path) -> str:
     return markdown(heading, [(*key, *row) for key, row in rows.items()]) + f"\n\n{note}"
 
 
+def members_table(folder: Path) -> str:
+    """One row per recorded set of runs that train as one program, or would."""
+    rows = []
+    for name in ("members_heads.json", "members.json"):
+        for case in read(name)["cases"]:
+            for net in case.get("nets", ()):
+                what = f"a step of {net['members']} seeds of `{net['model']}`, batch {net['batch_size']}"
+                times = [f"{net[key]:.0f} ms" for key in ("together_ms", "alone_ms")]
+                rows.append((what, *times, f"{net['alone_ms'] / net['together_ms']:.1f}"))
+            if "runs" in case:
+                what = MEMBERS[case["case"]].format(runs=case["runs"], epochs=case["epochs"])
+                times = [f"{case[key]:.0f} s" for key in ("together_s", "alone_s")]
+                rows.append((what, *times, f"{case['ratio']:.1f}"))
+    heading = ("what", "as one program", "one after another", "speedup")
+    return markdown(heading, rows)
+
+
+MEMBERS = {
+    "heads": "{runs} heads of a frozen `mobilenet_v2`, 3,500 photographs, {epochs} epochs, from files to test scores",
+    "vade_tiny": "{runs} seeds of `vade_tiny` on digits, {epochs} epochs per stage",
+    "vade": "{runs} seeds of `vade` on digits, {epochs} epochs per stage",
+}
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "families": families_table,
     "models": models_table,
@@ -481,6 +505,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "gpu-goals": gpu_goals,
     "commands": commands_table,
     "coverage": coverage_table,
+    "members": members_table,
     **{f"nav-{section}": navigation(section) for section in WHOLE},
 }
 

@@ -16,11 +16,12 @@ import json
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
-from train import cli
+from train import cli, stopping
 from train.errors import Diverged, InputError, Interrupted, InUse, Pruned
 from train.recipe import Difference, JobWeights, Recipe, RunFeatures, differences
 from train.record.directory import RunDir, write_json
@@ -99,6 +100,9 @@ def run_jobs(
 ) -> dict[str, Outcome]:
     """Run the jobs below `root`, each after its dependencies, and return their outcomes by name.
 
+    Several processes can run the same list: each takes the next job that no other is training. At the end, each waits
+    for the jobs of the others, and continues those of a process that was killed.
+
     Args:
       jobs: in the order to run them, except that dependencies come first.
       root: folder of all runs.
@@ -115,24 +119,46 @@ def run_jobs(
     outcomes: dict[str, Outcome] = {}
     skipped_groups: dict[str, Outcome] = {}
     where = "the first job"
+    left, told = order, set[str]()
     try:
-        for number, job in enumerate(order, 1):
-            if job.group and job.group in skipped_groups:
-                outcomes[job.name] = skipped_groups[job.group]
-                continue
-            where = job.title or f"job {number} of {len(order)}: {job.name}"
-            say(where)
-            outcome = run_job(job, root, train=train, same_weights=same_weights)
-            outcomes[job.name] = outcome
-            say(f"{where}: {outcome}")
-            after(job, outcome)
-            if outcome.state == "not run" and job.group:
-                skipped_groups[job.group] = outcome
+        while left:
+            in_use: dict[str, Job] = {}  # with the jobs that depend on them
+            for job in left:
+                if job.group and job.group in skipped_groups:
+                    outcomes[job.name] = skipped_groups[job.group]
+                    continue
+                if any(name in in_use for name in job.dependencies):
+                    in_use[job.name] = job
+                    continue
+                where = job.title or f"job {order.index(job) + 1} of {len(order)}: {job.name}"
+                if job.name not in told:
+                    say(where)
+                outcome = run_job(job, root, train=train, same_weights=same_weights)
+                if outcome.state != "in use" or job.name not in told:
+                    say(f"{where}: {outcome}")
+                told.add(job.name)
+                if outcome.state == "in use":
+                    in_use[job.name] = job
+                    continue
+                outcomes[job.name] = outcome
+                after(job, outcome)
+                if outcome.state == "not run" and job.group:
+                    skipped_groups[job.group] = outcome
+            if len(in_use) == len(left):
+                _pause()
+            left = list(in_use.values())
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted(
             f"stopped during {where}; finished work is saved in {root}: run the same command again to resume"
         ) from None
     return outcomes
+
+
+def _pause() -> None:
+    """Let other processes work for a second."""
+    for _ in range(10):
+        stopping.check()
+        time.sleep(0.1)
 
 
 def dependency_order(jobs: Iterable[Job]) -> list[Job]:

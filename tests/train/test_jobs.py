@@ -8,7 +8,7 @@ import pytest
 
 from train import jobs
 from train.errors import Diverged, InputError, Interrupted, InUse
-from train.jobs import Job, Outcome, run_jobs
+from train.jobs import Job, Outcome, run_job, run_jobs
 from train.recipe import FORMAT, JobWeights, Recipe, RunFeatures, with_values
 from train.record.directory import RunDir, write_json
 
@@ -138,8 +138,34 @@ def test_a_failure_is_an_outcome_and_later_jobs_still_run(run, trainer):
 
 def test_nothing_is_recorded_in_the_run_of_another_process(run, trainer):
     trainer.errors = {"a": InUse("another process is training in a")}
-    assert run(Job("a", RECIPE))["a"] == "in use: another process is training it"
+    assert run_job(Job("a", RECIPE), trainer.root, train=trainer) == Outcome(
+        "in use", "another process is training it"
+    )
     assert not (trainer.root / "a" / "outcome.json").exists()
+
+
+def test_jobs_of_other_processes_are_waited_for(run, trainer, monkeypatch):
+    """The rest runs first; then their results are reused, and runs of a killed process are continued."""
+    trainer.errors = {name: InUse("another process is training") for name in ("a", "b")}
+    pauses = []
+
+    def pause():
+        pauses.append(list(trainer.calls))
+        del trainer.errors["ab"[len(pauses) - 1]]
+
+    monkeypatch.setattr("train.jobs._pause", pause)
+    items = [
+        Job("a", RECIPE),
+        Job("b", RECIPE),
+        Job("after", after("a"), group="x"),
+        Job("c", RECIPE),
+    ]
+    assert set(run(*items).values()) == {"done"}
+    assert pauses == [["a", "b", "c", "a", "b"], ["a", "b", "c", "a", "b", "a", "b", "after", "b"]]
+    assert [line for line in run.output if "in use" in line] == [
+        f"job {number} of 4: {name}: in use: another process is training it"
+        for number, name in [(1, "a"), (2, "b")]
+    ]
 
 
 def test_bad_input_before_the_start_of_a_run_is_not_a_failure(run, trainer):

@@ -274,15 +274,14 @@ def test_other_rows_run_after_a_failure(ask, trainer, tmp_path):
     assert trainer.calls == [*(f"{n}/seed0" for n in ("space", "weights", "bug", "after"))]
 
 
-def test_a_row_that_another_process_trains_is_left_to_it(ask, trainer, tmp_path):
+def test_a_row_that_another_process_trains_is_waited_for(ask, trainer, tmp_path, monkeypatch):
     trainer.errors = {"a/": InUse("another process is training in a/seed0: wait")}
+    monkeypatch.setattr(jobs, "_pause", trainer.errors.clear)
     status, _, stderr = ask([row("a"), row("b")])
-    assert status == 2
-    assert stderr.splitlines()[-1] == (
-        "error: another process is training a/seed0: run the same command again when it has ended"
-    )
+    assert status == 0
+    assert "row 1 of 2, seed 0: a: in use: another process is training it" in stderr
     states = {r["name"]: r["verdict"] for r in ledger_of(tmp_path)["rows"]}
-    assert states == {"a": "not run", "b": "reproduced"}
+    assert states == {"a": "reproduced", "b": "reproduced"}
 
 
 CATS = with_values(RECIPE, {"dataset": "cats_dogs"})

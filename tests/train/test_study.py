@@ -13,6 +13,7 @@ import pytest
 from tests.train.test_compare import IDS, make_run
 from train import study
 from train.errors import Diverged, InputError, Interrupted, InUse
+from train.processes import Processes
 from train.recipe import ModelOptions, NetFeatures, Pixels, Recipe, Stage, with_values
 from train.record.directory import RunDir, write_json
 from train.record.log import EpochRecord
@@ -281,7 +282,7 @@ PARSE = study.parse
 parse_once = functools.cache(PARSE)
 
 
-class Here(engine.Workers):
+class Here(Processes):
     """Does the tasks in this process."""
 
     def __init__(self, order, count):
@@ -298,7 +299,7 @@ class Here(engine.Workers):
 def training(monkeypatch, tmp_path):
     found = Training()
     monkeypatch.setattr("train.run.run", found)
-    monkeypatch.setattr(engine, "Workers", Here)
+    monkeypatch.setattr(engine, "start_workers", Here)
     monkeypatch.setattr(worker.members, "groups", lambda jobs: [[job] for job in jobs])
     monkeypatch.setattr("gc.collect", lambda: None)
     monkeypatch.setattr("jax.clear_caches", lambda: None)

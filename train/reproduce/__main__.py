@@ -5,16 +5,20 @@ interrupted ones are resumed. After every run, OUT/<paper>.json and OUT/<paper>/
 measured values, the data, and the verdict. A result on data other than the paper's never counts as reproduced.
 """
 
+import contextlib
 import dataclasses
+import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from train import cli, flags
+from train import cli, flags, stopping
 from train.errors import InputError, RunError
+from train.processes import Processes, share_gpu, watch_parent
 from train.reproduce import papers
 from train.reproduce.runner import Runner
 from train.reproduce.schema import Grid, Paper
@@ -22,6 +26,9 @@ from train.reproduce.settings import Scale
 from train.reproduce.terminal import show_list, show_result
 from zoo.common.files import check_output_folder
 from zoo.common.names import did_you_mean
+
+WORKER = "JAX_ZOO_WORKER"  # environment variable of further processes of a command
+LOGS = "workers"  # folder of their output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Arguments:
     """Names or patterns of grid searches to run as well."""
     points: str | None = None
     """Run only these trials of the grids: A:B, counted from 0, excluding B."""
+    workers: int = 1
+    """Number of processes that train on this machine. The same command in another terminal joins them, too."""
     list: bool = False
     """List the rows with reported values, settings and state, then exit."""
     report_only: bool = False
@@ -57,6 +66,8 @@ def main(argv: Sequence[str]) -> None:
     paper = find_paper(arguments.paper)
     if arguments.seeds is not None and arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}: use at least 1")
+    if arguments.workers < 1:
+        raise InputError(f"--workers is {arguments.workers}: use at least 1")
     trials = parse_trial_range(arguments.points) if arguments.points is not None else None
     runner = Runner(
         paper,
@@ -78,16 +89,37 @@ def main(argv: Sequence[str]) -> None:
     check_output_folder(arguments.out, "--out")
     runner.check_data([*rows, *grids])
     arguments.out.mkdir(parents=True, exist_ok=True)
-    outcomes = {} if arguments.report_only else runner.run(runner.jobs(rows, chosen))
+    outcomes = {}
+    if not arguments.report_only:
+        with workers(arguments, argv):
+            outcomes = runner.run(runner.jobs(rows, chosen))
     show_result(runner.folders, runner.save(), rows, grids)
     failures = [f"{name} {o}" for name, o in outcomes.items() if o.state == "failed"]
     if failures:
         raise RunError(f"{cli.count(len(failures), 'run')} failed: {'; '.join(failures[:3])}")
-    if busy := [name for name, outcome in outcomes.items() if outcome.state == "in use"]:
-        raise InputError(
-            f"another process is training {', '.join(busy[:3])}{', ...' if len(busy) > 3 else ''}:"
-            " run the same command again when it has ended"
-        )
+
+
+@contextlib.contextmanager
+def workers(arguments: Arguments, argv: Sequence[str]) -> Iterator[None]:
+    """Share the runs with further processes of the same command, which are waited for at the end."""
+    if WORKER in os.environ:
+        watch_parent()
+    elif arguments.workers > 1:
+        share_gpu()
+        os.environ[WORKER] = "1"
+        others = Processes("train.reproduce", argv, arguments.workers - 1, arguments.out / LOGS)
+        del os.environ[WORKER]
+        try:
+            yield
+            while others.are_running():
+                stopping.check()
+                time.sleep(0.1)
+            if log := others.failed():
+                cli.say(f"warning: a worker failed: see {log}")
+        finally:
+            others.close()
+        return
+    yield
 
 
 def find_paper(name: str) -> Paper:

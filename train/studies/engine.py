@@ -1,21 +1,17 @@
 """The process that a user starts for a study: it plans the tasks, starts workers, and waits for all tasks of the study,
 also for those of workers elsewhere."""
 
-import contextlib
 import dataclasses
 import json
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train import cli, stopping
+from train import cli
 from train.errors import InputError, Interrupted, RunError
+from train.processes import Processes, share_gpu
 from train.record.directory import write_json
 from train.studies import storage as storages
 from train.studies import tasks
@@ -24,7 +20,6 @@ from train.studies.leases import Claims, Row, has_ended, held
 from train.studies.results import StudyResults
 from train.studies.storage import Storage
 from train.studies.worker import Order
-from zoo.common.commands import started_by_script
 
 DEFINITION = "definition.json"  # in the folder of a study
 LOGS = "workers"  # folder of the workers' output
@@ -191,76 +186,12 @@ def reopen(claims: Claims) -> None:
 # Workers.
 
 
-class Workers:
-    """Processes that do the tasks of a study on this machine.
-
-    Each uses all CPU cores: with fewer, XLA sums in another order, and a run that another worker takes up, or that is
-    repeated with another number of workers, would not be the same.
-    """
-
-    def __init__(self, order: Order, count: int) -> None:
-        """Start `count` workers, whose output goes to files in the study's folder."""
-        self.logs: list[Path] = []
-        self._processes: list[subprocess.Popen[str]] = []
-        folder = Path(order.folder) / LOGS
-        folder.mkdir(exist_ok=True)
-        for _ in range(count):
-            # Of this process alone: another machine may have workers in the same folder.
-            log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.log"
-            self.logs.append(log)
-            self._start(order, log, alone=count == 1)
-
-    def _start(self, order: Order, log: Path, *, alone: bool) -> None:
-        safe = (
-            ["-P"] if started_by_script() else []
-        )  # as the console command, without the working folder
-        environment = dict(os.environ)
-        if not alone:
-            environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share a GPU
-        with open(log, "ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, *safe, "-m", "train.studies.worker"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                text=True,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C is passed on once, by `stop`
-            )
-        self._processes.append(process)
-        assert process.stdin
-        process.stdin.write(json.dumps(order.to_json()) + "\n")
-        process.stdin.flush()
-
-    def are_running(self) -> bool:
-        """Whether any worker is running."""
-        return any(process.poll() is None for process in self._processes)
-
-    def failed(self) -> Path | None:
-        """Return the log of a worker that ended with an error, None if there is none."""
-        for process, log in zip(self._processes, self.logs, strict=True):
-            if process.poll() not in (None, 0):
-                return log
-        return None
-
-    def stop(self) -> None:
-        """Let the workers save their runs, and wait for them."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self._processes:
-            process.wait()
-
-    def close(self) -> None:
-        """Stop workers, and remove the logs of those that ended well, or were stopped."""
-        self.stop()
-        for process, log in zip(self._processes, self.logs, strict=True):
-            if process.stdin:
-                process.stdin.close()
-            if process.returncode in (0, stopping.STATUS):
-                log.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty
-            self.logs[0].parent.rmdir()
+def start_workers(order: Order, count: int) -> Processes:
+    """Start processes that do the tasks of a study."""
+    if count > 1:
+        share_gpu()
+    line = json.dumps(order.to_json())
+    return Processes("train.studies.worker", (), count, Path(order.folder) / LOGS, line)
 
 
 # Waiting.
@@ -295,7 +226,7 @@ def run(
     rows = storage.table.read()
     if is_complete(order, rows):
         return results(rows)
-    pool = Workers(order, workers)
+    pool = start_workers(order, workers)
     try:
         with storages.answering(order.storage), cli.StopRequest() as stop:
             _wait(storage, order, pool, stop)
@@ -313,7 +244,7 @@ def is_complete(order: Order, rows: Mapping[str, Row]) -> bool:
     return chosen is None or all(tasks.test_key(r.name) in rows for r in found.runs_of(chosen))
 
 
-def _wait(storage: Storage, order: Order, pool: Workers, stop: cli.StopRequest) -> None:
+def _wait(storage: Storage, order: Order, pool: Processes, stop: cli.StopRequest) -> None:
     definition = order.definition
     total = definition.num_settings * max(definition.folds, 1) * len(definition.seeds)
     progress = cli.Progress()
@@ -369,7 +300,7 @@ def _report(key: str, row: Row, done: set[str], total: int, progress: cli.Progre
         )
 
 
-def _check_start(done: set[str], rows: Mapping[str, Row], pool: Workers) -> None:
+def _check_start(done: set[str], rows: Mapping[str, Row], pool: Processes) -> None:
     """Raise InputError if runs cannot start: the first ones say why the others cannot, either."""
     found = [rows[key].result for key in done]
     wrong = [result["text"] for result in found if result["state"] == "not run"]

@@ -6,10 +6,7 @@ whose stdin is closed has lost its parent, and stops as after a signal.
 
 import dataclasses
 import json
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any, Literal
 from train import cli, jobs, stopping
 from train.errors import Interrupted, Pruned
 from train.jobs import Job, Outcome, Train
+from train.processes import watch_parent
 from train.recipe import Recipe
 from train.record.directory import RunDir
 from train.record.log import EpochRecord, MakeWriter, RunLog
@@ -57,19 +55,13 @@ def follow_order(argv: list[str]) -> None:
     """Follow the order that is the first line of stdin."""
     cli.prepare_environment()  # may start this process anew, so before anything is read
     order = Order.from_json(json.loads(sys.stdin.readline()))
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    watch_parent()
     storage = storages.open_storage(order.storage, order.definition)
     if order.writers:
         start_study(order.writers, Path(order.folder))
     claims = Claims(storage.table, patience=order.patience)
     with storages.answering(order.storage):
         work(claims, StudyTasks(storage, order))
-
-
-def _watch_parent() -> None:
-    while sys.stdin.read(1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Tasks:
