@@ -467,8 +467,8 @@ def coverage_table(folder: Path) -> str:
 def members_table(folder: Path) -> str:
     """One row per recorded set of runs that train as one program, or would."""
     rows = []
-    for name in ("members_heads.json", "members.json"):
-        for case in read(name)["cases"]:
+    for path in sorted(RESULTS.glob("members*.json")):
+        for case in read(path.name)["cases"]:
             for net in case.get("nets", ()):
                 what = f"a step of {net['members']} seeds of `{net['model']}`, batch {net['batch_size']}"
                 times = [f"{net[key]:.0f} ms" for key in ("together_ms", "alone_ms")]
