@@ -467,7 +467,7 @@ def coverage_table(folder: Path) -> str:
 def members_table(folder: Path) -> str:
     """One row per recorded set of runs that train as one program, or would."""
     rows = []
-    for path in sorted(RESULTS.glob("members*.json")):
+    for path in sorted(RESULTS.parent.glob("members*.json")):
         for case in read(path.name)["cases"]:
             for net in case.get("nets", ()):
                 what = f"a step of {net['members']} seeds of `{net['model']}`, batch {net['batch_size']}"
