@@ -1,10 +1,10 @@
-"""Measure runs that train as one program against the same runs one after another:
+"""Compare runs trained as one program with the same runs one after another:
 
     python -m benchmarks.members --out benchmarks/results/members.json
 
-Cases: seeds of VaDE on digits (`vade_tiny`, and `vade` of the paper's size), heads of a frozen MobileNetV2,
-and steps of convolutional nets, which `train.studies` therefore runs one after another. Each side runs in a process and
-with a cache directory of its own, both empty at first, and counts everything from reading the data to test.json.
+Cases: seeds of VaDE on digits (`vade_tiny`, and `vade` at the paper's size), heads of a frozen MobileNetV2,
+and steps of convolutional nets, which `train.studies` therefore runs one after another. Each side runs in
+its own process with its own, initially empty caches, and times everything from reading the data to test.json.
 """
 
 import dataclasses
@@ -30,17 +30,17 @@ class Arguments:
     cases: tuple[Case, ...] = ("vade_tiny", "vade", "heads", "steps")
     """What to measure."""
     seeds: int = 8
-    """Members of a VaDE."""
+    """Number of VaDE runs."""
     heads: int = 120
-    """Heads: 5 folds, 3 seeds, 4 learning rates and 2 weight decays are 120."""
+    """Number of heads: 5 folds x 3 seeds x 4 learning rates x 2 weight decays are 120."""
     alone: int = 3
-    """Heads that run one after another; the time of all follows from the last ones."""
+    """Number of runs measured one after another; the time of all is extrapolated from the last ones."""
     epochs: int = 10
     """Epochs of each run, and of each stage of a VaDE."""
     dataset: str = "synthetic_pigs"
     """Images for the heads."""
     pretrained: str | None = None
-    """Weights of the MobileNetV2; without, all heads have one random backbone and seed."""
+    """Weights of the MobileNetV2; without them, all heads share one random backbone and seed."""
     out: Path | None = None
     """JSON file to write."""
 

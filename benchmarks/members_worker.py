@@ -59,13 +59,13 @@ def head_jobs(settings: dict[str, Any]) -> list[Job]:
     made: list[Job] = []
     for fold, seed, rate, decay in itertools.islice(itertools.cycle(grid), settings["count"]):
         values = {"fold": fold, "seed": seed, "stages.0.optimizer.weight_decay": decay}
-        values["stages.0.optimizer.learning_rate"] = rate * (1 + len(made) / 1e6)  # all different
+        values["stages.0.optimizer.learning_rate"] = rate * (1 + len(made) / 1e6)  # all distinct
         made.append(Job(f"{len(made)}", with_values(recipe, values), figures=False))
     return made
 
 
 def run(settings: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Run the jobs of a case on one side: `seconds`, `ended` of each job, and `parts`."""
+    """Run the jobs of a case on one side; return `seconds`, `ended` of each job, and `parts`."""
     is_heads = settings["case"] == "heads"
     made = (
         head_jobs(settings)
@@ -163,7 +163,7 @@ def _time_steps(name: str) -> dict[str, Any]:
         jax.block_until_ready((stacked, metrics))
 
     times: dict[str, list[float]] = {}
-    for _ in range(3):  # in turns
+    for _ in range(3):  # alternating
         for key, call in (("alone_ms", run_alone), ("together_ms", run_together)):
             call()
             began = time.perf_counter()

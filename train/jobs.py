@@ -28,8 +28,8 @@ from train.record.directory import RunDir, write_json
 
 OUTCOME = "outcome.json"  # in the folder of a run that diverged, failed or was pruned
 # JAX keeps all compiled programs, about 500 memory maps per run. Linux allows 65,530 per process, and XLA crashes with
-# a segmentation fault beyond that, which a list of 576 jobs would reach. They are dropped beyond this number, and not
-# after each job: the next one would take a second to compile again what all runs have in common.
+# a segmentation fault beyond that, which a list of 576 jobs would reach. They are dropped only beyond this number, not
+# after each job: the next one would spend a second recompiling what all runs share.
 MAX_MAPS = 10_000
 # Recipe fields that may differ between a recorded run and a job: data location, input pipeline and label.
 MAY_DIFFER = ("data_dir", "feed", "name")
@@ -155,7 +155,7 @@ def run_jobs(
 
 
 def _pause() -> None:
-    """Let other processes work for a second."""
+    """Wait a second for other processes."""
     for _ in range(10):
         stopping.check()
         time.sleep(0.1)
@@ -215,7 +215,7 @@ def _outcome(
 def recipe_to_train(
     job: Job, run: RunDir, root: Path, same_weights: SameWeights | None = None
 ) -> Recipe | Outcome:
-    """Return the recipe that a job is to train in `run`, or its outcome if there is nothing to train."""
+    """Return the recipe that a job trains in `run`, or its outcome if there is nothing to train."""
     try:
         if job.missing:
             raise NotRun(job.missing)
@@ -360,7 +360,7 @@ def _train(train: Train, recipe: Recipe, workdir: Path, figures: bool) -> None:
 
 
 def memory_maps() -> float:
-    """Number of memory maps of this process; infinite where it cannot be read."""
+    """Number of memory maps of this process; infinite if it cannot be read."""
     try:
         return Path("/proc/self/maps").read_bytes().count(b"\n")
     except OSError:

@@ -18,8 +18,8 @@ from zoo.common.commands import started_by_script
 class Processes:
     """Running processes of one module, each with a log file.
 
-    A process has a pipe as stdin, which stays open: see `watch_parent`. Each uses all CPU cores: with fewer, XLA sums
-    in another order, and a run that another process takes over would not be the same.
+    Each has a pipe as stdin, which stays open: see `watch_parent`. Each uses all CPU cores: with fewer, XLA sums in
+    a different order, and a run that another process resumes would give different results.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Processes:
         # Like the console command, without the working folder.
         safe = ["-P"] if started_by_script() else []
         for _ in range(count):
-            # Not used by another machine that has the same folder.
+            # A unique name, since other machines may share the folder.
             log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.log"
             self.logs.append(log)
             with open(log, "ab") as output:
@@ -70,7 +70,7 @@ class Processes:
             process.wait()
 
     def close(self) -> None:
-        """Stop processes, and remove the logs of those that ended well or were stopped."""
+        """Stop processes, and remove the logs of those that succeeded or were stopped."""
         self.stop()
         for process, log in zip(self._processes, self.logs, strict=True):
             if process.stdin:
@@ -87,7 +87,7 @@ def share_gpu() -> None:
 
 
 def watch_parent() -> None:
-    """Stop this process, as after a signal, when the process that started it has ended and so closed its stdin."""
+    """Stop this process, as on a signal, when its parent has ended, which closes its stdin."""
 
     def watch() -> None:
         while sys.stdin.read(1):

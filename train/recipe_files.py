@@ -1,10 +1,10 @@
-"""Recipes in files of the user: TOML, or Python that defines `recipe`.
+"""Recipes in user files: TOML, or Python that defines `recipe`.
 
-A TOML file has the fields of a `Recipe`, with a table per nested field and `[[stages]]` for its stages; what it leaves
-out has the default of `train/recipe.py`. TOML has no null: a field that is None is left out, and in model options the
-text "None" is None, as on the command line.
+A TOML file has the fields of a `Recipe`, with one table per nested field and `[[stages]]` for its stages; omitted
+fields have the defaults of `train/recipe.py`. TOML has no null: a field that is None is omitted, and in model options
+the text "None" means None, as on the command line.
 
-A Python file is executed: it is the user's own program. Imports only the standard library until a file is written.
+A Python file is executed, so it must be trusted. Imports only the standard library until a file is written.
 """
 
 import os
@@ -42,7 +42,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def from_toml(data: dict[str, Any], where: str) -> Recipe:
-    """Make a recipe of the content of a TOML file. `where` begins the message of an InputError."""
+    """Make a recipe from the content of a TOML file. `where` starts the message of an InputError."""
     return Recipe.from_json_at(_options(data), where)
 
 

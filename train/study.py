@@ -3,8 +3,8 @@
 
 Trains every setting on every fold with every seed, and reports means, intervals and tests in study.json, study.csv and
 study.html. Name several models after --model; --vary takes any field of a recipe. All other flags are those of
-train.run, and apply to every run. The same command continues a study, also on another machine that shares its
-folder and its --storage.
+train.run and apply to every run. The same command continues a study, including on another machine that shares its
+folder and --storage.
 """
 
 import dataclasses
@@ -41,11 +41,11 @@ class Arguments:
     vary: tuple[str, ...] = ()
     """Fields to vary, FIELD=VALUE,VALUE or FIELD=LOW..HIGH: lr=1e-3,1e-4 stages.0.augment.rotation=0,15."""
     seeds: int = 1
-    """Number of seeds, from --seed on."""
+    """Number of seeds, starting at --seed."""
     metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
-    """Score by which settings are chosen, on validation images, and compared."""
+    """Score used to choose settings (on validation images) and to compare them."""
     sampler: Literal["grid", "random", "tpe"] = "grid"
-    """All combinations of the varied values, or a search: random, or tpe (proposes settings by their scores)."""
+    """All combinations of the varied values, or a search: random, or tpe (proposes settings from earlier scores)."""
     trials: int = 0
     """Number of settings that a search tries."""
     prune: bool = False
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> None:
 
 
 def _scores(results: Any) -> dict[str, float]:
-    """Return what trackers get of a study: the number of runs, and the best mean validation score."""
+    """Return the scores logged to trackers: the number of runs, and the best mean validation score."""
     best = results.choose()
     mean = None if best is None else results.validation_mean(best)
     scores = {"runs": float(sum(run.is_finished for run in results.runs))}
@@ -173,7 +173,7 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
     name = arguments.study or given or default_name(recipes)
     if not name or "/" in name or name in (".", ".."):
         raise InputError(
-            f"{name!r} is no name of a study, nor a folder of one: use a name without /"
+            f"{name!r} is neither the name nor the folder of a study: use a name without /"
         )
     if arguments.seeds < 1:
         raise InputError(f"--seeds is {arguments.seeds}: use at least 1")
@@ -207,7 +207,7 @@ class _Continued:
 
 
 def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
-    """Take the study from its folder."""
+    """Read the study from its folder."""
     from train.studies import engine
 
     given = flags.parse(_Continued, [str(folder), *argv], "train.study", __doc__)
@@ -224,7 +224,7 @@ def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition,
 
 
 def take(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
-    """Separate the values of a flag, in all its places, from the other words."""
+    """Separate the values of a flag, wherever it occurs, from the other words."""
     values: list[str] = []
     rest: list[str] = []
     taking = False

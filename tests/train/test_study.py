@@ -512,7 +512,7 @@ def test_a_storage_that_is_gone_and_another_version_are_refused(training, run, t
     path.write_text(json.dumps({**recorded, "data": {"fingerprint": "x", "has_test_split": False}}))
     assert "the data of the study in studies/pets have changed" in run(GRID, status=2)
     path.write_text(json.dumps({**recorded, "definition": {"format": 0}}))
-    assert "is not of this version of the program" in run(GRID, status=2)
+    assert "was written by another version of the program" in run(GRID, status=2)
     path.write_text("{")
     assert "definition.json is damaged" in run(GRID, status=2)
 
@@ -525,12 +525,12 @@ def test_a_storage_that_is_gone_and_another_version_are_refused(training, run, t
         ("--model resnet_tiny --fold 1 --folds 2", "--fold is for single runs"),
         ("--model resnet_tiny --seeds 0", "--seeds is 0"),
         ("--model resnet_tiny --workers 0", "--workers is 0"),
-        ("a/b --model resnet_tiny", "is no name of a study"),
+        ("a/b --model resnet_tiny", "is neither the name nor the folder of a study"),
         ("--model resnet_tiny --storage mysql://u:secret@host/x", "mysql://u@host/x is not supported"),
         ("--model resnet_tiny --storage nowhere/x.journal", "its folder does not exist"),
         ("--model resnet_tiny --storage sqlite:///nowhere/x.db", "does not exist"),
         ("--model resnet_tiny --storage .", "is a folder"),
-        ("--model resnet_tiny --storage postgresql://u:secret@localhost:1/x", "u@localhost:1/x does not answer"),
+        ("--model resnet_tiny --storage postgresql://u:secret@localhost:1/x", "u@localhost:1/x does not respond"),
         ("--model vade --lr 1", "ambiguous"),
         ("--model resnet_tiny --epochs 0", "--stages.0.epochs is 0"),
         ("missing.toml", "missing.toml does not exist"),

@@ -285,7 +285,7 @@ def test_runs_without_a_result_are_counted_and_named(tmp_path, no_figures):
 def test_a_study_without_any_result(tmp_path, no_figures):
     results = replaced(make_study(tmp_path, [(), ()]), "", state="not run")
     lines = summary.write(tmp_path, results)
-    assert "no score of the choice: no setting is complete and has validation scores" in lines
+    assert "no score for the choice: no setting is complete and has validation scores" in lines
     assert lines[0].endswith("2 runs: 2 not run")
 
 

@@ -1,4 +1,4 @@
-"""Features of images by their content, kept in files of the cache directory.
+"""Image features keyed by image content, in files of the cache directory.
 
 A file holds the features of one network, layer and preprocessing. Runs, folds and processes that need features of the
 same images compute each of them once.
@@ -19,11 +19,11 @@ from datasets.pipeline import ImageSamples, Samples
 
 MAX_BYTES = (
     2 << 30
-)  # larger files are not written: the features of 16,000 images by VGG's convolutions have 1.6 GB
+)  # larger files are not written: VGG's convolutional features of 16,000 images take 1.6 GB
 
 
 def image_names(samples: Samples, data_key: Mapping[str, Any]) -> list[str] | None:
-    """Names that identify images as loaded by their content; None if the data set has no digests, or adds noise."""
+    """Names that identify loaded images by their content; None if the data set has no digests, or adds noise."""
     if not isinstance(samples, ImageSamples) or not all(samples.split.digests):
         return None
     if data_key["noise"][0]:  # depends on the position in a split
@@ -32,7 +32,7 @@ def image_names(samples: Samples, data_key: Mapping[str, Any]) -> list[str] | No
 
 
 def file_of(key: Mapping[str, Any]) -> Path:
-    """Path of the file for everything else that the features depend on, which is JSON-able."""
+    """Path of the file for `key`: everything else that the features depend on, JSON-serializable."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "features" / f"{digest[:32]}.npz"
 

@@ -2,7 +2,7 @@
 
 The members share the model, the objective and the structure of the optimizer; seeds, scalar settings and splits differ.
 Samples are vectors, or the features of a frozen backbone (see `train.engine.features`), all in one array in device
-memory that each member indexes by its own order. Parameters that no member trains are not stacked.
+memory that each member indexes in its own order. Parameters that no member trains are not stacked.
 """
 
 import math
@@ -31,10 +31,10 @@ MAX_EVAL_ROWS = 512
 
 
 class Settings(flax.struct.PyTreeNode):
-    """What the training step of a member depends on besides its state, keys and samples."""
+    """Inputs of a member's training step besides its state, keys and samples."""
 
     scalars: Mapping[str, Any]  # of the optimizer, float32
-    class_weights: Any  # float32 [classes]; None without
+    class_weights: Any  # float32 [classes], or None
 
 
 class Table:
@@ -128,7 +128,7 @@ class MemberState:
         return self.stack.take(variables, shared, self.slot)
 
     def copy(self) -> TrainState:
-        """Copy to arrays of its own."""
+        """Copy to a `TrainState` with separate arrays."""
         return self.stack.take(self.stack.state, self.stack.shared, self.slot)
 
     def on_host(self) -> TrainState:
@@ -146,7 +146,7 @@ class MemberState:
 
 
 class MemberStage:
-    """What the training loop of one member needs for a stage, in place of a `PreparedStage`."""
+    """A stage as the training loop of one member uses it, in place of a `PreparedStage`."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class MemberChunks(Iterator[Chunk]):
         return (self.start, *self.orders[0].shape)
 
     def advance(self, state: MemberState, stop: int, metrics: dict[str, Any]) -> Chunk:
-        """Note that the steps up to `stop` of the current order are done."""
+        """Record that the steps up to `stop` of the current order are done."""
         size = self.orders[0].shape[1]
         done = stop - self.start
         self.state, self.start = state, stop
@@ -271,7 +271,7 @@ class Program:
         return Stack(members, states, self.shared, self.devices)
 
     def _stack_for(self, chunks: Sequence[MemberChunks]) -> Stack:
-        """The stack of these members' states: the current one if it is theirs, up to members that have left."""
+        """The stack of these members' states: the current one if only members that have left differ."""
         stack, members = self.stack, [chunk.stage for chunk in chunks]
         in_place = all(
             isinstance(c.state, MemberState) and c.state.stack is stack for c in chunks
@@ -314,13 +314,13 @@ class Program:
         return (stack.state, stack.settings, context, *self._data, *bounds, placed)
 
     def compile(self, shape: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        """Compile the steps for an order of this shape, unless they are."""
+        """Compile the steps for an order of this shape, unless already compiled."""
         if shape not in self._compiled:
             self._run.lower(*arguments).compile()
             self._compiled.add(shape)
 
     def _eval_rows(self, longest: int, count: int) -> int:
-        """Rows per evaluation step of `count` members, of which the longest split has `longest`."""
+        """Rows per evaluation step of `count` members whose longest split has `longest` rows."""
         bytes_per_row = count * 4 * math.prod(self._data[0].shape[1:])
         fitting = max(1, EVAL_BYTES // bytes_per_row)
         return self.devices.round_up(min(longest, MAX_EVAL_ROWS, fitting))

@@ -8,8 +8,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def memoized(function: Function) -> Function:
-    """Keep the latest results of a function by its arguments; computes anew for arguments that cannot be hashed, such
-    as a module with a list in a field."""
+    """Cache the latest results of a function by its arguments. Results for unhashable arguments, such as a module with
+    a list in a field, are not cached."""
     cached = functools.lru_cache(maxsize=16)(function)
 
     @functools.wraps(function)

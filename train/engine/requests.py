@@ -1,7 +1,7 @@
 """The device work of a training loop, as requests.
 
 `fit.train` is a generator: where it needs the devices, it yields a request and receives the result. `run` handles the
-requests of one loop. `train.engine.together` handles those of several loops, and runs equal ones as one program.
+requests of one loop. `train.engine.together` handles those of several loops, and runs matching ones as one program.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -47,7 +47,7 @@ Routine = Generator[Request, Any, LoopState]
 
 
 def run(routine: Routine, prepare: Callable[[Prepare], Any]) -> LoopState:
-    """Run a training loop alone. Returns what it returns; errors of its requests are raised inside of it."""
+    """Run a training loop alone. Returns what it returns; errors of its requests are raised inside it."""
     result: Any = None
     error: Exception | None = None
     while True:

@@ -21,7 +21,7 @@ from train.record.log import RunLog
 
 
 class Clock:
-    """A run's own time in seconds: its work on the host, and its share of the work that runs together."""
+    """Time of one run in seconds: its work on the host, and its share of the joint work."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -33,7 +33,7 @@ class Clock:
         return self._seconds + running
 
     def start(self) -> None:
-        """Count from now on."""
+        """Start counting."""
         self._since = time.monotonic()
 
     def stop(self) -> None:
@@ -41,7 +41,7 @@ class Clock:
         self._seconds, self._since = self(), None
 
     def add(self, seconds: float) -> None:
-        """Count seconds of work that the run shared."""
+        """Add the run's share of joint work, in seconds."""
         self._seconds += seconds
 
 
@@ -57,10 +57,10 @@ def can_train_together(experiment: Experiment) -> bool:
 
 
 class Group:
-    """Experiments that `can_train_together`, of recipes that differ only in seeds, splits and scalar settings."""
+    """Experiments that `can_train_together`, with recipes that differ only in seeds, splits and scalar settings."""
 
     def __init__(self, experiments: Sequence[Experiment], log: RunLog) -> None:
-        """`log` receives notes and progress of work that is shared."""
+        """`log` receives notes and progress of joint work."""
         self._experiments, self._log = experiments, log
         self._cuts: dict[int, Cut | None] = {}
         self._features: dict[tuple[int, str], dict[str, Labeled]] = {}
@@ -188,7 +188,7 @@ class _Lockstep:
         return requests[0].stage.program.outputs(requests)
 
     def _advance(self, number: int, result: Any) -> None:
-        """Hand a result, or an exception, to a loop, and run it up to its next request."""
+        """Send a result, or an exception, to a loop, and run it up to its next request."""
         routine, clock = self._routines[number], self._clocks[number]
         if isinstance(result, MemberStage):
             self._stages[number] = result

@@ -27,8 +27,8 @@ from train.reproduce.terminal import show_list, show_result
 from zoo.common.files import check_output_folder
 from zoo.common.names import did_you_mean
 
-WORKER = "JAX_ZOO_WORKER"  # environment variable of further processes of a command
-LOGS = "workers"  # folder of their output
+WORKER = "JAX_ZOO_WORKER"  # environment variable that marks the additional processes
+LOGS = "workers"  # folder of their logs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Arguments:
     points: str | None = None
     """Run only these trials of the grids: A:B, counted from 0, excluding B."""
     workers: int = 1
-    """Number of processes that train on this machine. The same command in another terminal joins them, too."""
+    """Number of processes that train on this machine. The same command in another terminal joins in."""
     list: bool = False
     """List the rows with reported values, settings and state, then exit."""
     report_only: bool = False
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def workers(arguments: Arguments, argv: Sequence[str]) -> Iterator[None]:
-    """Share the runs with further processes of the same command, which are waited for at the end."""
+    """Share the runs with additional processes of the same command, and wait for them at the end."""
     if WORKER in os.environ:
         watch_parent()
     elif arguments.workers > 1:

@@ -1,4 +1,4 @@
-"""What a study is: recipes, varied fields, folds and seeds, and how settings are chosen.
+"""Definition of a study: recipes, varied fields, folds and seeds, and how settings are chosen.
 
 Imports only the standard library.
 """
@@ -45,13 +45,13 @@ class Definition:
 
     @property
     def parameters(self) -> tuple[Varied, ...]:
-        """The varied fields, among them the model if there are several."""
+        """The varied fields, including the model if there are several."""
         models = tuple(recipe.model for recipe in self.recipes)
         return (*([Varied(MODEL, models)] if len(models) > 1 else []), *self.varied)
 
     @property
     def num_settings(self) -> int:
-        """Number of settings, of a search those that it tries."""
+        """Number of settings; for a search, the number it tries."""
         return self.trials or len(list(self.grid()))
 
     def grid(self) -> Iterator[dict[str, Any]]:
@@ -61,9 +61,9 @@ class Definition:
             yield dict(zip(names, values, strict=True))
 
     def recipe(self, values: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of a setting, which `values` describe as JSON by path. The fold and seed are 0.
+        """Return the recipe of a setting, given its values as JSON by path. Fold and seed are 0.
 
-        Raises InputError if a field does not exist in the recipe, such as the second stage of one.
+        Raises InputError if a field does not exist in the recipe, such as the second stage of a one-stage recipe.
         """
         model = values.get(MODEL, self.recipes[0].model)
         base = next(recipe for recipe in self.recipes if recipe.model == model)
@@ -93,7 +93,7 @@ class Definition:
         return Setting(number, {path: varied.shown(value) for path, value in values.items()})
 
     def check(self) -> None:
-        """Raise InputError for what no study can be."""
+        """Raise InputError if the study is invalid."""
         if self.metric not in ("accuracy", "macro_f1", "loss"):
             raise InputError(f"--metric is {self.metric}: use accuracy, macro_f1 or loss")
         if not self.seeds:
@@ -106,7 +106,7 @@ class Definition:
         if self.sampler == "grid":
             if ranges:
                 raise InputError(
-                    f"--vary {ranges[0]} is a range, of which a grid has no points: list values, or use --sampler tpe"
+                    f"--vary {ranges[0]} is a range, but a grid needs a list: list values, or use --sampler tpe"
                     " with --trials"
                 )
             if self.trials:
@@ -151,11 +151,11 @@ class Definition:
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> "Definition":
-        """Inverse of `to_json`. Raises InputError for what another version wrote; `where` begins its message."""
+        """Inverse of `to_json`. Raises InputError for data of another version; `where` starts its message."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(
-                f"{where} is not of this version of the program: continue the study with the version that began it, or"
-                " start another one"
+                f"{where} was written by another version of the program: continue the study with that version, or"
+                " start a new one"
             )
         try:
             return cls(
@@ -174,7 +174,7 @@ class Definition:
             ) from None
 
     def comparable(self) -> dict[str, Any]:
-        """Return the JSON without what may differ between machines: where the data are, and names."""
+        """Return the JSON without what may differ between machines: data locations and names."""
         data = self.to_json()
         data.pop("name")
         for recipe in data["recipes"]:

@@ -1,5 +1,5 @@
-"""The process that a user starts for a study: it plans the tasks, starts workers, and waits for all tasks of the study,
-also for those of workers elsewhere."""
+"""The main process of a study: it plans the tasks, starts workers, and waits for all tasks, including those of workers
+on other machines."""
 
 import dataclasses
 import json
@@ -29,16 +29,16 @@ PATIENCE = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a study knows of its data."""
+    """What a study records about its data."""
 
     fingerprint: str
     has_test_split: bool
 
 
 def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage:
-    """Open the storage of a study, and record in it and in the folder what the study is.
+    """Open the storage of a study, and record the study in it and in the folder.
 
-    Raises InputError if the folder or the storage has another study, or if the storage of a study is gone.
+    Raises InputError if the folder or the storage has another study, or if the storage of this study is missing.
     """
     path = folder / DEFINITION
     recorded = read_record(folder)
@@ -54,8 +54,8 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
         identity = recorded["identity"]
         if file is not None and not file.exists():
             raise InputError(
-                f"the study in {folder} has begun, but its storage {file} is gone: restore it, or start another study"
-                " with another --out"
+                f"the study in {folder} was started, but its storage {file} is missing: restore it, or start another"
+                " study with another --out"
             )
     storage = storages.open_storage(url, definition)
     facts = {
@@ -67,7 +67,7 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     with storages.answering(url):
         stored = storage.table.fact(facts)
     if recorded is None and stored["folder"] == facts["folder"]:
-        # Of another process, if it begins the study at the same time.
+        # From another process, if it starts the study at the same time.
         check_same(stored, definition, data, folder)
         facts, identity = stored, stored["identity"]
     if stored["identity"] != identity:
@@ -85,7 +85,7 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
 def _can_be_replaced(
     recorded: Mapping[str, Any], url: str, definition: Definition, folder: Path
 ) -> bool:
-    """Whether a folder has another study, of which no run could start, such as for a wrong flag."""
+    """Whether a folder has another study that never started a run, for example because of a wrong flag."""
     if has_runs(folder) or not storages.is_beside(url, folder):
         return False
     before = recorded_definition(recorded, folder)
@@ -99,7 +99,7 @@ def _can_be_replaced(
 
 
 def has_runs(folder: Path) -> bool:
-    """Whether a run of a study has begun."""
+    """Whether any run of a study has started."""
     return next((folder / tasks.RUNS).rglob("config.json"), None) is not None
 
 
@@ -123,7 +123,7 @@ def recorded_definition(record: Mapping[str, Any], folder: Path) -> Definition:
 
 
 def check_same(record: Mapping[str, Any], definition: Definition, data: Data, folder: Path) -> None:
-    """Raise InputError if a folder has another study, or one of other data."""
+    """Raise InputError if a folder has another study, or one on other data."""
     changed = difference(recorded_definition(record, folder), definition)
     if changed:
         raise InputError(
@@ -132,7 +132,7 @@ def check_same(record: Mapping[str, Any], definition: Definition, data: Data, fo
         )
     if record["data"] != dataclasses.asdict(data):
         raise InputError(
-            f"the data of the study in {folder} have changed since it began: restore them, or use another --out"
+            f"the data of the study in {folder} have changed since it was started: restore them, or use another --out"
         )
 
 
@@ -140,7 +140,7 @@ def check_same(record: Mapping[str, Any], definition: Definition, data: Data, fo
 
 
 def plan(storage: Storage, claims: Claims) -> None:
-    """Add the tasks of a study, once: another process may do it at the same time, or have died while it did."""
+    """Add the tasks of a study once, even if another process does so at the same time or died doing so."""
     claims.table.add([tasks.SETUP])
     while claims.table.read()[tasks.SETUP].state != "done":
         row = claims.claim([tasks.SETUP])
@@ -153,7 +153,7 @@ def plan(storage: Storage, claims: Claims) -> None:
 
 
 def _add_tasks(storage: Storage, claims: Claims) -> None:
-    """Add the tasks of a study; does nothing that an earlier, unfinished call has done."""
+    """Add the tasks of a study, except those that an earlier, unfinished call already added."""
     definition = storage.definition
     known = tasks.settings(claims.table.read())
     if definition.sampler == "tpe":
@@ -173,7 +173,7 @@ def _add_tasks(storage: Storage, claims: Claims) -> None:
 
 
 def reopen(claims: Claims) -> None:
-    """Let runs that failed, or could not start, be tried again."""
+    """Reopen runs that failed or could not start, so that they are retried."""
     claims.table.exchange(
         [
             (row, dataclasses.replace(row, state="open", owner="", beat=row.beat + 1, result=None))
@@ -200,12 +200,12 @@ def start_workers(order: Order, count: int) -> Processes:
 def run(
     storage: Storage, order: Order, workers: int, *, command: str = "", notes: Sequence[str] = ()
 ) -> StudyResults:
-    """Run the tasks of a study that are left, and return all results.
+    """Run the remaining tasks of a study and return all results.
 
     Raises:
       Interrupted: the user stopped.
-      InputError: no run could start, since recipe or data are wrong.
-      RunError: the workers failed, such as for a program that crashed.
+      InputError: no run could start because the recipe or the data are invalid.
+      RunError: the workers failed, for example because the program crashed.
     """
     folder = Path(order.folder)
     claims = Claims(storage.table, patience=order.patience)
@@ -267,7 +267,7 @@ def _wait(storage: Storage, order: Order, pool: Processes, stop: cli.StopRequest
                 pool.stop()
                 done = _done(storage.table.read())
                 raise Interrupted(
-                    f"interrupted: {len(done)} of {total} runs are done, and the others saved in {order.folder}:"
+                    f"interrupted: {len(done)} of {total} runs are done, the others are saved in {order.folder}:"
                     " run the same command again to continue"
                 )
             if not running:
@@ -292,7 +292,7 @@ def _running(rows: Mapping[str, Row]) -> str:
 
 
 def _report(key: str, row: Row, done: set[str], total: int, progress: cli.Progress) -> None:
-    """Say how a run ended, if it did not go well."""
+    """Report how a run ended, if it did not succeed."""
     state, text = row.result["state"], row.result["text"]
     if state not in ("done", "reused", "pruned"):
         cli.say(
@@ -301,7 +301,7 @@ def _report(key: str, row: Row, done: set[str], total: int, progress: cli.Progre
 
 
 def _check_start(done: set[str], rows: Mapping[str, Row], pool: Processes) -> None:
-    """Raise InputError if runs cannot start: the first ones say why the others cannot, either."""
+    """Raise InputError if no run can start: what stopped the first ones would stop the others."""
     found = [rows[key].result for key in done]
     wrong = [result["text"] for result in found if result["state"] == "not run"]
     if wrong and len(wrong) == len(found):

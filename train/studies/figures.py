@@ -77,7 +77,7 @@ def slices(
         for position, score in zip(positions, scores, strict=True):
             means.setdefault(position, []).append(score)
         if len(means) < len(scores):
-            # Values that occur once or twice have no mean worth a line.
+            # Values that occur only once or twice get no mean line.
             line = sorted((x, float(np.mean(group))) for x, group in means.items())
             x, y = zip(*line, strict=True)
             panel.plot(x, y, "-", color="0.55", linewidth=1.2, zorder=1, label="mean")
@@ -185,7 +185,7 @@ def validation_curves(
                 values,
                 LINES[number // len(STRONG) % len(LINES)],
                 color=STRONG[number % len(STRONG)],
-                # A line of one point is invisible without a marker.
+                # A line with a single point is invisible without a marker.
                 marker=MARKERS[number % len(MARKERS)] if longest < 30 or len(epochs) == 1 else None,
                 markersize=7 if longest == 1 else 4,
                 linewidth=2.6 if name == chosen else 1.4,
@@ -263,7 +263,7 @@ def _grid(panel: Axes, percent: bool) -> None:
 
 
 def _categories(values: Sequence[Any]) -> list[Any]:
-    """The different values, numbers in their order and before others."""
+    """The distinct values: numbers first, in ascending order."""
     found = {key(value): value for value in values}
 
     def rank(value: Any) -> tuple[Any, ...]:

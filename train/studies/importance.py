@@ -17,14 +17,14 @@ class Importance:
     """Shares of the variance of the settings' scores, by path, largest first."""
 
     shares: dict[str, float]
-    rest: float | None  # interactions of fields, and noise; None if it is not known
+    rest: float | None  # interactions of fields, and noise; None if unknown
     method: str
 
 
 def importance(
     settings: Sequence[tuple[Mapping[str, Any], float]],
 ) -> Importance | None:
-    """Compute the importance of each field that varies; None where nothing can be said.
+    """Compute the importance of each field that varies; None if it cannot be computed.
 
     Of a full grid, the shares are those of the main effects, exactly: the variance of the means over all other fields.
     Of other settings, such as random ones, Optuna's fANOVA estimates them by a random forest.
@@ -47,7 +47,7 @@ def importance(
 
 
 def key(value: Any) -> str:
-    """A value as text that tells values of different types apart."""
+    """A value as text that distinguishes types."""
     return json.dumps(value, default=str)
 
 
@@ -81,7 +81,7 @@ def _fanova(
         return None
     columns = {path: _column([values[path] for values, _ in settings]) for path in fields}
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it reports a new study
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise it reports a new study
     try:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
     finally:
@@ -105,7 +105,7 @@ def _fanova(
 
 
 def _column(values: Sequence[Any]) -> tuple[list[Any], Any]:
-    """Return the values as Optuna takes them, and their distribution."""
+    """Return the values in a form that Optuna accepts, and their distribution."""
     from optuna import distributions
 
     if is_numeric(values):
@@ -124,5 +124,5 @@ def is_numeric(values: Sequence[Any]) -> bool:
 
 
 def is_log(values: Sequence[Any]) -> bool:
-    """Whether numbers span so much that they are compared by their logarithms."""
+    """Whether numbers span a range wide enough to be compared on a log scale."""
     return min(values) > 0 and max(values) >= LOG_RATIO * min(values)

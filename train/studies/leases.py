@@ -1,11 +1,11 @@
-"""Leases: which process runs which task of a study, the same on every storage.
+"""Leases: which process runs which task of a study, with any storage.
 
-A `Table` has one row per task, and changes of a row are atomic. A process claims a task by exchanging its row: that
-succeeds only if the row is still as it was read. While a process works on a task, it increments the row's `beat` every
-few seconds (`Held`). A lease has expired if its beat has not changed for `patience` seconds on the clock of the process
+A `Table` has one row per task, and changes of a row are atomic. A process claims a task by exchanging its row: this
+succeeds only if the row has not changed since it was read. While a process works on a task, it increments the row's
+`beat` every few seconds (`held`). A lease has expired if its beat has not changed for `patience` seconds on the clock of the process
 that wants the task (clocks of machines differ, and are never compared), or at once if its owner ran on this machine and
-has ended. Whoever lost a lease cannot finish the task any more: its row has another owner. So each task is finished
-once, however often it was started.
+has ended. A process that lost a lease can no longer finish the task, because its row has another owner. So each task is
+finished once, however often it was started.
 
 Imports only the standard library.
 """
@@ -32,27 +32,27 @@ class Row:
     key: str  # unique in the study
     state: State = "open"
     owner: str = ""  # process that has claimed or finished it
-    beat: int = 0  # grows while the owner is alive
+    beat: int = 0  # incremented while the owner is alive
     result: Any = None  # JSON, of a finished task
 
 
-Change = tuple[Row, Row]  # a row as it was read, and what replaces it
+Change = tuple[Row, Row]  # a row as it was read, and its replacement
 
 
 class Table(Protocol):
     """The rows of a study's tasks. Every change is atomic, and visible to all processes when its method returns."""
 
     def add(self, keys: Sequence[str]) -> None:
-        """Add a row per key, unless there is one."""
+        """Add a row for each key that has none."""
 
     def read(self) -> dict[str, Row]:
         """Return all rows, by key, in the order in which they were added."""
 
     def exchange(self, changes: Sequence[Change]) -> list[bool]:
-        """Replace each row whose state, owner and beat are still as seen; returns which were. One change per key."""
+        """Replace each row whose state, owner and beat are unchanged; return whether each was. One change per key."""
 
     def fact(self, value: Any) -> Any:
-        """Record what the study is (JSON), and return what was recorded first."""
+        """Record the study (JSON), and return what was recorded first."""
 
 
 # Processes.
@@ -80,7 +80,7 @@ def has_ended(owner: str) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """Name what process ids are unique in: this machine since it was started, or a container."""
+    """Identify the scope of process ids: this boot of the machine, or a container."""
     parts = [platform.node() or "unknown"]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -89,7 +89,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """Return when a process started, in clock ticks; "0" where the system does not tell."""
+    """Return when a process started, in clock ticks; "0" if the system does not report it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -132,7 +132,7 @@ class Claims:
         )
 
     def release(self, keys: Iterable[str]) -> list[str]:
-        """Let other processes claim tasks that are not finished. Returns the keys that none has taken already."""
+        """Let other processes claim tasks that are not finished. Returns the keys that no other process has taken."""
         return self._replace({key: {"state": "open", "owner": ""} for key in keys})
 
     def is_held(self, key: str) -> bool:
@@ -141,7 +141,7 @@ class Claims:
         return row is not None and row.state == "claimed" and row.owner == self.owner
 
     def beat(self, keys: Iterable[str]) -> list[str]:
-        """Renew leases. Returns the keys of those that are not lost."""
+        """Renew leases. Returns the keys of those that were not lost."""
         return self._replace({key: {} for key in keys})
 
     def _take(self, rows: Sequence[Row]) -> list[Row]:
@@ -192,7 +192,7 @@ class Claims:
 def held(claims: Claims, rows: Sequence[Row]) -> Iterator[None]:
     """Context in which a thread renews the leases of claimed tasks, six times within a lease's patience.
 
-    A storage that does not answer is asked again: the lease may survive that.
+    If the storage does not respond, the renewal is retried: the lease may survive that.
     """
     stop = threading.Event()
 

@@ -3,7 +3,7 @@
     for group in groups(jobs):
         outcomes |= run_group(group, root)
 
-Each job writes the run directory that it would write alone. Imports only the standard library until a group is trained.
+Each job writes the same run directory as if it ran alone. Imports only the standard library until a group is trained.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ FREE = ("seed", "split_seed", "fold", "splits", "name")
 FREE_OF_STAGES = ("learning_rate", "l2", "weight_decay")
 # States of all members that are in memory at once, in bytes; a larger group is run in parts.
 MAX_STATE_BYTES = 2 << 30
-# Seconds between the checkpoints of a run are those of a single run times the members, up to this.
+# Upper limit, in seconds, of the checkpoint interval, which is that of a single run times the number of members.
 MAX_SAVE_SECONDS = 60.0
 
 Say = Callable[[str], None]
@@ -72,12 +72,12 @@ def trains_vectors(recipe: Recipe) -> bool:
 
 
 def _shared_settings(recipe: Recipe) -> Recipe:
-    """A recipe without what may differ between members: equal for recipes of one group."""
+    """The recipe with everything that may differ between members reset: equal for recipes of one group."""
     default = Recipe()
     values: dict[str, Any] = {name: getattr(default, name) for name in FREE}
     for index, stage in enumerate(recipe.stages):
         for name in FREE_OF_STAGES:
-            is_on = bool(getattr(stage.optimizer, name))  # 0 is another program
+            is_on = bool(getattr(stage.optimizer, name))  # 0 compiles to a different program
             values[f"stages.{index}.optimizer.{name}"] = 1.0 if is_on else 0.0
     return with_values(recipe, values)
 
@@ -94,7 +94,7 @@ def run_group(
     """Run the jobs of a group below `root` as one program and return their outcomes by name.
 
     As with `train.jobs.run_jobs`, finished jobs are reused, unfinished ones resumed and failed ones retried. Jobs that
-    turn out to be unfit for one program run one after another.
+    turn out not to fit one program run one after another.
 
     Args:
       jobs: one of `groups`. Jobs that they depend on are finished.
@@ -212,7 +212,7 @@ def _resolved(
 
 
 def _state_bytes(experiment: "Experiment") -> int:
-    """Bytes of the parameters that are trained, with two moments each."""
+    """Bytes of the trained parameters, with two moments each."""
     import jax
 
     from train.engine.freezing import split
@@ -274,7 +274,7 @@ def _tested(
 
 
 def _finish(member: _Member, end: "LoopState", group: "Group", scoring: Mapping[str, Any]) -> None:
-    """Write the results of a run: of a head, from the features that it was trained on."""
+    """Write the results of a run; a head is tested on the features it was trained on."""
     from train.engine.features import FromFeatures
     from train.engine.inputs import VectorInputs
     from train.predictor import load_run
@@ -314,7 +314,7 @@ def _open_log(member: _Member, say: Say) -> RunLog:
 
 
 class _Notes(RunLog):
-    """Prints the notes of a member with its name."""
+    """Prints the notes of a member, prefixed with its name."""
 
     def __init__(self, name: str, say: Say) -> None:
         self._name, self._say = name, say

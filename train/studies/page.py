@@ -13,7 +13,7 @@ from train.studies.importance import Importance, importance, key
 from train.studies.results import StudyResults
 from train.studies.scores import SettingScore, Summary
 
-CURVES = 7  # settings in a figure of curves: more colors cannot be told apart
+CURVES = 7  # settings in a figure of curves: more colors are indistinguishable
 MAX_AXES = 8  # of parallel coordinates
 MAX_ROWS = 1000  # of the table of settings
 
@@ -44,7 +44,7 @@ def _list(sentences: Sequence[str]) -> str:
 
 
 def _headline(summary: Summary) -> str:
-    """Show the score of the choice and its intervals as numbers."""
+    """Show the score of the chosen setting and its intervals as numbers."""
     estimate, metric = summary.choice.estimate, summary.results.metric
     if estimate is None:
         return ""
@@ -103,7 +103,7 @@ def _figures(summary: Summary) -> Iterator[str]:
 
 
 def score_name(results: StudyResults) -> str:
-    """Name the score of the settings: of which images, and which."""
+    """Name the score of the settings: split and metric."""
     split = "validation" if results.has_test_split else "test"
     return f"{split} {words.NAMES[results.metric]}"
 
@@ -116,7 +116,7 @@ def scored(summary: Summary) -> list[SettingScore]:
 
 
 def varying(settings: Sequence[SettingScore]) -> list[str]:
-    """List the paths that all these settings have, and not with one value."""
+    """List the paths that all these settings have and that differ between them."""
     paths = dict.fromkeys(path for s in settings for path in s.setting.values)
     return [
         path
@@ -194,7 +194,7 @@ def _curves(summary: Summary, section: Callable[..., str]) -> Iterator[str]:
     from train.studies import figures
 
     chosen = None if summary.best is None else words.label(results, summary.best)
-    note = "Mean over the runs of a setting that trained for so many epochs"
+    note = "Mean over the runs of a setting that reached this epoch"
     if len(with_runs) > CURVES:
         note += f"; the first {CURVES} of {len(with_runs)} settings"
     yield section(
@@ -238,7 +238,7 @@ def _images_per_class(summary: Summary, section: Callable[..., str]) -> Iterator
 def images_per_class_lines(
     summary: Summary,
 ) -> tuple[dict[str, list[tuple[int | None, float, float | None, float | None]]], str]:
-    """Return points (images, mean, low, high) for each combination of other fields, and what the intervals are over.
+    """Return points (images, mean, low, high) for each combination of other fields, and the unit of the intervals.
 
     The interval is that over folds or seeds, or else over images. None, for all images, is the last point.
     """

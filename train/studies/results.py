@@ -1,4 +1,4 @@
-"""The outcome of a study, as its engine hands it to `train.studies.summary`.
+"""Results of a study, which its engine passes to `train.studies.summary`.
 
 Imports only the standard library.
 """
@@ -31,7 +31,7 @@ class RunResult:
     fold: int | None  # None without cross-validation
     seed: int
     state: str  # of `train.jobs.State`, or "pruned"
-    text: str = ""  # "diverged at step 7", "pruned after 3 epochs", or the reason why it failed
+    text: str = ""  # "diverged at step 7", "pruned after 3 epochs", or why it failed
     directory: Path = Path()  # run directory
     # Score of the tested weights on the run's validation images, by the study's metric; see `choose`. None if unknown.
     validation: float | None = None
@@ -46,9 +46,9 @@ class RunResult:
 
 @dataclasses.dataclass(frozen=True)
 class StudyResults:
-    """All settings of a study and all runs that it plans or has made.
+    """All settings of a study, and all its runs, planned or finished.
 
-    Without a published test split, a run's predictions are those of its test split: with folds, of the fold. With one,
+    Without a published test split, a run's predictions are those of its test split (with folds, the fold). With one,
     they are those of its validation split, which is the fold (`"split": "validation"` in test.json), and the published
     images are used once, for the chosen setting: `RunResult.published_test`.
     """
@@ -60,7 +60,7 @@ class StudyResults:
     num_folds: int  # 0 without cross-validation
     seeds: tuple[int, ...]
     has_test_split: bool  # published
-    command: str = ""  # that started the study, for the page
+    command: str = ""  # command that started the study, for the page
     notes: tuple[
         str, ...
     ] = ()  # what a reader should know, such as an interruption: for terminal and page
@@ -105,7 +105,7 @@ class StudyResults:
         return min(known)[1] if known else None
 
     def choose(self, fold: int | None = None) -> int | None:
-        """Return the complete setting with the best validation score, over all folds or inside one.
+        """Return the complete setting with the best validation score, over all folds or within one.
 
         The engine calls this before it uses a published test split, for the chosen setting's runs only.
         """

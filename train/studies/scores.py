@@ -1,4 +1,4 @@
-"""Scores of a study's settings with their intervals, the tests between them, and the score of the choice."""
+"""Scores of a study's settings with their intervals, the tests between them, and the score of the chosen one."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from train.errors import InputError
 from train.record.directory import RunDir
 from train.studies.results import RunResult, Setting, StudyResults
 
-# The study's metrics that come from predictions alone.
+# Metrics of a study that need only the predictions.
 PREDICTED: Mapping[str, statistics.Metric] = {"accuracy": "accuracy", "macro_f1": "f1"}
 
 
@@ -30,7 +30,7 @@ class Estimate:
     pooled: float | None  # of the images of all folds together; the mean over the seeds
     interval: Interval | None  # of `pooled`, over images or groups
     unit: Unit  # images or groups
-    units: int  # how many; 0 if the predictions of the images are not known
+    units: int  # their number; 0 if the predictions of the images are unknown
     by_fold: tuple[float, ...]  # means over the seeds; one value without cross-validation
     by_seed: tuple[float, ...]  # means over the folds
     seeds: tuple[int, ...]
@@ -49,13 +49,13 @@ class Estimate:
             found = statistics.mean_interval(self.by_fold, self.test_share)
         else:
             found = statistics.mean_interval(self.by_seed)
-        # Student's t knows no bounds.
+        # Student's t is unbounded.
         return (max(found[0], 0.0), min(found[1], 1.0)) if found and self.is_fraction else found
 
 
 @dataclasses.dataclass(frozen=True)
 class SettingScore:
-    """What the runs of one setting show."""
+    """Scores and tests of one setting."""
 
     setting: Setting
     complete: bool
@@ -76,21 +76,21 @@ class SettingScore:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The score of the setting that the validation images choose, on images that had no part in the choice."""
+    """Score of the setting chosen on validation images, on images that were not used to choose it."""
 
     how: Literal[
         "published", "nested"
     ]  # on the published test split, or on the fold outside of each choice
     settings: tuple[int, ...]  # chosen, one for each fold with "nested"; else one
     estimate: Estimate | None
-    missing: str = ""  # the reason why there is none
+    missing: str = ""  # why there is none
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a study shows."""
+    """Scores and tests of a study."""
 
-    results: StudyResults  # with unreadable runs as failed ones
+    results: StudyResults  # unreadable runs count as failed
     scores: tuple[SettingScore, ...]  # best validation score first; then the incomplete settings
     best: int | None  # the setting that all others are tested against
     best_by: Literal["validation", "score"]
@@ -107,7 +107,7 @@ class _Scored:
     """A finished run as it was read."""
 
     value: float  # NaN if it is not finite
-    run: Run | None  # None if it has no predictions of classes, for the metric loss only
+    run: Run | None  # None without class predictions, only for the metric loss
     losses: dict[str, float] | None = None  # of each image
 
 
@@ -216,7 +216,7 @@ def _setting_score(
         return score
     try:
         estimate, candidate, losses = _estimate(results, f"{number:03d}", done, scored)
-    except InputError:  # such as a setting that splits the data in another way for each seed
+    except InputError:  # such as a setting that splits the data differently for each seed
         return score
     return dataclasses.replace(score, estimate=estimate, candidate=candidate, losses=losses)
 
@@ -268,7 +268,7 @@ def _estimate(
 
 
 def _losses(pooled: Pooled, runs: Sequence[_Scored]) -> np.ndarray | None:
-    """Put the losses of the images together as `pooled` does the predictions: [R, N]."""
+    """Pool the losses of the images as `pooled` pools predictions: [R, N]."""
     by_seed: dict[int, dict[str, float]] = {seed: {} for seed in pooled.seeds}
     for scored in runs:
         if scored.losses is None or scored.run is None:
@@ -353,7 +353,7 @@ def _published(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
     if not tested:
         missing = "the chosen setting is not yet tested on the published test images"
         return Choice("published", (chosen,), None, missing)
-    # The folds of one seed are several runs on the same images, as seeds are.
+    # The folds of one seed are, like seeds, several runs on the same images.
     runs = [dataclasses.replace(r, fold=None, seed=i) for i, r in enumerate(tested)]
     found: dict[str, _Scored] = {}
     try:
@@ -368,7 +368,7 @@ def _published(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
 
 
 def _nested(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
-    """Choose a setting inside each outer fold, and score the choices on the folds, pooled."""
+    """Choose a setting within each outer fold, and score the choices on the folds, pooled."""
     folds = range(results.num_folds) if results.num_folds else (None,)
     chosen, runs = [], []
     for fold in folds:

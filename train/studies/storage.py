@@ -1,8 +1,8 @@
 """Storage of a study: Optuna's, and the table of tasks in the same database or beside the same journal.
 
 `sqlite:///FILE` and `postgresql://...` are databases, any other text is the path of a journal. Each setting is a trial
-of Optuna, whose value is the mean validation score of the setting's runs. Trials mirror the table: the table decides
-which tasks there are and who runs them.
+of Optuna, whose value is the mean validation score of the setting's runs. Trials mirror the table: the table determines
+which tasks exist and who runs them.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ PATIENCE_OF_DATABASE = 60  # seconds to wait for a locked SQLite database
 
 
 def default(folder: Path) -> str:
-    """Return the storage of a study in a folder if none is named: a SQLite file in it."""
+    """Return the default storage of a study: a SQLite file in its folder."""
     return f"sqlite:///{folder / 'study.db'}"
 
 
@@ -106,7 +106,7 @@ def answering(url: str) -> Iterator[None]:
             raise
         reason = " ".join(f"{getattr(error, 'orig', None) or error}".split())[:200]
         raise InputError(
-            f"--storage {shown(url)} does not answer ({reason}): check it, then run the same command again to continue"
+            f"--storage {shown(url)} does not respond ({reason}): check it, then run the same command again to continue"
         ) from None
 
 
@@ -122,12 +122,12 @@ class Storage:
     # Trials, by the number of their setting.
 
     def enqueue(self, settings: Sequence[dict[str, Any]]) -> None:
-        """Add a waiting trial per setting, after those that there are."""
+        """Add a waiting trial per setting, except for those that already have one."""
         for values in settings[len(self.study.get_trials(deepcopy=False)) :]:
             self.study.enqueue_trial({path: _category(value) for path, value in values.items()})
 
     def propose(self, number: int) -> dict[str, Any]:
-        """Return the values of a setting by the study's sampler, as JSON. Called for one number after another."""
+        """Return the values that the sampler proposes for a setting, as JSON. Called in order of the numbers."""
         self.study.sampler = _sampler(self.definition, number)
         known = len(self.study.get_trials(deepcopy=False))
         trial = self._trial(number) if number < known else self.study.ask()
@@ -144,7 +144,7 @@ class Storage:
             self._suggest(self._trial(number))
 
     def tell(self, number: int, value: float | None, *, pruned: bool) -> None:
-        """Finish the trial of a setting: with the mean score of its runs, None if one failed or diverged."""
+        """Finish the trial of a setting with the mean score of its runs, None if one failed or diverged."""
         from optuna.trial import TrialState
 
         self.start(number)
@@ -155,7 +155,7 @@ class Storage:
         self.study.tell(number, value if finite else None, state=state, skip_if_finished=True)
 
     def should_prune(self, number: int, value: float, step: int) -> bool:
-        """Report a score of a setting after `step` epochs of its runs; returns whether to end it."""
+        """Report a score of a setting after `step` epochs of its runs; return whether to stop it."""
         trial = self._trial(number)
         trial.report(value, step)
         return trial.should_prune()
@@ -226,7 +226,7 @@ def _with_driver(url: str) -> str:
 
 
 def _engine_options(url: str) -> dict[str, Any]:
-    """Return options of an engine: a connection per transaction, which leaves none open between runs of hours."""
+    """Return engine options: one connection per transaction, so that none stays open during runs of hours."""
     from sqlalchemy.pool import NullPool
 
     options: dict[str, Any] = {"poolclass": NullPool}
@@ -238,7 +238,7 @@ def _engine_options(url: str) -> dict[str, Any]:
 def _lock(path: Path) -> Any:
     """Make Optuna's lock of a journal: one that the operating system releases when its process is killed.
 
-    Optuna's own are files, which outlive a killed process and then block all others for 30 seconds.
+    Optuna's own locks are files that outlive a killed process and then block all others for 30 seconds.
     """
     from filelock import FileLock
 
@@ -278,5 +278,5 @@ def _suggested(trial: Any, parameter: Varied) -> Any:
 
 
 def _category(value: Any) -> Any:
-    """Return a value as Optuna takes it: lists and objects as text."""
+    """Convert a value to a type that Optuna accepts: lists and objects become text."""
     return repr(value) if isinstance(value, dict | list) else value

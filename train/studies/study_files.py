@@ -19,7 +19,7 @@ from train.recipe import Recipe
 from train.recipe_files import read_toml
 from zoo.common.names import did_you_mean
 
-# Flags of train.study that are no fields of a recipe.
+# Flags of train.study that are not fields of a recipe.
 FLAGS = frozenset(
     ["seeds", "metric", "sampler", "trials", "prune", "workers", "storage", "out", "epochs", "lr", "writers"]
     + ["quick", "from_recipe", "recipe", "vary"]
@@ -27,9 +27,9 @@ FLAGS = frozenset(
 
 
 def study_words(path: Path) -> list[str]:
-    """Return the command line that a study's TOML file stands for. Raises InputError for what it cannot say.
+    """Convert a study's TOML file to command-line words. Raises InputError if it is invalid.
 
-    The study's name is that in the file, else the file's.
+    The study's name is the field `name`, by default the file's stem.
     """
     data = read_toml(path)
     known = [*FLAGS, *typing.get_type_hints(Recipe)]
@@ -72,7 +72,7 @@ def _flat(table: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
 
 
 def _flag(key: str, value: Any, path: Path) -> list[str]:
-    """Return the words of a flag, of several for a table."""
+    """Return the words of a flag, or of several for a table."""
     if isinstance(value, dict):
         return [w for name, item in value.items() for w in _flag(f"{key}.{name}", item, path)]
     if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -137,7 +137,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
 
 
 def _finite(data: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by null."""
+    """Replace NaN and infinity, which JSON lacks, with null."""
     if isinstance(data, dict):
         return {name: _finite(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
@@ -149,7 +149,7 @@ def _finite(data: Any) -> Any:
 
 
 def to_csv(results: StudyResults) -> str:
-    """Return the content of study.csv: one row per run, also without a result."""
+    """Return the content of study.csv: one row per run, including runs without a result."""
     values = {setting.number: setting.values for setting in results.settings}
     paths: Sequence[str] = results.varied
     out = io.StringIO()

@@ -21,7 +21,7 @@ ATTEMPTS = 20
 
 
 def created(create: Callable[[], Made], url: str) -> Made:
-    """Call `create`, which creates tables of a database: again if another process creates them at the same time."""
+    """Call `create`, which creates database tables; retry if another process creates them at the same time."""
     import sqlalchemy
 
     clashes: list[type[Exception]] = [
@@ -29,7 +29,7 @@ def created(create: Callable[[], Made], url: str) -> Made:
         sqlalchemy.exc.ProgrammingError,
     ]
     if url.startswith("sqlite"):
-        clashes.append(sqlalchemy.exc.OperationalError)  # elsewhere one of the connection
+        clashes.append(sqlalchemy.exc.OperationalError)  # elsewhere a connection error
     for _ in range(ATTEMPTS):
         with contextlib.suppress(*clashes):
             return create()
@@ -136,7 +136,7 @@ def _version(row: Row) -> tuple[str, str, int]:
 
 
 class DatabaseTable:
-    """Rows in a table of a relational database, beside those of other studies: SQLite or PostgreSQL."""
+    """Rows in a table of a relational database (SQLite or PostgreSQL), which may also hold other studies."""
 
     def __init__(self, engine: Any, study: str) -> None:
         """Use a study's rows, and create the tables if the database of this SQLAlchemy `engine` has none."""

@@ -1,7 +1,7 @@
-"""The tasks of a study, by their keys in its table, and what their results say. Imports only the standard library.
+"""The tasks of a study, by their keys in its table, and their results. Imports only the standard library.
 
 - `003/fold1/seed0`: a run, in the folder `runs/` of the study. Its result has `state`, `text` and `validation`.
-- `setting/003`: the values of a setting, `{"values": {path: value}}`. Those of a grid are done from the beginning.
+- `setting/003`: the values of a setting, `{"values": {path: value}}`. Those of a grid are done from the start.
 - `test/003/fold1/seed0`: the test of a run of the chosen setting on the published test split.
 - `setup`: enqueues settings, and adds the tasks above.
 """
@@ -33,7 +33,7 @@ def test_key(run: str) -> str:
 
 
 def is_proposal(key: str) -> bool:
-    """Whether a task finds the values of a setting."""
+    """Whether a task proposes the values of a setting."""
     return key.startswith(SETTING)
 
 
@@ -67,7 +67,7 @@ def settings(rows: Mapping[str, Row]) -> dict[int, dict[str, Any]]:
 
 
 def state_of(rows: Mapping[str, Row], key: str) -> str:
-    """Return the state of a run: of a finished task the outcome's."""
+    """Return the state of a run: that of its outcome if its task is finished."""
     row = rows.get(key)
     if row is None or row.state != "done":
         return "not run"
@@ -92,7 +92,7 @@ def results(
     command: str = "",
     notes: tuple[str, ...] = (),
 ) -> StudyResults:
-    """Collect what is known of a study."""
+    """Collect the results of a study so far."""
     known = dict(sorted(settings(rows).items()))
     runs = [
         _result(definition, rows, folder, number, fold, seed)

@@ -39,7 +39,7 @@ PLACES: tuple[tuple[str, type], ...] = (
     ("stages.*.optimizer.", Optimizer),
     ("stages.*.augment.", Augmentation),
 )
-# Fields that decide which images a run is tested on, or name it.
+# Fields that determine the test images of a run, or only name it.
 FIXED = {
     "dataset": "make a study per data set",
     "data_dir": "make a study per data set",
@@ -76,12 +76,12 @@ class Varied:
 
     @property
     def is_range(self) -> bool:
-        """Whether the values are those of a range."""
+        """Whether the values are a range."""
         return not self.values
 
     @property
     def log(self) -> bool:
-        """Whether values are drawn on a logarithmic scale: those of a range over a factor of 10 or more."""
+        """Whether values are sampled on a log scale: for ranges that span a factor of 10 or more."""
         return self.is_range and self.low > 0 and self.high / self.low >= 10
 
 

@@ -1,4 +1,4 @@
-"""What a study shows, in words and tables: shared by terminal and page."""
+"""Results of a study in words and tables, for terminal and page."""
 
 import collections
 import math
@@ -13,14 +13,14 @@ from train.studies.scores import Choice, Estimate, SettingScore, Summary
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss"}
 IMAGES_PER_CLASS = "images_per_class"
-SENTENCES = 10  # tests in words; the table has all
+SENTENCES = 10  # tests described in words; the table has all
 
 
 # Names and numbers.
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Name recipe paths by as few of their last parts as tell them apart."""
+    """Name recipe paths by their shortest distinct suffixes."""
     parts, length = {path: path.split(".") for path in paths}, 1
     while len({tuple(p[-length:]) for p in parts.values()}) < len(parts):
         length += 1
@@ -37,7 +37,7 @@ def value_text(value: Any) -> str:
 
 
 def shown_value(path: str, value: Any) -> Any:
-    """Return a value as it is shown: without a limit, all images of a class are used."""
+    """Return a value as it is displayed: without a limit, all images of a class are used."""
     return "all" if path == IMAGES_PER_CLASS and value is None else value
 
 
@@ -171,13 +171,13 @@ def counts(results: StudyResults) -> str:
 
 
 def choice_sentence(summary: Summary) -> str:
-    """Say which setting is chosen, and its score on images that had no part in the choice."""
+    """Report the chosen setting, and its score on images that were not used to choose it."""
     results, choice = summary.results, summary.choice
     if choice.estimate is None:
         chosen = ""
         if len(set(choice.settings)) == 1:
             chosen = f"{label(results, choice.settings[0])} is chosen; "
-        return f"{chosen}no score of the choice: {choice.missing}"
+        return f"{chosen}no score for the choice: {choice.missing}"
     score = estimate_text(choice.estimate, results.metric, nested=choice.how == "nested")
     if len(results.settings) == 1:
         published = "published " if choice.how == "published" else ""
@@ -225,7 +225,7 @@ def estimate_text(estimate: Estimate, metric: str, *, nested: bool = True) -> st
 
 
 def test_sentences(summary: Summary) -> list[str]:
-    """Say what the tests of the best setting against the others found, the best of the others first."""
+    """Report the tests of the best setting against the others, best first."""
     results = summary.results
     tested = [s for s in summary.scores if s.differences]
     if not tested or summary.best is None:
@@ -249,7 +249,7 @@ def test_sentences(summary: Summary) -> list[str]:
 
 
 def notes(summary: Summary) -> list[str]:
-    """Say what the scores and intervals do and do not cover."""
+    """Explain what the scores and intervals do and do not cover."""
     results = summary.results
     lines = list(results.notes)
     several = len(results.settings) > 1

@@ -1,7 +1,7 @@
 """A process that runs the jobs of a study, one after another, until none is left.
 
-The command `train.study` starts it, and writes what it is to do (`Order`) to its stdin, which stays open: a worker
-whose stdin is closed has lost its parent, and stops as after a signal.
+The command `train.study` starts it and writes its instructions (`Order`) to its stdin, which stays open: a worker whose
+stdin is closed has lost its parent, and stops as on a signal.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from train.studies import storage as storages
 from train.studies.definition import Definition
 from train.studies.leases import Claims, Row, held
 
-POLL_SECONDS = 1.0  # while other workers have all tasks that are left
+POLL_SECONDS = 1.0  # while other workers hold all remaining tasks
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What a worker is to do."""
+    """Instructions for a worker."""
 
     folder: str
     storage: str
@@ -52,8 +52,8 @@ class Order:
 
 
 def follow_order(argv: list[str]) -> None:
-    """Follow the order that is the first line of stdin."""
-    cli.prepare_environment()  # may start this process anew, so before anything is read
+    """Read an order from the first line of stdin and carry it out."""
+    cli.prepare_environment()  # may restart this process, so call it before reading stdin
     order = Order.from_json(json.loads(sys.stdin.readline()))
     watch_parent()
     storage = storages.open_storage(order.storage, order.definition)
@@ -65,22 +65,22 @@ def follow_order(argv: list[str]) -> None:
 
 
 class Tasks:
-    """What a worker works on; see `work`."""
+    """The tasks of a worker; see `work`."""
 
     def next(self, rows: dict[str, Row]) -> Sequence[str]:
         """Return the keys of the tasks that can be done now, in the order in which to try them."""
         raise NotImplementedError
 
     def is_over(self, rows: dict[str, Row]) -> bool:
-        """Whether nothing is left, for any worker."""
+        """Whether no tasks are left for any worker."""
         raise NotImplementedError
 
     def group(self, first: Row, rows: dict[str, Row]) -> Sequence[str]:
-        """Return the keys of further tasks that one program can do together with `first`."""
+        """Return the keys of further tasks that can run in one program with `first`."""
         return ()
 
     def run(self, claimed: Sequence[Row]) -> Sequence[Any]:
-        """Do claimed tasks and return their results (JSON), None for each that another process is still at."""
+        """Do claimed tasks and return their results (JSON), None for each that another process is still running."""
         raise NotImplementedError
 
     def finished(self, claimed: Sequence[Row]) -> None:
@@ -88,7 +88,7 @@ class Tasks:
 
 
 def work(claims: Claims, tasks: Tasks, *, poll: float = POLL_SECONDS) -> None:
-    """Claim tasks and do them, until nothing is left. Raises Interrupted when the user stops it.
+    """Claim and run tasks until none are left. Raises Interrupted when the user stops it.
 
     A task that is interrupted is released, so that others need not wait for its lease to expire.
     """
@@ -132,7 +132,7 @@ class StudyTasks(Tasks):
         return [*keys, *proposals[:1]]
 
     def is_over(self, rows: dict[str, Row]) -> bool:
-        """Whether all tasks are done, with the published test split of the chosen setting."""
+        """Whether all tasks are done, including the published test of the chosen setting."""
         if any(row.state != "done" for row in rows.values()):
             return False
         if not self._order.has_test_split:
@@ -149,7 +149,7 @@ class StudyTasks(Tasks):
         return not missing
 
     def group(self, first: Row, rows: dict[str, Row]) -> Sequence[str]:
-        """Runs that one program can train; not those that may be pruned, nor those with writers of their own."""
+        """Runs that one program can train; none if they may be pruned or have additional writers."""
         if not tasks.is_run(first.key) or self._definition.prune or self._order.writers:
             return ()
         left = [key for key, row in rows.items() if tasks.is_run(key) and row.state != "done"]
@@ -158,7 +158,7 @@ class StudyTasks(Tasks):
         return [job.name for job in group if job.name != first.key]
 
     def run(self, claimed: Sequence[Row]) -> Sequence[Any]:
-        """Do a task, or some runs."""
+        """Run one task, or several runs as one program."""
         row = claimed[0]
         if len(claimed) > 1:
             return self._run_group([row.key for row in claimed])
@@ -172,7 +172,7 @@ class StudyTasks(Tasks):
         return [self._run(row.key)]
 
     def finished(self, claimed: Sequence[Row]) -> None:
-        """Tell Optuna the score of each setting whose last run has finished."""
+        """Report to Optuna the score of each setting whose last run has finished."""
         rows = self._storage.table.read()
         for number in {tasks.number_of(row.key) for row in claimed if tasks.is_run(row.key)}:
             tell(self._storage, number, rows)
@@ -214,12 +214,12 @@ class StudyTasks(Tasks):
         return [found[name] for name in names]
 
     def _scoring(self) -> dict[str, Any]:
-        """Return what runs are scored on: further arguments of `train.results.finish`."""
+        """Return the splits to score runs on: further arguments of `train.results.finish`."""
         split = "validation" if self._order.has_test_split else "test"
         return {"split": split, "validate": True}
 
     def _trainer(self, logs: list[MakeWriter]) -> Train:
-        """Return what trains a run."""
+        """Return the function that trains a run."""
 
         def train(recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool) -> Any:
             from train.run import run
@@ -251,7 +251,7 @@ class StudyTasks(Tasks):
 
 
 def tell(storage: storages.Storage, number: int, rows: dict[str, Row]) -> None:
-    """Tell Optuna the mean validation score of a setting if all of its runs are done."""
+    """Report to Optuna the mean validation score of a setting if all of its runs are done."""
     keys = [key for key in rows if tasks.is_run(key) and tasks.number_of(key) == number]
     if any(rows[key].state != "done" for key in keys):
         return
@@ -263,14 +263,14 @@ def tell(storage: storages.Storage, number: int, rows: dict[str, Row]) -> None:
 
 
 class PruneWriter(RunLog):
-    """Ends a run that is worse than most others at its epoch."""
+    """Stops a run that is worse than most others at the same epoch."""
 
     def __init__(self, prune: Callable[[float, int], bool], *, loss: bool) -> None:
         """Ask `prune(score, epoch)` after each epoch; the score is the validation loss or accuracy."""
         self._prune, self._loss = prune, loss
 
     def epoch(self, record: EpochRecord) -> None:
-        """Raise Pruned if the run is to end."""
+        """Raise Pruned if the run should stop."""
         value = record.val_loss if self._loss else record.val_accuracy
         if value == value and self._prune(value, record.epoch):
             raise Pruned(record.epoch)
