@@ -2,10 +2,10 @@
 
 A `Table` has one row per task, and changes of a row are atomic. A process claims a task by exchanging its row: this
 succeeds only if the row has not changed since it was read. While a process works on a task, it increments the row's
-`beat` every few seconds (`held`). A lease has expired if its beat has not changed for `patience` seconds on the clock of the process
-that wants the task (clocks of machines differ, and are never compared), or at once if its owner ran on this machine and
-has ended. A process that lost a lease can no longer finish the task, because its row has another owner. So each task is
-finished once, however often it was started.
+`beat` every few seconds (`held`). A lease has expired if its beat has not changed for `patience` seconds on the clock
+of the process that wants the task (clocks of machines differ, and are never compared), or at once if its owner ran on
+this machine and has ended. A process that lost a lease can no longer finish the task, because its row has another
+owner. So each task is finished once, however often it was started.
 
 Imports only the standard library.
 """
