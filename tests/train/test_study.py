@@ -506,7 +506,7 @@ def test_a_storage_that_is_gone_and_another_version_are_refused(training, run, t
     run(GRID)
     path = tmp_path / "studies" / "pets" / "definition.json"
     shutil.move(path.with_name("study.journal"), tmp_path / "kept")
-    assert "its storage studies/pets/study.journal is gone" in run(GRID, status=2)
+    assert "its storage studies/pets/study.journal is missing" in run(GRID, status=2)
     shutil.move(tmp_path / "kept", path.with_name("study.journal"))
     recorded = json.loads(path.read_text())
     path.write_text(json.dumps({**recorded, "data": {"fingerprint": "x", "has_test_split": False}}))
