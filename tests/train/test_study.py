@@ -151,7 +151,7 @@ def test_a_definition_survives_json_and_differences_are_found():
 @pytest.mark.parametrize(
     ("vary", "fields", "message"),
     [
-        (["lr=1..2"], {}, "a grid has no points"),
+        (["lr=1..2"], {}, "a grid needs a list"),
         (["lr=1"], {"trials": 3}, "--trials is for searches"),
         (["lr=1"], {"prune": True}, "--prune is for searches"),
         (["lr=1..2"], {"sampler": "tpe"}, "needs --trials"),
