@@ -47,8 +47,9 @@ class Processes:
             self._processes.append(process)
             if first_line:
                 assert process.stdin
-                process.stdin.write(f"{first_line}\n")
-                process.stdin.flush()
+                with contextlib.suppress(BrokenPipeError):  # it has already ended: see its log
+                    process.stdin.write(f"{first_line}\n")
+                    process.stdin.flush()
 
     def are_running(self) -> bool:
         """Whether any process is running."""
@@ -74,7 +75,8 @@ class Processes:
         self.stop()
         for process, log in zip(self._processes, self.logs, strict=True):
             if process.stdin:
-                process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
             if process.returncode in (0, stopping.STATUS):
                 log.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty

@@ -73,7 +73,7 @@ def _run(path: Path) -> Recipe:
         found = names.get("recipe")
         if callable(found):
             found = found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
         ]

@@ -142,7 +142,7 @@ def test_a_definition_survives_json_and_differences_are_found():
     assert difference(definition, other) == "varied.1.values.1: 3, not 4"
     moved = define("lr=1,2", recipes=(Recipe(dataset="a", data_dir="b"),))
     assert difference(moved, define("lr=1,2", recipes=(Recipe(dataset="c"),))) == ""
-    with pytest.raises(InputError, match="file is not of this version"):
+    with pytest.raises(InputError, match="file was written by another version"):
         Definition.from_json({**definition.to_json(), "format": 99}, "file")
     with pytest.raises(InputError, match="file is damaged"):
         Definition.from_json({"format": 1, "name": "x"}, "file")

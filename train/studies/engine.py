@@ -1,16 +1,18 @@
 """The main process of a study: it plans the tasks, starts workers, and waits for all tasks, including those of workers
 on other machines."""
 
+import contextlib
 import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import locks
 from train import cli
-from train.errors import InputError, Interrupted, RunError
+from train.errors import InputError, Interrupted, InUse, RunError
 from train.processes import Processes, share_gpu
 from train.record.directory import write_json
 from train.studies import storage as storages
@@ -22,6 +24,7 @@ from train.studies.storage import Storage
 from train.studies.worker import Order
 
 DEFINITION = "definition.json"  # in the folder of a study
+RUNNING = ".running-"  # files of commands that have workers
 LOGS = "workers"  # folder of the workers' output
 POLL_SECONDS = 0.5
 PATIENCE = 60.0
@@ -91,6 +94,12 @@ def _can_be_replaced(
     before = recorded_definition(recorded, folder)
     if not difference(before, definition):
         return False
+    for path in folder.glob(f"{RUNNING}*"):
+        try:
+            with locks.locked(path, "", lambda note: None):
+                pass
+        except InUse:  # its workers may not have claimed a run yet
+            return False
     file = storages.file_of(url)
     if file is None or not file.exists():
         return True
@@ -110,7 +119,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data["identity"], str) or not isinstance(data["data"], dict):
+        if not isinstance(data, dict):
+            raise ValueError("not an object")
+        if not all(isinstance(data[name], str) for name in ("identity", "storage")):
+            raise ValueError("wrong fields")
+        if not isinstance(data["data"], dict):
             raise ValueError("wrong fields")
         return data
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -226,13 +239,25 @@ def run(
     rows = storage.table.read()
     if is_complete(order, rows):
         return results(rows)
-    pool = start_workers(order, workers)
-    try:
-        with storages.answering(order.storage), cli.StopRequest() as stop:
-            _wait(storage, order, pool, stop)
-    finally:
-        pool.close()
+    with _locked_against_others(folder):
+        pool = start_workers(order, workers)
+        try:
+            with storages.answering(order.storage), cli.StopRequest() as stop:
+                _wait(storage, order, pool, stop)
+        finally:
+            pool.close()
     return results(storage.table.read())
+
+
+@contextlib.contextmanager
+def _locked_against_others(folder: Path) -> Iterator[None]:
+    """Hold a lock of this command while its workers run, so that no other command replaces the study."""
+    path = folder / f"{RUNNING}{secrets.token_hex(4)}"
+    try:
+        with locks.locked(path, "", cli.say):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def is_complete(order: Order, rows: Mapping[str, Row]) -> bool:
