@@ -73,6 +73,7 @@ def test_a_python_file_defines_a_recipe(text, tmp_path):
         ("x = (", "my.py, line 1: SyntaxError"),
         ("recipe = 3", "my.py defines no recipe"),
         ("", "my.py defines no recipe"),
+        ("import sys; sys.exit(3)", "my.py, line 1: SystemExit: 3"),
     ],
 )
 def test_a_wrong_python_file_names_the_line(text, message, tmp_path):
