@@ -10,8 +10,8 @@ from sklearn.metrics import precision_recall_fscore_support
 # and predictions.npz contains the most probable classes instead of all probabilities.
 MAX_DENSE_CLASSES = 200
 TOP_CLASSES = 5
-# Logits converted to float64 at a time, few enough for a core's cache: with 10,000 classes and 10,000 test images, the end
-# of a run takes 4.0 s in place of 5.2.
+# Logits converted to float64 at a time, few enough for a core's cache: with 10,000 classes and 10,000 test images, the
+# end of a run takes 4.0 s in place of 5.2.
 CHUNK_VALUES = 1 << 17
 
 
