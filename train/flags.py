@@ -20,6 +20,7 @@ from tyro.constructors import (
 from train.errors import InputError, UsageError
 from train.recipe import (
     RENAMED_VALUES,
+    DataFile,
     Features,
     JobWeights,
     ModelOptions,
@@ -166,9 +167,9 @@ def _features(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Features | No
 
 @REGISTRY.primitive_rule
 def _pretrained(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    if info.type != str | JobWeights | None:
+    if info.type != str | JobWeights | DataFile | None:
         return None
-    return _optional("SOURCE", str, str, str, JobWeights)
+    return _optional("SOURCE", str, str, str, JobWeights, DataFile)
 
 
 def format_features(features: Features) -> str:
@@ -176,5 +177,6 @@ def format_features(features: Features) -> str:
     if isinstance(features, Pixels):
         return "gray-pixels" if features.gray else "pixels"
     if isinstance(features, NetFeatures):
-        return f"{features.model}={features.source}"
+        source = features.source
+        return f"{features.model}={source if isinstance(source, str) else source.name}"
     return features.run if isinstance(features.run, str) else f"the job {features.run.job}"

@@ -40,6 +40,14 @@ class JobWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataFile:
+    """A file of weights in the recipe's `data_dir`, or next to it if that is an archive; see `train/data_files.py`."""
+
+    name: str
+    sha256: str  # of its content, in hex
+
+
+@dataclasses.dataclass(frozen=True)
 class Pixels:
     """The flattened pixels of each image, as a feature vector."""
 
@@ -58,7 +66,7 @@ class NetFeatures:
     """Features computed by a network with published weights."""
 
     model: str
-    source: str
+    source: str | DataFile
 
 
 Features = Pixels | RunFeatures | NetFeatures
@@ -259,7 +267,7 @@ class Recipe:
     """Registered model, or your own model as package.module:name."""
     model_options: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     """Options of the model, as name=value."""
-    pretrained: str | JobWeights | None = None
+    pretrained: str | JobWeights | DataFile | None = None
     """Initial weights: a tag (see python -m train.models --pretrained), hf://owner/name, or a file."""
     dataset: str = "synthetic_pigs"
     """Registered data set, tfds:NAME, or path of a folder, .zip, .tar, .csv or .npz of images."""
@@ -534,6 +542,7 @@ _KINDS: dict[str, type] = {
     "run": RunFeatures,
     "net": NetFeatures,
     "job": JobWeights,
+    "file": DataFile,
 }
 
 

@@ -17,7 +17,7 @@ from datasets.dataset import VectorSplit
 from datasets.images import fast
 from datasets.pipeline import ImageSamples, channel_statistics, steps_per_epoch
 from datasets.views import add_noise, limit_per_class
-from train import cli
+from train import cli, data_files
 from train.engine import freezing
 from train.engine.experiment import Experiment, StagePlan, build_module
 from train.engine.inputs import Inputs, VectorInputs, image_inputs, normalized
@@ -28,6 +28,7 @@ from train.engine.parallel import Devices
 from train.engine.stage import training_split
 from train.engine.steps import abstract_variables
 from train.recipe import (
+    DataFile,
     InputError,
     JobWeights,
     NetFeatures,
@@ -398,7 +399,9 @@ def _model(
         loaded = _pretrained(recipe, num_classes, shared)
         preprocessing, options = loaded.preprocessing, dict(loaded.options)
         weights = {"batch_stats": {}, **loaded.variables}
-        pretrained = {"source": recipe.pretrained, "sha256": loaded.sha256, "report": loaded.report}
+        source = recipe.pretrained
+        name = source.name if isinstance(source, DataFile) else source
+        pretrained = {"source": name, "sha256": loaded.sha256, "report": loaded.report}
     inputs: Inputs = VectorInputs(shape)
     if preprocessing is not None:
         if train and not restored:
@@ -450,6 +453,10 @@ def _pretrained(recipe: Recipe, num_classes: int, shared: dict[str, Any]) -> Any
     if isinstance(recipe.pretrained, JobWeights):
         raise InputError(
             f"the recipe starts from the job {recipe.pretrained.job}, which has no weights yet: run it first"
+        )
+    if isinstance(recipe.pretrained, DataFile):
+        recipe = dataclasses.replace(
+            recipe, pretrained=str(data_files.find(recipe.pretrained, recipe.data_dir))
         )
     size, seed, options = recipe.image_size, recipe.seed, recipe.model_options
     memo = repr(("weights", recipe.model, recipe.pretrained, num_classes, size, seed, options))

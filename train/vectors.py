@@ -9,13 +9,23 @@ import numpy as np
 from datasets import Dataset
 from datasets.dataset import Progress, VectorSplit
 from datasets.pipeline import ImageSamples, load_arrays
+from train import data_files
 from train.analysis.probes import scale
 from train.engine import feature_store, features
 from train.engine.checkpoints import digest
 from train.engine.inputs import ImageInputs, Inputs, normalized
 from train.engine.parallel import Devices
 from train.predictor import load_run
-from train.recipe import Features, InputError, JobWeights, NetFeatures, Pixels, Recipe, RunFeatures
+from train.recipe import (
+    DataFile,
+    Features,
+    InputError,
+    JobWeights,
+    NetFeatures,
+    Pixels,
+    Recipe,
+    RunFeatures,
+)
 from zoo.common.resize import ResizeRule
 from zoo.pretrained import load as load_weights
 
@@ -47,7 +57,10 @@ def _load_feature_network(
     recipe: Recipe, source: RunFeatures | NetFeatures
 ) -> tuple[Any, dict[str, Any], ImageInputs]:
     if isinstance(source, NetFeatures):
-        loaded = load_weights(source.model, source.source, None, image_size=recipe.image_size)
+        weights = source.source
+        if isinstance(weights, DataFile):
+            weights = str(data_files.find(weights, recipe.data_dir))
+        loaded = load_weights(source.model, weights, None, image_size=recipe.image_size)
         preprocessing = normalized(loaded.preprocessing, recipe.normalization)
         return loaded.module, loaded.variables, ImageInputs(preprocessing)
     if isinstance(source.run, JobWeights):

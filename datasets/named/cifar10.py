@@ -16,6 +16,7 @@ import hashlib
 import io
 import os
 import pickle
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from datasets.dataset import Dataset, DatasetInfo, Edition, InputError, Options
@@ -64,37 +65,60 @@ DOWNLOAD = Download(
 
 def build(options: Options) -> Dataset:
     """Load `options.data_dir`, or else download the published archive to the cache and load it."""
+    return build_classes(options, DOWNLOAD, {name: name for name in CLASSES})
+
+
+def build_classes(options: Options, download: Download, renamed: Mapping[str, str]) -> Dataset:
+    """Load the images of some classes under new names; classes with the same new name are merged.
+
+    `download` describes the result, and `renamed` maps published names of classes to new ones.
+    """
     from datasets.formats.examples import assemble, load_files
     from datasets.formats.open import open_source
     from datasets.named._fetch import fetch
 
+    info = download.info
     if options.data_dir is None:
         try:
             archive = fetch(URL, MD5, "cifar10/cifar-10-python.tar.gz", options.progress)
         except InputError as error:
-            raise InputError(f"{INFO.name}: {error}, or pass its path with --data-dir") from None
+            raise InputError(f"{info.name}: {error}, or pass its path with --data-dir") from None
         source: Source = open_source(archive, options.progress)
     else:
-        source = DOWNLOAD.open(options)
+        source = download.open(options)
     if any(_batch_of(file.path) for file in source.files):
-        layout = _layout_of_batches(source)
+        layout = _of_classes(_layout_of_batches(source), renamed)
         dataset = assemble(
             layout,
-            INFO,
+            info,
             options,
             digests={e.id: _digest(e.content) for e in layout.examples},
             load=lambda example: example.content,
             provenance={"path": str(source.root), "kind": source.kind},
         )
-        return DOWNLOAD.finish(dataset, layout)
-    layout = DOWNLOAD.layout(source)
-    DOWNLOAD.check_classes(source.root, layout.class_names, CLASSES)
+        return download.finish(dataset, layout)
+    layout = download.layout(source)
+    download.check_classes(source.root, layout.class_names, CLASSES)
+    layout = _of_classes(layout, renamed)
     edition: Edition = "repacked"
     if any(e.id.lower().endswith((".jpg", ".jpeg")) for e in layout.examples):
         layout.notes.append("the images are JPEG files, a lossy copy of the published ones")
         edition = "lossy copy"
-    dataset = DOWNLOAD.finish(load_files(source, layout, INFO, options), layout)
+    dataset = download.finish(load_files(source, layout, info, options), layout)
     return dataclasses.replace(dataset, edition=edition)
+
+
+def _of_classes(layout: Layout, renamed: Mapping[str, str]) -> Layout:
+    """Keep the classes in `renamed`, with their new names, in alphabetical order."""
+    from datasets.formats.examples import natural_key
+
+    names = tuple(sorted(set(renamed.values()), key=natural_key))
+    examples = [
+        dataclasses.replace(e, class_name=renamed[e.class_name])
+        for e in layout.examples
+        if e.class_name in renamed
+    ]
+    return dataclasses.replace(layout, examples=examples, class_names=names)
 
 
 def _batch_of(path: str) -> str | None:

@@ -77,7 +77,7 @@ class Experiment:
     def provenance(self) -> dict[str, Any]:
         """Origin of the weights and the data, for `best/`."""
         return {
-            "pretrained": self.recipe.pretrained,
+            "pretrained": self.pretrained.get("source"),
             "pretrained_sha256": self.pretrained.get("sha256"),
             "dataset": self.dataset.name,
             "synthetic": self.dataset.info.synthetic,

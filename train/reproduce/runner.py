@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import list_datasets
-from train import cli, jobs
+from train import cli, data_files, jobs
 from train.errors import InputError, Interrupted
 from train.jobs import Job, Outcome
 from train.recipe import JobWeights, Recipe, with_values
@@ -181,7 +181,12 @@ class Runner:
         raise DataUnavailable(reasons[0])
 
     def _data_problem(self, recipe: Recipe) -> str | None:
-        """Return why the recipe's data cannot be loaded, or None."""
+        """Return why the recipe's data or weights files cannot be loaded, or None."""
+        try:
+            for file in data_files.of_recipe(recipe):
+                data_files.find(file, recipe.data_dir)
+        except InputError as error:
+            return str(error)
         if recipe.dataset in list_datasets() and not settings.takes_data_dir(recipe.dataset):
             return None
         key = (recipe.dataset, recipe.data_dir)

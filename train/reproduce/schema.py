@@ -44,6 +44,8 @@ class Row:
     # Proxy data: the recipe fields (dotted paths, see `with_values`) to change where the paper's data are not
     # available. None: the row has no proxy.
     proxy: Mapping[str, Any] | None = None
+    # The same where the data of the proxy are not available either.
+    fallback: Mapping[str, Any] | None = None
     # Fields to change in addition to make the row affordable on two CPU cores. None: the full row is affordable.
     short: Mapping[str, Any] | None = None
     seeds: int = 3  # number of runs of the full setting; 0: only its parameters are counted
@@ -93,6 +95,7 @@ class Grid:
     # The best combination according to the paper; empty if it reports none.
     best: Mapping[str, Any]
     proxy: Mapping[str, Any] | None = None  # as in `Row`
+    fallback: Mapping[str, Any] | None = None
     short: Mapping[str, Any] | None = None
     note: str = ""
     earlier: EarlierReading | None = None  # as in `Row`

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from datasets import dataset_info, list_datasets
 from train import cli, jobs
 from train.recipe import (
+    DataFile,
     Features,
     JobWeights,
     NetFeatures,
@@ -24,9 +25,9 @@ Scale = Literal["full", "short", "smoke"]
 
 
 def variants(item: Row | Grid, *, short: bool) -> list[Recipe]:
-    """Return the recipe on the paper's data and, if there is a proxy, on the proxy."""
+    """Return the recipe on the paper's data and, if there are any, on the proxy and its fallback."""
     shortened = dict(item.short or {}) if short else {}
-    changes: list[Mapping[str, Any]] = [{}, item.proxy] if item.proxy else [{}]
+    changes = [{}, *filter(None, (item.proxy, item.fallback))]
     return [with_values(item.recipe, {**data, **shortened}) for data in changes]
 
 
@@ -97,10 +98,11 @@ def needs(row: Row) -> str:
         details = [info.homepage, f"proxy data: {instead}" if instead else ""]
         text = "; ".join(filter(None, details))
         found.append(f"the data set {recipe.dataset}{f' ({text})' if text else ''}")
-    if isinstance(recipe.pretrained, str):
-        found.append(f"the {recipe.pretrained} weights of {recipe.model}")
+    if isinstance(recipe.pretrained, str | DataFile):
+        found.append(f"the {_show_weights(recipe.pretrained)} weights of {recipe.model}")
     if isinstance(recipe.features, NetFeatures):
-        found.append(f"the {recipe.features.source} weights of {recipe.features.model}")
+        source = _show_weights(recipe.features.source)
+        found.append(f"the {source} weights of {recipe.features.model}")
     found += [f"the row {name}" for name in jobs.dependencies(recipe)]
     return f"needs {' and '.join(found)}" if found else ""
 
@@ -155,8 +157,10 @@ def _show_features(features: Features) -> str:
         return _show_weights(features.run)
     if isinstance(features, Pixels):
         return "gray pixels" if features.gray else "pixels"
-    return f"{features.model}={features.source}"
+    return f"{features.model}={_show_weights(features.source)}"
 
 
-def _show_weights(weights: str | JobWeights) -> str:
+def _show_weights(weights: str | JobWeights | DataFile) -> str:
+    if isinstance(weights, DataFile):
+        return f"{weights.name} (sha256 {weights.sha256[:12]})"
     return f"the row {weights.job}" if isinstance(weights, JobWeights) else weights
