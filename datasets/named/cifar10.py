@@ -16,6 +16,7 @@ import hashlib
 import io
 import os
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,9 @@ def build(options: Options) -> Dataset:
 
 
 def build_classes(options: Options, download: Download, renamed: Mapping[str, str]) -> Dataset:
-    """Load the images of some classes under new names; classes with the same new name are merged.
+    """Load the images of some classes under new names.
 
+    Where n classes get the same new name, every n-th image of each is kept, so that all new classes are equally large.
     `download` describes the result, and `renamed` maps published names of classes to new ones.
     """
     from datasets.formats.examples import assemble, load_files
@@ -109,15 +111,19 @@ def build_classes(options: Options, download: Download, renamed: Mapping[str, st
 
 
 def _of_classes(layout: Layout, renamed: Mapping[str, str]) -> Layout:
-    """Keep the classes in `renamed`, with their new names, in alphabetical order."""
+    """Keep the classes in `renamed`, with their new names; see `build_classes`."""
     from datasets.formats.examples import natural_key
 
     names = tuple(sorted(set(renamed.values()), key=natural_key))
-    examples = [
-        dataclasses.replace(e, class_name=renamed[e.class_name])
-        for e in layout.examples
-        if e.class_name in renamed
-    ]
+    merged = Counter(renamed.values())
+    seen: Counter[tuple[str, str | None]] = Counter()
+    examples = []
+    for example in layout.examples:
+        if new_name := renamed.get(example.class_name):
+            key = (example.class_name, example.split)
+            if seen[key] % merged[new_name] == 0:
+                examples.append(dataclasses.replace(example, class_name=new_name))
+            seen[key] += 1
     return dataclasses.replace(layout, examples=examples, class_names=names)
 
 

@@ -1,7 +1,7 @@
 """The animals in CIFAR-10 as cats, dogs and wild animals. A proxy for the three classes of the afhq paper.
 
-Wild are birds, deer, frogs and horses, the class being four times as large as the others. Files and splits are those of
-`cifar10`; the images of vehicles are left out.
+Wild are birds, deer, frogs and horses, a quarter of each. Files and splits are those of `cifar10`; the images of
+vehicles are left out.
 """
 
 import dataclasses
@@ -16,8 +16,11 @@ INFO = dataclasses.replace(
     name="cifar10_domains",
     description="cats, dogs and other animals in cifar10 (downloaded, or from --data-dir)",
     num_classes=len(CLASSES),
+    split_sizes={"train": 13500, "validation": 1500, "test": 3000},
 )
-DOWNLOAD = dataclasses.replace(cifar10_animals.DOWNLOAD, info=INFO)
+DOWNLOAD = dataclasses.replace(
+    cifar10.DOWNLOAD, info=INFO, editions=({"train": 15000, "test": 3000},)
+)
 
 
 def build(options: Options) -> Dataset:
