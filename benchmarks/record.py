@@ -4,8 +4,10 @@ or results of benchmarks.gpu:  python -m benchmarks.record --gpu results/gpu/gpu
 or judge recorded ledgers again, after a change to rows or verdicts:    python -m benchmarks.record --judge-again
 
 Writes benchmarks/results/runs/NAME.json: test results, command, commit, hardware and data fingerprint, without
-machine-specific paths: data files are named $DATA/<file>. A ledger written by `python -m train.reproduce` is copied to
-benchmarks/results/ledger_<paper>.json, and the results of benchmarks.gpu to gpu_<device>.json, or gpu_dry_run.json.
+machine-specific paths: data files are named $DATA/<file>. The runs in a ledger written by `python -m train.reproduce`
+are added to benchmarks/results/ledger_<paper>.json; they replace runs of the same row and seed, and the row's runs on
+other data or with another reading of the paper. The results of benchmarks.gpu are copied to gpu_<device>.json, or
+gpu_dry_run.json.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from train.recipe import InputError
 from train.record.directory import RunDir, write_json
 from train.record.environment import hardware
 from train.reproduce import papers
-from train.reproduce.recorded import judge_again
+from train.reproduce.recorded import judge_again, merge
 
 RESULTS = Path(__file__).parent / "results" / "runs"
 SCORES = ("accuracy", "precision", "recall", "f1", "loss")
@@ -69,6 +71,10 @@ def main(argv: list[str]) -> None:
     elif arguments.ledger:
         content = checked_ledger(arguments.ledger)
         path = RESULTS.parent / f"ledger_{content['document']}.json"
+        if path.is_file():
+            cli.prepare_environment(large_arrays=False)  # parameters are counted
+            paper = papers.PAPERS[content["document"]]
+            content = merge(paper, checked_ledger(path), content)
     elif arguments.workdir and arguments.name:
         if Path(arguments.name).name != arguments.name:
             raise InputError(f"--name {arguments.name} is a path: use a file name without .json")

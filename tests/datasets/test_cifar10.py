@@ -127,6 +127,29 @@ def test_published_archives(tmp_path, kind, form):
     assert data.splits["train"][0][0].dtype == np.uint8
 
 
+@pytest.mark.parametrize("kind", ["python", "images"])
+def test_the_animals_alone(tmp_path, kind):
+    """Of four merged kinds, every fourth image is kept, so that all classes are equally large."""
+    folders = [f"{split}/{name}" for split in ("train", "test") for name in CLASSES]
+    files = images(*folders, count=8) if kind == "images" else python_files()
+    data_dir = write_folder(tmp_path, files)
+    animals, domains = (
+        load_dataset(name, data_dir=data_dir) for name in ("cifar10_animals", "cifar10_domains")
+    )
+    assert animals.class_names == ("bird", "cat", "deer", "dog", "frog", "horse")
+    assert domains.class_names == ("cat", "dog", "wild")
+    for data in (animals, domains):
+        counts = np.bincount(np.concatenate([s.labels for s in data.splits.values()]))
+        assert kind == "python" or set(counts.tolist()) == {16}  # batches have no multiple of four
+        assert data.info.num_classes == len(data.class_names)
+        for split in data.splits.values():
+            for name, label in zip(split.ids, split.labels, strict=True):
+                animal = name.split("/")[1]
+                assert data.class_names[label] == (animal if animal in data.class_names else "wild")
+    ids = [name for split in domains.splits.values() for name in split.ids]
+    assert {name.split("/")[1] for name in ids} == {*animals.class_names}
+
+
 def test_both_archives_have_the_same_data(tmp_path):
     python = load_dataset("cifar10", data_dir=write_tar(tmp_path / "a.tar.gz", python_files()))
     binary = load_dataset("cifar10", data_dir=write_tar(tmp_path / "b.tar.gz", binary_files()))

@@ -1,6 +1,7 @@
 """The train.reproduce command: which jobs run, in which order, what is reused, and its messages."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -14,6 +15,7 @@ from train import cli, jobs
 from train.errors import InUse
 from train.recipe import (
     FORMAT,
+    DataFile,
     InputError,
     JobWeights,
     ModelOptions,
@@ -62,6 +64,7 @@ class Trainer:
         self.accuracy = 0.6
         self.errors = {}  # substring of a job's name -> the error it raises
         self.starts = True  # errors are raised after the run directory was created
+        self.hardware, self.fingerprint = "X", "abc"
 
     def __call__(self, recipe, workdir, resume, *, figures):
         name = "/".join(Path(workdir).parts[-2:])
@@ -72,11 +75,14 @@ class Trainer:
         run = RunDir(workdir)
         sizes = {"train": 1439, "validation": 179, "test": 179}
         splits = {s: {f"{s}/{i}": 0 for i in range(n)} for s, n in sizes.items()}
-        manifest = {"dataset": recipe.dataset, "fingerprint": "abc", "splits": splits}
+        manifest = {"dataset": recipe.dataset, "fingerprint": self.fingerprint, "splits": splits}
         manifest["synthetic"] = recipe.dataset.startswith("synthetic")
         write_json(run.splits, manifest | {"provenance": {"path": recipe.data_dir}})
         env = {"git_commit": "c" * 40, "git_dirty": False, "versions": {"jax": "1"}, "cores": 2}
-        write_json(run.path / "env.json", env | {"backend": "cpu", "devices": ["cpu"], "cpu": "X"})
+        write_json(
+            run.path / "env.json",
+            env | {"backend": "cpu", "devices": ["cpu"], "cpu": self.hardware},
+        )
         write_json(run.config, {"format": FORMAT, "recipe": recipe.to_json()})
         if errors:
             raise errors[0]
@@ -305,6 +311,50 @@ def test_the_ledger_names_the_proxy(ask, trainer, tmp_path):
     assert result["command"] == "python -m train.reproduce doc --rows pigs"
 
 
+def test_a_proxy_may_start_from_a_file_known_by_its_content(ask, trainer, tmp_path, image_folder):
+    """It lies beside the data. Without it, the fallback is used if there is one."""
+    folder = tmp_path / "data"
+    for name, source in (("cats", "red"), ("dogs", "blue")):
+        shutil.copytree(image_folder / source, folder / "pets" / name)
+    shutil.make_archive(str(folder / "cats_dogs"), "zip", folder / "pets")
+    shutil.rmtree(folder / "pets")
+    weights = folder / "net.h5"
+    file = DataFile("net.h5", hashlib.sha256(b"weights").hexdigest())
+    keras = with_values(CATS, {"dataset": "animals10", "pretrained": "keras"})
+    proxy = {"dataset": "cats_dogs", "pretrained": file}
+    with_fallback = row("b", keras, proxy=proxy, fallback={"dataset": "digits", "pretrained": None})
+    ours = row("c", with_values(keras, proxy), proxy={})
+
+    def data_and_text():
+        return {
+            r["name"]: (r["data"] and r["data"]["name"], r["text"])
+            for r in ledger_of(tmp_path)["rows"]
+        }
+
+    rows = [row("a", keras, proxy=proxy), with_fallback, ours]
+    for content, problem in ((None, "there are no weights net.h5"), (b"other", "is another file")):
+        if content:
+            weights.write_bytes(content)
+        ask(rows, "--data-dir", folder)
+        found = data_and_text()
+        assert found["a"][0] is found["c"][0] is None
+        assert found["b"][0] == "digits"
+        assert problem in found["c"][1]
+    shutil.rmtree(tmp_path / "out")
+    weights.write_bytes(b"weights")
+    # The archive itself can be given as well.
+    for number, where in enumerate((folder, folder / "cats_dogs.zip")):
+        trainer.calls.clear()
+        status, _, stderr = ask(rows, "--data-dir", where)
+        assert status == 0, stderr
+        assert trainer.calls == (["a/seed0", "b/seed0", "c/seed0"] if number == 0 else [])
+        assert {name for name, _ in data_and_text().values()} == {"cats_dogs"}
+    (setting,) = ledger_of(tmp_path)["rows"][0]["ran"]
+    assert f"from net.h5 (sha256 {file.sha256[:12]})" in setting
+    assert "from keras" in ledger_of(tmp_path)["rows"][0]["setting"]
+    assert str(tmp_path) not in json.dumps(ledger_of(tmp_path))
+
+
 def test_a_subset_of_the_papers_data_is_a_proxy(ask, trainer, tmp_path, image_folder):
     data = tmp_path / "pets.zip"
     folder = tmp_path / "pets"
@@ -485,6 +535,37 @@ def test_a_recorded_ledger_is_judged_again(ask, call, trainer, tmp_path, monkeyp
     again = {r["name"]: r["text"] for r in read(path)["rows"]}
     assert again == texts | {"b": "run with the earlier reading of version 0.1: batch 16"}
     assert call(record, "--judge-again", "--note", "x")[0] == 2
+
+
+def test_runs_are_added_to_a_recorded_ledger(ask, call, trainer, tmp_path, monkeypatch):
+    """Seeds and rows can come from several machines; a run replaces the recorded ones it cannot be compared with."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results" / "runs")
+    path = tmp_path / "results" / "ledger_doc.json"
+    rows = [row("a"), row("b", proxy={"dataset": "synthetic_pigs"})]
+    grid = Grid("g", "Table 2", RECIPE, {"batch_size": (16, 32, 64)}, {})
+
+    def ask_and_record(*flags):
+        ask(rows, *flags, grids=(grid,))
+        assert call(record, "--ledger", tmp_path / "out" / "doc.json")[0] == 0
+        shutil.rmtree(tmp_path / "out")
+        return {r["name"]: r for r in read(path)["rows"]}
+
+    ask_and_record("--rows", "*", "--seeds", 2, "--grids", "g", "--points", "0:2")
+    trainer.accuracy = 0.8
+    trainer.hardware = "Y"
+    found = ask_and_record("--rows", "a", "--seeds", 1, "--grids", "g", "--points", "1:3")
+    assert found["a"]["columns"][0]["values"] == {"0": 0.8, "1": 0.6}
+    assert found["a"]["hardware"] == ["Y, 2 cores", "X, 2 cores"]
+    assert found["b"]["columns"][0]["values"] == {"0": 0.6, "1": 0.6}
+    assert found["b"]["hardware"] == ["X, 2 cores"]
+    (trials,) = (g["points"] for g in read(path)["grids"])
+    assert {t["index"]: t["accuracy"] for t in trials} == {0: 0.6, 1: 0.8, 2: 0.8}
+
+    trainer.fingerprint = "other data"
+    found = ask_and_record("--rows", "a", "--seeds", 1)
+    assert found["a"]["columns"][0]["values"] == {"0": 0.8}
+    assert found["a"]["others"] == []
+    assert len(found["b"]["runs"]) == 2
 
 
 def test_a_recorded_row_of_several_machines_is_of_neither(ask, trainer, tmp_path):
