@@ -29,6 +29,7 @@ from train.reproduce import papers
 from train.reproduce.recorded import judge_again, merge
 
 RESULTS = Path(__file__).parent / "results" / "runs"
+FIGURES = Path(__file__).parents[1] / "docs" / "papers"
 SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 
 
@@ -84,6 +85,22 @@ def main(argv: list[str]) -> None:
         raise InputError("use a run directory and --name, --ledger or --gpu")
     write_json(path, content)
     print(path)
+    if arguments.ledger:
+        for figure in draw_ledger(content):
+            print(figure)
+
+
+def draw_ledger(content: Mapping[str, Any]) -> list[Path]:
+    """Draw the figures of a recorded ledger for the paper's page, in place of earlier ones; return their paths."""
+    from train.reproduce.figures import draw_figures, recorded_epochs
+
+    prefix = f"{content['document']}-"
+    for old in FIGURES.glob(f"{prefix}*.png"):
+        old.unlink()
+    drawn = draw_figures(content, FIGURES, recorded_epochs, prefix)
+    titles = {path.name: title for path, title in drawn}
+    write_json(FIGURES / f"{prefix}figures.json", titles)
+    return [path for path, _ in drawn]
 
 
 def checked_ledger(path: Path) -> dict[str, Any]:

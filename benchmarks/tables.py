@@ -250,12 +250,24 @@ def paper_page(name: str) -> str:
     path, recorded = ledger(name)
     page = DOCS / "papers" / f"{name}.md"
     results = ledger_markdown(recorded, link(path, page.parent)) if recorded else "Not run.\n"
+    learned = PAPERS[name].learned.strip()
+    if learned:
+        learned = f"\n## What we learned\n\n{learned}\n"
     return (
         f"# {PAPERS[name].title}\n\n{GENERATED}\n\n{claims.strip()}\n\n"
         f"[Reproducing a paper](../guide/reproducing.md) explains rows, verdicts and proxy data.\n\n"
-        f"## Reported and measured\n\n{results}\n"
-        f"## Settings\n\n{settings.strip()}\n"
+        f"## Reported and measured\n\n{results}\n{paper_figures(name)}"
+        f"## Settings\n\n{settings.strip()}\n{learned}"
     )
+
+
+def paper_figures(name: str) -> str:
+    """The figures that `benchmarks.record` has drawn of a paper's recorded runs."""
+    titles = DOCS / "papers" / f"{name}-figures.json"
+    if not titles.is_file():
+        return ""
+    drawn = json.loads(titles.read_text(encoding="utf-8"))
+    return "".join(f"![{title}]({file})\n\n" for file, title in drawn.items())
 
 
 # Speed.

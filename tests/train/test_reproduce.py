@@ -25,7 +25,7 @@ from train.recipe import (
     Stage,
     with_values,
 )
-from train.record.directory import RunDir, write_json
+from train.record.directory import SUMMARY_COLUMNS, RunDir, write_json
 from train.reproduce import __main__ as reproduce
 from train.reproduce import papers
 from train.reproduce.folders import Folders
@@ -65,6 +65,7 @@ class Trainer:
         self.errors = {}  # substring of a job's name -> the error it raises
         self.starts = True  # errors are raised after the run directory was created
         self.hardware, self.fingerprint = "X", "abc"
+        self.epochs = 0  # rows in summary.csv
 
     def __call__(self, recipe, workdir, resume, *, figures):
         name = "/".join(Path(workdir).parts[-2:])
@@ -86,11 +87,33 @@ class Trainer:
         write_json(run.config, {"format": FORMAT, "recipe": recipe.to_json()})
         if errors:
             raise errors[0]
+        if self.epochs:
+            rows = [
+                {
+                    "epoch": e,
+                    "step": e,
+                    "stage": "train",
+                    "train_loss": 1 / e if e < 3 else math.nan,
+                }
+                | {"train_accuracy": e / 9, "val_loss": 0.5, "val_accuracy": e / 10, "is_best": 1}
+                for e in range(1, self.epochs + 1)
+            ]
+            rows = [dict.fromkeys(SUMMARY_COLUMNS, 0) | row for row in rows]
+            lines = [",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]
+            run.summary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         (run.best).mkdir(exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
         values = {"accuracy": self.accuracy, "loss": 1.0, "test_time_ms": 5.0}
         values |= {"validation_accuracy": 1 - recipe.stages[0].optimizer.learning_rate}
         write_json(run.test, values | {"model": recipe.model, "epochs_run": 1, "best_epoch": 1})
+
+
+@pytest.fixture(autouse=True)
+def docs(monkeypatch, tmp_path):
+    """A folder for the pages and figures of recorded ledgers."""
+    monkeypatch.setattr(record, "FIGURES", tmp_path / "docs" / "papers")
+    monkeypatch.setattr(tables, "DOCS", tmp_path / "docs")
+    return tmp_path / "docs"
 
 
 @pytest.fixture
@@ -566,6 +589,31 @@ def test_runs_are_added_to_a_recorded_ledger(ask, call, trainer, tmp_path, monke
     assert found["a"]["columns"][0]["values"] == {"0": 0.8}
     assert found["a"]["others"] == []
     assert len(found["b"]["runs"]) == 2
+
+
+@pytest.mark.figures
+def test_a_papers_page_shows_figures_of_the_recorded_runs(
+    ask, call, trainer, tmp_path, docs, monkeypatch
+):
+    """Drawn from the ledger alone, since the runs may have been made elsewhere."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results" / "runs")
+    trainer.epochs = 3
+    ask([row("a", seeds=2), row("b")])
+    (first, _), *_ = (r["runs"] for r in ledger_of(tmp_path)["rows"])
+    assert first["val_accuracy"] == [0.1, 0.2, 0.3] and first["train_loss"] == [1.0, 0.5, None]
+    ledger = tmp_path / "ledger.json"
+    write_json(ledger, ledger_of(tmp_path))
+    shutil.rmtree(tmp_path / "out")
+    (docs / "papers").mkdir(parents=True)
+    (docs / "papers" / "doc-old-0.png").touch()
+    status, stdout, _ = call(record, "--ledger", ledger)
+    assert status == 0
+    names = ["doc-curves-0-0.png", "doc-seeds-0.png"]
+    assert [Path(line).name for line in stdout.split()] == ["ledger_doc.json", *names]
+    assert sorted(path.name for path in (docs / "papers").glob("*.png")) == names
+    shown = tables.paper_figures("doc")
+    assert "![Table 1: accuracy over seeds](doc-seeds-0.png)" in shown
+    assert tables.paper_figures("other") == ""
 
 
 def test_a_recorded_row_of_several_machines_is_of_neither(ask, trainer, tmp_path):

@@ -18,10 +18,12 @@ from train.reproduce.schema import Claim, Comparison, Grid, Paper, Row
 from train.reproduce.verdicts import RowResult, Run
 
 FORMAT = 3
-# Facts recorded for each run; `train_loss` has one value per epoch, null if it was not finite.
+# Recorded for each run with one value per epoch, null if it is not finite.
+CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+# Facts recorded for each run.
 RUN_FACTS = (
     *("directory", "commit", "epochs_run", "best_epoch", "remark"),
-    *("train_loss", "effective_clusters"),
+    *(*CURVES, "effective_clusters"),
 )
 
 

@@ -1,21 +1,21 @@
 """HTML report of a paper's ledger as one self-contained file: `report.html`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets.formats.sources import OUTPUT_MARK
 from train.record.directory import RunDir, write_text
-from train.report import figures, page
+from train.report import page
 from train.reproduce import formatting
+from train.reproduce.figures import draw_figures as _figures
 from train.reproduce.folders import Folders
-
-MAX_CURVES = 8  # per figure
 
 
 def write_page(result: Mapping[str, Any], folders: Folders) -> Path:
     """Write OUT/PAPER/report.html from a ledger and the run directories it names; return its path."""
     out = folders.base
+    drawn = _figures(result, folders.root / "figures", lambda run: _epochs(run, out))
     badge = " <span class=badge>smoke: no results</span>" if result["smoke"] else ""
     title = f"{result['document']}: reported and measured results"
     parts = [
@@ -25,7 +25,7 @@ def write_page(result: Mapping[str, Any], folders: Folders) -> Path:
         _comparisons(result["orderings"]),
         _claims(result["claims"]),
         *(_grid(grid) for grid in result["grids"]),
-        *_figures(result, out, folders.root / "figures"),
+        *(page.section(title, page.image(path, title)) for path, title in drawn),
         page.section("Details per row", "".join(_row(row, out) for row in result["rows"])),
     ]
     write_text(folders.report, page.document(title, parts))
@@ -124,58 +124,6 @@ def _row(row: Mapping[str, Any], out: Path) -> str:
     return f"<h3>{page.text(row['name'])}: {page.text(row['label'])}</h3>{body}"
 
 
-def _figures(result: Mapping[str, Any], out: Path, folder: Path) -> list[str]:
-    """Draw the figures that combine several runs into `folder`, and return their HTML sections."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-
-    def add(file: str, title: str, draw: Callable[..., None], *arguments: Any) -> None:
-        path = folder / f"{file}.png"
-        draw(*arguments, path, title)
-        parts.append(page.section(title, page.image(path, title)))
-
-    for number, table in enumerate(dict.fromkeys(row["table"] for row in result["rows"])):
-        rows = [row for row in result["rows"] if row["table"] == table]
-        curves = {}
-        for row in rows:
-            for run in row["runs"][:1]:
-                if epochs := RunDir(out / run["directory"]).read_summary():
-                    curves[row["label"]] = epochs
-        for start in range(0, len(curves), MAX_CURVES):
-            some = dict(list(curves.items())[start : start + MAX_CURVES])
-            title = f"{table}: training curves of each row's first seed"
-            add(
-                f"curves-{number}-{start}",
-                title,
-                figures.curves_of_runs,
-                some,
-                ("loss", "accuracy"),
-            )
-        scores = {
-            row["label"]: list(column["values"].values())
-            for row in rows
-            for column in row["columns"]
-            if column["column"] == "accuracy" and column["n"] > 1
-        }
-        if scores:
-            title = f"{table}: accuracy over seeds"
-            add(f"seeds-{number}", title, figures.seed_boxplot, scores)
-        if any(
-            c["column"] == "test_time_ms" and c["printed"] is not None
-            for row in rows
-            for c in row["columns"]
-        ):
-            times = _times(rows)
-            if times:
-                add(f"times-{number}", f"{table}: test times", figures.timing_bars, times)
-    return parts
-
-
-def _times(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the mean test time in ms by model and batch size."""
-    times: dict[str, dict[str, float]] = {}
-    for row in rows:
-        for column in row["columns"]:
-            if column["column"] == "test_time_ms" and column["mean"] is not None:
-                times.setdefault(row["model"], {})[str(row["batch_size"])] = column["mean"]
-    return times
+def _epochs(run: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
+    """Read the epochs of a run."""
+    return RunDir(out / run["directory"]).read_summary()

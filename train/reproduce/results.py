@@ -101,10 +101,10 @@ class Results:
             "versions": env.get("versions", {}),
             "epochs_run": test.get("epochs_run"),
             "best_epoch": test.get("best_epoch"),
-            "train_loss": [
-                round(row["train_loss"], 4) if math.isfinite(row["train_loss"]) else None
-                for row in run.read_summary()
-            ],
+            **{
+                name: [_rounded(row.get(name)) for row in run.read_summary()]
+                for name in ledger.CURVES
+            },
             "effective_clusters": test.get("effective_clusters"),
             # Why the clusters or the SVM's kernel are degenerate, if applicable.
             "remark": test.get("collapsed") or test.get("kernel", {}).get("sentence"),
@@ -257,6 +257,10 @@ def _validation_accuracy(run: RunDir, values: dict[str, float]) -> float | None:
     epoch = values.get("best_epoch")
     kept = [row["val_accuracy"] for row in run.read_summary() if row["epoch"] == epoch]
     return kept[-1] if kept and math.isfinite(kept[-1]) else None
+
+
+def _rounded(value: Any) -> float | None:
+    return round(value, 4) if isinstance(value, float) and math.isfinite(value) else None
 
 
 def _earlier_problems(path: Path) -> dict[str, str]:

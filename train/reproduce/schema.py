@@ -123,6 +123,8 @@ class Paper:
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[Claim, ...] = ()
     grids: tuple[Grid, ...] = ()
+    # What our runs say about the paper: what of it holds, what does not, and why. Markdown paragraphs.
+    learned: str = ""
     # Suffix of the name of the paper's processor, such as "GeForce GTX TITAN": on others, times are not judged.
     hardware: str = ""
 
