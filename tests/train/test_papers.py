@@ -15,9 +15,11 @@ from datasets import list_datasets
 from datasets.pipeline import steps_per_epoch
 from datasets.splits import split_counts
 from train import jobs, recipes
+from train.data_files import of_recipe
 from train.engine.freezing import frozen_paths
 from train.engine.objectives import OBJECTIVES
 from train.recipe import (
+    DataFile,
     JobWeights,
     ModelOptions,
     NetFeatures,
@@ -32,6 +34,7 @@ from train.reproduce.ledger import FORMAT
 from train.reproduce.papers import PAPERS
 from train.reproduce.papers.afhq import clustering
 from train.reproduce.schema import TIMES, Grid
+from train.reproduce.settings import takes_data_dir
 from train.reproduce.smoke import SIZE_OPTIONS, TINY_MODELS, smoke_recipe
 from zoo.registry import module_options
 
@@ -212,16 +215,22 @@ def test_weights_come_from_earlier_rows_with_the_same_net():
 
 @pytest.mark.parametrize("where", ROWS)
 def test_every_row_has_a_proxy_or_a_note(where):
-    """A proxy needs no published weights."""
+    """A proxy needs no published weights, but may need a file; its fallback needs neither."""
     _, row = ROWS[where]
     assert row.proxy is not None or row.note
     json.dumps(dict(row.reported))
     if row.proxy is not None:
         on_proxy = with_values(row.recipe, row.proxy)
-        assert on_proxy.pretrained is None or isinstance(on_proxy.pretrained, JobWeights)
-        assert not isinstance(on_proxy.features, NetFeatures)
+        assert not isinstance(on_proxy.pretrained, str)
+        if isinstance(on_proxy.features, NetFeatures):
+            assert isinstance(on_proxy.features.source, DataFile)
+        if of_recipe(on_proxy):
+            assert takes_data_dir(on_proxy.dataset)  # the file is looked up there
         if isinstance(on_proxy.features, RunFeatures):
             assert isinstance(on_proxy.features.run, JobWeights)
+    if row.fallback is not None:
+        fallback = with_values(row.recipe, row.fallback)
+        assert not of_recipe(fallback) and not takes_data_dir(fallback.dataset)
 
 
 def test_grids_have_the_papers_number_of_trials():
