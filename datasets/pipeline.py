@@ -16,6 +16,7 @@ import numpy as np
 
 from datasets.dataset import InputError, Progress, Split
 from datasets.images.resize import Decoder
+from datasets.memory import kept_images
 from zoo.common.resize import ResizeRule
 
 Batch = dict[str, np.ndarray]
@@ -51,6 +52,9 @@ class Samples(Protocol):
 class ImageSamples:
     """The images of a split at one size, uint8 [H, W, 3] each. Implements `Samples`.
 
+    Images that are loaded repeatedly are kept in memory if all of them fit (see `datasets.memory`): decoding takes
+    longer than a training step of a small net.
+
     Two instances are equal if they have the same split (by identity), rule and decoder, so that they can serve as
     cache keys.
     """
@@ -85,8 +89,10 @@ class ImageSamples:
         """Load the images at `indices`: uint8 [len(indices), H, W, 3]. Raises InputError that names an unreadable
         image."""
         batch = np.empty((len(indices), *self.shape), self.dtype)
-        for row, index in enumerate(indices):
-            batch[row] = self.split.resized(int(index), self.rule, self.decoder)
+        kept = kept_images(self.split, (self.rule, self.decoder), len(self), self.shape)
+        for row, index in enumerate(map(int, indices)):
+            decode = functools.partial(self.split.resized, index, self.rule, self.decoder)
+            batch[row] = kept.load(index, decode) if kept else decode()
         return batch
 
     def arrays(self) -> np.ndarray:

@@ -14,7 +14,8 @@ from datasets import InputError, dataset_info, list_datasets, load_dataset
 from zoo.common import names
 
 BUILTIN = [
-    *("afhq", "afhq7", "animals10", "cats_dogs", "cifar10", "digits", "pig_faces", "synthetic_pigs")
+    *("afhq", "afhq7", "animals10", "cats_dogs", "cifar10", "cifar10_animals", "cifar10_domains"),
+    *("digits", "pig_faces", "synthetic_pigs"),
 ]
 
 

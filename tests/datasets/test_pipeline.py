@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets import InputError, ResizeRule, Split
+from datasets import InputError, ResizeRule, Split, memory
 from datasets.dataset import VectorSplit
 from datasets.images.resize import resize
 from datasets.pipeline import (
@@ -279,6 +279,44 @@ def test_resize_rule_applies_to_all_ways_of_loading():
     batches = TrainBatches(samples, batch_size=4, seed=0, num_epochs=1)
     batch = next(batches.iterate())
     np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
+
+
+@pytest.mark.parametrize(("free", "decoded"), [(10**9, 2), (100, 4)])
+def test_images_stay_in_memory_from_their_second_load_on(monkeypatch, free, decoded):
+    """If they fit. Every epoch has the same images either way, and images that are loaded once take no memory."""
+    monkeypatch.setattr(memory, "free_bytes", lambda: free)
+    images = np.random.default_rng(0).integers(0, 256, (12, 9, 9, 3), np.uint8)
+    counts = np.zeros(12, int)
+
+    def load(index):
+        counts[index] += 1
+        return images[index]
+
+    split = Split([str(i) for i in range(12)], [0] * 12, load)
+    rule = ResizeRule((8, 8))
+    expected = np.stack([resize(image, rule) for image in images])
+    for epoch in range(4):
+        # A new object each time: what counts is the split, the rule and the decoder.
+        batches = TrainBatches(ImageSamples(split, rule), batch_size=4, seed=0, num_epochs=4)
+        for step in range(3 * epoch, 3 * epoch + 3):
+            batch = batches.load(step)
+            np.testing.assert_array_equal(batch["image"], expected[batch["index"]])
+    assert counts.tolist() == [decoded] * 12
+    other = ResizeRule((6, 6))
+    (batch,) = eval_batches(ImageSamples(split, other), batch_size=12)
+    np.testing.assert_array_equal(batch["image"], [resize(image, other) for image in images])
+
+
+def test_free_memory_respects_the_limit_of_a_container(monkeypatch, tmp_path):
+    free = memory.free_bytes()
+    assert 2**20 < free < 2**50
+    limits = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(memory, "LIMITS", limits)
+    limits[1].write_text("1000\n")
+    limits[0].write_text("max\n")
+    assert memory.free_bytes() > 2**20
+    limits[0].write_text("5000\n")
+    assert memory.free_bytes() == 4000
 
 
 def test_deleted_file_is_named():
