@@ -32,14 +32,10 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Command-line flags besides the fields of the recipe."""
+class RecipeArguments:
+    """The recipe and its command-line flags, also those of `train.study`."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    """Run directory (default: runs/<model>-<dataset>-<time>). An existing run is resumed."""
-    resume: Literal["auto", "never", "must"] = "auto"
-    """Whether --workdir may (auto), must not (never) or must contain a run."""
     epochs: int | None = None
     """Shorthand for --stages.0.epochs, for recipes with one stage."""
     lr: float | None = None
@@ -49,9 +45,19 @@ class Arguments:
     quick: bool = False
     """Use the model's quick recipe (sam_alexnet: 5 epochs)."""
     from_recipe: str | None = None
-    """Use this recipe instead of the model's own (see --list-recipes)."""
+    """Use this recipe instead of the model's own (see train.run --list-recipes)."""
     recipe_file: Annotated[Path | None, tyro.conf.arg(name="recipe")] = None
     """Use the recipe of a TOML file, or of a Python file that defines `recipe`; flags override it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(RecipeArguments):
+    """All command-line flags."""
+
+    workdir: Path | None = None
+    """Run directory (default: runs/<model>-<dataset>-<time>). An existing run is resumed."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """Whether --workdir may (auto), must not (never) or must contain a run."""
     save_recipe: Path | None = None
     """Write the recipe with all flags to this TOML file and exit."""
     list_models: bool = False

@@ -69,7 +69,17 @@ def test_a_range_is_logarithmic_from_a_factor_of_ten_on():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lrr=1", "unknown field: did you mean lr"),
+        ("lrr=1", "unknown field: did you mean lr?"),
+        ("foo=1", "unknown field: use a field such as lr, batch_size or rotation"),
+        ("rot=1", "unknown field: did you mean rotation?"),
+        ("batchsize=1", "unknown field: did you mean batch_size?"),
+        ("kernl=rbf", "unknown field: did you mean probe.kernel?"),
+        ("optimizer.l2=1", "unknown field optimizer: use l2"),
+        (
+            "stages.0.augment.foo=1",
+            "unknown field foo: stages.0.augment has resize, crops_per_image",
+        ),
+        ("optimizer=adam", "is a group of fields: name one of them, stages.*.optimizer.FIELD"),
         ("stages.0.optimizr.l2=1", "unknown field optimizr: did you mean optimizer"),
         ("stages.0.optimizer.l3=1", "unknown field l3: did you mean l2"),
         ("patience=1", "use stages.*.plateau.patience or stages.*.early_stop.patience"),
@@ -227,12 +237,23 @@ def test_a_file_is_its_flags(parsed, tmp_path):
         ("vary = 3", "vary is 3: use a table"),
         ("stages.0.freeze = []", "has no value"),
         ("x =", "not valid TOML"),
+        ("folds = 'five'", "mine.toml: folds is 'five': use a whole number"),
+        ("folds = true", "mine.toml: folds is True: use a whole number"),
+        ("folds = [2, 3]", r"mine.toml: folds is \[2, 3\]: use a whole number"),
+        ("lr = 'fast'", "mine.toml: lr is 'fast': use a number"),
+        ("seeds = 2.5", "mine.toml: seeds is 2.5: use a whole number"),
+        ("metric = 'f2'", "mine.toml: metric is 'f2': use accuracy or macro_f1 or loss"),
+        ("stages.0.augment.flip = 'yes'", "stages.0.augment.flip is 'yes': use true or false"),
+        ("[[stages]]\nepochs = 'x'", "mine.toml: stages.0.epochs is 'x': use a whole number"),
+        ("stages.0.augmnt.flip = true", "unknown field 'stages.0.augmnt': did you mean augment"),
+        ("stages.0.freeze = [['a']]", r"stages.0.freeze is \['a'\]: use text"),
+        ("[vary]\nlr = ['fast']", "mine.toml: vary lr is 'fast': use a number"),
     ],
 )
 def test_a_wrong_file_of_a_study(text, message, tmp_path):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(InputError, match=message):
-        study_words(tmp_path / "mine.toml")
+        study_words(tmp_path / "mine.toml", study.file_flags())
 
 
 def test_folds_of_the_smallest_class(image_folder):
@@ -245,6 +266,8 @@ def test_folds_of_the_smallest_class(image_folder):
     splits = load_dataset(image_folder, folds=2, group=r"(\d)\.png").splits.values()
     with pytest.raises(InputError, match="has only 10 groups"):
         study.check_folds(splits, ["blue", "green", "red"], 11)
+    with pytest.raises(InputError, match="class white has only 0 of the groups for training"):
+        study.check_folds(splits, ["blue", "green", "red", "white"], 2)
 
 
 # Studies, whose workers are this process, and whose trainer is fake.
@@ -521,11 +544,15 @@ def test_a_storage_that_is_gone_and_another_version_are_refused(training, run, t
     ("text", "message"),
     [
         ("--model", "--model has an empty value"),
+        ("--dataset pets --model", "--model has an empty value"),
+        ("--model resnet_tiny --model", "--model has an empty value"),
+        ("--model resnet_tiny --vary lr=1 --vary", "--vary has an empty value"),
         ("--model nonet", "unknown model 'nonet'"),
         ("--model resnet_tiny --fold 1 --folds 2", "--fold is for single runs"),
         ("--model resnet_tiny --seeds 0", "--seeds is 0"),
         ("--model resnet_tiny --workers 0", "--workers is 0"),
         ("a/b --model resnet_tiny", "is neither the name nor the folder of a study"),
+        ("./ --model resnet_tiny", "./ is a folder without a study (no definition.json): use the folder of a study"),
         ("--model resnet_tiny --storage mysql://u:secret@host/x", "mysql://u@host/x is not supported"),
         ("--model resnet_tiny --storage nowhere/x.journal", "its folder does not exist"),
         ("--model resnet_tiny --storage sqlite:///nowhere/x.db", "does not exist"),
