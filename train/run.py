@@ -182,6 +182,7 @@ def run(
     logs: "Sequence[MakeWriter]" = (),
     split: Literal["test", "validation"] = "test",
     validate: bool = False,
+    locked: bool = False,
 ) -> dict[str, Any]:
     """Train, test and write a report. Can also be called from Python.
 
@@ -195,6 +196,7 @@ def run(
       logs: additional run-log writers that have no name.
       split: the split to test on.
       validate: whether to record the scores on the validation split, too; see `train.results.finish`.
+      locked: whether the caller has locked `workdir`; see `RunDir.locked`.
 
     Returns:
       The content of test.json.
@@ -215,7 +217,7 @@ def run(
     from train.setup import resolve
 
     plugins = load_writers(writers)
-    with _claimed(recipe, workdir) as directory:
+    with _claimed(recipe, workdir, locked=locked) as directory:
         experiment = resolve(recipe, directory.path, resume)
         _print_setup(experiment, directory.path, quick)
         directory.begin(experiment.recipe, experiment.dataset, experiment.start_settings())
@@ -273,11 +275,11 @@ def _open_log(experiment: "Experiment", directory: RunDir, plugins: "list[MakeWr
 
 
 @contextlib.contextmanager
-def _claimed(recipe: Recipe, workdir: Path | None) -> Iterator[RunDir]:
-    """Lock the run directory, or a new one below runs/."""
+def _claimed(recipe: Recipe, workdir: Path | None, *, locked: bool = False) -> Iterator[RunDir]:
+    """Lock the run directory, unless it is `locked`, or a new one below runs/."""
     if workdir is not None:
         directory = RunDir(workdir.expanduser())
-        with directory.locked():
+        with contextlib.nullcontext() if locked else directory.locked():
             yield directory
         return
     name = _new_name(recipe)

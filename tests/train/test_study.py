@@ -280,9 +280,10 @@ class Training:
         self.names, self.recipes, self.errors = [], {}, {}
         self.score = lambda recipe: recipe.stages[0].optimizer.learning_rate
 
-    def __call__(self, recipe, workdir, resume, *, figures, logs, split, validate, writers):
+    def __call__(self, recipe, workdir, resume, *, figures, logs, split, validate, writers, locked):
         name = workdir.relative_to(workdir.parents[2 if recipe.folds else 1]).as_posix()
         self.names.append(name)
+        assert locked
         for make in logs:
             for epoch in range(1, 4):
                 make(workdir, recipe).epoch(

@@ -226,7 +226,14 @@ class StudyTasks(Tasks):
 
             writers, scoring = self._order.writers, self._scoring()
             return run(
-                recipe, workdir, resume, figures=figures, writers=writers, logs=logs, **scoring
+                recipe,
+                workdir,
+                resume,
+                figures=figures,
+                writers=writers,
+                logs=logs,
+                locked=True,
+                **scoring,
             )
 
         return train
