@@ -22,6 +22,7 @@ from train.errors import InputError, RunError
 from train.studies import storage as storages
 from train.studies import varied
 from train.studies.definition import Definition, default_name, difference
+from train.studies.results import RETRIED
 from train.studies.study_files import study_words
 from zoo import get_entry, list_models
 from zoo.common.commands import typed
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> None:
         end_study(arguments.writers, folder, _scores(results))
     cli.say(f"written: {folder / summary.HTML}")
     cli.result("\n".join(lines))
-    failed = [run.name for run in results.runs if run.state in ("failed", "not run")]
+    failed = [run.name for run in results.runs if run.state in RETRIED]
     if failed:
         raise RunError(
             f"{cli.count(len(failed), 'run')} failed: {', '.join(failed[:3])}{', ...' if len(failed) > 3 else ''};"
@@ -215,7 +216,9 @@ def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition,
     assert record is not None
     definition = engine.recorded_definition(record, folder)
     storage = given.storage or record["storage"]
-    if storages.is_beside(storage, folder):
+    beside = storages.file_of(storages.default(folder))
+    # The default storage, even if the folder has been moved.
+    if storages.is_beside(storage, folder) or (not given.storage and beside and beside.exists()):
         storage = None
     arguments = Arguments(
         recipe=definition.recipes[0], workers=given.workers, storage=storage, writers=given.writers

@@ -469,6 +469,89 @@ def test_a_published_test_split_is_used_once_for_the_chosen_setting(training, ru
     ] == "validation"  # fmt: skip
 
 
+def test_a_published_test_split_is_not_used_while_runs_have_failed(training, run, monkeypatch):
+    """The failed setting may be the better one, and no second choice is ever tested."""
+    monkeypatch.setattr(study, "check_data", lambda definition: engine.Data("hash", True))
+    tested = []
+
+    def test_published(directory):
+        tested.append(directory.path.relative_to(directory.path.parents[2]).as_posix())
+        make_run(directory.path / tasks.PUBLISHED)
+
+    monkeypatch.setattr("train.studies.published.test_published", test_published)
+    training.errors = {NAMES[0]: RuntimeError("broken")}
+    text = run(GRID, status=1)  # 000 is better, but incomplete
+    assert not tested and "published test images are used when all are done" in text
+    assert "1 of 8 runs failed" in text and "001 (learning_rate 0.25) is chosen" in text
+    run(GRID)
+    assert tested == NAMES[:4]
+    # As in a study of an earlier version, which tested 000 while runs of 001 had failed.
+    for name in NAMES[4:]:
+        shutil.rmtree(engine.Path("studies/pets/runs", name))
+    table = storage.open_table(storage.default(engine.Path("studies/pets")), "pets")
+    rows = table.read()
+    broken = {"state": "failed", "text": "broken", "validation": None}
+    table.exchange(
+        [(rows[n], dataclasses.replace(rows[n], beat=99, result=broken)) for n in NAMES[4:]]
+    )
+    training.score = lambda recipe: 1 - recipe.stages[0].optimizer.learning_rate
+    text = run(GRID)
+    assert tested == NAMES[:4] and "were used for an earlier choice, 000" in text
+
+
+@pytest.mark.parametrize("name", [NAMES[3], NAMES[7]])
+def test_a_result_that_a_killed_worker_has_not_told_is_told_by_the_next_call(
+    name, training, run, monkeypatch
+):
+    finished = worker.StudyTasks.finished
+
+    def killed(self, claimed):
+        if claimed[0].key == name:
+            raise Interrupted("killed")
+        finished(self, claimed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.StudyTasks, "finished", killed)
+        run(GRID, status=130)
+    run(GRID)
+    assert training.names == NAMES
+    assert [(t.value, t.state.name) for t in trials()] == [(0.5, "COMPLETE"), (0.25, "COMPLETE")]
+
+
+def test_a_result_that_a_killed_worker_has_not_recorded_is_read_from_the_run(
+    training, run, monkeypatch
+):
+    finish = Claims.finish
+
+    def killed(self, results):
+        if NAMES[3] in results:
+            raise Interrupted("killed")
+        return finish(self, results)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claims, "finish", killed)
+        run(GRID, status=130)
+    monkeypatch.setattr("train.studies.leases.has_ended", lambda owner: True)
+    run(GRID)
+    assert training.names == NAMES
+    assert [(t.value, t.state.name) for t in trials()] == [(0.5, "COMPLETE"), (0.25, "COMPLETE")]
+
+
+@pytest.mark.parametrize("url", ["", " --storage my.journal"])
+def test_a_study_is_continued_from_another_folder(url, training, run, monkeypatch, tmp_path):
+    run(GRID + url)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "8 finished" in run("../studies/pets")
+    text = run(f"{GRID} --out ../studies/pets --storage other.journal", status=2)
+    before = "my.journal" if url else "studies/pets/study.journal"
+    assert f"was started with --storage {tmp_path / before}, but its storage other.journal" in text
+    if not url:
+        shutil.move(tmp_path / "studies" / "pets", "moved")
+        assert "8 finished" in run("./moved")
+    assert training.names == NAMES
+
+
 def test_two_processes_begin_a_study_at_the_same_time(training, run, monkeypatch):
     """The second one has found no study in the folder, and then finds that of the first one in the storage."""
     run(GRID)

@@ -19,9 +19,9 @@ from train.studies import storage as storages
 from train.studies import tasks
 from train.studies.definition import Definition, difference
 from train.studies.leases import Claims, Row, has_ended, held
-from train.studies.results import StudyResults
+from train.studies.results import RETRIED, StudyResults
 from train.studies.storage import Storage
-from train.studies.worker import Order
+from train.studies.worker import Order, tell_all
 
 DEFINITION = "definition.json"  # in the folder of a study
 RUNNING = ".running-"  # files of commands that have workers
@@ -56,9 +56,11 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
         check_same(recorded, definition, data, folder)
         identity = recorded["identity"]
         if file is not None and not file.exists():
+            before = recorded["storage"]
+            moved = storages.absolute(before) != storages.absolute(url)
             raise InputError(
-                f"the study in {folder} was started, but its storage {file} is missing: restore it, or start another"
-                " study with another --out"
+                f"the study in {folder} was started{f' with --storage {before}' if moved else ''}, but its storage"
+                f" {file} is missing: restore it, or start another study with another --out"
             )
     storage = storages.open_storage(url, definition)
     facts = {
@@ -81,7 +83,7 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
         )
     if recorded is None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, facts | {"storage": storages.shown(url)})
+        write_json(path, facts | {"storage": storages.shown(storages.absolute(url))})
     return storage
 
 
@@ -191,7 +193,7 @@ def reopen(claims: Claims) -> None:
         [
             (row, dataclasses.replace(row, state="open", owner="", beat=row.beat + 1, result=None))
             for row in claims.table.read().values()
-            if row.state == "done" and (row.result or {}).get("state") in ("failed", "not run")
+            if row.state == "done" and (row.result or {}).get("state") in RETRIED
         ]
     )
 
@@ -225,6 +227,7 @@ def run(
     with storages.answering(order.storage):
         plan(storage, claims)
         reopen(claims)
+        tell_all(storage)
 
     def results(rows: Mapping[str, Row]) -> StudyResults:
         return tasks.results(
@@ -244,6 +247,7 @@ def run(
         try:
             with storages.answering(order.storage), cli.StopRequest() as stop:
                 _wait(storage, order, pool, stop)
+                tell_all(storage)
         finally:
             pool.close()
     return results(storage.table.read())
@@ -264,9 +268,9 @@ def is_complete(order: Order, rows: Mapping[str, Row]) -> bool:
     """Whether a study has nothing left to do."""
     if any(row.state != "done" for row in rows.values()):
         return False
-    found = tasks.results(order.definition, rows, Path(order.folder), has_test_split=True)
-    chosen = found.choose() if order.has_test_split else None
-    return chosen is None or all(tasks.test_key(r.name) in rows for r in found.runs_of(chosen))
+    if not order.has_test_split:
+        return True
+    return not tasks.missing_tests(order.definition, rows, Path(order.folder))
 
 
 def _wait(storage: Storage, order: Order, pool: Processes, stop: cli.StopRequest) -> None:
