@@ -21,7 +21,7 @@ from train import run as train_run
 from train.errors import InputError, RunError
 from train.studies import storage as storages
 from train.studies import varied
-from train.studies.definition import Definition, default_name, difference
+from train.studies.definition import Definition, default_name, difference, is_extension
 from train.studies.results import RETRIED
 from train.studies.study_files import study_words
 from zoo import get_entry, list_models
@@ -78,8 +78,8 @@ def main(argv: list[str]) -> None:
             get_entry(recipe.model)
     record = engine.read_record(folder)
     if record is not None and engine.has_runs(folder):  # before the data are read
-        changed = difference(engine.recorded_definition(record, folder), definition)
-        if changed:
+        recorded = engine.recorded_definition(record, folder)
+        if difference(recorded, definition) and not is_extension(recorded, definition):
             engine.check_same(record, definition, engine.Data("", False), folder)
     data = check_data(definition)
     if not arguments.storage:

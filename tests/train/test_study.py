@@ -590,14 +590,93 @@ def test_runs_of_one_program_are_claimed_together(tmp_path):
         assert not alone.group(first, rows)
 
 
+# Extensions.
+
+
+def test_more_seeds_and_values_extend_a_study(training, run):
+    run(GRID)
+    text = run(GRID.replace("--seeds 2", "--seeds 3"))
+    assert "the study in studies/pets is extended: 8 runs reused or continued, 4 new" in text
+    new = [job_name(n, fold, 2) for n in (0, 1) for fold in (0, 1)]
+    assert training.names == [*NAMES, *new] and "12 finished" in text
+    # Settings keep their numbers, whatever the order of the values.
+    more = GRID.replace("--seeds 2", "--seeds 3").replace("lr=0.5,0.25", "lr=1,0.25,0.5")
+    text = run(more)
+    assert "12 runs reused or continued, 6 new" in text and "18 finished" in text
+    assert training.names[12:] == [job_name(2, fold, seed) for fold in (0, 1) for seed in range(3)]
+    assert [(t.value, t.params[LR]) for t in trials()] == [(0.5, 0.5), (0.25, 0.25), (1, 1)]
+    assert [s["validation_mean"] for s in written()["settings"]] == [1, 0.5, 0.25]
+    run(more)
+    assert "18 finished" in run("studies/pets") and len(training.names) == 18
+    assert "seeds: [0, 1, 2], not [0, 1]" in run(GRID, status=2)
+
+
+@pytest.mark.parametrize("place", ["delete_trials", "open_storage"])
+def test_an_extension_that_was_killed_is_repeated(place, training, run, monkeypatch):
+    run(GRID)
+    text = GRID.replace("--seeds 2", "--seeds 3")
+    with monkeypatch.context() as patch:
+
+        def killed(*arguments):
+            raise Interrupted("killed")
+
+        patch.setattr(storage, place, killed)
+        run(text, status=130)
+    run(text)
+    assert len(training.names) == 12 and "12 finished" in run(text)
+    assert [t.value for t in trials()] == [0.5, 0.25]
+
+
+def test_an_extension_without_the_folders_record_is_that_of_the_storage(training, run, tmp_path):
+    run(GRID)
+    text = GRID.replace("--seeds 2", "--seeds 3")
+    run(text)
+    (tmp_path / "studies" / "pets" / "definition.json").unlink()
+    assert "12 finished" in run(text) and len(training.names) == 12
+
+
+def test_extensions_that_are_refused(training, run, monkeypatch, tmp_path):
+    text = "pets --model resnet_tiny --dataset pets --vary lr=1,2 --sampler random --trials 2"
+    run(f"{text} --out search")
+    found = run(f"{text} --out search --seeds 2", status=2)
+    assert "search cannot be extended: its search was made with fewer seeds or values" in found
+    monkeypatch.setattr(study, "check_data", lambda definition: engine.Data("hash", True))
+    monkeypatch.setattr(
+        "train.studies.published.test_published",
+        lambda directory: make_run(directory.path / tasks.PUBLISHED),
+    )
+    training.errors = {NAMES[0]: RuntimeError("broken")}
+    run(GRID, status=1)
+    more = GRID.replace("--seeds 2", "--seeds 3")
+    claims = Claims(storage.open_table(storage.default(engine.Path("studies/pets")), "pets"))
+    engine.reopen(claims)
+    claims.claim([NAMES[0]])  # as another command
+    assert "cannot be extended: another command is running it" in run(more, status=2)
+    claims.release([NAMES[0]])
+    other = f"{storage.default(engine.Path('other'))}"
+    run("pets --model resnet_tiny --dataset pets --folds 2 --vary lr=0.5 --out other")
+    before = len(trials("other")), training.names[:]
+    assert "already has a study pets" in run(f"{more} --storage {other}", status=2)
+    assert (len(trials("other")), training.names) == before
+    training.names = training.names[:-2]
+    assert "4 new" in run(more)
+    found = run(GRID.replace("--seeds 2", "--seeds 4"), status=2)
+    assert "cannot be extended: the published test images are used once" in found
+    assert len(training.names) == 2 + 8 + 1 + 4 and "12 finished" in run(more)
+
+
 # What is refused.
 
 
 def test_another_study_is_refused(training, run, tmp_path):
     run(GRID)
     for changed, message in [
-        ("--seeds 3", "seeds: "),
+        ("--seeds 1", "seeds: "),
+        ("--seeds 3 --seed 1", "recipes.0.seed: 0, not 1"),
         ("--vary lr=0.5", "varied.0.values"),
+        ("--vary lr=0.5,0.125", "varied.0.values.1: 0.25, not 0.125"),
+        ("--vary l2=0.5,0.25", "varied.0.path"),
+        ("--vary lr=0.5,0.25,0.125 --batch-size 7", "recipes.0.batch_size"),
         ("--metric loss", "metric: 'accuracy', not 'loss'"),
         ("--batch-size 7", "recipes.0.batch_size"),
     ]:

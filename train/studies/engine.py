@@ -17,13 +17,14 @@ from train.processes import Processes, share_gpu
 from train.record.directory import write_json
 from train.studies import storage as storages
 from train.studies import tasks
-from train.studies.definition import Definition, difference
+from train.studies.definition import Definition, difference, is_extension
 from train.studies.leases import Claims, Row, has_ended, held
 from train.studies.results import RETRIED, StudyResults
 from train.studies.storage import Storage
 from train.studies.worker import Order, tell_all
 
 DEFINITION = "definition.json"  # in the folder of a study
+FACTS = ("identity", "folder", "definition", "data")  # of a study, in its storage
 RUNNING = ".running-"  # files of commands that have workers
 LOGS = "workers"  # folder of the workers' output
 POLL_SECONDS = 0.5
@@ -53,15 +54,20 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     if recorded is None:
         identity = secrets.token_hex(8)
     else:
-        check_same(recorded, definition, data, folder)
+        before = recorded_definition(recorded, folder)
+        extends = is_extension(before, definition)
+        check_same(recorded, before if extends else definition, data, folder)
         identity = recorded["identity"]
         if file is not None and not file.exists():
-            before = recorded["storage"]
-            moved = storages.absolute(before) != storages.absolute(url)
+            earlier = recorded["storage"]
+            moved = storages.absolute(earlier) != storages.absolute(url)
             raise InputError(
-                f"the study in {folder} was started{f' with --storage {before}' if moved else ''}, but its storage"
+                f"the study in {folder} was started{f' with --storage {earlier}' if moved else ''}, but its storage"
                 f" {file} is missing: restore it, or start another study with another --out"
             )
+        if extends:
+            with storages.answering(url):
+                _extend(recorded, url, definition, folder)
     storage = storages.open_storage(url, definition)
     facts = {
         "identity": identity,
@@ -96,17 +102,61 @@ def _can_be_replaced(
     before = recorded_definition(recorded, folder)
     if not difference(before, definition):
         return False
+    return not _is_running(folder, url, before.name)
+
+
+def _is_running(folder: Path, url: str, name: str) -> bool:
+    """Whether another command has workers, or may have some on another machine."""
     for path in folder.glob(f"{RUNNING}*"):
         try:
             with locks.locked(path, "", lambda note: None):
                 pass
         except InUse:  # its workers may not have claimed a run yet
-            return False
+            return True
     file = storages.file_of(url)
-    if file is None or not file.exists():
-        return True
-    rows = storages.open_table(url, before.name).read().values()
-    return all(row.state != "claimed" or has_ended(row.owner) for row in rows)
+    if file is not None and not file.exists():
+        return False
+    rows = storages.open_table(url, name).read().values()
+    return any(row.state == "claimed" and not has_ended(row.owner) for row in rows)
+
+
+def _extend(record: Mapping[str, Any], url: str, definition: Definition, folder: Path) -> None:
+    """Record more seeds or values for a study: its tasks are planned again, and finished ones kept.
+
+    Raises InputError if that would bias its results, or if it is running. Killed at any point, the same command does it
+    again: the folder's record is changed last.
+    """
+    refused = f"the study in {folder} cannot be extended:"
+    table = storages.open_table(url, definition.name)
+    if table.fact({name: record[name] for name in FACTS})["identity"] != record["identity"]:
+        return  # a study of another folder, which `begin` refuses
+    rows = table.read()
+    if any(tasks.is_test(key) for key in rows):
+        raise InputError(
+            f"{refused} the published test images are used once, and were used for the choice among its settings:"
+            " use another --out"
+        )
+    if definition.sampler != "grid":
+        raise InputError(
+            f"{refused} its search was made with fewer seeds or values: use another --out"
+        )
+    if _is_running(folder, url, definition.name):
+        raise InputError(f"{refused} another command is running it: wait for it, or stop it")
+    setup = rows.get(tasks.SETUP)
+    if setup is not None:
+        reopened = dataclasses.replace(
+            setup, state="open", owner="", beat=setup.beat + 1, result=None
+        )
+        table.exchange([(setup, reopened)])
+    storages.delete_trials(url, definition.name)
+    changed = {**record, "definition": definition.to_json()}
+    table.fact({name: changed[name] for name in FACTS}, replace=True)
+    write_json(folder / DEFINITION, changed)
+    runs = definition.num_settings * max(definition.folds, 1) * len(definition.seeds)
+    kept = sum(tasks.is_run(key) for key in rows)
+    cli.say(
+        f"the study in {folder} is extended: {cli.count(kept, 'run')} reused or continued, {runs - kept} new"
+    )
 
 
 def has_runs(folder: Path) -> bool:
@@ -175,7 +225,9 @@ def _add_tasks(storage: Storage, claims: Claims) -> None:
         claims.table.add([tasks.setting_key(n) for n in range(definition.trials)])
         return
     if definition.sampler == "grid":
-        settings = list(definition.grid())
+        # Settings keep their numbers when the study is extended.
+        settings = [known[number] for number in sorted(known)]
+        settings += [values for values in definition.grid() if values not in settings]
         storage.enqueue(settings)
     else:
         settings = [storage.propose(n) for n in range(definition.trials)]

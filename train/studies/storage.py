@@ -89,6 +89,14 @@ def remove(url: str, name: str) -> None:
         _tasks_of(file, name).unlink(missing_ok=True)
 
 
+def delete_trials(url: str, name: str) -> None:
+    """Delete the trials of a study, whose values Optuna cannot change; `open_storage` begins new ones."""
+    import optuna
+
+    with contextlib.suppress(KeyError):  # deleted by a call that was killed
+        optuna.delete_study(study_name=name, storage=_open_optuna(url))
+
+
 def _tasks_of(journal: Path, name: str) -> Path:
     """Return the journal of a study's tasks, beside Optuna's."""
     return journal.with_name(f"{journal.name}.{name}.tasks")
