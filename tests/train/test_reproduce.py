@@ -281,8 +281,11 @@ def test_a_failed_row_is_tried_once_by_all_workers(ask, trainer, monkeypatch):
 
     class Worker(Processes):
         def __init__(self, module, words, count, folder):
-            self.logs, self._processes = [folder / "x.log"], []
+            self.logs, self._processes = [], []
             statuses.append(ask([row("a"), row("b")])[0])
+
+        def close(self):
+            pass
 
     monkeypatch.setattr(reproduce, "Processes", Worker)
     monkeypatch.setattr(reproduce, "watch_parent", lambda: None)
