@@ -93,7 +93,8 @@ def _flag(key: str, value: Any, kind: Any, path: Path) -> list[str]:
             )
         ]
     if dataclasses.is_dataclass(item):  # [[stages]], or the fields of stages.0
-        items = dict(enumerate(value)) if isinstance(value, list) else _table(value, key, path)
+        is_table = not isinstance(value, list)
+        items: Mapping[Any, Any] = _table(value, key, path) if is_table else dict(enumerate(value))
         return [w for n, inner in items.items() for w in _flag(f"{key}.{n}", inner, item, path)]
     if kind is bool:
         before, dot, last = flag.removeprefix("--").rpartition(".")
