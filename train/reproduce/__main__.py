@@ -93,8 +93,8 @@ def main(argv: Sequence[str]) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     outcomes = {}
     if not arguments.report_only:
-        with workers(arguments, argv) as failures:
-            outcomes = runner.run(runner.jobs(rows, chosen), failures)
+        with workers(arguments, argv) as shared:
+            outcomes = runner.run(runner.jobs(rows, chosen), shared)
     show_result(runner.folders, runner.save(), rows, grids)
     failures = [f"{name} {o}" for name, o in outcomes.items() if o.state == "failed"]
     if failures:
