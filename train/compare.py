@@ -37,7 +37,7 @@ class Arguments:
     """Command-line flags."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Two or more run directories or rows of a paper."""
+    """Two or more run directories, studies or rows of a paper."""
     metric: Literal["accuracy", "macro_f1", "macro_precision", "macro_recall"] = "accuracy"
     """Score to test."""
     settings: int = 5

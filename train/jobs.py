@@ -71,8 +71,33 @@ class Outcome:
         return self.text or self.state
 
 
+class Failures:
+    """The jobs that failed in one call of a command, in a file that all its processes share."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, name: str, outcome: Outcome) -> None:
+        """Record that a job failed."""
+        line = json.dumps({"name": name, "text": outcome.text})
+        with open(self._path, "a", encoding="utf-8") as file:  # one write: lines do not mix
+            file.write(f"{line}\n")
+
+    def find(self, name: str) -> Outcome | None:
+        """Return the outcome of a job that failed; None if it did not."""
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return None
+        found = [entry["text"] for entry in map(json.loads, lines) if entry["name"] == name]
+        return Outcome("failed", found[0]) if found else None
+
+
 class Train(Protocol):
-    """Trains, tests and writes a run directory, resuming an existing run; see `train.run.run`."""
+    """Trains, tests and writes a run directory, resuming an existing run; see `train.run.run`.
+
+    The caller has locked the directory.
+    """
 
     def __call__(
         self, recipe: Recipe, workdir: Path, resume: Literal["auto"], *, figures: bool
@@ -95,6 +120,7 @@ def run_jobs(
     *,
     train: Train | None = None,
     same_weights: SameWeights | None = None,
+    failures: Failures | None = None,
     say: Callable[[str], None] = cli.say,
     after: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> dict[str, Outcome]:
@@ -108,6 +134,7 @@ def run_jobs(
       root: folder of all runs.
       train: see `Train`; default: `train.run.run`.
       same_weights: see `SameWeights`; default: the path ends with the job's folder and `best`.
+      failures: if several processes run the list: what failed in one of them is not tried again by the others.
       say: called with a line before and after each job.
       after: called after each job, for example to save a table.
 
@@ -133,7 +160,9 @@ def run_jobs(
                 where = job.title or f"job {order.index(job) + 1} of {len(order)}: {job.name}"
                 if job.name not in told:
                     say(where)
-                outcome = run_job(job, root, train=train, same_weights=same_weights)
+                outcome = run_job(
+                    job, root, train=train, same_weights=same_weights, failures=failures
+                )
                 if outcome.state != "in use" or job.name not in told:
                     say(f"{where}: {outcome}")
                 told.add(job.name)
@@ -187,28 +216,54 @@ def dependency_order(jobs: Iterable[Job]) -> list[Job]:
 
 
 def run_job(
-    job: Job, root: Path, *, train: Train | None = None, same_weights: SameWeights | None = None
+    job: Job,
+    root: Path,
+    *,
+    train: Train | None = None,
+    same_weights: SameWeights | None = None,
+    failures: Failures | None = None,
 ) -> Outcome:
     """Run one job or reuse its result; see `run_jobs`. Raises only Interrupted."""
     run = RunDir(root / job.name)
-    outcome = _outcome(job, run, root, train or train_and_test, same_weights)
+    outcome = _outcome(job, run, root, train or train_and_test, same_weights, failures)
     if not job.keep_checkpoints and run.test.exists():
         shutil.rmtree(run.checkpoints, ignore_errors=True)
     return outcome
 
 
 def _outcome(
-    job: Job, run: RunDir, root: Path, train: Train, same_weights: SameWeights | None
+    job: Job,
+    run: RunDir,
+    root: Path,
+    train: Train,
+    same_weights: SameWeights | None,
+    failures: Failures | None,
 ) -> Outcome:
-    recipe = recipe_to_train(job, run, root, same_weights)
+    recipe: Recipe | Outcome = recipe_to_train(job, run, root, same_weights)
+    if isinstance(recipe, Recipe) and failures:
+        recipe = failures.find(job.name) or recipe
     if isinstance(recipe, Outcome):
         return recipe
     try:
-        _train(train, recipe, run.path, job.figures)
+        with run.locked():
+            # Until it was locked, another process may have trained it.
+            earlier = failures.find(job.name) if failures else None
+            recipe = earlier or recipe_to_begin(job, run, root, same_weights)
+            if isinstance(recipe, Outcome):
+                return recipe
+            try:
+                _train(train, recipe, run.path, job.figures)
+            except Interrupted:
+                raise
+            except Exception as error:
+                outcome = failed(run, error)
+                if failures and outcome.state == "failed":
+                    failures.add(job.name, outcome)
+                raise
     except Interrupted:
         raise
     except Exception as error:
-        return failed(run, error)
+        return _outcome_of(error, started=run.exists())
     return Outcome("done")
 
 
@@ -231,16 +286,23 @@ def recipe_to_train(
     earlier = read_outcome(run)
     if earlier and earlier.state in ("diverged", "pruned"):
         return dataclasses.replace(earlier, reused=True)
-    (run.path / OUTCOME).unlink(missing_ok=True)
+    return recipe
+
+
+def recipe_to_begin(
+    job: Job, run: RunDir, root: Path, same_weights: SameWeights | None = None
+) -> Recipe | Outcome:
+    """Like `recipe_to_train`, with `run` locked; removes the outcome of a run that is tried again."""
+    recipe = recipe_to_train(job, run, root, same_weights)
+    if isinstance(recipe, Recipe):
+        (run.path / OUTCOME).unlink(missing_ok=True)
     return recipe
 
 
 def failed(run: RunDir, error: Exception) -> Outcome:
-    """Return the outcome of a job whose training raised an error, and record it in the job's folder."""
-    if isinstance(error, InUse):  # the other process records the outcome
-        return Outcome("in use", "another process is training it")
+    """Return the outcome of a job whose training raised an error, and record it in its folder, which is locked."""
     outcome = _outcome_of(error, started=run.exists())
-    if run.exists() and not run.test.exists():
+    if outcome.state != "in use" and run.exists() and not run.test.exists():
         write_json(run.path / OUTCOME, {"state": outcome.state, "text": outcome.text})
     return outcome
 
@@ -345,7 +407,7 @@ def train_and_test(recipe: Recipe, workdir: Path, resume: Literal["auto"], *, fi
     """Call `train.run.run`, imported on first use."""
     from train.run import run
 
-    return run(recipe, workdir, resume, figures=figures)
+    return run(recipe, workdir, resume, figures=figures, locked=True)
 
 
 def _train(train: Train, recipe: Recipe, workdir: Path, figures: bool) -> None:
@@ -368,6 +430,8 @@ def memory_maps() -> float:
 
 
 def _outcome_of(error: Exception, *, started: bool) -> Outcome:
+    if isinstance(error, InUse):  # the other process records the outcome
+        return Outcome("in use", "another process is training it")
     if isinstance(error, Diverged):
         return Outcome("diverged", f"diverged at step {error.step}")
     if isinstance(error, Pruned):

@@ -32,14 +32,10 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Command-line flags besides the fields of the recipe."""
+class RecipeArguments:
+    """The recipe and its command-line flags, also those of `train.study`."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    """Run directory (default: runs/<model>-<dataset>-<time>). An existing run is resumed."""
-    resume: Literal["auto", "never", "must"] = "auto"
-    """Whether --workdir may (auto), must not (never) or must contain a run."""
     epochs: int | None = None
     """Shorthand for --stages.0.epochs, for recipes with one stage."""
     lr: float | None = None
@@ -49,9 +45,19 @@ class Arguments:
     quick: bool = False
     """Use the model's quick recipe (sam_alexnet: 5 epochs)."""
     from_recipe: str | None = None
-    """Use this recipe instead of the model's own (see --list-recipes)."""
+    """Use this recipe instead of the model's own (see train.run --list-recipes)."""
     recipe_file: Annotated[Path | None, tyro.conf.arg(name="recipe")] = None
     """Use the recipe of a TOML file, or of a Python file that defines `recipe`; flags override it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(RecipeArguments):
+    """All command-line flags."""
+
+    workdir: Path | None = None
+    """Run directory (default: runs/<model>-<dataset>-<time>). An existing run is resumed."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """Whether --workdir may (auto), must not (never) or must contain a run."""
     save_recipe: Path | None = None
     """Write the recipe with all flags to this TOML file and exit."""
     list_models: bool = False
@@ -176,6 +182,7 @@ def run(
     logs: "Sequence[MakeWriter]" = (),
     split: Literal["test", "validation"] = "test",
     validate: bool = False,
+    locked: bool = False,
 ) -> dict[str, Any]:
     """Train, test and write a report. Can also be called from Python.
 
@@ -189,6 +196,7 @@ def run(
       logs: additional run-log writers that have no name.
       split: the split to test on.
       validate: whether to record the scores on the validation split, too; see `train.results.finish`.
+      locked: whether the caller has locked `workdir`; see `RunDir.locked`.
 
     Returns:
       The content of test.json.
@@ -209,7 +217,7 @@ def run(
     from train.setup import resolve
 
     plugins = load_writers(writers)
-    with _claimed(recipe, workdir) as directory:
+    with _claimed(recipe, workdir, locked=locked) as directory:
         experiment = resolve(recipe, directory.path, resume)
         _print_setup(experiment, directory.path, quick)
         directory.begin(experiment.recipe, experiment.dataset, experiment.start_settings())
@@ -267,11 +275,11 @@ def _open_log(experiment: "Experiment", directory: RunDir, plugins: "list[MakeWr
 
 
 @contextlib.contextmanager
-def _claimed(recipe: Recipe, workdir: Path | None) -> Iterator[RunDir]:
-    """Lock the run directory, or a new one below runs/."""
+def _claimed(recipe: Recipe, workdir: Path | None, *, locked: bool = False) -> Iterator[RunDir]:
+    """Lock the run directory, unless it is `locked`, or a new one below runs/."""
     if workdir is not None:
         directory = RunDir(workdir.expanduser())
-        with directory.locked():
+        with contextlib.nullcontext() if locked else directory.locked():
             yield directory
         return
     name = _new_name(recipe)

@@ -9,6 +9,7 @@ folder and --storage.
 
 import dataclasses
 import shlex
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,10 +19,10 @@ import tyro
 from train import cli, flags
 from train import run as train_run
 from train.errors import InputError, RunError
-from train.recipe import Recipe
 from train.studies import storage as storages
 from train.studies import varied
-from train.studies.definition import Definition, default_name, difference
+from train.studies.definition import Definition, default_name, difference, is_extension
+from train.studies.results import RETRIED
 from train.studies.study_files import study_words
 from zoo import get_entry, list_models
 from zoo.common.commands import typed
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Command-line flags besides the fields of the recipe."""
+class Arguments(train_run.RecipeArguments):
+    """All command-line flags."""
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     study: Annotated[str | None, tyro.conf.Positional] = None
     """Name of the study, a TOML file with its flags, or the folder of a study to continue."""
     vary: tuple[str, ...] = ()
@@ -56,18 +56,6 @@ class Arguments:
     """sqlite:///FILE, postgresql://..., or the path of a journal (default: study.db in the study's folder)."""
     out: Path | None = None
     """Folder of the study (default: studies/NAME)."""
-    epochs: int | None = None
-    """Shorthand for --stages.0.epochs, for recipes with one stage."""
-    lr: float | None = None
-    """Shorthand for --stages.0.optimizer.learning-rate, for recipes with one stage."""
-    writers: tuple[str, ...] = ()
-    """Additional run-log writers: mlflow, wandb, or those of other packages (entry points jax_zoo.writers)."""
-    quick: bool = False
-    """Use the model's quick recipe (sam_alexnet: 5 epochs)."""
-    from_recipe: str | None = None
-    """Use this recipe instead of each model's own (see train.run --list-recipes)."""
-    recipe_file: Annotated[Path | None, tyro.conf.arg(name="recipe")] = None
-    """Use the recipe of a TOML file, or of a Python file that defines `recipe`; flags override it."""
 
 
 def main(argv: list[str]) -> None:
@@ -90,8 +78,8 @@ def main(argv: list[str]) -> None:
             get_entry(recipe.model)
     record = engine.read_record(folder)
     if record is not None and engine.has_runs(folder):  # before the data are read
-        changed = difference(engine.recorded_definition(record, folder), definition)
-        if changed:
+        recorded = engine.recorded_definition(record, folder)
+        if difference(recorded, definition) and not is_extension(recorded, definition):
             engine.check_same(record, definition, engine.Data("", False), folder)
     data = check_data(definition)
     if not arguments.storage:
@@ -119,7 +107,7 @@ def main(argv: list[str]) -> None:
         end_study(arguments.writers, folder, _scores(results))
     cli.say(f"written: {folder / summary.HTML}")
     cli.result("\n".join(lines))
-    failed = [run.name for run in results.runs if run.state in ("failed", "not run")]
+    failed = [run.name for run in results.runs if run.state in RETRIED]
     if failed:
         raise RunError(
             f"{cli.count(len(failed), 'run')} failed: {', '.join(failed[:3])}{', ...' if len(failed) > 3 else ''};"
@@ -138,12 +126,20 @@ def _scores(results: Any) -> dict[str, float]:
 # Flags.
 
 
+def file_flags() -> dict[str, Any]:
+    """Return the types of the flags that a study's TOML file may have besides the fields of a recipe, by name."""
+    kinds = typing.get_type_hints(Arguments)
+    kinds["recipe"] = kinds.pop("recipe_file")
+    del kinds["study"]
+    return {name: str | None if kind == Path | None else kind for name, kind in kinds.items()}
+
+
 def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
     """Return the flags, the study, and its folder."""
     argv = list(argv)
     positional = argv[0] if argv and not argv[0].startswith("-") else None
     if positional and positional.endswith(".toml"):
-        argv = [*study_words(Path(positional)), *argv[1:]]
+        argv = [*study_words(Path(positional), file_flags()), *argv[1:]]
         positional = argv[0] if argv and not argv[0].startswith("-") else None
     continued = (
         Path(positional) if positional and Path(positional, "definition.json").is_file() else None
@@ -171,6 +167,11 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
         raise InputError("--fold is for single runs: a study trains on all folds")
     given = recipes[0].name if _given(argv, "--name") else ""
     name = arguments.study or given or default_name(recipes)
+    if arguments.study and "/" in name and Path(name).is_dir():
+        raise InputError(
+            f"{name} is a folder without a study (no definition.json): use the folder of a study to continue it, or a"
+            " name without / and --out for a new one"
+        )
     if not name or "/" in name or name in (".", ".."):
         raise InputError(
             f"{name!r} is neither the name nor the folder of a study: use a name without /"
@@ -215,7 +216,9 @@ def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition,
     assert record is not None
     definition = engine.recorded_definition(record, folder)
     storage = given.storage or record["storage"]
-    if storages.is_beside(storage, folder):
+    beside = storages.file_of(storages.default(folder))
+    # The default storage, even if the folder has been moved.
+    if storages.is_beside(storage, folder) or (not given.storage and beside and beside.exists()):
         storage = None
     arguments = Arguments(
         recipe=definition.recipes[0], workers=given.workers, storage=storage, writers=given.writers
@@ -225,24 +228,22 @@ def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition,
 
 def take(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     """Separate the values of a flag, wherever it occurs, from the other words."""
-    values: list[str] = []
+    values: list[list[str]] = []  # of each occurrence
     rest: list[str] = []
     taking = False
     for word in argv:
         name, equals, value = word.partition("=")
         if word.startswith("--"):
             taking = name == flag
-            if taking and equals:
-                values.append(value)
-            elif not taking:
+            if taking:
+                values.append([value] if equals else [])
+            else:
                 rest.append(word)
         else:
-            (values if taking else rest).append(word)
-    if any(word == flag or word.startswith(f"{flag}=") for word in argv) and not all(
-        values or [""]
-    ):
+            (values[-1] if taking else rest).append(word)
+    if not all(words and all(words) for words in values):
         raise InputError(f"{flag} has an empty value: name at least one")
-    return values, rest
+    return [word for words in values for word in words], rest
 
 
 def _given(argv: Sequence[str], flag: str) -> bool:
@@ -280,15 +281,20 @@ def check_data(definition: Definition) -> "Data":
 
 def check_folds(splits: Sequence[Any], class_names: Sequence[str], folds: int) -> None:
     """Raise InputError if a class has fewer images, or groups of them, than there are folds."""
-    units: dict[int, set[str]] = {}
+    units: dict[int, set[str]] = {label: set() for label in range(len(class_names))}
     groups = any(any(split.groups) for split in splits)
     for split in splits:
         for name, label, group in zip(split.ids, split.labels.tolist(), split.groups, strict=True):
-            units.setdefault(label, set()).add(f"group {group}" if group else f"image {name}")
+            units[label].add(f"group {group}" if group else f"image {name}")
     smallest = min(units, key=lambda label: len(units[label]))
     count = len(units[smallest])
     if count < folds:
         what = "groups" if groups else "images"
+        if count < 2:
+            raise InputError(
+                f"--folds {folds}: class {class_names[smallest]} has only {count} of the {what} for training and"
+                f" validation, and each fold needs one: add {what}, or remove the class"
+            )
         raise InputError(
             f"--folds {folds}: class {class_names[smallest]} has only {count} {what} for training and validation: use"
             f" at most {count} folds, or add {what}"

@@ -8,7 +8,7 @@ import pytest
 
 from train import jobs
 from train.errors import Diverged, InputError, Interrupted, InUse
-from train.jobs import Job, Outcome, run_job, run_jobs
+from train.jobs import Failures, Job, Outcome, run_job, run_jobs
 from train.recipe import FORMAT, JobWeights, Recipe, RunFeatures, with_values
 from train.record.directory import RunDir, write_json
 
@@ -142,6 +142,53 @@ def test_nothing_is_recorded_in_the_run_of_another_process(run, trainer):
         "in use", "another process is training it"
     )
     assert not (trainer.root / "a" / "outcome.json").exists()
+
+
+def test_how_a_run_ended_is_changed_only_under_its_lock(run, trainer, monkeypatch):
+    """Another process may have just begun a run whose earlier failure is on record, or begin one that fails here."""
+    trainer.errors = {"a": ZeroDivisionError("broken")}
+    written = []
+
+    def record(path, content):
+        with pytest.raises(InUse), RunDir(path.parent).locked():
+            pass
+        written.append(content["state"])
+        write_json(path, content)
+
+    monkeypatch.setattr(jobs, "write_json", record)
+    run(Job("a", RECIPE))
+    assert written == ["failed"]
+    with RunDir(trainer.root / "a").locked():
+        outcome = run_job(Job("a", RECIPE), trainer.root, train=trainer)
+        assert outcome.state == "in use" and (trainer.root / "a" / "outcome.json").exists()
+    assert trainer.calls == ["a"]
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_failed_job_is_tried_once_by_all_processes(starts, run, trainer, tmp_path):
+    trainer.starts = starts
+    trainer.errors = {"a": ZeroDivisionError("broken")}
+    items = Job("a", RECIPE), Job("b", RECIPE), Job("c", after("a"))
+    first, second = Failures(tmp_path / "call1"), Failures(tmp_path / "call2")
+    found = run(*items, failures=first)
+    assert found["a"].startswith("failed: ZeroDivisionError: broken")
+    assert run(*items, failures=first) == {**found, "b": "already done"}
+    assert trainer.calls == ["a", "b"]
+    assert (trainer.root / "a").exists() == starts
+    run(*items, failures=second)
+    assert trainer.calls == ["a", "b", "a"]
+
+
+def test_a_job_that_failed_until_it_was_locked_is_not_tried(run, trainer, tmp_path, monkeypatch):
+    failures, locked = Failures(tmp_path / "call"), RunDir.locked
+
+    def late(directory, **options):
+        failures.add("a", Outcome("failed", "elsewhere"))
+        return locked(directory, **options)
+
+    monkeypatch.setattr(RunDir, "locked", late)
+    assert run(Job("a", RECIPE), failures=failures) == {"a": "failed: elsewhere"}
+    assert not trainer.calls
 
 
 def test_jobs_of_other_processes_are_waited_for(run, trainer, monkeypatch):

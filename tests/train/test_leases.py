@@ -101,6 +101,8 @@ def test_a_result_is_recorded_once(table, url):
 def test_the_study_of_a_storage_is_recorded_once(table, url):
     assert table.fact({"id": 1}) == {"id": 1}
     assert open_table(url, "fake").fact({"id": 2}) == {"id": 1}
+    assert table.fact({"id": 3}, replace=True) == {"id": 3}
+    assert open_table(url, "fake").fact({"id": 4}) == {"id": 3}
 
 
 @pytest.fixture

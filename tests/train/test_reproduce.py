@@ -13,6 +13,7 @@ import pytest
 from benchmarks import record, tables
 from train import cli, jobs
 from train.errors import InUse
+from train.processes import Processes
 from train.recipe import (
     FORMAT,
     DataFile,
@@ -301,6 +302,28 @@ def test_other_rows_run_after_a_failure(ask, trainer, tmp_path):
     trainer.calls = []
     assert ask([*map(row, names), after])[0] == 0
     assert trainer.calls == [*(f"{n}/seed0" for n in ("space", "weights", "bug", "after"))]
+
+
+def test_a_failed_row_is_tried_once_by_all_workers(ask, trainer, monkeypatch):
+    """The other worker is this process, called as `--workers 2` calls it."""
+    statuses = []
+
+    class Worker(Processes):
+        def __init__(self, module, words, count, folder):
+            self.logs, self._processes = [], []
+            statuses.append(ask([row("a"), row("b")])[0])
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(reproduce, "Processes", Worker)
+    monkeypatch.setattr(reproduce, "watch_parent", lambda: None)
+    trainer.errors = {"a/": ZeroDivisionError("broken")}
+    status, _, stderr = ask([row("a"), row("b")], "--workers", "2")
+    assert (status, statuses) == (1, [1]) and "1 run failed: a/seed0 failed: ZeroDivision" in stderr
+    assert trainer.calls == ["a/seed0", "b/seed0"]
+    assert ask([row("a"), row("b")])[0] == 1
+    assert trainer.calls == ["a/seed0", "b/seed0", "a/seed0"]
 
 
 def test_a_row_that_another_process_trains_is_waited_for(ask, trainer, tmp_path, monkeypatch):

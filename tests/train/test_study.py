@@ -69,7 +69,17 @@ def test_a_range_is_logarithmic_from_a_factor_of_ten_on():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lrr=1", "unknown field: did you mean lr"),
+        ("lrr=1", "unknown field: did you mean lr?"),
+        ("foo=1", "unknown field: use a field such as lr, batch_size or rotation"),
+        ("rot=1", "unknown field: did you mean rotation?"),
+        ("batchsize=1", "unknown field: did you mean batch_size?"),
+        ("kernl=rbf", "unknown field: did you mean probe.kernel?"),
+        ("optimizer.l2=1", "unknown field optimizer: use l2"),
+        (
+            "stages.0.augment.foo=1",
+            "unknown field foo: stages.0.augment has resize, crops_per_image",
+        ),
+        ("optimizer=adam", "is a group of fields: name one of them, stages.*.optimizer.FIELD"),
         ("stages.0.optimizr.l2=1", "unknown field optimizr: did you mean optimizer"),
         ("stages.0.optimizer.l3=1", "unknown field l3: did you mean l2"),
         ("patience=1", "use stages.*.plateau.patience or stages.*.early_stop.patience"),
@@ -227,12 +237,23 @@ def test_a_file_is_its_flags(parsed, tmp_path):
         ("vary = 3", "vary is 3: use a table"),
         ("stages.0.freeze = []", "has no value"),
         ("x =", "not valid TOML"),
+        ("folds = 'five'", "mine.toml: folds is 'five': use a whole number"),
+        ("folds = true", "mine.toml: folds is True: use a whole number"),
+        ("folds = [2, 3]", r"mine.toml: folds is \[2, 3\]: use a whole number"),
+        ("lr = 'fast'", "mine.toml: lr is 'fast': use a number"),
+        ("seeds = 2.5", "mine.toml: seeds is 2.5: use a whole number"),
+        ("metric = 'f2'", "mine.toml: metric is 'f2': use accuracy or macro_f1 or loss"),
+        ("stages.0.augment.flip = 'yes'", "stages.0.augment.flip is 'yes': use true or false"),
+        ("[[stages]]\nepochs = 'x'", "mine.toml: stages.0.epochs is 'x': use a whole number"),
+        ("stages.0.augmnt.flip = true", "unknown field 'stages.0.augmnt': did you mean augment"),
+        ("stages.0.freeze = [['a']]", r"stages.0.freeze is \['a'\]: use text"),
+        ("[vary]\nlr = ['fast']", "mine.toml: vary lr is 'fast': use a number"),
     ],
 )
 def test_a_wrong_file_of_a_study(text, message, tmp_path):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(InputError, match=message):
-        study_words(tmp_path / "mine.toml")
+        study_words(tmp_path / "mine.toml", study.file_flags())
 
 
 def test_folds_of_the_smallest_class(image_folder):
@@ -245,6 +266,8 @@ def test_folds_of_the_smallest_class(image_folder):
     splits = load_dataset(image_folder, folds=2, group=r"(\d)\.png").splits.values()
     with pytest.raises(InputError, match="has only 10 groups"):
         study.check_folds(splits, ["blue", "green", "red"], 11)
+    with pytest.raises(InputError, match="class white has only 0 of the groups for training"):
+        study.check_folds(splits, ["blue", "green", "red", "white"], 2)
 
 
 # Studies, whose workers are this process, and whose trainer is fake.
@@ -257,9 +280,10 @@ class Training:
         self.names, self.recipes, self.errors = [], {}, {}
         self.score = lambda recipe: recipe.stages[0].optimizer.learning_rate
 
-    def __call__(self, recipe, workdir, resume, *, figures, logs, split, validate, writers):
+    def __call__(self, recipe, workdir, resume, *, figures, logs, split, validate, writers, locked):
         name = workdir.relative_to(workdir.parents[2 if recipe.folds else 1]).as_posix()
         self.names.append(name)
+        assert locked
         for make in logs:
             for epoch in range(1, 4):
                 make(workdir, recipe).epoch(
@@ -445,6 +469,89 @@ def test_a_published_test_split_is_used_once_for_the_chosen_setting(training, ru
     ] == "validation"  # fmt: skip
 
 
+def test_a_published_test_split_is_not_used_while_runs_have_failed(training, run, monkeypatch):
+    """The failed setting may be the better one, and no second choice is ever tested."""
+    monkeypatch.setattr(study, "check_data", lambda definition: engine.Data("hash", True))
+    tested = []
+
+    def test_published(directory):
+        tested.append(directory.path.relative_to(directory.path.parents[2]).as_posix())
+        make_run(directory.path / tasks.PUBLISHED)
+
+    monkeypatch.setattr("train.studies.published.test_published", test_published)
+    training.errors = {NAMES[0]: RuntimeError("broken")}
+    text = run(GRID, status=1)  # 000 is better, but incomplete
+    assert not tested and "published test images are used when all are done" in text
+    assert "1 of 8 runs failed" in text and "001 (learning_rate 0.25) is chosen" in text
+    run(GRID)
+    assert tested == NAMES[:4]
+    # As in a study of an earlier version, which tested 000 while runs of 001 had failed.
+    for name in NAMES[4:]:
+        shutil.rmtree(engine.Path("studies/pets/runs", name))
+    table = storage.open_table(storage.default(engine.Path("studies/pets")), "pets")
+    rows = table.read()
+    broken = {"state": "failed", "text": "broken", "validation": None}
+    table.exchange(
+        [(rows[n], dataclasses.replace(rows[n], beat=99, result=broken)) for n in NAMES[4:]]
+    )
+    training.score = lambda recipe: 1 - recipe.stages[0].optimizer.learning_rate
+    text = run(GRID)
+    assert tested == NAMES[:4] and "were used for an earlier choice, 000" in text
+
+
+@pytest.mark.parametrize("name", [NAMES[3], NAMES[7]])
+def test_a_result_that_a_killed_worker_has_not_told_is_told_by_the_next_call(
+    name, training, run, monkeypatch
+):
+    finished = worker.StudyTasks.finished
+
+    def killed(self, claimed):
+        if claimed[0].key == name:
+            raise Interrupted("killed")
+        finished(self, claimed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.StudyTasks, "finished", killed)
+        run(GRID, status=130)
+    run(GRID)
+    assert training.names == NAMES
+    assert [(t.value, t.state.name) for t in trials()] == [(0.5, "COMPLETE"), (0.25, "COMPLETE")]
+
+
+def test_a_result_that_a_killed_worker_has_not_recorded_is_read_from_the_run(
+    training, run, monkeypatch
+):
+    finish = Claims.finish
+
+    def killed(self, results):
+        if NAMES[3] in results:
+            raise Interrupted("killed")
+        return finish(self, results)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claims, "finish", killed)
+        run(GRID, status=130)
+    monkeypatch.setattr("train.studies.leases.has_ended", lambda owner: True)
+    run(GRID)
+    assert training.names == NAMES
+    assert [(t.value, t.state.name) for t in trials()] == [(0.5, "COMPLETE"), (0.25, "COMPLETE")]
+
+
+@pytest.mark.parametrize("url", ["", " --storage my.journal"])
+def test_a_study_is_continued_from_another_folder(url, training, run, monkeypatch, tmp_path):
+    run(GRID + url)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "8 finished" in run("../studies/pets")
+    text = run(f"{GRID} --out ../studies/pets --storage other.journal", status=2)
+    before = "my.journal" if url else "studies/pets/study.journal"
+    assert f"was started with --storage {tmp_path / before}, but its storage other.journal" in text
+    if not url:
+        shutil.move(tmp_path / "studies" / "pets", "moved")
+        assert "8 finished" in run("./moved")
+    assert training.names == NAMES
+
+
 def test_two_processes_begin_a_study_at_the_same_time(training, run, monkeypatch):
     """The second one has found no study in the folder, and then finds that of the first one in the storage."""
     run(GRID)
@@ -483,14 +590,93 @@ def test_runs_of_one_program_are_claimed_together(tmp_path):
         assert not alone.group(first, rows)
 
 
+# Extensions.
+
+
+def test_more_seeds_and_values_extend_a_study(training, run):
+    run(GRID)
+    text = run(GRID.replace("--seeds 2", "--seeds 3"))
+    assert "the study in studies/pets is extended: 8 runs reused or continued, 4 new" in text
+    new = [job_name(n, fold, 2) for n in (0, 1) for fold in (0, 1)]
+    assert training.names == [*NAMES, *new] and "12 finished" in text
+    # Settings keep their numbers, whatever the order of the values.
+    more = GRID.replace("--seeds 2", "--seeds 3").replace("lr=0.5,0.25", "lr=1,0.25,0.5")
+    text = run(more)
+    assert "12 runs reused or continued, 6 new" in text and "18 finished" in text
+    assert training.names[12:] == [job_name(2, fold, seed) for fold in (0, 1) for seed in range(3)]
+    assert [(t.value, t.params[LR]) for t in trials()] == [(0.5, 0.5), (0.25, 0.25), (1, 1)]
+    assert [s["validation_mean"] for s in written()["settings"]] == [1, 0.5, 0.25]
+    run(more)
+    assert "18 finished" in run("studies/pets") and len(training.names) == 18
+    assert "seeds: [0, 1, 2], not [0, 1]" in run(GRID, status=2)
+
+
+@pytest.mark.parametrize("place", ["delete_trials", "open_storage"])
+def test_an_extension_that_was_killed_is_repeated(place, training, run, monkeypatch):
+    run(GRID)
+    text = GRID.replace("--seeds 2", "--seeds 3")
+    with monkeypatch.context() as patch:
+
+        def killed(*arguments):
+            raise Interrupted("killed")
+
+        patch.setattr(storage, place, killed)
+        run(text, status=130)
+    run(text)
+    assert len(training.names) == 12 and "12 finished" in run(text)
+    assert [t.value for t in trials()] == [0.5, 0.25]
+
+
+def test_an_extension_without_the_folders_record_is_that_of_the_storage(training, run, tmp_path):
+    run(GRID)
+    text = GRID.replace("--seeds 2", "--seeds 3")
+    run(text)
+    (tmp_path / "studies" / "pets" / "definition.json").unlink()
+    assert "12 finished" in run(text) and len(training.names) == 12
+
+
+def test_extensions_that_are_refused(training, run, monkeypatch, tmp_path):
+    text = "pets --model resnet_tiny --dataset pets --vary lr=1,2 --sampler random --trials 2"
+    run(f"{text} --out search")
+    found = run(f"{text} --out search --seeds 2", status=2)
+    assert "search cannot be extended: its search was made with fewer seeds or values" in found
+    monkeypatch.setattr(study, "check_data", lambda definition: engine.Data("hash", True))
+    monkeypatch.setattr(
+        "train.studies.published.test_published",
+        lambda directory: make_run(directory.path / tasks.PUBLISHED),
+    )
+    training.errors = {NAMES[0]: RuntimeError("broken")}
+    run(GRID, status=1)
+    more = GRID.replace("--seeds 2", "--seeds 3")
+    claims = Claims(storage.open_table(storage.default(engine.Path("studies/pets")), "pets"))
+    engine.reopen(claims)
+    claims.claim([NAMES[0]])  # as another command
+    assert "cannot be extended: another command is running it" in run(more, status=2)
+    claims.release([NAMES[0]])
+    other = f"{storage.default(engine.Path('other'))}"
+    run("pets --model resnet_tiny --dataset pets --folds 2 --vary lr=0.5 --out other")
+    before = len(trials("other")), training.names[:]
+    assert "already has a study pets" in run(f"{more} --storage {other}", status=2)
+    assert (len(trials("other")), training.names) == before
+    training.names = training.names[:-2]
+    assert "4 new" in run(more)
+    found = run(GRID.replace("--seeds 2", "--seeds 4"), status=2)
+    assert "cannot be extended: the published test images are used once" in found
+    assert len(training.names) == 2 + 8 + 1 + 4 and "12 finished" in run(more)
+
+
 # What is refused.
 
 
 def test_another_study_is_refused(training, run, tmp_path):
     run(GRID)
     for changed, message in [
-        ("--seeds 3", "seeds: "),
+        ("--seeds 1", "seeds: "),
+        ("--seeds 3 --seed 1", "recipes.0.seed: 0, not 1"),
         ("--vary lr=0.5", "varied.0.values"),
+        ("--vary lr=0.5,0.125", "varied.0.values.1: 0.25, not 0.125"),
+        ("--vary l2=0.5,0.25", "varied.0.path"),
+        ("--vary lr=0.5,0.25,0.125 --batch-size 7", "recipes.0.batch_size"),
         ("--metric loss", "metric: 'accuracy', not 'loss'"),
         ("--batch-size 7", "recipes.0.batch_size"),
     ]:
@@ -521,11 +707,15 @@ def test_a_storage_that_is_gone_and_another_version_are_refused(training, run, t
     ("text", "message"),
     [
         ("--model", "--model has an empty value"),
+        ("--dataset pets --model", "--model has an empty value"),
+        ("--model resnet_tiny --model", "--model has an empty value"),
+        ("--model resnet_tiny --vary lr=1 --vary", "--vary has an empty value"),
         ("--model nonet", "unknown model 'nonet'"),
         ("--model resnet_tiny --fold 1 --folds 2", "--fold is for single runs"),
         ("--model resnet_tiny --seeds 0", "--seeds is 0"),
         ("--model resnet_tiny --workers 0", "--workers is 0"),
         ("a/b --model resnet_tiny", "is neither the name nor the folder of a study"),
+        ("./ --model resnet_tiny", "./ is a folder without a study (no definition.json): use the folder of a study"),
         ("--model resnet_tiny --storage mysql://u:secret@host/x", "mysql://u@host/x is not supported"),
         ("--model resnet_tiny --storage nowhere/x.journal", "its folder does not exist"),
         ("--model resnet_tiny --storage sqlite:///nowhere/x.db", "does not exist"),

@@ -103,7 +103,7 @@ def find(paths: Iterable[str | os.PathLike[str]], settings: int = 5) -> list[Can
 def _folders(path: Path, settings: int) -> list[tuple[Path, str, list[Path]]]:
     """List the (folder, label, run directories) of each candidate that a path names."""
     if not path.exists():
-        raise InputError(f"{path} does not exist: name run directories or rows of a paper")
+        raise InputError(f"{path} does not exist: name run directories, studies or rows of a paper")
     if RunDir(path).exists():
         return [(path, "", [path])]
     if (path / STUDY).is_file():
@@ -116,7 +116,9 @@ def _folders(path: Path, settings: int) -> list[tuple[Path, str, list[Path]]]:
     if named:
         names = ", ".join(f"{p}" for p in named[:3]) + (", ..." if len(named) > 3 else "")
         raise InputError(f"{path} contains several runs or rows: name some of them ({names})")
-    raise InputError(f"{path} contains no run: name run directories or rows of a paper")
+    raise InputError(
+        f"{path} contains no finished run: name run directories, studies or rows of a paper"
+    )
 
 
 def _runs_below(path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import tyro
 
 from train import cli, flags, stopping
 from train.errors import InputError, RunError
+from train.jobs import Failures
 from train.processes import Processes, share_gpu, watch_parent
 from train.reproduce import papers
 from train.reproduce.runner import Runner
@@ -27,7 +29,7 @@ from train.reproduce.terminal import show_list, show_result
 from zoo.common.files import check_output_folder
 from zoo.common.names import did_you_mean
 
-WORKER = "JAX_ZOO_WORKER"  # environment variable that marks the additional processes
+WORKER = "JAX_ZOO_WORKER"  # environment variable of additional processes: the file of `Failures`
 LOGS = "workers"  # folder of their logs
 
 
@@ -91,8 +93,8 @@ def main(argv: Sequence[str]) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     outcomes = {}
     if not arguments.report_only:
-        with workers(arguments, argv):
-            outcomes = runner.run(runner.jobs(rows, chosen))
+        with workers(arguments, argv) as shared:
+            outcomes = runner.run(runner.jobs(rows, chosen), shared)
     show_result(runner.folders, runner.save(), rows, grids)
     failures = [f"{name} {o}" for name, o in outcomes.items() if o.state == "failed"]
     if failures:
@@ -100,26 +102,32 @@ def main(argv: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def workers(arguments: Arguments, argv: Sequence[str]) -> Iterator[None]:
-    """Share the runs with additional processes of the same command, and wait for them at the end."""
+def workers(arguments: Arguments, argv: Sequence[str]) -> Iterator[Failures | None]:
+    """Share the runs with additional processes of the same command, and wait for them at the end.
+
+    Yields the failures that all processes share; None for a single process.
+    """
     if WORKER in os.environ:
         watch_parent()
+        yield Failures(Path(os.environ[WORKER]))
     elif arguments.workers > 1:
         share_gpu()
-        os.environ[WORKER] = "1"
-        others = Processes("train.reproduce", argv, arguments.workers - 1, arguments.out / LOGS)
-        del os.environ[WORKER]
-        try:
-            yield
-            while others.are_running():
-                stopping.check()
-                time.sleep(0.1)
-            if log := others.failed():
-                cli.say(f"warning: a worker failed: see {log}")
-        finally:
-            others.close()
-        return
-    yield
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "failures.jsonl")
+            os.environ[WORKER] = str(file)
+            others = Processes("train.reproduce", argv, arguments.workers - 1, arguments.out / LOGS)
+            del os.environ[WORKER]
+            try:
+                yield Failures(file)
+                while others.are_running():
+                    stopping.check()
+                    time.sleep(0.1)
+                if log := others.failed():
+                    cli.say(f"warning: a worker failed: see {log}")
+            finally:
+                others.close()
+    else:
+        yield None
 
 
 def find_paper(name: str) -> Paper:

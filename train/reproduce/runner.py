@@ -11,7 +11,7 @@ from typing import Any
 from datasets import list_datasets
 from train import cli, data_files, jobs
 from train.errors import InputError, Interrupted
-from train.jobs import Job, Outcome
+from train.jobs import Failures, Job, Outcome
 from train.recipe import JobWeights, Recipe, with_values
 from train.record.directory import write_json
 from train.reproduce import settings
@@ -227,13 +227,14 @@ class Runner:
 
     # Running.
 
-    def run(self, ordered: Sequence[Job]) -> dict[str, Outcome]:
+    def run(self, ordered: Sequence[Job], failures: Failures | None = None) -> dict[str, Outcome]:
         """Run the jobs that have no result yet, saving after each row's job; return their outcomes by name."""
         try:
             return jobs.run_jobs(
                 ordered,
                 self.folders.root,
                 same_weights=settings.is_best_of_row,
+                failures=failures,
                 after=self._after,
             )
         except Interrupted:

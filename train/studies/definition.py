@@ -220,6 +220,19 @@ def difference(recorded: Definition, given: Definition) -> str:
     return find(recorded.comparable(), given.comparable(), "")
 
 
+def is_extension(recorded: Definition, given: Definition) -> bool:
+    """Whether a study is another one with more seeds, or more values of the same fields."""
+    more = dataclasses.replace(recorded, seeds=given.seeds, varied=given.varied)
+    if recorded == more or difference(more, given) or len(recorded.varied) != len(given.varied):
+        return False
+    return given.seeds[: len(recorded.seeds)] == recorded.seeds and all(
+        before.path == now.path
+        and not before.is_range
+        and all(value in now.values for value in before.values)
+        for before, now in zip(recorded.varied, given.varied, strict=True)
+    )
+
+
 def _brief(value: Any) -> str:
     text = f"{value!r}"
     return text if len(text) <= 60 else f"{text[:57]}..."

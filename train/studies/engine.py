@@ -17,13 +17,14 @@ from train.processes import Processes, share_gpu
 from train.record.directory import write_json
 from train.studies import storage as storages
 from train.studies import tasks
-from train.studies.definition import Definition, difference
+from train.studies.definition import Definition, difference, is_extension
 from train.studies.leases import Claims, Row, has_ended, held
-from train.studies.results import StudyResults
+from train.studies.results import RETRIED, StudyResults
 from train.studies.storage import Storage
-from train.studies.worker import Order
+from train.studies.worker import Order, tell_all
 
 DEFINITION = "definition.json"  # in the folder of a study
+FACTS = ("identity", "folder", "definition", "data")  # of a study, in its storage
 RUNNING = ".running-"  # files of commands that have workers
 LOGS = "workers"  # folder of the workers' output
 POLL_SECONDS = 0.5
@@ -53,13 +54,20 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     if recorded is None:
         identity = secrets.token_hex(8)
     else:
-        check_same(recorded, definition, data, folder)
+        before = recorded_definition(recorded, folder)
+        extends = is_extension(before, definition)
+        check_same(recorded, before if extends else definition, data, folder)
         identity = recorded["identity"]
         if file is not None and not file.exists():
+            earlier = recorded["storage"]
+            moved = storages.absolute(earlier) != storages.absolute(url)
             raise InputError(
-                f"the study in {folder} was started, but its storage {file} is missing: restore it, or start another"
-                " study with another --out"
+                f"the study in {folder} was started{f' with --storage {earlier}' if moved else ''}, but its storage"
+                f" {file} is missing: restore it, or start another study with another --out"
             )
+        if extends:
+            with storages.answering(url):
+                _extend(recorded, url, definition, folder)
     storage = storages.open_storage(url, definition)
     facts = {
         "identity": identity,
@@ -81,7 +89,7 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
         )
     if recorded is None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, facts | {"storage": storages.shown(url)})
+        write_json(path, facts | {"storage": storages.shown(storages.absolute(url))})
     return storage
 
 
@@ -94,17 +102,61 @@ def _can_be_replaced(
     before = recorded_definition(recorded, folder)
     if not difference(before, definition):
         return False
+    return not _is_running(folder, url, before.name)
+
+
+def _is_running(folder: Path, url: str, name: str) -> bool:
+    """Whether another command has workers, or may have some on another machine."""
     for path in folder.glob(f"{RUNNING}*"):
         try:
             with locks.locked(path, "", lambda note: None):
                 pass
         except InUse:  # its workers may not have claimed a run yet
-            return False
+            return True
     file = storages.file_of(url)
-    if file is None or not file.exists():
-        return True
-    rows = storages.open_table(url, before.name).read().values()
-    return all(row.state != "claimed" or has_ended(row.owner) for row in rows)
+    if file is not None and not file.exists():
+        return False
+    rows = storages.open_table(url, name).read().values()
+    return any(row.state == "claimed" and not has_ended(row.owner) for row in rows)
+
+
+def _extend(record: Mapping[str, Any], url: str, definition: Definition, folder: Path) -> None:
+    """Record more seeds or values for a study: its tasks are planned again, and finished ones kept.
+
+    Raises InputError if that would bias its results, or if it is running. Killed at any point, the same command does it
+    again: the folder's record is changed last.
+    """
+    refused = f"the study in {folder} cannot be extended:"
+    table = storages.open_table(url, definition.name)
+    if table.fact({name: record[name] for name in FACTS})["identity"] != record["identity"]:
+        return  # a study of another folder, which `begin` refuses
+    rows = table.read()
+    if any(tasks.is_test(key) for key in rows):
+        raise InputError(
+            f"{refused} the published test images are used once, and were used for the choice among its settings:"
+            " use another --out"
+        )
+    if definition.sampler != "grid":
+        raise InputError(
+            f"{refused} its search was made with fewer seeds or values: use another --out"
+        )
+    if _is_running(folder, url, definition.name):
+        raise InputError(f"{refused} another command is running it: wait for it, or stop it")
+    setup = rows.get(tasks.SETUP)
+    if setup is not None:
+        reopened = dataclasses.replace(
+            setup, state="open", owner="", beat=setup.beat + 1, result=None
+        )
+        table.exchange([(setup, reopened)])
+    storages.delete_trials(url, definition.name)
+    changed = {**record, "definition": definition.to_json()}
+    table.fact({name: changed[name] for name in FACTS}, replace=True)
+    write_json(folder / DEFINITION, changed)
+    runs = definition.num_settings * max(definition.folds, 1) * len(definition.seeds)
+    kept = sum(tasks.is_run(key) for key in rows)
+    cli.say(
+        f"the study in {folder} is extended: {cli.count(kept, 'run')} reused or continued, {runs - kept} new"
+    )
 
 
 def has_runs(folder: Path) -> bool:
@@ -173,7 +225,9 @@ def _add_tasks(storage: Storage, claims: Claims) -> None:
         claims.table.add([tasks.setting_key(n) for n in range(definition.trials)])
         return
     if definition.sampler == "grid":
-        settings = list(definition.grid())
+        # Settings keep their numbers when the study is extended.
+        settings = [known[number] for number in sorted(known)]
+        settings += [values for values in definition.grid() if values not in settings]
         storage.enqueue(settings)
     else:
         settings = [storage.propose(n) for n in range(definition.trials)]
@@ -191,7 +245,7 @@ def reopen(claims: Claims) -> None:
         [
             (row, dataclasses.replace(row, state="open", owner="", beat=row.beat + 1, result=None))
             for row in claims.table.read().values()
-            if row.state == "done" and (row.result or {}).get("state") in ("failed", "not run")
+            if row.state == "done" and (row.result or {}).get("state") in RETRIED
         ]
     )
 
@@ -225,6 +279,7 @@ def run(
     with storages.answering(order.storage):
         plan(storage, claims)
         reopen(claims)
+        tell_all(storage)
 
     def results(rows: Mapping[str, Row]) -> StudyResults:
         return tasks.results(
@@ -244,6 +299,7 @@ def run(
         try:
             with storages.answering(order.storage), cli.StopRequest() as stop:
                 _wait(storage, order, pool, stop)
+                tell_all(storage)
         finally:
             pool.close()
     return results(storage.table.read())
@@ -264,9 +320,9 @@ def is_complete(order: Order, rows: Mapping[str, Row]) -> bool:
     """Whether a study has nothing left to do."""
     if any(row.state != "done" for row in rows.values()):
         return False
-    found = tasks.results(order.definition, rows, Path(order.folder), has_test_split=True)
-    chosen = found.choose() if order.has_test_split else None
-    return chosen is None or all(tasks.test_key(r.name) in rows for r in found.runs_of(chosen))
+    if not order.has_test_split:
+        return True
+    return not tasks.missing_tests(order.definition, rows, Path(order.folder))
 
 
 def _wait(storage: Storage, order: Order, pool: Processes, stop: cli.StopRequest) -> None:

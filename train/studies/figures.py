@@ -96,15 +96,7 @@ def slices(
         for panel in panels
         for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    if handles:
-        figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside lower center",
-            ncols=2,
-            frameon=False,
-            fontsize=9,
-        )
+    _legend(figure, handles)
     finish(figure, path)
 
 
@@ -197,14 +189,7 @@ def validation_curves(
             panel.set_xlim(0.5, 1.5)
             panel.set_xticks([1])
         _grid(panel, percent)
-    figure.legend(
-        list(handles.values()),
-        [shorten(name, 50) for name in handles],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-    )
+    _legend(figure, handles)
     finish(figure, path)
 
 
@@ -252,6 +237,19 @@ def images_per_class_curve(
     if len(lines) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     finish(figure, path)
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Explain lines and markers, by name, below the axes."""
+    if handles:
+        figure.legend(
+            list(handles.values()),
+            [shorten(name, 50) for name in handles],
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+        )
 
 
 def _grid(panel: Axes, percent: bool) -> None:

@@ -51,8 +51,8 @@ class Table(Protocol):
     def exchange(self, changes: Sequence[Change]) -> list[bool]:
         """Replace each row whose state, owner and beat are unchanged; return whether each was. One change per key."""
 
-    def fact(self, value: Any) -> Any:
-        """Record the study (JSON), and return what was recorded first."""
+    def fact(self, value: Any, *, replace: bool = False) -> Any:
+        """Record the study (JSON), and return what was recorded first, or last replaced."""
 
 
 # Processes.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from train import cli
 from train.errors import Interrupted
-from train.jobs import Job, Outcome, Train, failed, recipe_to_train, run_job
+from train.jobs import Job, Outcome, Train, failed, recipe_to_begin, recipe_to_train, run_job
 from train.recipe import Augmentation, Recipe, with_values
 from train.record.directory import RunDir
 from train.record.log import RunLog
@@ -194,17 +194,23 @@ def _resolved(
 
     shared: dict[str, Any] = {}
     devices = None
-    for job, recipe in waiting:
+    for job, _ in waiting:
         directory = RunDir(root / job.name)
         lock = contextlib.ExitStack()
         try:
             lock.enter_context(directory.locked())
+            recipe = recipe_to_begin(job, directory, root)
+            if isinstance(recipe, Outcome):  # another process has trained it
+                lock.close()
+                ended(job, recipe)
+                continue
             experiment = resolve(recipe, directory.path, devices=devices, shared=shared)
         except Interrupted:
             raise
         except Exception as error:
+            outcome = failed(directory, error)
             lock.close()
-            ended(job, failed(directory, error))
+            ended(job, outcome)
             continue
         locks.push(lock)
         devices = experiment.devices

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 Metric = Literal["accuracy", "macro_f1", "loss"]
 FINISHED = ("done", "reused")
+RETRIED = ("failed", "not run")  # by the next call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +105,15 @@ class StudyResults:
         known = [(sign * score, number) for number, score in scores.items() if score is not None]
         return min(known)[1] if known else None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no run is left to do or to try again: only then is the choice of a setting final."""
+        return all(run.state not in RETRIED for run in self.runs)
+
     def choose(self, fold: int | None = None) -> int | None:
         """Return the complete setting with the best validation score, over all folds or within one.
 
-        The engine calls this before it uses a published test split, for the chosen setting's runs only.
+        The engine uses a published test split for the chosen setting's runs only, once the choice is settled.
         """
         complete = [s.number for s in self.settings if self.is_complete(s.number)]
         return self.best({number: self.validation_mean(number, fold) for number in complete})

@@ -15,7 +15,7 @@ from train.comparison import sources
 from train.comparison.sources import Candidate, Pooled, Run
 from train.errors import InputError
 from train.record.directory import RunDir
-from train.studies.results import RunResult, Setting, StudyResults
+from train.studies.results import RETRIED, RunResult, Setting, StudyResults
 
 # Metrics of a study that need only the predictions.
 PREDICTED: Mapping[str, statistics.Metric] = {"accuracy": "accuracy", "macro_f1": "f1"}
@@ -352,6 +352,15 @@ def _published(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
     tested = [r for r in results.runs_of(chosen) if r.is_finished and r.published_test is not None]
     if not tested:
         missing = "the chosen setting is not yet tested on the published test images"
+        earlier = [r.setting for r in results.runs if r.published_test is not None]
+        if earlier:
+            missing = f"the published test images are used once, and were used for an earlier choice, {earlier[0]:03d}"
+        elif not results.is_settled:
+            count = sum(r.state in RETRIED for r in results.runs)
+            missing = (
+                f"{count} of {len(results.runs)} runs failed or were not run; the published test images are used when"
+                " all are done: run the same command again"
+            )
         return Choice("published", (chosen,), None, missing)
     # The folds of one seed are, like seeds, several runs on the same images.
     runs = [dataclasses.replace(r, fold=None, seed=i) for i, r in enumerate(tested)]

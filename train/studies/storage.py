@@ -89,6 +89,14 @@ def remove(url: str, name: str) -> None:
         _tasks_of(file, name).unlink(missing_ok=True)
 
 
+def delete_trials(url: str, name: str) -> None:
+    """Delete the trials of a study, whose values Optuna cannot change; `open_storage` begins new ones."""
+    import optuna
+
+    with contextlib.suppress(KeyError):  # deleted by a call that was killed
+        optuna.delete_study(study_name=name, storage=_open_optuna(url))
+
+
 def _tasks_of(journal: Path, name: str) -> Path:
     """Return the journal of a study's tasks, beside Optuna's."""
     return journal.with_name(f"{journal.name}.{name}.tasks")
@@ -145,14 +153,21 @@ class Storage:
 
     def tell(self, number: int, value: float | None, *, pruned: bool) -> None:
         """Finish the trial of a setting with the mean score of its runs, None if one failed or diverged."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        self.start(number)
         state = TrialState.PRUNED if pruned else TrialState.FAIL
         finite = value is not None and math.isfinite(value) and not pruned
         if finite:
             state = TrialState.COMPLETE
-        self.study.tell(number, value if finite else None, state=state, skip_if_finished=True)
+        with contextlib.suppress(UpdateFinishedTrialError):  # another process has told it meanwhile
+            self.start(number)
+            self.study.tell(number, value if finite else None, state=state, skip_if_finished=True)
+
+    def told(self) -> set[int]:
+        """Return the numbers of the settings whose trials are finished."""
+        trials = self.study.get_trials(deepcopy=False)
+        return {trial.number for trial in trials if trial.state.is_finished()}
 
     def should_prune(self, number: int, value: float, step: int) -> bool:
         """Report a score of a setting after `step` epochs of its runs; return whether to stop it."""

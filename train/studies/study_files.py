@@ -10,45 +10,49 @@
 Imports only the standard library.
 """
 
+import dataclasses
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from train.errors import InputError
-from train.recipe import Recipe
+from train.recipe import ModelOptions, Recipe, from_json_as
 from train.recipe_files import read_toml
+from train.studies import varied
 from zoo.common.names import did_you_mean
 
-# Flags of train.study that are not fields of a recipe.
-FLAGS = frozenset(
-    ["seeds", "metric", "sampler", "trials", "prune", "workers", "storage", "out", "epochs", "lr", "writers"]
-    + ["quick", "from_recipe", "recipe", "vary"]
-)  # fmt: skip
 
-
-def study_words(path: Path) -> list[str]:
+def study_words(path: Path, flags: Mapping[str, Any]) -> list[str]:
     """Convert a study's TOML file to command-line words. Raises InputError if it is invalid.
 
     The study's name is the field `name`, by default the file's stem.
+
+    Args:
+      path: the file.
+      flags: types of the flags of train.study that are not fields of a recipe, by name.
     """
     data = read_toml(path)
-    known = [*FLAGS, *typing.get_type_hints(Recipe)]
+    kinds = {**typing.get_type_hints(Recipe), **flags}
     name = data.pop("name", path.stem)
     words = [str(name)]
     for key, value in data.items():
-        if key not in known:
-            hint = did_you_mean(key, known, "see train.study --help")
-            raise InputError(f"{path} has an unknown field {key!r}: {hint}")
         if key == "vary":
             words += _vary(value, path)
-        elif key == "model_options":
-            words += [
-                "--model-options",
-                *(f"{k}={v!r}" for k, v in _table(value, key, path).items()),
-            ]
+        elif key == "model" and isinstance(value, list) and value:
+            words += ["--model", *map(str, value)]
         else:
-            words += _flag(key, value, path)
+            hint = did_you_mean(key, kinds, "see train.study --help")
+            words += _flag(key, value, _kind(key, key, kinds, path, hint), path)
     return words
+
+
+def _kind(key: str, name: str, kinds: Mapping[str, Any], path: Path, hint: str = "") -> Any:
+    """Return the type of a field. Raises InputError if `kinds` does not have it."""
+    if name not in kinds:
+        hint = hint or did_you_mean(name, kinds, f"there are {', '.join(kinds)}")
+        raise InputError(f"{path} has an unknown field {key!r}: {hint}")
+    return kinds[name]
 
 
 def _vary(value: Any, path: Path) -> list[str]:
@@ -58,6 +62,7 @@ def _vary(value: Any, path: Path) -> list[str]:
             text = ",".join(v if isinstance(v, str) else repr(v) for v in values)
         else:
             text = values if isinstance(values, str) else repr(values)
+        varied.parse(f"{name}={text}", f"{path}: vary")
         words += ["--vary", f"{name}={text}"]
     return words
 
@@ -71,20 +76,43 @@ def _flat(table: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _flag(key: str, value: Any, path: Path) -> list[str]:
-    """Return the words of a flag, or of several for a table."""
-    if isinstance(value, dict):
-        return [w for name, item in value.items() for w in _flag(f"{key}.{name}", item, path)]
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [w for n, item in enumerate(value) for w in _flag(f"{key}.{n}", item, path)]
-    flag = f"--{key.replace('_', '-')}"
-    if isinstance(value, bool):
+def _flag(key: str, value: Any, kind: Any, path: Path) -> list[str]:
+    """Return the words of a flag of type `kind`, or of several for a table."""
+    flag, where = f"--{key.replace('_', '-')}", f"{path}: {key}"
+    if kind is ModelOptions:
+        return [flag, *(f"{k}={v!r}" for k, v in _table(value, key, path).items())]
+    is_list = typing.get_origin(kind) is tuple
+    item = typing.get_args(kind)[0] if is_list else kind
+    if dataclasses.is_dataclass(kind):
+        kinds = typing.get_type_hints(kind)
+        return [
+            word
+            for name, inner in _table(value, key, path).items()
+            for word in _flag(
+                f"{key}.{name}", inner, _kind(f"{key}.{name}", name, kinds, path), path
+            )
+        ]
+    if dataclasses.is_dataclass(item):  # [[stages]], or the fields of stages.0
+        is_table = not isinstance(value, list)
+        items: Mapping[Any, Any] = _table(value, key, path) if is_table else dict(enumerate(value))
+        return [w for n, inner in items.items() for w in _flag(f"{key}.{n}", inner, item, path)]
+    if kind is bool:
         before, dot, last = flag.removeprefix("--").rpartition(".")
-        return [flag if value else f"--{before}{dot}no-{last}"]
-    values = value if isinstance(value, list) else [value]
+        no_flag = f"--{before}{dot}no-{last}"
+        return [flag if _checked(value, bool, where) else no_flag]
+    values = value if is_list and isinstance(value, list) else [value]
     if not values:
-        raise InputError(f"{path}: {key} has no value: leave it out, or name one")
+        raise InputError(f"{where} has no value: leave it out, or name one")
+    for single in values:
+        _checked(single, item, where)
     return [flag, *map(str, values)]
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    """Return a value as JSON; text is parsed as on the command line. Raises InputError if it has another type."""
+    if isinstance(value, str | int | float):
+        return varied.parse_value(str(value), kind, where)
+    return from_json_as(kind, value, where)
 
 
 def _table(value: Any, key: str, path: Path) -> dict[str, Any]:

@@ -79,11 +79,11 @@ class JournalTable:
             )
             return is_same
 
-    def fact(self, value: Any) -> Any:
-        """Record what the study is, and return what was recorded first."""
+    def fact(self, value: Any, *, replace: bool = False) -> Any:
+        """See `train.studies.leases.Table`."""
         with self._locked():
-            if "study" not in self._facts:
-                self._append([{"study": value}])
+            if replace or "study" not in self._facts:
+                self._append([{"study": value, "replace": replace}])
             return self._facts["study"]
 
     @contextlib.contextmanager
@@ -121,7 +121,8 @@ class JournalTable:
 
     def _apply(self, change: dict[str, Any]) -> None:
         if "study" in change:
-            self._facts.setdefault("study", change["study"])
+            if change.get("replace") or "study" not in self._facts:
+                self._facts["study"] = change["study"]
         elif "add" in change:
             self._rows.setdefault(change["add"], Row(change["add"]))
         else:
@@ -224,12 +225,17 @@ class DatabaseTable:
                 exchanged[seen.key] = connection.execute(statement).rowcount == 1
         return [exchanged[seen.key] for seen, _ in changes]
 
-    def fact(self, value: Any) -> Any:
-        """Record what the study is, and return what was recorded first."""
+    def fact(self, value: Any, *, replace: bool = False) -> Any:
+        """See `train.studies.leases.Table`."""
         import sqlalchemy as sa
 
-        self._insert(self._studies, [{"study": self._study, "content": json.dumps(value)}])
+        content = json.dumps(value)
+        self._insert(self._studies, [{"study": self._study, "content": content}])
         t = self._studies.c
+        if replace:
+            changed = sa.update(self._studies).where(t.study == self._study)
+            with self._engine.begin() as connection:
+                connection.execute(changed.values(content=content))
         with self._engine.connect() as connection:
             query = sa.select(t.content).where(t.study == self._study)
             return json.loads(connection.execute(query).scalar_one())

@@ -113,6 +113,20 @@ def results(
     )
 
 
+def missing_tests(definition: Definition, rows: Mapping[str, Row], folder: Path) -> list[str]:
+    """Return the keys of the tests on the published test split that are still to be added; see `is_settled`.
+
+    Once a setting has been tested, no other one is.
+    """
+    found = results(definition, rows, folder, has_test_split=True)
+    tested = [number_of(key) for key in rows if is_test(key)]
+    chosen = tested[0] if tested else found.choose() if found.is_settled else None
+    if chosen is None:
+        return []
+    keys = [test_key(run.name) for run in found.runs_of(chosen)]
+    return [key for key in keys if key not in rows]
+
+
 def _result(
     definition: Definition,
     rows: Mapping[str, Row],

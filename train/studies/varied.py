@@ -6,6 +6,7 @@ augmentation, which is then that of all stages: `rotation`. Imports only the sta
 
 import ast
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -38,6 +39,13 @@ PLACES: tuple[tuple[str, type], ...] = (
     ("stages.*.", Stage),
     ("stages.*.optimizer.", Optimizer),
     ("stages.*.augment.", Augmentation),
+)
+# Where fields are named by their path only.
+NESTED: tuple[tuple[str, type], ...] = (
+    ("stages.*.plateau.", Plateau),
+    ("stages.*.early_stop.", EarlyStop),
+    ("normalization.", Normalization),
+    ("probe.", Probe),
 )
 # Fields that determine the test images of a run, or only name it.
 FIXED = {
@@ -99,7 +107,7 @@ def parse(text: str, flag: str = "--vary") -> Varied:
     low, dots, high = given.partition("..")
     if dots and len(words) == 1:
         return _range(text, path, low, high, flag)
-    values = tuple(_value(word, path, flag, name) for word in words)
+    values = tuple(parse_value(word, kind_of(path), f"{flag} {name}") for word in words)
     if len(set(map(repr, values))) < len(values):
         raise InputError(f"{flag} {text} has the same value twice: remove one")
     return Varied(path, values)
@@ -114,7 +122,7 @@ def _range(text: str, path: str, low: str, high: str, flag: str) -> Varied:
         raise InputError(f"{flag} {text}: use LOW..HIGH with two numbers, such as lr=1e-4..1e-2")
     whole = int in _members(kind_of(path)) and float not in _members(kind_of(path))
     for end in ends:
-        _value(repr(end), path, flag, text.partition("=")[0])
+        parse_value(repr(end), kind_of(path), f"{flag} {text.partition('=')[0]}")
     return Varied(path, low=ends[0], high=ends[1], whole=whole)
 
 
@@ -137,9 +145,9 @@ def split_values(text: str) -> list[str]:
     return [word.strip() for word in words]
 
 
-def _value(word: str, path: str, flag: str, name: str) -> Any:
-    """Parse a value of a field, and return it as JSON."""
-    kind = kind_of(path)
+def parse_value(word: str, kind: Any, where: str) -> Any:
+    """Parse a value of type `kind` as on the command line, and return it as JSON. Raises InputError, which `where`
+    begins."""
     if kind == Features | None:
         value: Any = None if word == "None" else to_json_value(parse_features(word))
         return value
@@ -152,7 +160,7 @@ def _value(word: str, path: str, flag: str, name: str) -> Any:
     value = to_json_value(value)
     if str in _members(kind) and not isinstance(value, str) and value is not None:
         value = word  # "1" of a text field
-    return to_json_value(from_json_as(kind, value, f"{flag} {name}"))
+    return to_json_value(from_json_as(kind, value, where))
 
 
 def typed(path: str, value: Any) -> Any:
@@ -185,12 +193,20 @@ def find_path(name: str, flag: str) -> str:
     if "." not in name:
         for prefix, cls in PLACES:
             if name in _fields(cls):
-                return prefix + name
+                return _single(prefix + name, _fields(cls)[name], flag, name)
         raise InputError(f"{flag} {name}: unknown field: {_hint(name)}")
-    kind = _follow(name.split("."), flag, name)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) or kind is ModelOptions:
-        raise InputError(f"{flag} {name} is a group of fields: name one of them, {name}.FIELD")
-    return name
+    return _single(name, _follow(name.split("."), flag, name), flag, name)
+
+
+def _single(path: str, kind: Any, flag: str, name: str) -> str:
+    """Return a path. Raises InputError if it is that of a group of fields."""
+    if _is_group(kind):
+        raise InputError(f"{flag} {name} is a group of fields: name one of them, {path}.FIELD")
+    return path
+
+
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind) or kind is ModelOptions
 
 
 def kind_of(path: str) -> Any:
@@ -213,7 +229,9 @@ def _follow(parts: Sequence[str], flag: str, name: str) -> Any:
         fields = _fields(kind)
         if part not in fields:
             place = ".".join(parts[:index])
-            hint = _hint(part, fields) if place else _hint(part)
+            hint = _hint(name)
+            if place and fields:
+                hint = did_you_mean(part, fields, f"{place} has {', '.join(fields)}")
             raise InputError(f"{flag} {name}: unknown field {part}: {hint}")
         kind = fields[part]
     return kind
@@ -229,24 +247,29 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def _hint(name: str, fields: dict[str, Any] | None = None) -> str:
-    known = list(fields or {})
-    if fields is None:
-        known = [
-            *SHORT,
-            *(field for _, cls in PLACES for field in _fields(cls) if field not in FIXED),
-        ]
-        nested = {
-            "probe": Probe,
-            "plateau": Plateau,
-            "early_stop": EarlyStop,
-            "normalization": Normalization,
-        }
-        paths = [
-            f"{'' if place in ('probe', 'normalization') else 'stages.*.'}{place}.{name}"
-            for place, cls in nested.items()
-            if name in _fields(cls)
-        ]
-        if paths:
-            return f"use {' or '.join(paths)}"
-    return did_you_mean(name, known, "use a path such as stages.0.augment.rotation")
+def _hint(name: str) -> str:
+    """Suggest fields for an unknown one: those of this name elsewhere, else those whose names begin with it or are
+    similar."""
+    name = name.rpartition(".")[2]
+    known = _known()
+    if name in known:
+        return f"use {' or '.join(known[name])}"
+    near = [field for field in known if field.startswith(name)]
+    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(way for field in near[:3] for way in known[field])}?"
+    return "use a field such as lr, batch_size or rotation, or a path, stages.0.augment.rotation or model_options.NAME"
+
+
+def _known() -> dict[str, list[str]]:
+    """Return all fields that can be varied: by name, as they are written after --vary."""
+    known = {name: [name] for name in SHORT}
+    for prefix, cls in (*PLACES, *NESTED):
+        for name, kind in _fields(cls).items():
+            if name in FIXED or _is_group(kind):
+                continue
+            if (prefix, cls) in NESTED:
+                known.setdefault(name, []).append(prefix + name)
+            else:
+                known.setdefault(name, [name])
+    return known

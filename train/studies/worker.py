@@ -123,7 +123,6 @@ class StudyTasks(Tasks):
         self._storage, self._order = storage, order
         self._definition = order.definition
         self._root = Path(order.folder) / tasks.RUNS
-        self._told: set[int] = set()
 
     def next(self, rows: dict[str, Row]) -> Sequence[str]:
         """Runs first, then the test of the chosen setting, then the next setting of a search."""
@@ -137,14 +136,7 @@ class StudyTasks(Tasks):
             return False
         if not self._order.has_test_split:
             return True
-        results = tasks.results(
-            self._definition, rows, Path(self._order.folder), has_test_split=True
-        )
-        chosen = results.choose()
-        keys = (
-            [] if chosen is None else [tasks.test_key(run.name) for run in results.runs_of(chosen)]
-        )
-        missing = [key for key in keys if key not in rows]
+        missing = tasks.missing_tests(self._definition, rows, Path(self._order.folder))
         self._storage.table.add(missing)
         return not missing
 
@@ -164,6 +156,7 @@ class StudyTasks(Tasks):
             return self._run_group([row.key for row in claimed])
         if tasks.is_proposal(row.key):
             number = tasks.number_of(row.key)
+            tell_all(self._storage)
             values = self._storage.propose(number)
             self._storage.table.add([job.name for job in self._definition.jobs(number, values)])
             return [{"values": values}]
@@ -226,7 +219,14 @@ class StudyTasks(Tasks):
 
             writers, scoring = self._order.writers, self._scoring()
             return run(
-                recipe, workdir, resume, figures=figures, writers=writers, logs=logs, **scoring
+                recipe,
+                workdir,
+                resume,
+                figures=figures,
+                writers=writers,
+                logs=logs,
+                locked=True,
+                **scoring,
             )
 
         return train
@@ -253,13 +253,20 @@ class StudyTasks(Tasks):
 def tell(storage: storages.Storage, number: int, rows: dict[str, Row]) -> None:
     """Report to Optuna the mean validation score of a setting if all of its runs are done."""
     keys = [key for key in rows if tasks.is_run(key) and tasks.number_of(key) == number]
-    if any(rows[key].state != "done" for key in keys):
+    if not keys or any(rows[key].state != "done" for key in keys):
         return
     found = [rows[key].result for key in keys]
     pruned = any(result["state"] == "pruned" for result in found)
     values = [result.get("validation") for result in found]
     whole = all(value is not None for value in values)
     storage.tell(number, sum(values) / len(values) if whole else None, pruned=pruned)
+
+
+def tell_all(storage: storages.Storage) -> None:
+    """Report to Optuna the settings whose scores a killed process has recorded in the table, but not reported."""
+    rows = storage.table.read()
+    for number in sorted(set(tasks.settings(rows)) - storage.told()):
+        tell(storage, number, rows)
 
 
 class PruneWriter(RunLog):
