@@ -51,7 +51,7 @@ def test_info_tells_which_data_sets_need_or_accept_files():
     needs = {name for name in BUILTIN if dataset_info(name).needs_data_dir}
     assert needs == {"afhq", "afhq7", "animals10", "cats_dogs", "pig_faces"}
     takes = {name for name in BUILTIN if dataset_info(name).takes_data_dir}
-    assert takes == needs | {"cifar10"}
+    assert takes == needs | {"cifar10", "cifar10_animals", "cifar10_domains"}
     for name in BUILTIN:
         assert ("--data-dir" in dataset_info(name).description) == (name in takes)
 
