@@ -29,7 +29,7 @@ def make_run(
     """
     labels = np.array([CLASSES.index(i.partition("/")[0]) for i in ids])
     bad = np.isin(ids, [IDS[i] for i in wrong])
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(model="resnet_tiny", dataset=str(data), seed=seed).to_json()
     (path / "config.json").write_text(json.dumps({"format": 4, "recipe": recipe}))
     manifest = {
@@ -327,7 +327,7 @@ def test_an_unusable_run_is_one_line(pair, tmp_path, call, spoil, text):
         (["{good}"], "name at least two runs"),
         (["{good}", "good"], "good is named twice"),
         (["{good}", "nowhere"], "nowhere does not exist"),
-        (["{good}", "{empty}"], "empty contains no run"),
+        (["{good}", "{empty}"], "empty contains no finished run"),
         (["{good}", "{bad}", "--out", "page.pdf"], "does not end in .html"),
         (["{good}", "{bad}", "--out", "no/page.html"], "its folder does not exist"),
         (["{good}", "{bad}", "--settings", "0"], "use at least 1"),
