@@ -83,7 +83,7 @@ def _flag(key: str, value: Any, path: Path) -> list[str]:
         return [flag if value else f"--{before}{dot}no-{last}"]
     values = value if isinstance(value, list) else [value]
     if not values:
-        raise InputError(f"{path}: {key} has no value: leave it out, or name one")
+        raise InputError(f"{path}: {key} has no value: give it one, or leave it out")
     return [flag, *map(str, values)]
 
 
