@@ -3,8 +3,8 @@
     python -m benchmarks.members --out benchmarks/results/members.json
 
 Cases: seeds of VaDE on digits (`vade_tiny`, and `vade` at the paper's size), heads of a frozen MobileNetV2,
-and steps of convolutional nets, which `train.studies` therefore runs one after another. Each
-measurement runs in its own process with empty caches, and includes everything from reading the data to test.json.
+and steps of convolutional nets, which `train.studies` therefore runs one after another. Each measurement runs in its
+own process with empty caches, and includes everything from reading the data to test.json.
 """
 
 import dataclasses

@@ -46,7 +46,7 @@ class Arguments:
     metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
     """Score used to choose settings (on validation images) and to compare them."""
     sampler: Literal["grid", "random", "tpe"] = "grid"
-    """grid: all combinations of the varied values; random, tpe: a search (tpe proposes settings by earlier scores)."""
+    """grid: all combinations of the varied values; random, tpe: a search (tpe learns from earlier scores)."""
     trials: int = 0
     """Number of settings that a search tries."""
     prune: bool = False

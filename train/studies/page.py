@@ -50,7 +50,7 @@ def _headline(summary: Summary) -> str:
         return ""
     value = estimate.mean if estimate.pooled is None else estimate.pooled
     several = len(summary.results.settings) > 1
-    what = f"test {words.NAMES[metric]}{' of the chosen setting' if several else ''}"
+    what = f"test {words.NAMES[metric]}{' after selection' if several else ''}"
     numbers = [(words.number_text(value, metric), what)]
     if estimate.interval:
         text = f"95% over {estimate.units} {estimate.unit}"
