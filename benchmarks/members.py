@@ -1,10 +1,10 @@
-"""Compare runs trained as one program with the same runs one after another:
+"""Compare runs trained as one program with the same runs trained one after another:
 
     python -m benchmarks.members --out benchmarks/results/members.json
 
 Cases: seeds of VaDE on digits (`vade_tiny`, and `vade` at the paper's size), heads of a frozen MobileNetV2,
-and steps of convolutional nets, which `train.studies` therefore runs one after another. Each side runs in
-its own process with its own, initially empty caches, and times everything from reading the data to test.json.
+and steps of convolutional nets, which `train.studies` therefore runs one after another. Each measurement runs in its
+own process with empty caches, and includes everything from reading the data to test.json.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ class Arguments:
     """Flags of the command."""
 
     cases: tuple[Case, ...] = ("vade_tiny", "vade", "heads", "steps")
-    """What to measure."""
+    """Cases to measure."""
     seeds: int = 8
     """Number of VaDE runs."""
     heads: int = 120
-    """Number of heads: 5 folds x 3 seeds x 4 learning rates x 2 weight decays are 120."""
+    """Number of heads; 5 folds x 3 seeds x 4 learning rates x 2 weight decays make 120."""
     alone: int = 3
-    """Number of runs measured one after another; the time of all is extrapolated from the last ones."""
+    """Number of runs measured one after another; the total is extrapolated from all but the first."""
     epochs: int = 10
-    """Epochs of each run, and of each stage of a VaDE."""
+    """Epochs of each stage."""
     dataset: str = "synthetic_pigs"
     """Images for the heads."""
     pretrained: str | None = None
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure(case: Case, arguments: Arguments) -> dict[str, Any]:
-    """Measure a case: a row of the record."""
+    """Measure a case and return its entry in the record."""
     settings: dict[str, Any] = {"case": case, "epochs": arguments.epochs}
     if case == "steps":
         return {"case": case, "nets": _run(settings)["nets"]}

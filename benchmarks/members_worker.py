@@ -1,4 +1,4 @@
-"""A process of `benchmarks.members`: one side of a case. Prints its times as a line of JSON."""
+"""A process of `benchmarks.members`: one measurement. Prints its times as a line of JSON."""
 
 import contextlib
 import itertools
@@ -65,7 +65,7 @@ def head_jobs(settings: dict[str, Any]) -> list[Job]:
 
 
 def run(settings: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Run the jobs of a case on one side; return `seconds`, `ended` of each job, and `parts`."""
+    """Run the jobs of a case, together or alone; return `seconds`, `ended` of each job, and `parts`."""
     is_heads = settings["case"] == "heads"
     made = (
         head_jobs(settings)
@@ -176,7 +176,7 @@ def _time_steps(name: str) -> dict[str, Any]:
 
 
 def main(folder: str, settings: dict[str, Any]) -> None:
-    """Run one side, and print its times."""
+    """Run one measurement and print its times."""
     with contextlib.redirect_stdout(sys.stderr):
         answer = steps() if settings["case"] == "steps" else run(settings, Path(folder, "runs"))
     print(json.dumps(answer), flush=True)

@@ -29,7 +29,7 @@ class Processes:
         self.logs: list[Path] = []
         self._processes: list[subprocess.Popen[str]] = []
         folder.mkdir(exist_ok=True)
-        # Like the console command, without the working folder.
+        # Like the console command, do not import from the working folder.
         safe = ["-P"] if started_by_script() else []
         for _ in range(count):
             # A unique name, since other machines may share the folder.
@@ -63,7 +63,7 @@ class Processes:
         return None
 
     def stop(self) -> None:
-        """Let the processes save their runs, and wait for them."""
+        """Tell the processes to save their runs and exit, and wait for them."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -89,7 +89,7 @@ def share_gpu() -> None:
 
 
 def watch_parent() -> None:
-    """Stop this process, as on a signal, when its parent has ended, which closes its stdin."""
+    """Stop this process, as on SIGTERM, when its stdin closes because its parent has ended."""
 
     def watch() -> None:
         while sys.stdin.read(1):

@@ -91,7 +91,7 @@ OPTIONS = "model_options"
 
 
 def _options(data: Any) -> Any:
-    """Replace the text "None" by None in model options, of the recipe and of its stages."""
+    """Replace the text "None" with None in model options, of the recipe and of its stages."""
     if isinstance(data, dict):
         return {k: _none(v) if k == OPTIONS else _options(v) for k, v in data.items()}
     return [_options(item) for item in data] if isinstance(data, list) else data

@@ -1,8 +1,9 @@
-"""Run a study, folds x seeds x settings:  python -m train.study --model resnet_tiny --dataset photos.zip --folds 5
---seeds 3 --vary lr=1e-3,1e-4
+"""Run a study, folds x seeds x settings:
+
+    python -m train.study --model resnet_tiny --dataset photos.zip --folds 5 --seeds 3 --vary lr=1e-3,1e-4
 
 Trains every setting on every fold with every seed, and reports means, intervals and tests in study.json, study.csv and
-study.html. Name several models after --model; --vary takes any field of a recipe. All other flags are those of
+study.html. --model takes several models, --vary any field of a recipe. All other flags are those of
 train.run and apply to every run. The same command continues a study, including on another machine that shares its
 folder and --storage.
 """
@@ -45,11 +46,11 @@ class Arguments(train_run.RecipeArguments):
     metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
     """Score used to choose settings (on validation images) and to compare them."""
     sampler: Literal["grid", "random", "tpe"] = "grid"
-    """All combinations of the varied values, or a search: random, or tpe (proposes settings from earlier scores)."""
+    """grid: all combinations of the varied values; random, tpe: a search (tpe learns from earlier scores)."""
     trials: int = 0
     """Number of settings that a search tries."""
     prune: bool = False
-    """End runs of a search that are worse than the median at the same epoch."""
+    """Stop runs of a search that are worse than the median at the same epoch."""
     workers: int = 1
     """Number of processes that train on this machine."""
     storage: str | None = None
@@ -111,7 +112,7 @@ def main(argv: list[str]) -> None:
     if failed:
         raise RunError(
             f"{cli.count(len(failed), 'run')} failed: {', '.join(failed[:3])}{', ...' if len(failed) > 3 else ''};"
-            " run the same command again to try them again"
+            " run the same command again to retry"
         )
 
 
@@ -195,7 +196,7 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
 
 @dataclasses.dataclass(frozen=True)
 class _Continued:
-    """Flags of the command for a study that its folder records."""
+    """Flags for continuing a study from its folder."""
 
     study: Annotated[Path, tyro.conf.Positional]
     """Folder of the study to continue."""

@@ -257,7 +257,7 @@ def _apply_manifest(
                 expected = names[label] if label < len(names) else f"number {label}"
                 raise InputError(
                     f"{path} has {name} in class {expected}, but the data have it in {example.class_name}:"
-                    " use matching data and split file"
+                    " use the split file of these data"
                 )
             if digests and manifest.digests.get(name, digests[name]) != digests[name]:
                 changed.append(name)

@@ -387,7 +387,7 @@ def repeat_in_test(content):
         (replace(groups={"x": 1}), "its groups has 1 for x"),
         (
             replace(class_names=["pig1", "pig10", "pig2"]),
-            "has pig2/.* in class pig10, but the data have it in pig2: use matching data and",
+            "has pig2/.* in class pig10, but the data have it in pig2: use the split file of",
         ),
         (
             replace(class_names=["pig1", "pig2", "pig10", "pig3"]),

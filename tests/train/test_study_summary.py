@@ -137,11 +137,11 @@ def test_the_validation_score_decides_not_the_test_score(tmp_path):
     found = scores.summarize(results)
     assert found.best == 1 and found.choice.settings == (1,)
     assert found.choice.estimate.pooled == pytest.approx(31 / 40)
-    assert "001 (lr 0.1) is chosen by its validation accuracy" in words.choice_sentence(found)
+    assert "001 (lr 0.1) is chosen by validation accuracy" in words.choice_sentence(found)
     unknown = scores.summarize(replaced(results, "", validation=None))
     assert (unknown.best, unknown.best_by) == (0, "score")
     assert unknown.choice.estimate is None
-    assert any("its lead is too high" in note for note in words.notes(unknown))
+    assert any("its lead is optimistic" in note for note in words.notes(unknown))
 
 
 def test_nested_choice_by_hand(tmp_path):
@@ -164,7 +164,7 @@ def test_published_test_images_are_used_for_the_chosen_setting_alone(tmp_path):
     results = make_study(tmp_path, [range(9), (0, 1, 2)], folds=5, has_test_split=True)
     assert results.choose() == 1
     waiting = scores.summarize(results).choice
-    assert waiting.settings == (1,) and "not yet tested" in waiting.missing
+    assert waiting.settings == (1,) and "not yet been tested" in waiting.missing
     published = [f"dog/published{i}.png" for i in range(20)]
     for fold in range(5):
         name = f"001/fold{fold}/seed0"
@@ -180,7 +180,7 @@ def test_published_test_images_are_used_for_the_chosen_setting_alone(tmp_path):
     assert found.choice.estimate.pooled == pytest.approx(1 - 3 / 20)
     assert found.choice.estimate.interval == pytest.approx(statistics.wilson_interval(17, 20))
     sentence = words.choice_sentence(found)
-    assert "published test images, which are used for it alone: 85.00% (95% " in sentence
+    assert "published test images, which no other setting is tested on: 85.00% (95% " in sentence
     assert "over 20 images; mean of 5 runs, standard deviation 7.91 points)" in sentence
     heading, _ = words.settings_table(found, found.scores)
     assert "validation" in heading and "test" not in heading
@@ -285,7 +285,7 @@ def test_runs_without_a_result_are_counted_and_named(tmp_path, no_figures):
 def test_a_study_without_any_result(tmp_path, no_figures):
     results = replaced(make_study(tmp_path, [(), ()]), "", state="not run")
     lines = summary.write(tmp_path, results)
-    assert "no score for the choice: no setting is complete and has validation scores" in lines
+    assert "no score for the chosen setting: no complete setting has validation scores" in lines
     assert lines[0].endswith("2 runs: 2 not run")
 
 
@@ -403,9 +403,9 @@ def test_the_page(tmp_path):
         "Result",
         "Settings: accuracy",
         "Tests",
-        "Score over training images per class",
+        "Score by training images per class",
         "Importance of each field",
-        "Score over each field",
+        "Score by field",
         "Parallel coordinates",
         "Learning curves",
     ):

@@ -59,7 +59,7 @@ def diagnose_rbf(
       seed: seed of the subsampling.
 
     Returns:
-      A JSON-able dict of c, gamma and:
+      A JSON-serializable dict of c, gamma and:
 
       - median_kernel: median of the kernel over pairs of different samples;
       - nearest_kernel: median over samples of the kernel with the nearest neighbor;

@@ -95,7 +95,7 @@ class Stack:
         return self.members.index(member)
 
     def take(self, tree: Any, shared: Sequence[bool], slot: int) -> Any:
-        """Return the leaves of one member, of a tree with the stack's axis."""
+        """Return one member's leaves of a tree that has the stack's axis."""
         structure: Any
         leaves, structure = jax.tree.flatten(tree)
         stacked = [leaf for leaf, is_shared in zip(leaves, shared, strict=True) if not is_shared]
@@ -146,7 +146,7 @@ class MemberState:
 
 
 class MemberStage:
-    """A stage as the training loop of one member uses it, in place of a `PreparedStage`."""
+    """A stage for the training loop of one member, in place of a `PreparedStage`."""
 
     def __init__(
         self,
@@ -271,7 +271,7 @@ class Program:
         return Stack(members, states, self.shared, self.devices)
 
     def _stack_for(self, chunks: Sequence[MemberChunks]) -> Stack:
-        """The stack of these members' states: the current one if only members that have left differ."""
+        """Return a stack of these members' states: the current one if it differs only by members that have left."""
         stack, members = self.stack, [chunk.stage for chunk in chunks]
         in_place = all(
             isinstance(c.state, MemberState) and c.state.stack is stack for c in chunks
@@ -344,7 +344,7 @@ class Program:
     def outputs(self, requests: Sequence[Outputs]) -> list[dict[str, np.ndarray] | Exception]:
         """Compute the outputs of all samples of the same split, for several members; see `requests.Outputs`.
 
-        A member whose `before_batch` raises gets the exception.
+        For a member whose `before_batch` raises, the exception is returned.
         """
         stack, members = self.stack, [request.stage for request in requests]
         if not all(isinstance(r.state, MemberState) and r.state.stack is stack for r in requests):
@@ -387,9 +387,9 @@ class Program:
 
 
 def shared_leaves(plan: StagePlan, states: Sequence[Any], *, has_cut: bool) -> list[bool]:
-    """Which leaves of the states need no copy per member: frozen and equal ones, in a stage on features."""
+    """Return which leaves of the states members can share: frozen and equal ones, in a stage on features."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(states[0])]
-    # With a moving average, that of a frozen parameter is computed for each member.
+    # A moving average is computed per member, even that of a frozen parameter.
     if not has_cut or plan.spec.ema:
         return [False] * len(paths)
     frozen: Collection[tuple[str, ...]] = plan.frozen

@@ -47,7 +47,7 @@ Routine = Generator[Request, Any, LoopState]
 
 
 def run(routine: Routine, prepare: Callable[[Prepare], Any]) -> LoopState:
-    """Run a training loop alone. Returns what it returns; errors of its requests are raised inside it."""
+    """Run a training loop alone and return its result; errors of its requests are raised inside the loop."""
     result: Any = None
     error: Exception | None = None
     while True:

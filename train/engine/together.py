@@ -1,7 +1,7 @@
 """Training several experiments in lockstep, with equal requests of their loops run as one program.
 
-Each loop is `fit.train`, so each run records and saves what it would alone. Its numbers equal those of a single run up
-to the rounding of a different program.
+Each loop is `fit.train`, so each run records and saves what it would alone. Its results equal those of a single run up
+to rounding, which depends on the compiled program.
 """
 
 import time

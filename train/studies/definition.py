@@ -174,7 +174,7 @@ class Definition:
             ) from None
 
     def comparable(self) -> dict[str, Any]:
-        """Return the JSON without what may differ between machines: data locations and names."""
+        """Return the JSON without fields that may differ between machines: data locations and names."""
         data = self.to_json()
         data.pop("name")
         for recipe in data["recipes"]:

@@ -25,7 +25,7 @@ from train.studies.worker import Order, tell_all
 
 DEFINITION = "definition.json"  # in the folder of a study
 FACTS = ("identity", "folder", "definition", "data")  # of a study, in its storage
-RUNNING = ".running-"  # files of commands that have workers
+RUNNING = ".running-"  # lock files of commands with running workers
 LOGS = "workers"  # folder of the workers' output
 POLL_SECONDS = 0.5
 PATIENCE = 60.0
@@ -78,13 +78,13 @@ def begin(folder: Path, url: str, definition: Definition, data: Data) -> Storage
     with storages.answering(url):
         stored = storage.table.fact(facts)
     if recorded is None and stored["folder"] == facts["folder"]:
-        # From another process, if it starts the study at the same time.
+        # `stored` is that of another process if it started the study at the same time.
         check_same(stored, definition, data, folder)
         facts, identity = stored, stored["identity"]
     if stored["identity"] != identity:
         raise InputError(
             f"--storage {storages.shown(url)} already has a study {definition.name}, in the folder"
-            f" {stored['folder']}: continue it with that --out (on a disk that its machines share), or choose another"
+            f" {stored['folder']}: continue it with that --out (its machines must share that folder), or choose another"
             " --name"
         )
     if recorded is None:
@@ -192,8 +192,8 @@ def check_same(record: Mapping[str, Any], definition: Definition, data: Data, fo
     changed = difference(recorded_definition(record, folder), definition)
     if changed:
         raise InputError(
-            f"{folder} contains a study with other settings ({changed}): use another --out, or the flags it was started"
-            " with to continue it"
+            f"{folder} contains a study with other settings ({changed}): use another --out, or continue it with the"
+            " flags it was started with"
         )
     if record["data"] != dataclasses.asdict(data):
         raise InputError(
@@ -254,7 +254,7 @@ def reopen(claims: Claims) -> None:
 
 
 def start_workers(order: Order, count: int) -> Processes:
-    """Start processes that do the tasks of a study."""
+    """Start processes that run the tasks of a study."""
     if count > 1:
         share_gpu()
     line = json.dumps(order.to_json())
@@ -348,7 +348,7 @@ def _wait(storage: Storage, order: Order, pool: Processes, stop: cli.StopRequest
                 pool.stop()
                 done = _done(storage.table.read())
                 raise Interrupted(
-                    f"interrupted: {len(done)} of {total} runs are done, the others are saved in {order.folder}:"
+                    f"interrupted: {len(done)} of {total} runs are done, unfinished ones are saved in {order.folder}:"
                     " run the same command again to continue"
                 )
             if not running:
@@ -382,7 +382,7 @@ def _report(key: str, row: Row, done: set[str], total: int, progress: cli.Progre
 
 
 def _check_start(done: set[str], rows: Mapping[str, Row], pool: Processes) -> None:
-    """Raise InputError if no run can start: what stopped the first ones would stop the others."""
+    """Raise InputError if no run could start, since the others would fail for the same reason."""
     found = [rows[key].result for key in done]
     wrong = [result["text"] for result in found if result["state"] == "not run"]
     if wrong and len(wrong) == len(found):
@@ -395,4 +395,4 @@ def _last_line(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1].removeprefix("error: ") if lines else "a worker ended"
+    return lines[-1].removeprefix("error: ") if lines else "a worker ended without a message"

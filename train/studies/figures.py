@@ -63,7 +63,7 @@ def slices(
     *,
     percent: bool = True,
 ) -> None:
-    """Plot the scores of all settings over the values of each field, and the mean of each value.
+    """Plot the scores of all settings against the values of each field, and the mean per value.
 
     `columns` maps names to values as in the recipe, in the order of `scores`; `best` is an index into them.
     """
@@ -77,7 +77,7 @@ def slices(
         for position, score in zip(positions, scores, strict=True):
             means.setdefault(position, []).append(score)
         if len(means) < len(scores):
-            # Values that occur only once or twice get no mean line.
+            # If each value occurs only once, the line would only connect the points.
             line = sorted((x, float(np.mean(group))) for x, group in means.items())
             x, y = zip(*line, strict=True)
             panel.plot(x, y, "-", color="0.55", linewidth=1.2, zorder=1, label="mean")
@@ -111,7 +111,7 @@ def parallel_coordinates(
     percent: bool = True,
     minimize: bool = False,
 ) -> None:
-    """Plot a line per setting through its values and its score, in the color of the score; see `slices`."""
+    """Plot one line per setting through its values and its score, colored by score; see `slices`."""
     number = len(columns) + 1
     figure = Figure(figsize=(max(1.9 * number + 1.2, 6), 4.0), layout="constrained")
     axes = figure.subplots()
@@ -197,7 +197,7 @@ def validation_curves(
 def images_per_class_curve(
     lines: Mapping[str, Sequence[Point]], ylabel: str, path: Path, *, percent: bool = True
 ) -> None:
-    """Plot scores over the number of training images per class, with their intervals as bands.
+    """Plot scores against the number of training images per class, with intervals as bands.
 
     `lines` maps names to points (images or None for all, score, low, high), sorted. Bounds may be None.
     """
@@ -261,7 +261,7 @@ def _grid(panel: Axes, percent: bool) -> None:
 
 
 def _categories(values: Sequence[Any]) -> list[Any]:
-    """The distinct values: numbers first, in ascending order."""
+    """Return the distinct values: numbers first, in ascending order."""
     found = {key(value): value for value in values}
 
     def rank(value: Any) -> tuple[Any, ...]:
@@ -293,7 +293,7 @@ def _vertical(axes: Axes, position: int, values: Sequence[Any]) -> list[float]:
         numbers = scale(np.asarray(values, float))
         heights = (numbers - numbers.min()) / (numbers.max() - numbers.min())
         order = np.argsort(heights)
-        chosen = [order[0], order[-1]]  # ends, and what is next to a quarter, half, three quarters
+        chosen = [order[0], order[-1]]  # the ends, and the values nearest to 1/4, 1/2 and 3/4
         chosen += [int(np.abs(heights - share).argmin()) for share in (0.25, 0.5, 0.75)]
         shown = {float(heights[i]): f"{values[i]:.3g}" for i in chosen}
         heights = heights.tolist()

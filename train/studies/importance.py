@@ -1,4 +1,4 @@
-"""How much each varied field matters for the score of a study's settings."""
+"""Importance of each varied field for the scores of a study's settings."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SEED = 0  # of the random forest
-LOG_RATIO = 10  # positive values that span more are compared by their logarithms
+LOG_RATIO = 10  # positive values that span this factor or more are compared on a log scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,10 @@ def importance(
 ) -> Importance | None:
     """Compute the importance of each field that varies; None if it cannot be computed.
 
-    Of a full grid, the shares are those of the main effects, exactly: the variance of the means over all other fields.
-    Of other settings, such as random ones, Optuna's fANOVA estimates them by a random forest.
+    For a full grid, the shares are the exact main effects: the variance of the means over all other fields. For other
+    settings, such as random ones, Optuna's fANOVA estimates them with a random forest.
 
-    `settings` are values by path, and a finite score each.
+    `settings` are pairs of values by path and a finite score.
     """
     fields = [
         path
@@ -47,7 +47,7 @@ def importance(
 
 
 def key(value: Any) -> str:
-    """A value as text that distinguishes types."""
+    """Return a value as text that distinguishes types."""
     return json.dumps(value, default=str)
 
 
@@ -81,7 +81,7 @@ def _fanova(
         return None
     columns = {path: _column([values[path] for values, _ in settings]) for path in fields}
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise it reports a new study
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise Optuna reports the new study
     try:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
     finally:
@@ -98,7 +98,7 @@ def _fanova(
     except RuntimeError:  # no tree of the forest finds a split
         return None
     method = (
-        "fANOVA by a random forest, as shares of the variance that it explains: an estimate, from"
+        "fANOVA with a random forest, as shares of the variance that it explains; estimated from"
         f" {len(settings)} settings"
     )
     return Importance(_sorted(shares), None, method)

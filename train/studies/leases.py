@@ -49,7 +49,7 @@ class Table(Protocol):
         """Return all rows, by key, in the order in which they were added."""
 
     def exchange(self, changes: Sequence[Change]) -> list[bool]:
-        """Replace each row whose state, owner and beat are unchanged; return whether each was. One change per key."""
+        """Replace rows whose state, owner and beat are unchanged; return which were replaced. One change per key."""
 
     def fact(self, value: Any, *, replace: bool = False) -> Any:
         """Record the study (JSON), and return what was recorded first, or last replaced."""
@@ -65,7 +65,7 @@ def new_owner() -> str:
 
 
 def has_ended(owner: str) -> bool:
-    """Whether a process is known to have ended; False for those of other machines."""
+    """Whether a process is known to have ended; False for processes on other machines."""
     machine, pid, start, _ = owner.split(" ")
     if machine != _machine():
         return False
@@ -109,7 +109,7 @@ class Claims:
         self.table = table
         self.owner = owner or new_owner()
         self.patience = patience
-        self._seen: dict[str, tuple[str, int, float]] = {}  # owner, beat, since when
+        self._seen: dict[str, tuple[str, int, float]] = {}  # owner, beat, when first seen
 
     def claim(self, keys: Iterable[str]) -> Row | None:
         """Claim the first of these tasks that is open or has an expired lease; None if there is none."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Fields that may differ between the members of a group.
 FREE = ("seed", "split_seed", "fold", "splits", "name")
 FREE_OF_STAGES = ("learning_rate", "l2", "weight_decay")
-# States of all members that are in memory at once, in bytes; a larger group is run in parts.
+# Maximum size of the states that are in memory at once, in bytes; a larger group is run in parts.
 MAX_STATE_BYTES = 2 << 30
 # Upper limit, in seconds, of the checkpoint interval, which is that of a single run times the number of members.
 MAX_SAVE_SECONDS = 60.0
@@ -72,7 +72,7 @@ def trains_vectors(recipe: Recipe) -> bool:
 
 
 def _shared_settings(recipe: Recipe) -> Recipe:
-    """The recipe with everything that may differ between members reset: equal for recipes of one group."""
+    """Reset the fields that may differ between members: equal for recipes of one group."""
     default = Recipe()
     values: dict[str, Any] = {name: getattr(default, name) for name in FREE}
     for index, stage in enumerate(recipe.stages):
@@ -97,7 +97,7 @@ def run_group(
     turn out not to fit one program run one after another.
 
     Args:
-      jobs: one of `groups`. Jobs that they depend on are finished.
+      jobs: one of `groups`. Jobs that they depend on must be finished.
       root: folder of all runs.
       say: called with a line before and after training, and after each job.
       after: called after each job, for example to save a table.
@@ -162,7 +162,7 @@ def _run_together(
     ended: After,
     scoring: Mapping[str, Any],
 ) -> Sequence[tuple[Job, Recipe]]:
-    """Run jobs as one program. Returns those that cannot be."""
+    """Run jobs as one program. Returns the jobs for which this is not possible."""
     cli.prepare_environment()
 
     from train.engine.together import can_train_together

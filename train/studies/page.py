@@ -44,13 +44,13 @@ def _list(sentences: Sequence[str]) -> str:
 
 
 def _headline(summary: Summary) -> str:
-    """Show the score of the chosen setting and its intervals as numbers."""
+    """Show the score of the chosen setting and its intervals at the top of the page."""
     estimate, metric = summary.choice.estimate, summary.results.metric
     if estimate is None:
         return ""
     value = estimate.mean if estimate.pooled is None else estimate.pooled
     several = len(summary.results.settings) > 1
-    what = f"test {words.NAMES[metric]}{' of the choice' if several else ''}"
+    what = f"test {words.NAMES[metric]}{' after selection' if several else ''}"
     numbers = [(words.number_text(value, metric), what)]
     if estimate.interval:
         text = f"95% over {estimate.units} {estimate.unit}"
@@ -70,7 +70,7 @@ def _settings(summary: Summary) -> str:
     facts = ["± is the standard deviation over the runs"]
     if summary.best is not None and any(s.differences for s in summary.scores):
         unit = "" if summary.results.metric == "loss" else ", in points,"
-        facts.append(f"differences{unit} with their 95% intervals are those of the main tests")
+        facts.append(f"differences{unit} and their 95% intervals are from the main tests")
     if more > 0:
         facts.append(f"{more} more settings are in study.json")
     title = f"Settings: {words.NAMES[summary.results.metric]}"
@@ -88,7 +88,7 @@ def _unfinished(results: StudyResults) -> str:
 
 
 def _figures(summary: Summary) -> Iterator[str]:
-    """Draw the figures that the settings allow."""
+    """Draw the figures for which there are enough settings."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figure.png"
 
@@ -116,7 +116,7 @@ def scored(summary: Summary) -> list[SettingScore]:
 
 
 def varying(settings: Sequence[SettingScore]) -> list[str]:
-    """List the paths that all these settings have and that differ between them."""
+    """List the paths that all these settings have, with values that differ."""
     paths = dict.fromkeys(path for s in settings for path in s.setting.values)
     return [
         path
@@ -157,7 +157,7 @@ def _fields(summary: Summary, section: Callable[..., str]) -> Iterator[str]:
     percent = results.metric != "loss"
     name = score_name(results)
     yield section(
-        "Score over each field",
+        "Score by field",
         lambda file: figures.slices(columns, scores, best, name, file, percent=percent),
     )
     if len(columns) < 2:
@@ -194,7 +194,7 @@ def _curves(summary: Summary, section: Callable[..., str]) -> Iterator[str]:
     from train.studies import figures
 
     chosen = None if summary.best is None else words.label(results, summary.best)
-    note = "Mean over the runs of a setting that reached this epoch"
+    note = "Mean over the runs of each setting that reached the epoch"
     if len(with_runs) > CURVES:
         note += f"; the first {CURVES} of {len(with_runs)} settings"
     yield section(
@@ -215,7 +215,7 @@ def mean_curve(runs: Sequence[Sequence[dict[str, Any]]], column: str) -> list[tu
 
 
 def _images_per_class(summary: Summary, section: Callable[..., str]) -> Iterator[str]:
-    """Plot the score over the images per class, one line per combination of the other fields."""
+    """Plot the score against the images per class, one line per combination of the other fields."""
     results = summary.results
     lines, unit = images_per_class_lines(summary)
     if not lines:
@@ -227,7 +227,7 @@ def _images_per_class(summary: Summary, section: Callable[..., str]) -> Iterator
         note += f"; the first {CURVES} of {len(lines)} combinations of the other fields"
     shown = dict(list(lines.items())[:CURVES])
     yield section(
-        "Score over training images per class",
+        "Score by training images per class",
         lambda file: figures.images_per_class_curve(
             shown, score_name(results), file, percent=results.metric != "loss"
         ),
@@ -240,7 +240,8 @@ def images_per_class_lines(
 ) -> tuple[dict[str, list[tuple[int | None, float, float | None, float | None]]], str]:
     """Return points (images, mean, low, high) for each combination of other fields, and the unit of the intervals.
 
-    The interval is that over folds or seeds, or else over images. None, for all images, is the last point.
+    Intervals are over folds or seeds if there are several, otherwise over images. The point for all images (None) is
+    last.
     """
     results, settings = summary.results, scored(summary)
     if len({key(s.setting.values.get(words.IMAGES_PER_CLASS)) for s in settings}) < 2:

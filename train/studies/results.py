@@ -17,7 +17,7 @@ RETRIED = ("failed", "not run")  # by the next call
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One choice of the varied recipe fields."""
+    """One combination of values of the varied recipe fields."""
 
     number: int
     values: Mapping[str, Any]  # by path, such as {"stages.0.lr": 0.1}; empty if nothing is varied
@@ -62,9 +62,7 @@ class StudyResults:
     seeds: tuple[int, ...]
     has_test_split: bool  # published
     command: str = ""  # command that started the study, for the page
-    notes: tuple[
-        str, ...
-    ] = ()  # what a reader should know, such as an interruption: for terminal and page
+    notes: tuple[str, ...] = ()  # remarks, for example on an interruption, for terminal and page
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
@@ -100,7 +98,7 @@ class StudyResults:
         return statistics.fmean(known) if known and len(known) == len(scores) else None
 
     def best(self, scores: Mapping[int, float | None]) -> int | None:
-        """Return the setting with the best score, the first one of several; None without a score."""
+        """Return the setting with the best score, the first of several equal ones; None without a score."""
         sign = 1 if self.direction == "minimize" else -1
         known = [(sign * score, number) for number, score in scores.items() if score is not None]
         return min(known)[1] if known else None

@@ -23,7 +23,7 @@ PREDICTED: Mapping[str, statistics.Metric] = {"accuracy": "accuracy", "macro_f1"
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A score of all runs of a setting, or of a choice, and its intervals."""
+    """The score of a setting over all its runs, or of a choice, and its intervals."""
 
     mean: float  # over the runs
     sd: float | None  # over the runs
@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def runs_unit(self) -> Literal["folds", "seeds"]:
-        """What `runs_interval` is over."""
+        """Unit of `runs_interval`."""
         return "folds" if len(self.by_fold) > 1 else "seeds"
 
     @property
@@ -61,7 +61,7 @@ class SettingScore:
     complete: bool
     finished: int  # runs
     planned: int  # runs
-    validation: float | None  # mean score of the validation images
+    validation: float | None  # mean score on the validation images
     mean: float | None  # of the finished runs
     sd: float | None
     estimate: Estimate | None  # of a complete setting
@@ -78,12 +78,10 @@ class SettingScore:
 class Choice:
     """Score of the setting chosen on validation images, on images that were not used to choose it."""
 
-    how: Literal[
-        "published", "nested"
-    ]  # on the published test split, or on the fold outside of each choice
-    settings: tuple[int, ...]  # chosen, one for each fold with "nested"; else one
+    how: Literal["published", "nested"]  # on the published test split, or on each outer fold
+    settings: tuple[int, ...]  # chosen: one per fold with "nested", else one
     estimate: Estimate | None
-    missing: str = ""  # why there is none
+    missing: str = ""  # why there is no estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class _Scored:
-    """A finished run as it was read."""
+    """A finished run, as read from its directory."""
 
     value: float  # NaN if it is not finite
     run: Run | None  # None without class predictions, only for the metric loss
@@ -216,7 +214,7 @@ def _setting_score(
         return score
     try:
         estimate, candidate, losses = _estimate(results, f"{number:03d}", done, scored)
-    except InputError:  # such as a setting that splits the data differently for each seed
+    except InputError:  # for example, if the data are split differently for each seed
         return score
     return dataclasses.replace(score, estimate=estimate, candidate=candidate, losses=losses)
 
@@ -283,7 +281,7 @@ def _losses(pooled: Pooled, runs: Sequence[_Scored]) -> np.ndarray | None:
 def _tested(
     scores: Sequence[SettingScore], best: int, results: StudyResults, untested: list[str]
 ) -> list[SettingScore]:
-    """Test the best setting against each other complete one; Holm's method adjusts the main tests."""
+    """Test the best setting against each other complete one; adjust the main tests by Holm's method."""
     reference = next(s for s in scores if s.setting.number == best)
     found: dict[int, list[Difference]] = {}
     for score in scores:
@@ -348,10 +346,10 @@ def _published(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
     """Score the chosen setting on the published test split: all of its runs on the same images."""
     chosen = results.choose()
     if chosen is None:
-        return Choice("published", (), None, "no setting is complete and has a validation score")
+        return Choice("published", (), None, "no complete setting has a validation score")
     tested = [r for r in results.runs_of(chosen) if r.is_finished and r.published_test is not None]
     if not tested:
-        missing = "the chosen setting is not yet tested on the published test images"
+        missing = "the chosen setting has not yet been tested on the published test images"
         earlier = [r.setting for r in results.runs if r.published_test is not None]
         if earlier:
             missing = f"the published test images are used once, and were used for an earlier choice, {earlier[0]:03d}"
@@ -362,7 +360,7 @@ def _published(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
                 " all are done: run the same command again"
             )
         return Choice("published", (chosen,), None, missing)
-    # The folds of one seed are, like seeds, several runs on the same images.
+    # Here folds are repeated runs on the same images, as seeds are.
     runs = [dataclasses.replace(r, fold=None, seed=i) for i, r in enumerate(tested)]
     found: dict[str, _Scored] = {}
     try:
@@ -377,13 +375,13 @@ def _published(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
 
 
 def _nested(results: StudyResults, scored: Mapping[str, _Scored]) -> Choice:
-    """Choose a setting within each outer fold, and score the choices on the folds, pooled."""
+    """Choose a setting within each outer fold, and score the choices on the pooled folds."""
     folds = range(results.num_folds) if results.num_folds else (None,)
     chosen, runs = [], []
     for fold in folds:
         number = results.choose(fold)
         if number is None:
-            missing = "no setting is complete and has validation scores"
+            missing = "no complete setting has validation scores"
             return Choice("nested", (), None, missing)
         chosen.append(number)
         runs += [r for r in results.runs_of(number) if r.fold == fold and r.is_finished]

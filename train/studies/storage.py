@@ -35,7 +35,7 @@ def check(url: str) -> None:
         if not Path(url).absolute().parent.is_dir():
             raise InputError(f"--storage {url}: its folder does not exist: create it first")
         if Path(url).is_dir():
-            raise InputError(f"--storage {url} is a folder: use the path of a file, a journal")
+            raise InputError(f"--storage {url} is a folder: use the path of a journal file")
         return
     kind = scheme.partition("+")[0]
     if kind not in ("sqlite", "postgresql"):
@@ -236,12 +236,12 @@ def _open_optuna(url: str) -> Any:
 
 
 def _with_driver(url: str) -> str:
-    """Name the driver of the extra `postgresql`."""
+    """Add the driver of the extra `postgresql` to a URL."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 def _engine_options(url: str) -> dict[str, Any]:
-    """Return engine options: one connection per transaction, so that none stays open during runs of hours."""
+    """Return engine options: one connection per transaction, so that none stays open during long runs."""
     from sqlalchemy.pool import NullPool
 
     options: dict[str, Any] = {"poolclass": NullPool}
@@ -251,7 +251,7 @@ def _engine_options(url: str) -> dict[str, Any]:
 
 
 def _lock(path: Path) -> Any:
-    """Make Optuna's lock of a journal: one that the operating system releases when its process is killed.
+    """Make a lock for Optuna's journal that the operating system releases when its process is killed.
 
     Optuna's own locks are files that outlive a killed process and then block all others for 30 seconds.
     """

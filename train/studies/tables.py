@@ -1,4 +1,4 @@
-"""Tables of tasks: in a database, or in a journal (a file that is only appended to)."""
+"""Tables of tasks: in a database, or in a journal (an append-only file)."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ def created(create: Callable[[], Made], url: str) -> Made:
         sqlalchemy.exc.ProgrammingError,
     ]
     if url.startswith("sqlite"):
-        clashes.append(sqlalchemy.exc.OperationalError)  # elsewhere a connection error
+        clashes.append(sqlalchemy.exc.OperationalError)  # on a server, a connection error
     for _ in range(ATTEMPTS):
         with contextlib.suppress(*clashes):
             return create()
@@ -38,11 +38,10 @@ def created(create: Callable[[], Made], url: str) -> Made:
 
 
 class JournalTable:
-    """Rows in a journal: the order of its lines decides.
+    """Rows in a journal, whose lines are changes, applied in order.
 
-    Each line is a change. One that does not fit the row as the lines before it left it has no effect, for every reader
-    alike. Lines are appended under a lock, which the operating system releases if its process is killed; a line that
-    was cut off, by a full disk, is skipped.
+    A change has an effect only if the row is as it expects, so all readers see the same rows. Lines are appended under
+    a lock, which the operating system releases if the process is killed; a line that a full disk truncated is skipped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +87,7 @@ class JournalTable:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock, and read what other processes have appended."""
+        """Hold the lock, and read the lines that other processes have appended."""
         from filelock import FileLock
 
         with FileLock(self._lock):
@@ -111,7 +110,7 @@ class JournalTable:
         if not changes:
             return
         size = self.path.stat().st_size if self.path.exists() else 0
-        begin = "\n" if size > self._position else ""  # ends a line that was cut off
+        begin = "\n" if size > self._position else ""  # ends a truncated line
         lines = "".join(f"{json.dumps(change)}\n" for change in changes)
         with open(self.path, "ab") as file:
             file.write((begin + lines).encode())
@@ -208,7 +207,7 @@ class DatabaseTable:
         t = self._tasks.c
         exchanged = {}
         with self._engine.begin() as connection:
-            # In the same order in all processes: each waits for the rows that another has changed.
+            # All processes change rows in the same order, so that they cannot deadlock.
             for seen, new in sorted(changes, key=lambda change: change[0].key):
                 values = {
                     "state": new.state,

@@ -67,7 +67,7 @@ def settings(rows: Mapping[str, Row]) -> dict[int, dict[str, Any]]:
 
 
 def state_of(rows: Mapping[str, Row], key: str) -> str:
-    """Return the state of a run: that of its outcome if its task is finished."""
+    """Return the state of a run's outcome, or "not run" if its task is not finished."""
     row = rows.get(key)
     if row is None or row.state != "done":
         return "not run"

@@ -1,7 +1,7 @@
 """Fields that a study varies, and the syntax of `--vary`: `lr=1e-3,1e-4`, or a range `lr=1e-4..1e-2`.
 
-A field is a path in a recipe, `stages.0.augment.rotation`, or the name of a field of a stage, its optimizer or its
-augmentation, which is then that of all stages: `rotation`. Imports only the standard library.
+A field is given by its path in a recipe, `stages.0.augment.rotation`. The name alone, `rotation`, varies a field of a
+stage, its optimizer or its augmentation in all stages. Imports only the standard library.
 """
 
 import ast
@@ -49,12 +49,12 @@ NESTED: tuple[tuple[str, type], ...] = (
 )
 # Fields that determine the test images of a run, or only name it.
 FIXED = {
-    "dataset": "make a study per data set",
-    "data_dir": "make a study per data set",
+    "dataset": "run one study per data set",
+    "data_dir": "run one study per data set",
     "fold": "use --folds",
     "folds": "use --folds",
     "seed": "use --seeds",
-    "model": "name several after --model",
+    "model": "list several models after --model",
     "stages": "name one of their fields, such as stages.0.epochs",
     "name": "it has no effect",
     "feed": "it has no effect on results",
@@ -172,7 +172,7 @@ def typed(path: str, value: Any) -> Any:
 
 
 def shown(value: Any) -> Any:
-    """Return a value as text if it is not a plain value in JSON."""
+    """Return lists and objects as text, and other values unchanged."""
     if not isinstance(value, dict | list):
         return value
     if isinstance(value, dict) and "kind" in value:
@@ -186,7 +186,7 @@ def shown(value: Any) -> Any:
 
 
 def find_path(name: str, flag: str) -> str:
-    """Return the path of a field by path or by name. Raises InputError for unknown and for fixed fields."""
+    """Return the path of a field, given its path or name. Raises InputError for unknown and fixed fields."""
     name = SHORT.get(name, name)
     if name in FIXED:
         raise InputError(f"{flag} {name} cannot be varied: {FIXED[name]}")
@@ -222,7 +222,7 @@ def _follow(parts: Sequence[str], flag: str, name: str) -> Any:
         if typing.get_origin(kind) is tuple:
             if part != "*" and not part.isdecimal():
                 raise InputError(
-                    f"{flag} {name}: {part} is not the number of a stage, from 0, or *"
+                    f"{flag} {name}: {part} is neither the number of a stage, from 0, nor *"
                 )
             kind = typing.get_args(kind)[0]
             continue

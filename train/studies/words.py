@@ -1,4 +1,4 @@
-"""Results of a study in words and tables, for terminal and page."""
+"""Sentences and tables for a study's results, on the terminal and on the page."""
 
 import collections
 import math
@@ -37,7 +37,7 @@ def value_text(value: Any) -> str:
 
 
 def shown_value(path: str, value: Any) -> Any:
-    """Return a value as it is displayed: without a limit, all images of a class are used."""
+    """Return a value as it is displayed: "all" if the images per class are not limited."""
     return "all" if path == IMAGES_PER_CLASS and value is None else value
 
 
@@ -82,7 +82,7 @@ def interval_text(interval: Interval | None, metric: str) -> str:
 def settings_table(
     summary: Summary, scores: Sequence[SettingScore]
 ) -> tuple[list[str], list[list[str]]]:
-    """Make heading and rows of the table of settings. Columns that would be empty are left out."""
+    """Return the heading and rows of the table of settings, without empty columns."""
     results = summary.results
     metric, names = results.metric, short_names(results.varied)
     split = "validation" if results.has_test_split else "test"
@@ -177,23 +177,23 @@ def choice_sentence(summary: Summary) -> str:
         chosen = ""
         if len(set(choice.settings)) == 1:
             chosen = f"{label(results, choice.settings[0])} is chosen; "
-        return f"{chosen}no score for the choice: {choice.missing}"
+        return f"{chosen}no score for the chosen setting: {choice.missing}"
     score = estimate_text(choice.estimate, results.metric, nested=choice.how == "nested")
     if len(results.settings) == 1:
         published = "published " if choice.how == "published" else ""
         return f"{published}test {NAMES[results.metric]}: {score}"
     if choice.how == "published":
         return (
-            f"{label(results, choice.settings[0])} is chosen by its validation {NAMES[results.metric]};"
-            f" on the published test images, which are used for it alone: {score}"
+            f"{label(results, choice.settings[0])} is chosen by validation {NAMES[results.metric]};"
+            f" on the published test images, which no other setting is tested on: {score}"
         )
     if not results.num_folds:
         return (
-            f"{label(results, choice.settings[0])} is chosen by its validation {NAMES[results.metric]};"
+            f"{label(results, choice.settings[0])} is chosen by validation {NAMES[results.metric]};"
             f" on the test images: {score}"
         )
     return (
-        f"chosen inside each fold by validation {NAMES[results.metric]} ({_folds_of(choice, results)}),"
+        f"chosen within each fold by validation {NAMES[results.metric]} ({_folds_of(choice, results)}),"
         f" scored on the fold: {score}"
     )
 
@@ -243,7 +243,7 @@ def test_sentences(summary: Summary) -> list[str]:
     adjusted = sum(s.differences[0].p is not None for s in tested)
     if adjusted > 1:
         lines.append(
-            f"p-values of the {adjusted} main tests are adjusted by Holm's method, intervals are not"
+            f"p-values of the {adjusted} main tests are adjusted by Holm's method; the intervals are not"
         )
     return [*lines, *summary.untested]
 
@@ -255,27 +255,27 @@ def notes(summary: Summary) -> list[str]:
     several = len(results.settings) > 1
     if not results.num_folds and len(results.seeds) == 1:
         lines.append(
-            "one seed: intervals and tests cover the choice of the images alone; part of a difference may be"
-            " the seed's"
+            "one seed: intervals and tests cover only the sampling of images; part of a difference may be due to"
+            " the seed"
         )
     if results.has_test_split:
         lines.append(
-            "scores of settings are those of the validation images, which also chose the epoch: they are too high"
+            "settings are scored on the validation images, which also determined the best epoch: scores are optimistic"
         )
     if several and summary.best is not None and summary.best_by == "score":
         lines.append(
-            f"no validation scores are known: {summary.best:03d} is the best by the scores that are tested, so that"
-            " its lead is too high"
+            f"no validation scores are known: {summary.best:03d} was selected by the scores under test, so its lead is"
+            " optimistic"
         )
     if results.metric != "loss" and any(
         s.estimate and s.estimate.units and s.estimate.interval is None for s in summary.scores
     ):
-        lines.append("no interval where all resamples have the same score")
+        lines.append("there is no interval where all bootstrap replicates have the same score")
     return lines
 
 
 def unfinished_lines(results: StudyResults, limit: int = SENTENCES) -> list[str]:
-    """Name the runs without a result, and why they have none."""
+    """List the runs without a result, with reasons."""
     lines = [
         f"{run.name}: {run.state}" + (f": {run.text}" if run.text not in ("", run.state) else "")
         for run in unfinished(results)
@@ -285,5 +285,5 @@ def unfinished_lines(results: StudyResults, limit: int = SENTENCES) -> list[str]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a setting as plain JSON data."""
+    """Return the values of a setting as plain JSON data."""
     return {path: list(v) if isinstance(v, tuple) else v for path, v in values.items()}

@@ -47,7 +47,7 @@ class Order:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Order":
         """Inverse of `to_json`."""
-        definition = Definition.from_json(data["definition"], "the order of a worker")
+        definition = Definition.from_json(data["definition"], "the instructions of a worker")
         return cls(**{**data, "writers": tuple(data["writers"]), "definition": definition})
 
 
@@ -80,11 +80,11 @@ class Tasks:
         return ()
 
     def run(self, claimed: Sequence[Row]) -> Sequence[Any]:
-        """Do claimed tasks and return their results (JSON), None for each that another process is still running."""
+        """Run claimed tasks and return their results (JSON), None for each that another process is still running."""
         raise NotImplementedError
 
     def finished(self, claimed: Sequence[Row]) -> None:
-        """Called when the results are recorded."""
+        """Called after the results are recorded."""
 
 
 def work(claims: Claims, tasks: Tasks, *, poll: float = POLL_SECONDS) -> None:
@@ -125,7 +125,7 @@ class StudyTasks(Tasks):
         self._root = Path(order.folder) / tasks.RUNS
 
     def next(self, rows: dict[str, Row]) -> Sequence[str]:
-        """Runs first, then the test of the chosen setting, then the next setting of a search."""
+        """Return runs first, then the test of the chosen setting, then the next setting of a search."""
         keys = [key for key in rows if not tasks.is_proposal(key)]
         proposals = [key for key in rows if tasks.is_proposal(key) and rows[key].state != "done"]
         return [*keys, *proposals[:1]]
@@ -141,7 +141,7 @@ class StudyTasks(Tasks):
         return not missing
 
     def group(self, first: Row, rows: dict[str, Row]) -> Sequence[str]:
-        """Runs that one program can train; none if they may be pruned or have additional writers."""
+        """Return runs that one program can train with `first`; none with pruning or additional writers."""
         if not tasks.is_run(first.key) or self._definition.prune or self._order.writers:
             return ()
         left = [key for key, row in rows.items() if tasks.is_run(key) and row.state != "done"]

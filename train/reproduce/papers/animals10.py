@@ -11,7 +11,7 @@ Our runs: not run with the paper's settings, since the data are not available. S
 cores, minutes, 3 seeds): from scratch 66.5%, head only 66.1%, two stages 68.5%
 (benchmarks/results/ledger_animals10.json).
 
-Without ImageNet weights or Animals-10, the rows "ours-..." make the same comparison at small scale: a narrow
+Without ImageNet weights or Animals-10, the rows `ours-*` make the same comparison at small scale: a narrow
 MobileNetV2 (width 0.35, 48x48 pixels) is pretrained on CIFAR-10 and fine-tuned on cats and dogs, with batch-norm
 momentum 0.9, since the runs are short.
 """
