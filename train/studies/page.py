@@ -169,7 +169,9 @@ def _fields(summary: Summary, section: Callable[..., str]) -> Iterator[str]:
         lambda file: figures.parallel_coordinates(
             shown, scores, best, name, file, percent=percent, minimize=not percent
         ),
-        f"the {MAX_AXES} most important of {len(order)} fields" if len(order) > MAX_AXES else "",
+        f"the {'first' if found is None else 'most important'} {MAX_AXES} of {len(order)} fields"
+        if len(order) > MAX_AXES
+        else "",
     )
 
 
