@@ -82,6 +82,8 @@ class VaDE(nn.Module):
     widths: tuple[int, ...] = (500, 500, 2000)
     latent_size: int = 10
     likelihood: str = "gaussian"  # or "bernoulli"
+    # Weight of the two KL terms; 1 is the bound. Like a Gaussian likelihood of this variance. Used by the objective.
+    kl_weight: float = 1.0
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -143,7 +145,11 @@ class VaDE(nn.Module):
 
 
 def elbo(
-    x: jax.Array, outputs: dict[str, jax.Array], prior: Mixture, likelihood: str = "gaussian"
+    x: jax.Array,
+    outputs: dict[str, jax.Array],
+    prior: Mixture,
+    likelihood: str = "gaussian",
+    kl_weight: float = 1.0,
 ) -> dict[str, jax.Array]:
     """Evidence lower bound (equation 12) and its terms, in nats, float32 [B] each.
 
@@ -152,9 +158,10 @@ def elbo(
       outputs: the model's outputs for `x`.
       prior: `model.apply(variables, method="prior")`.
       likelihood: the model's.
+      kl_weight: the model's; with any other than 1, `elbo` is not a bound.
 
     Returns:
-      A dict with `elbo` = log_likelihood - latent_kl - cluster_kl, and these three terms.
+      A dict with `elbo` = log_likelihood - kl_weight * (latent_kl + cluster_kl), and these three terms.
     """
     log_posterior = outputs["cluster_log_probabilities"]
     kl_per_cluster = gaussian_kl(  # [B, K]
@@ -169,7 +176,9 @@ def elbo(
         "cluster_kl": categorical_kl(log_posterior, prior.log_weights[None]),
     }
     return {
-        "elbo": terms["log_likelihood"] - terms["latent_kl"] - terms["cluster_kl"],
+        "elbo": terms["log_likelihood"]
+        - kl_weight * terms["latent_kl"]
+        - kl_weight * terms["cluster_kl"],
         **terms,
     }
 

@@ -129,6 +129,10 @@ def test_vade_bound_is_equation_12(likelihood):
     )
     found = vade.elbo(row(*X), outputs, prior, likelihood)
     np.testing.assert_allclose(found["elbo"], [expected], rtol=1e-5)
+    weighted = vade.elbo(row(*X), outputs, prior, likelihood, 0.1)
+    reconstruction = likelihoods(likelihood).sum()
+    expected = reconstruction + 0.1 * (expected - reconstruction)
+    np.testing.assert_allclose(weighted["elbo"], [expected], rtol=1e-5)
 
 
 @pytest.mark.slow

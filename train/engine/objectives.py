@@ -138,11 +138,14 @@ def _mean_loss(outputs: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def vade(model: nn.Module) -> Objective:
-    """Negative evidence lower bound of VaDE, in nats, averaged over the batch. Its terms are metrics."""
+    """Negative evidence lower bound of VaDE with the model's `kl_weight`, in nats, averaged over the batch.
+
+    Its terms are metrics.
+    """
 
     def bound(variables, x, outputs):
         prior = model.apply(variables, method="prior")
-        return vade_family.elbo(x, outputs, prior, model.likelihood)
+        return vade_family.elbo(x, outputs, prior, model.likelihood, model.kl_weight)
 
     return _negative_bound(model, bound)
 
