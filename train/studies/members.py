@@ -247,18 +247,25 @@ def _train(
     )
     with cli.StopRequest() as stop:
         logs = [_open_log(member, say, writers) for member in members]
+        checkpoints = [Checkpoints(member.directory.checkpoints) for member in members]
         routines = [
             train(
                 member.experiment,
-                Checkpoints(member.directory.checkpoints),
+                saved,
                 of_member,
                 stop=stop.poll,
                 clock=clock,
                 save_seconds=pause,
             )
-            for member, of_member, clock in zip(members, logs, clocks, strict=True)
+            for member, saved, of_member, clock in zip(
+                members, checkpoints, logs, clocks, strict=True
+            )
         ]
-        ends = group.run(routines, clocks)
+        # Closed when all members have stopped, so that their last saves overlap.
+        with contextlib.ExitStack() as closing:
+            for saved in checkpoints:
+                closing.callback(saved.close)
+            ends = group.run(routines, clocks)
         log.run_ended()
         if any(isinstance(end, Interrupted) for end in ends):
             raise Interrupted
