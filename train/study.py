@@ -9,6 +9,7 @@ folder and --storage.
 """
 
 import dataclasses
+import json
 import shlex
 import typing
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from zoo.common.files import check_output_folder
 
 if TYPE_CHECKING:
     from train.studies.engine import Data
+    from train.studies.results import StudyResults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> None:
     if arguments.workers < 1:
         raise InputError(f"--workers is {arguments.workers}: use at least 1")
 
-    from train.record.trackers import end_study, load_writers, start_study
+    from train.record.trackers import load_writers, tracked_study
     from train.studies import engine, summary
     from train.studies.worker import Order
 
@@ -93,8 +95,6 @@ def main(argv: list[str]) -> None:
         has_test_split=data.has_test_split,
         writers=arguments.writers,
     )
-    if arguments.writers:
-        start_study(arguments.writers, folder, definition.to_json())
     runs = definition.num_settings * max(definition.folds, 1) * len(definition.seeds)
     cli.say(
         f"study {definition.name} in {folder}: {cli.count(definition.num_settings, 'setting')} x"
@@ -102,10 +102,10 @@ def main(argv: list[str]) -> None:
         f" {cli.count(runs, 'run')}, {cli.count(arguments.workers, 'worker')}"
     )
     command = f"{typed('train.study')} {shlex.join(argv)}"
-    results = engine.run(storage, order, arguments.workers, command=command)
-    lines = summary.write(folder, results)
-    if arguments.writers:
-        end_study(arguments.writers, folder, _scores(results))
+    with tracked_study(arguments.writers, folder, definition.to_json()) as scores:
+        results = engine.run(storage, order, arguments.workers, command=command)
+        lines = summary.write(folder, results)
+        scores |= _scores(folder, results)
     cli.say(f"written: {folder / summary.HTML}")
     cli.result("\n".join(lines))
     failed = [run.name for run in results.runs if run.state in RETRIED]
@@ -116,12 +116,21 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _scores(results: Any) -> dict[str, float]:
-    """Return the scores logged to trackers: the number of runs, and the best mean validation score."""
+def _scores(folder: Path, results: "StudyResults") -> dict[str, Any]:
+    """Return the scores logged to trackers: the number of runs, the best mean validation score, and the score of the
+    chosen setting on images that were not used to choose it, with its interval."""
+    from train.studies import summary
+
     best = results.choose()
-    mean = None if best is None else results.validation_mean(best)
-    scores = {"runs": float(sum(run.is_finished for run in results.runs))}
-    return scores if mean is None else scores | {f"validation_{results.metric}": mean}
+    written = json.loads((folder / summary.JSON).read_text(encoding="utf-8"))
+    chosen = written["choice"]["score"] or {}
+    name = f"test_{results.metric}"
+    return {
+        "runs": float(sum(run.is_finished for run in results.runs)),
+        f"validation_{results.metric}": None if best is None else results.validation_mean(best),
+        name: chosen.get("mean"),
+        "intervals": {name: chosen.get("interval") or chosen.get("runs_interval")},
+    }
 
 
 # Flags.
@@ -205,11 +214,12 @@ class _Continued:
     storage: str | None = None
     """Storage of the study, if it is not the default one."""
     writers: tuple[str, ...] = ()
-    """Additional run-log writers."""
+    """Additional run-log writers (default: the trackers that the study was started with)."""
 
 
 def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
     """Read the study from its folder."""
+    from train.record.trackers import writers_of_study
     from train.studies import engine
 
     given = flags.parse(_Continued, [str(folder), *argv], "train.study", __doc__)
@@ -222,7 +232,10 @@ def _continue(folder: Path, argv: Sequence[str]) -> tuple[Arguments, Definition,
     if storages.is_beside(storage, folder) or (not given.storage and beside and beside.exists()):
         storage = None
     arguments = Arguments(
-        recipe=definition.recipes[0], workers=given.workers, storage=storage, writers=given.writers
+        recipe=definition.recipes[0],
+        workers=given.workers,
+        storage=storage,
+        writers=given.writers or writers_of_study(folder),
     )
     return arguments, definition, folder
 

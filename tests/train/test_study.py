@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 
+import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from tests.train.test_compare import IDS, make_run
 from train import study
@@ -582,8 +584,10 @@ def test_runs_of_one_program_are_claimed_together(tmp_path):
     group = worker.StudyTasks(opened, order).group(first, opened.table.read())
     assert group == ["000/fold1/seed0", "002/fold1/seed0"]  # 001 and 003 have other batches
     assert len([key for key in rows if tasks.is_run(key)]) == 8
+    tracked = worker.StudyTasks(opened, dataclasses.replace(order, writers=("mlflow", "wandb")))
+    assert tracked.group(first, opened.table.read()) == group
     for changed in (
-        {"writers": ("wandb",)},
+        {"writers": ("wandb", "other")},
         {"definition": dataclasses.replace(definition, prune=True)},
     ):
         alone = worker.StudyTasks(opened, dataclasses.replace(order, **changed))
@@ -663,6 +667,20 @@ def test_extensions_that_are_refused(training, run, monkeypatch, tmp_path):
     found = run(GRID.replace("--seeds 2", "--seeds 4"), status=2)
     assert "cannot be extended: the published test images are used once" in found
     assert len(training.names) == 2 + 8 + 1 + 4 and "12 finished" in run(more)
+
+
+def test_another_program_such_as_the_dashboard_shares_a_journal(tmp_path):
+    """Optuna's own lock has another name: it would wait for 30 seconds if its file existed, and then remove it."""
+    path = tmp_path / "journal"
+    opened = storage.open_storage(str(path), define("lr=1,2", metric="loss"))
+    assert opened.study.metric_names == ["validation loss"]
+    assert not path.with_name("journal.lock").exists()
+    other = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    (study,) = other.get_all_studies()
+    other.set_study_user_attr(study._study_id, "note", "from the dashboard")
+    opened.enqueue([{"lr": 1}])
+    assert opened.study.user_attrs == {"note": "from the dashboard"}
+    assert len(other.get_all_trials(study._study_id)) == 1
 
 
 # What is refused.

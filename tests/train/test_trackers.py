@@ -51,6 +51,10 @@ class Recorder(trackers.Tracker):
     def _score(self, scores):
         self.calls.append(("score", scores))
 
+    @classmethod
+    def check(cls):
+        pass
+
 
 def step(writer, number):
     values = {"loss": 1 / number, "grad_norm": float("nan")}
@@ -186,7 +190,6 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
 def test_a_study_goes_on_without_a_tracker_that_fails(tmp_path, capsys, monkeypatch):
     """At its start, wrong settings are more likely."""
     monkeypatch.setattr(trackers, "TRACKERS", {"recorder": Recorder})
-    monkeypatch.setattr(Recorder, "check", lambda: None)
 
     def fail(*arguments):
         raise OSError("no route to host")
@@ -201,6 +204,40 @@ def test_a_study_goes_on_without_a_tracker_that_fails(tmp_path, capsys, monkeypa
     trackers.end_study(["recorder"], tmp_path, {})
     assert capsys.readouterr().err == "warning: logging to recorder failed (no route to host)\n"
     assert trackers.study_folder() is None
+
+
+def test_a_study_that_stops_is_marked_and_continued(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(trackers, "TRACKERS", {"recorder": Recorder})
+    for name in ("start", "continue", "stop", "end"):
+
+        def record(*arguments, name=name):
+            calls.append((name, *(arguments[1:] if name == "end" else ())))
+            return "7"
+
+        monkeypatch.setattr(Recorder, f"{name}_study", record)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        trackers.tracked_study(["recorder"], tmp_path, {}) as scores,
+    ):
+        scores["accuracy"] = 0.5
+        raise KeyboardInterrupt
+    assert trackers.writers_of_study(tmp_path) == ("recorder",)
+    with trackers.tracked_study(["recorder"], tmp_path, {}) as scores:
+        scores |= {"accuracy": 0.75, "macro_f1": None, "intervals": {"accuracy": (0.5, 1)}}
+    sent = {"accuracy": 0.75, "accuracy_low": 0.5, "accuracy_high": 1.0}
+    assert calls == [("start",), ("stop",), ("continue",), ("end", "7", sent)]
+
+
+def test_scores_on_a_published_split_are_added_to_a_complete_run(tmp_path, monkeypatch):
+    added = []
+    monkeypatch.setattr(trackers, "TRACKERS", {"recorder": Recorder})
+    monkeypatch.setattr(Recorder, "_score", lambda self, scores: added.append(scores))
+    trackers.tested_later(["recorder"], tmp_path, RECIPE, RESULTS)
+    assert not added  # the run was trained without this tracker
+    train(Recorder(tmp_path, RECIPE), [1])
+    trackers.tested_later(["recorder"], tmp_path, RECIPE, RESULTS)
+    assert len(added) == 2 and added[0] == added[1]
 
 
 @pytest.mark.parametrize("writer", [trackers.MLflowWriter, trackers.WandbWriter])
@@ -250,16 +287,17 @@ start_study([WRITER.name], WRITER.study)  # a second worker
 train(WRITER(WRITER.study / "000/seed0", RECIPE), [1, 2, 3])
 train(WRITER(WRITER.study / "000/seed1", RECIPE), [1, 2], stages=("first",))
 train(WRITER(WRITER.study / "000/seed1", RECIPE), [2, 3, 4])
-end_study([WRITER.name], WRITER.study, {"accuracy": 0.85, "settings": [1, 2]})
+tested_later([WRITER.name], WRITER.study / "000/seed1", RECIPE, RESULTS | {"split": "published"})
+end_study([WRITER.name], WRITER.study, {}, complete=False)
+STOPPED
+for _ in range(2):  # also a study that was already complete
+    with tracked_study([WRITER.name], WRITER.study, {}) as scores:
+        scores |= {"accuracy": 0.85, "settings": [1, 2]}
 os.makedirs("single")
 train(WRITER(Path("single"), RECIPE), [1], stages=("first",))
 """
 
-
-@pytest.mark.slow
-@installed("mlflow", "sqlalchemy", "alembic")
-def test_a_study_in_a_local_mlflow_store(tmp_path):
-    read = """
+READ = """
 from mlflow import MlflowClient
 client = MlflowClient()
 runs = client.search_runs([client.get_experiment_by_name("jax-zoo").experiment_id])
@@ -269,7 +307,17 @@ for r in runs:
     found[r.info.run_name] = [r.info.run_id, r.info.status, r.data.params, r.data.tags, history]
 print(json.dumps(found))
 """
-    code = STUDY.replace("WRITER", "MLflowWriter") + read
+
+
+@pytest.mark.slow
+@installed("mlflow", "sqlalchemy", "alembic")
+def test_a_study_in_a_local_mlflow_store(tmp_path):
+    stopped = """
+from mlflow import MlflowClient
+identity = json.loads(Path("study/mlflow.json").read_text())["id"]
+assert MlflowClient().get_run(identity).info.status == "KILLED"
+"""
+    code = STUDY.replace("WRITER", "MLflowWriter").replace("STOPPED", stopped) + READ
     out = run(code, tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
     found = json.loads(out.splitlines()[-1])
     assert set(found) == {"study", "000/seed0", "000/seed1", "single"}
@@ -281,6 +329,7 @@ print(json.dumps(found))
         assert values["step/loss"] == [[i, 1 / i] for i in range(1, last + 1)]
         assert values["test/accuracy_low"] == [[last, 0.8]]
         assert params["stages.1.name"] == "second" and "step/grad_norm" not in values
+    assert "published/accuracy" in found["000/seed1"][-1]
     _, status, _, tags, values = found["single"]
     assert status == "KILLED" and "mlflow.parentRunId" not in tags and "test/accuracy" not in values
 
@@ -298,14 +347,50 @@ for folder in ("study", "study/000/seed0", "study/000/seed1", "single"):
     files[folder] = [text(f) for f in sorted(Path(folder).glob("wandb/offline-run-*/*.wandb"))]
 print(json.dumps(files))
 """
-    code = STUDY.replace("WRITER", "WandbWriter") + read
+    code = STUDY.replace("WRITER", "WandbWriter").replace("STOPPED", "") + read
     out = run(code, tmp_path, WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR="")
     found = json.loads(out.splitlines()[-1])
     for name, texts in found.items():
         identity = json.loads((tmp_path / name / "wandb.json").read_text())["id"]
         assert texts and all(identity in text for text in texts), name
     seed = " ".join(found["study/000/seed1"])
-    assert len(found["study/000/seed1"]) == 2  # stopped and resumed, with one id
-    assert "step/loss" in seed and "test/accuracy_low" in seed and "stages.1.name" in seed
+    assert len(found["study/000/seed1"]) == 3  # stopped, resumed and tested later, with one id
+    for key in ("step/loss", "test/accuracy_low", "stages.1.name", "published/accuracy"):
+        assert key in seed
     assert "test/accuracy_low" not in " ".join(found["single"])
     assert "0.85" in " ".join(found["study"])
+
+
+@pytest.mark.slow
+@installed("mlflow", "sqlalchemy", "alembic", "wandb")
+def test_runs_of_a_study_trained_as_one_program(tmp_path, command_environment):
+    """The command, with both trackers: one parent, and a child with its own values for each run."""
+    variables = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+    }
+    command = [
+        *[sys.executable, "-m", "train.study", "codes", "--model", "vade_tiny", "--dataset"],
+        *["digits", "--images-per-class", "8", "--batch-size", "32", "--stages.0.epochs", "1"],
+        *["--stages.1.epochs", "1", "--vary", "lr=0.01,0.001", "--writers", "mlflow", "wandb"],
+    ]
+    environment = command_environment | variables
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(run(READ, tmp_path, **variables).splitlines()[-1])
+    parent, status, _, _, scores = found.pop("codes")
+    assert (status, scores["runs"]) == ("FINISHED", [[0, 2.0]])
+    assert {"test_accuracy_low", "test_accuracy_high"} <= scores.keys()
+    assert found.keys() == {"runs/000/seed0", "runs/001/seed0"}
+    for name, rate in (("runs/000/seed0", "0.01"), ("runs/001/seed0", "0.001")):
+        _, status, params, tags, values = found[name]
+        assert (status, tags["mlflow.parentRunId"]) == ("FINISHED", parent)
+        assert params["stages.1.optimizer.learning_rate"] == rate
+        assert [value for _, value in values["epoch/number"]] == [1, 2]
+        assert {"test/accuracy", "test/accuracy_low", "test/accuracy_high"} <= values.keys()
+        files = list((tmp_path / "studies/codes" / name).glob("wandb/offline-run-*/*.wandb"))
+        assert len(files) == 1 and b"test/accuracy_low" in files[0].read_bytes()
+    assert len(list(tmp_path.glob("studies/codes/wandb/offline-run-*"))) == 2  # start and end

@@ -69,7 +69,10 @@ def fit(
         return prepare(experiment, request.plan, loop, cache, log)
 
     routine = train(experiment, checkpoints, log, stop=stop)
-    return run(routine, prepare_stage)
+    try:
+        return run(routine, prepare_stage)
+    finally:
+        checkpoints.close()
 
 
 def train(
@@ -82,6 +85,8 @@ def train(
     save_seconds: float | None = None,
 ) -> Routine:
     """Train as `fit` does, with all work on the devices left to whoever handles the requests.
+
+    The caller closes `checkpoints`. If training is stopped on request, only that waits for the last save.
 
     Args:
       experiment, checkpoints, log, stop: see `fit`.
@@ -132,7 +137,6 @@ def train(
         return loop
     finally:
         log.run_ended()
-        checkpoints.close()
 
 
 class _StopValidation(Exception):
@@ -382,5 +386,4 @@ def _save(loop: LoopState, checkpoints: Checkpoints, log: RunLog) -> None:
 
 def _interrupt(loop: LoopState, checkpoints: Checkpoints, log: RunLog) -> None:
     _save(loop, checkpoints, log)
-    checkpoints.wait()
     raise Interrupted(f"interrupted at step {loop.step}")

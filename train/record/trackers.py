@@ -6,9 +6,10 @@ Each tracker's own environment variables set where results go: MLFLOW_TRACKING_U
 A run directory stores the tracker's run id in `mlflow.json` or `wandb.json`, with the last logged step and epoch, so
 that a resumed run continues the same tracker run without logging a step twice. The runs of a study are children of one
 MLflow run, or one group in Weights & Biases: `start_study` creates it, and the environment variable JAX_ZOO_STUDY
-tells training processes the study's folder.
+tells training processes the study's folder. Runs trained as one program have one open tracker run each.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -16,7 +17,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,12 @@ class Tracker(RunLog):
         scores = {f"{results['split']}/{k}": v for k, v in _numbers(results).items()}
         _attempt(self.name, lambda: self._score(scores))
 
+    def tested_later(self, results: Mapping[str, Any]) -> None:
+        """Send the test scores of a run that an earlier call, or another process, completed."""
+        if self._link.id and _attempt(self.name, lambda: self._open({})):
+            self.tested(results)
+            _attempt(self.name, lambda: self._ended(complete=True))
+
     def _add(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
         finite = {f"{prefix}/{k}": float(v) for k, v in values.items() if math.isfinite(v)}
         self._buffer.setdefault(step, {}).update(finite)
@@ -148,6 +155,14 @@ class Tracker(RunLog):
     def start_study(cls, folder: Path, settings: Mapping[str, Any]) -> str:
         """Create the tracker's run of a study; return its id."""
         raise NotImplementedError
+
+    @classmethod
+    def continue_study(cls, identity: str) -> None:
+        """Mark the run of a study as running again."""
+
+    @classmethod
+    def stop_study(cls, identity: str) -> None:
+        """Mark the run of a study as stopped."""
 
     @classmethod
     def end_study(cls, folder: Path, identity: str, scores: Mapping[str, float]) -> None:
@@ -193,11 +208,23 @@ class MLflowWriter(Tracker):
         return _create_mlflow_run(_mlflow_client(), folder.name, tags, settings)
 
     @classmethod
+    def continue_study(cls, identity: str) -> None:
+        """Mark the parent run as running."""
+        _mlflow_client().update_run(identity, status="RUNNING")
+
+    @classmethod
+    def stop_study(cls, identity: str) -> None:
+        """Mark the parent run as stopped."""
+        _mlflow_client().set_terminated(identity, "KILLED")
+
+    @classmethod
     def end_study(cls, folder: Path, identity: str, scores: Mapping[str, float]) -> None:
-        """Send the scores to the parent run, and end it."""
+        """Send the scores to the parent run, except those that an earlier command sent, and end it."""
         client = _mlflow_client()
+        sent = client.get_run(identity).data.metrics
         for name, value in scores.items():
-            client.log_metric(identity, name, value)
+            if sent.get(name) != value:
+                client.log_metric(identity, name, value)
         client.set_terminated(identity, "FINISHED")
 
 
@@ -285,21 +312,60 @@ def start_study(
     for tracker in _trackers(writers):
         path = folder / f"{tracker.name}.json"
         with FileLock(path.with_suffix(".lock")):  # only one process creates it
-            if not _Link.read(path).id:
-                try:
+            identity = _Link.read(path).id
+            try:
+                if identity:
+                    tracker.continue_study(identity)
+                else:
                     identity = tracker.start_study(folder, _flat(dict(settings or {})))
-                except Exception as error:  # from any library that the tracker uses
-                    raise _cannot_start(tracker.name, error) from error
-                _Link(path, identity).write()
+                    _Link(path, identity).write()
+            except Exception as error:  # from any library that the tracker uses
+                raise _cannot_start(tracker.name, error) from error
 
 
-def end_study(writers: Sequence[str], folder: Path, scores: Mapping[str, Any]) -> None:
-    """Send the numbers among the scores of a study, and mark it as complete."""
+def end_study(
+    writers: Sequence[str], folder: Path, scores: Mapping[str, Any], *, complete: bool = True
+) -> None:
+    """Mark a study as complete, and send the numbers among its scores; or mark it as stopped."""
     for tracker in _trackers(writers):
         if identity := _Link.read(folder / f"{tracker.name}.json").id:
-            end = functools.partial(tracker.end_study, folder, identity, _numbers(scores))
+            end = functools.partial(tracker.stop_study, identity)
+            if complete:
+                end = functools.partial(tracker.end_study, folder, identity, _numbers(scores))
             _attempt(tracker.name, end)
     os.environ.pop(STUDY, None)
+
+
+@contextlib.contextmanager
+def tracked_study(
+    writers: Sequence[str], folder: Path, settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Context of a study in each tracker among `writers`; yields a dictionary for its scores.
+
+    A study that is left with an exception counts as stopped.
+    """
+    if not writers:
+        yield {}
+        return
+    start_study(writers, folder, settings)
+    scores: dict[str, Any] = {}
+    try:
+        yield scores
+    except BaseException:
+        end_study(writers, folder, {}, complete=False)
+        raise
+    end_study(writers, folder, scores)
+
+
+def writers_of_study(folder: Path) -> tuple[str, ...]:
+    """Return the names of the trackers that have a run of a study."""
+    return tuple(name for name in TRACKERS if _Link.read(folder / f"{name}.json").id)
+
+
+def tested_later(writers: Sequence[str], directory: Path, recipe: Recipe, results: Any) -> None:
+    """Send test scores of a complete run to each tracker among `writers`."""
+    for tracker in _trackers(writers):
+        tracker(directory, recipe).tested_later(results)
 
 
 def _trackers(writers: Sequence[str]) -> list[type[Tracker]]:

@@ -21,7 +21,7 @@ from train.errors import Interrupted
 from train.jobs import Job, Outcome, Train, failed, recipe_to_begin, recipe_to_train, run_job
 from train.recipe import Augmentation, Recipe, with_values
 from train.record.directory import RunDir
-from train.record.log import RunLog
+from train.record.log import MakeWriter, RunLog
 
 if TYPE_CHECKING:
     from train.engine.experiment import Experiment
@@ -90,6 +90,7 @@ def run_group(
     after: After = lambda job, outcome: None,
     train: Train | None = None,
     scoring: Mapping[str, Any] | None = None,
+    writers: Sequence[MakeWriter] = (),
 ) -> dict[str, Outcome]:
     """Run the jobs of a group below `root` as one program and return their outcomes by name.
 
@@ -103,6 +104,7 @@ def run_group(
       after: called after each job, for example to save a table.
       train: trains a job that runs alone; see `train.jobs.Train`.
       scoring: further arguments of `train.results.finish`.
+      writers: additional run-log writers of runs trained as one program, which have one each.
 
     Raises:
       Interrupted: the user stopped; the same call resumes.
@@ -127,7 +129,7 @@ def run_group(
     try:
         with contextlib.redirect_stdout(sys.stderr):
             alone = (
-                _run_together(waiting, root, say, ended, scoring or {})
+                _run_together(waiting, root, say, ended, scoring or {}, writers)
                 if len(waiting) > 1
                 else waiting
             )
@@ -161,6 +163,7 @@ def _run_together(
     say: Say,
     ended: After,
     scoring: Mapping[str, Any],
+    writers: Sequence[MakeWriter],
 ) -> Sequence[tuple[Job, Recipe]]:
     """Run jobs as one program. Returns the jobs for which this is not possible."""
     cli.prepare_environment()
@@ -182,7 +185,7 @@ def _run_together(
         for start in range(0, len(members), size):
             part = members[start : start + size]
             say(f"training {cli.count(len(part), 'run')} as one program")
-            _train(part, say, ended, scoring)
+            _train(part, say, ended, scoring, writers)
     return []
 
 
@@ -230,7 +233,13 @@ def _state_bytes(experiment: "Experiment") -> int:
     return 1 + 3 * max(of_stage(plan) for plan in experiment.stages)
 
 
-def _train(members: Sequence[_Member], say: Say, ended: After, scoring: Mapping[str, Any]) -> None:
+def _train(
+    members: Sequence[_Member],
+    say: Say,
+    ended: After,
+    scoring: Mapping[str, Any],
+    writers: Sequence[MakeWriter],
+) -> None:
     """Train and test the members of a program."""
     from train.engine.checkpoints import Checkpoints
     from train.engine.fit import MIN_CHECKPOINT_SECONDS, train
@@ -243,35 +252,47 @@ def _train(members: Sequence[_Member], say: Say, ended: After, scoring: Mapping[
         MIN_CHECKPOINT_SECONDS, min(MAX_SAVE_SECONDS, MIN_CHECKPOINT_SECONDS * len(members))
     )
     with cli.StopRequest() as stop:
+        logs = [_open_log(member, say, writers) for member in members]
+        checkpoints = [Checkpoints(member.directory.checkpoints) for member in members]
         routines = [
             train(
                 member.experiment,
-                Checkpoints(member.directory.checkpoints),
-                _open_log(member, say),
+                saved,
+                of_member,
                 stop=stop.poll,
                 clock=clock,
                 save_seconds=pause,
             )
-            for member, clock in zip(members, clocks, strict=True)
+            for member, saved, of_member, clock in zip(
+                members, checkpoints, logs, clocks, strict=True
+            )
         ]
-        ends = group.run(routines, clocks)
+        # Closed when all members have stopped, so that their last saves overlap.
+        with contextlib.ExitStack() as closing:
+            for saved in checkpoints:
+                closing.callback(saved.close)
+            ends = group.run(routines, clocks)
         log.run_ended()
         if any(isinstance(end, Interrupted) for end in ends):
             raise Interrupted
         stop.end("interrupted after training")
-    for member, end in zip(members, ends, strict=True):
-        ended(member.job, _tested(member, end, group, scoring))
+    for member, of_member, end in zip(members, logs, ends, strict=True):
+        ended(member.job, _tested(member, end, group, scoring, of_member))
 
 
 def _tested(
-    member: _Member, end: "LoopState | Exception", group: "Group", scoring: Mapping[str, Any]
+    member: _Member,
+    end: "LoopState | Exception",
+    group: "Group",
+    scoring: Mapping[str, Any],
+    log: RunLog,
 ) -> Outcome:
     """Test a trained member and return its outcome."""
     directory = member.directory
     if isinstance(end, Exception):
         return failed(directory, end)
     try:
-        _finish(member, end, group, scoring)
+        log.tested(_finish(member, end, group, scoring))
     except Interrupted:
         raise
     except Exception as error:
@@ -279,8 +300,10 @@ def _tested(
     return Outcome("done")
 
 
-def _finish(member: _Member, end: "LoopState", group: "Group", scoring: Mapping[str, Any]) -> None:
-    """Write the results of a run; a head is tested on the features it was trained on."""
+def _finish(
+    member: _Member, end: "LoopState", group: "Group", scoring: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write and return the results of a run; a head is tested on the features it was trained on."""
     from train.engine.features import FromFeatures
     from train.engine.inputs import VectorInputs
     from train.predictor import load_run
@@ -300,10 +323,10 @@ def _finish(member: _Member, end: "LoopState", group: "Group", scoring: Mapping[
         test_on = functools.partial(test, head, dataclasses.replace(experiment, dataset=dataset))
     facts = {"train_time_ms": round(1000 * end.train_seconds, 1), "epochs_run": end.epoch}
     directory, figures = member.directory, member.job.figures
-    finish(directory, predictor, experiment, facts, figures, test_on=test_on, **scoring)
+    return finish(directory, predictor, experiment, facts, figures, test_on=test_on, **scoring)
 
 
-def _open_log(member: _Member, say: Say) -> RunLog:
+def _open_log(member: _Member, say: Say, writers: Sequence[MakeWriter]) -> RunLog:
     """All writers of a single run, except the terminal's."""
     from train.record.best import LatestBestWriter
     from train.record.files import FileWriter
@@ -316,6 +339,7 @@ def _open_log(member: _Member, say: Say) -> RunLog:
         LatestBestWriter(directory.best, experiment.describe(), experiment.provenance()),
         TensorBoardWriter(directory.tensorboard),
         _Notes(member.job.title or member.job.name, say),
+        *(make(directory.path, experiment.recipe) for make in writers),
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,17 @@ def open_storage(url: str, definition: Definition) -> Storage:
             else optuna.pruners.NopPruner(),
         )
         study = create()
+        _name_metric(study, definition.metric)
     return Storage(definition, table, storage, study)
+
+
+def _name_metric(study: Any, metric: str) -> None:
+    """Name the value of a trial, which `optuna-dashboard` shows as "Objective Value" otherwise."""
+    names = [f"validation {metric}"]
+    if study.metric_names != names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna marks it as experimental
+            study.set_metric_names(names)
 
 
 def open_table(url: str, name: str) -> Any:
@@ -253,13 +264,15 @@ def _engine_options(url: str) -> dict[str, Any]:
 def _lock(path: Path) -> Any:
     """Make a lock for Optuna's journal that the operating system releases when its process is killed.
 
-    Optuna's own locks are files that outlive a killed process and then block all others for 30 seconds.
+    Optuna's own locks are files that outlive a killed process and then block all others for 30 seconds. The name
+    differs from theirs: `optuna-dashboard`, which takes one to save a note, would wait for 30 seconds and then remove
+    this one. Both programs append whole lines, whose order decides.
     """
     from filelock import FileLock
 
     class Lock:
         def __init__(self) -> None:
-            self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+            self._lock = FileLock(path.with_name(f"{path.name}.writer.lock"))
 
         def acquire(self) -> bool:
             self._lock.acquire()

@@ -19,7 +19,7 @@ from train.processes import watch_parent
 from train.recipe import Recipe
 from train.record.directory import RunDir
 from train.record.log import EpochRecord, MakeWriter, RunLog
-from train.record.trackers import start_study
+from train.record.trackers import TRACKERS, load_writers, start_study, tested_later
 from train.studies import members, tasks
 from train.studies import storage as storages
 from train.studies.definition import Definition
@@ -141,8 +141,12 @@ class StudyTasks(Tasks):
         return not missing
 
     def group(self, first: Row, rows: dict[str, Row]) -> Sequence[str]:
-        """Return runs that one program can train with `first`; none with pruning or additional writers."""
-        if not tasks.is_run(first.key) or self._definition.prune or self._order.writers:
+        """Return runs that one program can train with `first`.
+
+        None if they may be pruned, or have writers of other packages, which may not expect several runs at a time.
+        """
+        alone = self._definition.prune or not TRACKERS.keys() >= set(self._order.writers)
+        if not tasks.is_run(first.key) or alone:
             return ()
         left = [key for key, row in rows.items() if tasks.is_run(key) and row.state != "done"]
         jobs = self._jobs([first.key, *(key for key in left if key != first.key)])
@@ -189,7 +193,11 @@ class StudyTasks(Tasks):
         for number in {tasks.number_of(name) for name in names}:
             self._storage.start(number)
         outcomes = members.run_group(
-            self._jobs(names), self._root, train=self._trainer([]), scoring=self._scoring()
+            self._jobs(names),
+            self._root,
+            train=self._trainer([]),
+            scoring=self._scoring(),
+            writers=load_writers(self._order.writers),
         )
         return [self._recorded(name, outcomes[name]) for name in names]
 
@@ -246,7 +254,9 @@ class StudyTasks(Tasks):
         """Test a run of the chosen setting on the published test split."""
         from train.studies.published import test_published
 
-        test_published(RunDir(self._root / name))
+        run = RunDir(self._root / name)
+        results = test_published(run)
+        tested_later(self._order.writers, run.path, run.read_recipe(), results)
         return {"state": "done", "text": ""}
 
 
