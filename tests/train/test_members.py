@@ -145,8 +145,11 @@ def assert_equal_runs(one, other):
     weights = [load_file(folder / "best" / "weights.safetensors") for folder in (one, other)]
     for name, array in weights[0].items():
         np.testing.assert_allclose(weights[1][name], array, rtol=1e-4, atol=1e-5, err_msg=name)
-    steps = [sorted(p.name for p in (f / "checkpoints").iterdir()) for f in (one, other)]
-    assert steps[0][-1] == steps[1][-1]
+    assert checkpoints_of(one)[-1] == checkpoints_of(other)[-1]
+
+
+def checkpoints_of(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
 def run_alone(members, root):
@@ -191,11 +194,14 @@ def test_heads_of_a_frozen_backbone_equal_single_runs(image_folder, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_vade_members_equal_single_runs(tmp_path):
+def test_vade_members_equal_single_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.engine.fit.MIN_CHECKPOINT_SECONDS", 600.0)
     members = [job("a", VADE), job("b", VADE, seed=1, **{RATE: 0.02})]
     run_together(members, tmp_path / "together")
     run_alone(members[1:], tmp_path / "alone")
     assert_equal_runs(tmp_path / "alone" / "b", tmp_path / "together" / "b")
+    last = max(steps_of(tmp_path / "together" / "b")["step"])
+    assert checkpoints_of(tmp_path / "together" / "b") == [last], "saved before the end"
 
 
 @pytest.mark.slow
