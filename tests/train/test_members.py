@@ -161,9 +161,11 @@ def assert_equal_runs(one, other):
     weights = [load_file(folder / "best" / "weights.safetensors") for folder in (one, other)]
     for name, array in weights[0].items():
         np.testing.assert_allclose(weights[1][name], array, rtol=1e-4, atol=1e-5, err_msg=name)
-    # Which earlier ones there are depends on the time that epochs took.
-    steps = [max(int(p.name) for p in (f / "checkpoints").iterdir()) for f in (one, other)]
-    assert steps[0] == steps[1]
+    assert checkpoints_of(one)[-1] == checkpoints_of(other)[-1]
+
+
+def checkpoints_of(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
 def run_alone(members, root):
@@ -230,8 +232,9 @@ def dense_net(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("dense_net")
 @pytest.mark.parametrize("recipe", [VADE, GMVAE, DENSE], ids=lambda recipe: recipe.name)
-def test_members_on_vectors_equal_single_runs(recipe, tmp_path):
+def test_members_on_vectors_equal_single_runs(recipe, tmp_path, monkeypatch):
     """Seeds, splits and learning rates differ; of the classifier, also weight decay and L2."""
+    monkeypatch.setattr("train.engine.fit.MIN_CHECKPOINT_SECONDS", 600.0)
     both = {L2: 1e-3, DECAY: 1e-3} if recipe is DENSE else {}
     other = {L2: 1e-2, DECAY: 0.1} if recipe is DENSE else {}
     members = [
@@ -241,6 +244,8 @@ def test_members_on_vectors_equal_single_runs(recipe, tmp_path):
     run_together(members, tmp_path / "together")
     run_alone(members[1:], tmp_path / "alone")
     assert_equal_runs(tmp_path / "alone" / "b", tmp_path / "together" / "b")
+    last = max(steps_of(tmp_path / "together" / "b")["step"])
+    assert checkpoints_of(tmp_path / "together" / "b") == [last], "saved before the end"
 
 
 @pytest.mark.slow

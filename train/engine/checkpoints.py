@@ -42,6 +42,9 @@ def _ignore_closed_event_loop(report: Any) -> None:
 _previous_hook, sys.unraisablehook = sys.unraisablehook, _ignore_closed_event_loop
 
 
+MAX_PACKED_BYTES = 1 << 20  # of an array; Orbax writes larger ones in parallel
+
+
 class Checkpoints:
     """Checkpoints of one run. The latest two are kept."""
 
@@ -70,13 +73,18 @@ class Checkpoints:
             "position": loop.to_json(),
             "digest": digest(state),
             "structure": structure(state),
+            "packed": True,
         }
         self._manager.save(
             loop.step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                state=ocp.args.StandardSave(pack(state)), meta=ocp.args.JsonSave(meta)
             ),
         )
+
+    def postpone(self) -> None:
+        """Let `seconds_since_save` count from now."""
+        self._last_save = time.monotonic()
 
     def seconds_since_save(self) -> float:
         """Seconds since the last save; infinite before the first."""
@@ -143,7 +151,11 @@ class Checkpoints:
                 f"checkpoint {self._directory / str(step)} is intact, but its arrays do not match this version of the"
                 " program: resume with the version that wrote it, or start again with another --workdir"
             )
-        state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
+        is_packed = meta.get("packed", False)  # older versions stored each array
+        layout = pack(target) if is_packed else target
+        state = self._read(step, state=ocp.args.StandardRestore(layout))["state"]
+        if is_packed:
+            state = unpack(state, target)
         if digest(state) != meta["digest"]:
             raise ValueError("its content changed after it was written")
         return LoopState.from_json(loop, state)
@@ -200,6 +212,31 @@ def _read_all(folder: Path) -> None:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def pack(tree: Any) -> dict[str, np.ndarray]:
+    """Join the small arrays of a tree: Orbax takes about a millisecond for each array."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    small = b"".join(leaf.tobytes() for leaf in leaves if leaf.nbytes <= MAX_PACKED_BYTES)
+    large = [leaf for leaf in leaves if leaf.nbytes > MAX_PACKED_BYTES]
+    return {"small": np.frombuffer(small, np.uint8)} | {f"{i}": x for i, x in enumerate(large)}
+
+
+def unpack(packed: Mapping[str, np.ndarray], like: Any) -> Any:
+    """Inverse of `pack`, for a tree with the structure, shapes and dtypes of `like`."""
+    large = (packed[f"{i}"] for i in itertools.count())
+    leaves, structure = jax.tree.flatten(like)
+    start = 0
+    found: list[np.ndarray] = []
+    for leaf in leaves:
+        if leaf.nbytes > MAX_PACKED_BYTES:
+            found.append(next(large))
+            continue
+        stop = start + leaf.nbytes
+        content = packed["small"][start:stop].copy()  # aligned
+        found.append(content.view(leaf.dtype).reshape(leaf.shape))
+        start = stop
+    return jax.tree.unflatten(structure, found)
 
 
 def structure(tree: Any) -> str:

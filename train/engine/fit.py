@@ -91,13 +91,17 @@ def train(
     Args:
       experiment, checkpoints, log, stop: see `fit`.
       clock: the run's own time in seconds, from which the log's speeds follow.
-      save_seconds: minimum time between checkpoints after short epochs (default: `MIN_CHECKPOINT_SECONDS`).
+      save_seconds: for many runs at once, whose checkpoints would take longer than their training: minimum time between
+        checkpoints, also before the first one and at the end of a stage, except for the last stage. Default: the
+        first epoch and each stage are saved, and epochs after `MIN_CHECKPOINT_SECONDS`.
     """
     loop = LoopState()
     previous = None  # variables at the end of the previous stage
     try:
         if experiment.stages:
             loop = _restore(experiment, checkpoints, log)
+        if save_seconds is not None:
+            checkpoints.postpone()
         log.run_started(RunStart(loop.step, loop.epoch))
         if not experiment.stages:  # nothing to train: report the initial variables
             objective = zoo.get_entry(experiment.recipe.model).objective
@@ -118,7 +122,9 @@ def train(
                             experiment, plan, prepared, loop, checkpoints, log, stop, clock
                         )
                         yield from _end_epoch(experiment, plan, prepared, loop, log, stop, clock)
-                        _save_after_epoch(plan, loop, checkpoints, log, stop, save_seconds)
+                        _save_after_epoch(
+                            experiment, plan, loop, checkpoints, log, stop, save_seconds
+                        )
                 except _StopValidation:
                     _interrupt(loop, checkpoints, log)
                 except InputError as error:  # such as an image that has been deleted
@@ -357,6 +363,7 @@ def _probe(
 
 
 def _save_after_epoch(
+    experiment: Experiment,
     plan: StagePlan,
     loop: LoopState,
     checkpoints: Checkpoints,
@@ -367,7 +374,8 @@ def _save_after_epoch(
     """Save a checkpoint, unless epochs are so short that saving would take longer than training."""
     is_finished, asked_to_stop = _is_finished(plan, loop), stop()
     pause = MIN_CHECKPOINT_SECONDS if save_seconds is None else save_seconds
-    if is_finished or asked_to_stop or checkpoints.seconds_since_save() > pause:
+    is_last = is_finished and (save_seconds is None or plan is experiment.stages[-1])
+    if is_last or asked_to_stop or checkpoints.seconds_since_save() > pause:
         _save(loop, checkpoints, log)
     if loop.stopped:
         rule = plan.spec.early_stop

@@ -89,31 +89,23 @@ class Stack:
         ]
         self.state = devices.replicate(jax.tree.unflatten(self.structure, leaves))
         self.settings = jax.tree.map(lambda *x: np.stack(x), *(m.settings for m in members))
+        flags: TrainState = jax.tree.unflatten(self.structure, shared)
+        self.shared_variables = jax.tree.leaves(flags.variables())
 
     def slot(self, member: "MemberStage") -> int:
         """Position of a member in the stack."""
         return self.members.index(member)
 
     def take(self, tree: Any, shared: Sequence[bool], slot: int) -> Any:
-        """Return one member's leaves of a tree that has the stack's axis."""
+        """Copy the leaves of one member to the host, of a tree with the stack's axis."""
         structure: Any
         leaves, structure = jax.tree.flatten(tree)
-        stacked = [leaf for leaf, is_shared in zip(leaves, shared, strict=True) if not is_shared]
-        taken = iter(_at(stacked, np.int32(slot)))
+        # Each leaf is transferred once for all members, since a `jax.Array` keeps its value on the host.
+        on_host = jax.device_get(leaves)
         return jax.tree.unflatten(
-            structure, [leaf if s else next(taken) for leaf, s in zip(leaves, shared, strict=True)]
+            structure,
+            [x if s else np.array(x[slot]) for x, s in zip(on_host, shared, strict=True)],
         )
-
-    def shared_variables(self) -> tuple[dict[str, Any], list[bool]]:
-        """The variables to evaluate, and which of their leaves are shared."""
-        flags: TrainState = jax.tree.unflatten(self.structure, self.shared)
-        variables = self.state.variables()
-        return variables, jax.tree.leaves(flags.variables())
-
-
-@jax.jit
-def _at(leaves: list[jax.Array], slot: jax.Array) -> list[jax.Array]:
-    return [leaf[slot] for leaf in leaves]
 
 
 class MemberState:
@@ -124,16 +116,16 @@ class MemberState:
 
     def variables(self) -> dict[str, Any]:
         """See `TrainState.variables`."""
-        variables, shared = self.stack.shared_variables()
-        return self.stack.take(variables, shared, self.slot)
+        stack = self.stack
+        return stack.take(stack.state.variables(), stack.shared_variables, self.slot)
 
     def copy(self) -> TrainState:
-        """Copy to a `TrainState` with separate arrays."""
+        """Copy to a `TrainState` of arrays on the host."""
         return self.stack.take(self.stack.state, self.stack.shared, self.slot)
 
     def on_host(self) -> TrainState:
         """See `TrainState.on_host`."""
-        return self.copy().on_host()
+        return self.copy()
 
     @property
     def opt_state(self) -> Any:
@@ -261,7 +253,7 @@ class Program:
         self._run = self.devices.map_members(
             run, (axes, 0, 0, None, None, None, None, 0), (axes, 0)
         )
-        variables, shared = self.stack.shared_variables()
+        variables, shared = self.stack.state.variables(), self.stack.shared_variables
         axes = jax.tree.unflatten(jax.tree.structure(variables), [None if s else 0 for s in shared])
         self._outputs = self.devices.map_members(outputs, (axes, None, 0), 0)
         for member in members:
@@ -319,14 +311,16 @@ class Program:
             self._run.lower(*arguments).compile()
             self._compiled.add(shape)
 
-    def _eval_rows(self, longest: int, count: int) -> int:
-        """Rows per evaluation step of `count` members whose longest split has `longest` rows."""
-        bytes_per_row = count * 4 * math.prod(self._data[0].shape[1:])
+    def _eval_rows(self, stack: Stack) -> int:
+        """Rows per evaluation step, the same for all splits, so that one program evaluates them."""
+        longest = max(len(member.rows["validation"]) for member in stack.members)
+        longest = max(longest, stack.members[0].experiment.recipe.batch_size)
+        bytes_per_row = len(stack.members) * 4 * math.prod(self._data[0].shape[1:])
         fitting = max(1, EVAL_BYTES // bytes_per_row)
         return self.devices.round_up(min(longest, MAX_EVAL_ROWS, fitting))
 
     def compile_all(self) -> None:
-        """Compile for the current stack: the steps of an epoch, and evaluation of the validation split."""
+        """Compile for the current stack: the steps of an epoch, and evaluation."""
         stack = self.stack
         zeros = np.zeros(len(stack.members), np.uint32)
         first = stack.members[0]
@@ -334,11 +328,8 @@ class Program:
             orders = np.zeros((len(stack.members), *order.shape), np.int32)
             context = RngContext(zeros, zeros.astype(np.int32))
             self.compile(orders.shape, self._arguments(stack, orders, context, 0, 0))
-        longest = max(len(member.rows["validation"]) for member in stack.members)
-        rows = np.zeros(
-            (len(stack.members), self._eval_rows(longest, len(stack.members))), np.int32
-        )
-        variables, _ = stack.shared_variables()
+        rows = np.zeros((len(stack.members), self._eval_rows(stack)), np.int32)
+        variables = stack.state.variables()
         self._outputs.lower(variables, self._data[0], self.devices.split_rows(rows)).compile()
 
     def outputs(self, requests: Sequence[Outputs]) -> list[dict[str, np.ndarray] | Exception]:
@@ -349,11 +340,11 @@ class Program:
         stack, members = self.stack, [request.stage for request in requests]
         if not all(isinstance(r.state, MemberState) and r.state.stack is stack for r in requests):
             stack = self._stacked(members, [request.state for request in requests])
-        variables, _ = stack.shared_variables()
+        variables = stack.state.variables()
         samples = self._data[0]
         rows = [member.rows[requests[0].split] for member in members]
         longest, count = max(map(len, rows)), len(stack.members)
-        size = self._eval_rows(longest, count)
+        size = self._eval_rows(stack)
         order = np.zeros((count, -(-longest // size), size), np.int32)
         for member, of_member in zip(members, rows, strict=True):
             order[stack.slot(member)].flat[: len(of_member)] = of_member

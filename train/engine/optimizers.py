@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -149,7 +150,9 @@ def set_plateau_scale(opt_state: optax.OptState, scale: float) -> optax.OptState
         return opt_state._replace(inner_opt_state=inner)
     old = opt_state.hyperparams["plateau_scale"]
     # A weakly typed Python float, or a different sharding, would recompile the step.
-    new = jax.device_put(jnp.asarray(scale, old.dtype), old.sharding)
+    new = np.asarray(scale, old.dtype)
+    if isinstance(old, jax.Array):
+        new = jax.device_put(new, old.sharding)
     return opt_state._replace(hyperparams={**opt_state.hyperparams, "plateau_scale": new})
 
 
