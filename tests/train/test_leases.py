@@ -9,14 +9,18 @@ import sys
 import tempfile
 import threading
 import time
+import types
 
 import pytest
 
 from tests.train import lease_worker
+from train import stopping
+from train.errors import Interrupted
 from train.studies import leases
 from train.studies.leases import Claims, Row, held, new_owner
 from train.studies.storage import open_table
 from train.studies.tables import JournalTable
+from train.studies.worker import Tasks, work
 
 STORAGES = ("sqlite", "journal", "postgresql")
 
@@ -147,6 +151,35 @@ def test_a_released_task_can_be_claimed_at_once(journal):
     assert mine.claim(["a"])
     assert yours.claim(["a"]) is None and mine.claim(["a"]) is None
     assert mine.release(["a"]) and yours.claim(["a"])
+
+
+def test_a_stopped_worker_has_time_to_release_its_tasks(journal, monkeypatch):
+    """The thread that ends a stopped process leaves it alone as long as a `StopRequest` has steps to save."""
+    process = types.SimpleNamespace(
+        loop=None, requested=True, raised=True, wake=lambda: None, announce=lambda: None
+    )
+    monkeypatch.setattr(stopping, "_process", process)
+    seen = []
+
+    class Stopped(Tasks):
+        def next(self, rows):
+            return list(rows)
+
+        def is_over(self, rows):
+            return False
+
+        def run(self, claimed):
+            raise Interrupted("saved")
+
+    class Slow(Claims):
+        def release(self, keys):
+            seen.append(process.loop is not None and process.loop.has_steps)
+            return super().release(keys)
+
+    with pytest.raises(Interrupted):
+        work(Slow(journal), Stopped())
+    assert seen == [True] and process.loop is None
+    assert journal.read()["a"].state == "open"
 
 
 def test_a_held_lease_is_renewed(journal):

@@ -141,11 +141,18 @@ def run_group(
             f"stopped during {len(waiting)} jobs; finished work is saved in {root}:"
             " run the same command again to resume"
         ) from None
-    finally:
-        if "jax" in sys.modules:  # see `train.jobs`
-            sys.modules["jax"].clear_caches()
-            gc.collect()
+    except Exception:
+        _clear_caches()
+        raise
+    _clear_caches()
     return outcomes
+
+
+def _clear_caches() -> None:
+    """Drop compiled programs (see `train.jobs`), except after an interruption: a stopped process has one second."""
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @dataclasses.dataclass

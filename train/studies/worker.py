@@ -106,7 +106,10 @@ def work(claims: Claims, tasks: Tasks, *, poll: float = POLL_SECONDS) -> None:
             with held(claims, claimed):
                 results = tasks.run(claimed)
         except (Interrupted, KeyboardInterrupt):
-            claims.release(row.key for row in claimed)
+            # Without a request, the process would be ended a second after its runs were saved.
+            with cli.StopRequest() as stop:
+                stop.has_steps = True
+                claims.release(row.key for row in claimed)
             raise
         by_key = {row.key: result for row, result in zip(claimed, results, strict=True)}
         claims.finish({key: result for key, result in by_key.items() if result is not None})
