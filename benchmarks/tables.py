@@ -487,8 +487,11 @@ def members_table(folder: Path) -> str:
                 rows.append((what, *times, f"{net['alone_ms'] / net['together_ms']:.1f}"))
             if "runs" in case:
                 what = MEMBERS[case["case"]].format(runs=case["runs"], epochs=case["epochs"])
-                times = [f"{case[key]:.0f} s" for key in ("together_s", "alone_s")]
-                rows.append((what, *times, f"{case['ratio']:.1f}"))
+                rounds = {"": case, ", compiled before": case.get("compiled_before")}
+                for when, found in rounds.items():
+                    if found:
+                        times = [f"{found[key]:.0f} s" for key in ("together_s", "alone_s")]
+                        rows.append((what + when, *times, f"{found['ratio']:.1f}"))
     heading = ("what", "as one program", "one after another", "speedup")
     return markdown(heading, rows)
 
