@@ -170,7 +170,7 @@ def test_run_killed_in_its_second_stage_resumes_exactly(vade_run, tmp_path, monk
     class Killed(Exception):
         pass
 
-    def save_and_kill(plan, loop, checkpoints, log, *_):
+    def save_and_kill(experiment, plan, loop, checkpoints, log, *_):
         log.flush()
         checkpoints.save(loop)
         if loop.epoch == 9:
@@ -210,7 +210,7 @@ def test_run_killed_before_the_bottleneck_resumes_exactly(autoencoder_run, tmp_p
     class Killed(Exception):
         pass
 
-    def save_and_kill(plan, loop, checkpoints, log, *_):
+    def save_and_kill(experiment, plan, loop, checkpoints, log, *_):
         log.flush()
         checkpoints.save(loop)
         checkpoints.wait()
