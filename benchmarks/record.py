@@ -75,7 +75,13 @@ def main(argv: list[str]) -> None:
         if path.is_file():
             cli.prepare_environment(large_arrays=False)  # parameters are counted
             paper = papers.PAPERS[content["document"]]
-            content = merge(paper, checked_ledger(path), content)
+            try:
+                content = merge(paper, checked_ledger(path), content)
+            except (KeyError, TypeError) as error:
+                raise InputError(
+                    f"{arguments.ledger} is not a complete ledger (no {error}): write it again with"
+                    " train.reproduce --report-only"
+                ) from None
     elif arguments.workdir and arguments.name:
         if Path(arguments.name).name != arguments.name:
             raise InputError(f"--name {arguments.name} is a path: use a file name without .json")
@@ -114,11 +120,12 @@ def checked_ledger(path: Path) -> dict[str, Any]:
         title = content["document"]
         dirty = [run["name"] for run in runs if run["dirty"]]
         unknown = [run["name"] for run in content["rows"] if run["runs"] and not run["commits"]]
+        is_smoke, _ = content["smoke"], papers.PAPERS[title]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a ledger ({type(error).__name__}): use the OUT/<paper>.json of train.reproduce"
         ) from None
-    if content["smoke"]:
+    if is_smoke:
         raise InputError(
             f"{path} has smoke runs of {title}, which are not results: run with --scale full or short"
         )

@@ -19,17 +19,18 @@ def find(file: DataFile, data_dir: str | None) -> Path:
     Raises InputError if there is no such file, or if its content is another.
     """
     wanted = f"{file.name} (sha256 {file.sha256[:12]}...)"
+    get_it = f"get {file.origin}" if file.origin else "put the file there"
     if data_dir is None:
         raise InputError(f"the weights {wanted} are needed: pass their folder with --data-dir")
     given = Path(data_dir).expanduser()
     path = (given if given.is_dir() else given.parent) / file.name
     if not path.is_file():
-        raise InputError(f"there are no weights {wanted} in {path.parent}: put the file there")
+        raise InputError(f"there are no weights {wanted} in {path.parent}: {get_it}")
     status = path.stat()
     found = _sha256(path, status.st_size, status.st_mtime_ns)
     if found != file.sha256:
         raise InputError(
-            f"{path} is another file than the weights {wanted}: its sha256 is {found[:12]}..."
+            f"{path} is not the file {wanted}, its sha256 is {found[:12]}...: {get_it}"
         )
     return path
 

@@ -45,6 +45,7 @@ class DataFile:
 
     name: str
     sha256: str  # of its content, in hex
+    origin: str = ""  # where to get it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -378,7 +378,7 @@ def test_a_proxy_may_start_from_a_file_known_by_its_content(ask, trainer, tmp_pa
         }
 
     rows = [row("a", keras, proxy=proxy), with_fallback, ours]
-    for content, problem in ((None, "there are no weights net.h5"), (b"other", "is another file")):
+    for content, problem in ((None, "there are no weights net.h5"), (b"other", "is not the file")):
         if content:
             weights.write_bytes(content)
         ask(rows, "--data-dir", folder)

@@ -690,13 +690,16 @@ def test_another_study_is_refused(training, run, tmp_path):
     run(GRID)
     for changed, message in [
         ("--seeds 1", "seeds: "),
-        ("--seeds 3 --seed 1", "recipes.0.seed: 0, not 1"),
-        ("--vary lr=0.5", "varied.0.values"),
-        ("--vary lr=0.5,0.125", "varied.0.values.1: 0.25, not 0.125"),
-        ("--vary l2=0.5,0.25", "varied.0.path"),
-        ("--vary lr=0.5,0.25,0.125 --batch-size 7", "recipes.0.batch_size"),
+        ("--seeds 3 --seed 1", "seed: 0, not 1"),
+        ("--vary lr=0.5", "--vary stages.*.optimizer.learning_rate: 0.5, 0.25, not 0.5"),
+        ("--vary lr=0.5,0.125", "0.5, 0.25, not 0.5, 0.125"),
+        (
+            "--vary l2=0.5,0.25",
+            "it varies stages.*.optimizer.learning_rate, not stages.*.optimizer.l2",
+        ),
+        ("--vary lr=0.5,0.25,0.125 --batch-size 7", "0.25, not 0.5, 0.25, 0.125"),
         ("--metric loss", "metric: 'accuracy', not 'loss'"),
-        ("--batch-size 7", "recipes.0.batch_size"),
+        ("--batch-size 7", "(batch_size: "),
     ]:
         words = GRID.split(" --vary")[0] if "vary" in changed else GRID
         text = run(f"{words} {changed}", status=2)

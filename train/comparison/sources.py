@@ -116,6 +116,10 @@ def _folders(path: Path, settings: int) -> list[tuple[Path, str, list[Path]]]:
     if named:
         names = ", ".join(f"{p}" for p in named[:3]) + (", ..." if len(named) > 3 else "")
         raise InputError(f"{path} contains several runs or rows: name some of them ({names})")
+    if (path / "definition.json").is_file():
+        raise InputError(
+            f"no run of the study {path} is finished: continue it with python -m train.study {path}"
+        )
     raise InputError(
         f"{path} contains no finished run: name run directories, studies or rows of a paper"
     )

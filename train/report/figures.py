@@ -329,7 +329,7 @@ def seed_boxplot(
     Boxes show quartiles and median, whiskers the extremes. NaN and infinite scores are omitted.
     """
     values = [np.asarray([v for v in s if math.isfinite(v)]) for s in scores.values()]
-    names = [f"{shorten(name)}\nn = {len(v)}" for name, v in zip(scores, values, strict=True)]
+    names = [f"{shorten(name, 24)}\nn = {len(v)}" for name, v in zip(scores, values, strict=True)]
     many = len(values) > 10
     width = max(4.0, (0.6 if many else 1.2) * len(values) + 1.5)
     figure = Figure(figsize=(width, 4.2), layout="constrained")

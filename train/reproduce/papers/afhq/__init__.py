@@ -5,7 +5,7 @@ Paper: S. Han, C. Wang, Q. Gao and J. Zou, "Animal face classification based on 
 
     python -m train.reproduce afhq --data-dir afhq.zip
 
-Our runs, on digits as proxy data (two CPU cores, one to two minutes per run): VaDE 85.1%, GMVAE 74.3%, a mixture on
+Our runs on digits as proxy data (two CPU cores, one to two minutes per run): VaDE 85.1%, GMVAE 74.3%, a mixture on
 an autoencoder's codes 81.7%, k-means 80.3% (5 seeds); autoencoder and SVM 98.7%, with noise on 5 to 20% of the
 images 98.7 to 98.9% (3 seeds), so noise has no effect there. The other rows were not run
 (benchmarks/results/ledger_afhq.json).
@@ -41,6 +41,21 @@ the autoencoder runs on digits of 32x32 pixels.
 from train.reproduce.papers.afhq import autoencoder, clustering, resnet, vgg
 from train.reproduce.schema import Paper
 
+LEARNED = """
+Three of the paper's six grids have been run as a whole, on a proxy: tiny nets on photographs of cats and dogs.
+
+- The SVM on VGG16's features does not fail here. All 72 points classify 60 to 71% of the validation images correctly,
+  and the best SVM (linear, C = 100: 69.6% of the test images) is about as good as the net's own softmax (70.8%), which
+  is the paper's order in Table 1 and 2, but not its gap of 63 points. These features have 32 dimensions, not 4096: gamma
+  = 0.001 makes no degenerate kernel of them. That scaling explains the paper's failure remains to be shown on its data.
+- The learning rate that the paper finds best for ResNet-50, 0.0001, ranks low here, with SGD (42nd of 45) and with
+  Adam (16th of 30), and larger ones win. Our runs have 5 epochs instead of 30, and a net that was pretrained on CIFAR-10,
+  so this does not contradict the paper; it shows that the best rate depends on both.
+- Over 45 points of SGD, the best has 71.7% of the validation images and 70.0% of the test images; over 30 of Adam, 73.0%
+  and 67.0%. Choosing among many points by 300 images overestimates the winner, by six points for Adam: the paper, which
+  chooses by test accuracy, reports such a maximum.
+"""
+
 PAPER = Paper(
     name="afhq",
     title="Animal face classification based on deep learning",
@@ -59,4 +74,5 @@ PAPER = Paper(
     ),
     claims=clustering.CLAIMS,
     grids=(*resnet.GRIDS, *vgg.GRIDS, *autoencoder.GRIDS),
+    learned=LEARNED,
 )
