@@ -45,15 +45,15 @@ LEARNED = """
 Three of the paper's six grids have been run as a whole, on a proxy: tiny nets on photographs of cats and dogs.
 
 - The SVM on VGG16's features does not fail here. All 72 points classify 60 to 71% of the validation images correctly,
-  and the best SVM (linear, C = 100: 69.6% of the test images) is about as good as the net's own softmax (70.8%), which
-  is the paper's order in Table 1 and 2, but not its gap of 63 points. These features have 32 dimensions, not 4096: gamma
-  = 0.001 makes no degenerate kernel of them. That scaling explains the paper's failure remains to be shown on its data.
+  and the best SVM (linear, C = 100: 69.6% of the test images) is about as good as the net's own softmax (70.8%): the
+  paper's order in Tables 1 and 2, but not its gap of 63 points. These features have 32 dimensions, not 4096, so the
+  kernel with gamma = 0.001 is not degenerate. Whether scaling explains the paper's failure is left to its data.
 - The learning rate that the paper finds best for ResNet-50, 0.0001, ranks low here, with SGD (42nd of 45) and with
-  Adam (16th of 30), and larger ones win. Our runs have 5 epochs instead of 30, and a net that was pretrained on CIFAR-10,
-  so this does not contradict the paper; it shows that the best rate depends on both.
-- Over 45 points of SGD, the best has 71.7% of the validation images and 70.0% of the test images; over 30 of Adam, 73.0%
-  and 67.0%. Choosing among many points by 300 images overestimates the winner, by six points for Adam: the paper, which
-  chooses by test accuracy, reports such a maximum.
+  Adam (16th of 30), and larger ones win. Our runs have 5 epochs instead of 30, and a net pretrained on CIFAR-10, so this
+  does not contradict the paper; it shows that the best rate depends on both.
+- The best of 45 points of SGD has an accuracy of 71.7% on the validation images and 70.0% on the test images; the best
+  of 30 of Adam, 73.0% and 67.0%. The maximum over many points is too optimistic, here by six points for Adam. The paper
+  chooses by test accuracy, and reports such a maximum.
 """
 
 PAPER = Paper(
