@@ -49,8 +49,8 @@ Three of the paper's six grids have been run as a whole, on a proxy: tiny nets o
   paper's order in Tables 1 and 2, but not its gap of 63 points. These features have 32 dimensions, not 4096, so the
   kernel with gamma = 0.001 is not degenerate. Whether scaling explains the paper's failure is left to its data.
 - The learning rate that the paper finds best for ResNet-50, 0.0001, ranks low here, with SGD (42nd of 45) and with
-  Adam (16th of 30), and larger ones win. Our runs have 5 epochs instead of 30, and a net pretrained on CIFAR-10, so this
-  does not contradict the paper; it shows that the best rate depends on both.
+  Adam (16th of 30), and larger ones win. Our runs have 5 epochs instead of 30, and a net pretrained on CIFAR-10: this
+  does not contradict the paper, but shows that the best rate depends on both.
 - The best of 45 points of SGD has an accuracy of 71.7% on the validation images and 70.0% on the test images; the best
   of 30 of Adam, 73.0% and 67.0%. The maximum over many points is too optimistic, here by six points for Adam. The paper
   chooses by test accuracy, and reports such a maximum.
