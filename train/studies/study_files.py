@@ -34,17 +34,23 @@ def study_words(path: Path, flags: Mapping[str, Any]) -> list[str]:
     """
     data = read_toml(path)
     kinds = {**typing.get_type_hints(Recipe), **flags}
-    name = data.pop("name", path.stem)
-    words = [str(name)]
+    words = [_text(data.pop("name", path.stem), f"{path}: name")]
     for key, value in data.items():
         if key == "vary":
             words += _vary(value, path)
-        elif key == "model" and isinstance(value, list) and value:
-            words += ["--model", *map(str, value)]
+        elif key == "model":
+            models = value if isinstance(value, list) and value else [value]
+            words += ["--model", *(_text(model, f"{path}: model") for model in models)]
         else:
             hint = did_you_mean(key, kinds, "see train.study --help")
             words += _flag(key, value, _kind(key, key, kinds, path, hint), path)
     return words
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where} is {value!r}: use text")
+    return value
 
 
 def _kind(key: str, name: str, kinds: Mapping[str, Any], path: Path, hint: str = "") -> Any:
