@@ -240,7 +240,7 @@ def test_a_file_is_its_flags(parsed, tmp_path):
         ("stages.0.freeze = []", "has no value"),
         ("x =", "not valid TOML"),
         ("folds = 'five'", "mine.toml: folds is 'five': use a whole number"),
-        ("name = ['a']", "mine.toml: name is ['a']: use text"),
+        ("name = ['a']", r"mine.toml: name is \['a'\]: use text"),
         ("name = ''", "mine.toml: name is '': use text"),
         ("model = 5", "mine.toml: model is 5: use text"),
         ("model = ['vade_tiny', true]", "mine.toml: model is True: use text"),
