@@ -159,6 +159,13 @@ def parse(argv: Sequence[str]) -> tuple[Arguments, Definition, Path]:
         return _continue(recorded, argv)
     if continued:
         return _continue(continued, [])
+    if positional and len(argv) == 1:
+        own = Path("studies", positional)
+        if (own / "definition.json").is_file():
+            return _continue(own, [])
+        raise InputError(
+            f"there is no study {positional}: start one with --dataset, --model and --vary, or name the folder of one"
+        )
     models, argv = take(argv, "--model")
     vary, argv = take(argv, "--vary")
     words = [*argv, *(["--vary", *vary] if vary else [])]

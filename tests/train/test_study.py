@@ -151,7 +151,7 @@ def test_a_definition_survives_json_and_differences_are_found():
     again = Definition.from_json(json.loads(json.dumps(definition.to_json())), "file")
     assert again == definition and difference(definition, again) == ""
     other = define("lr=1e-3..1", "model_options.w=(1, 2),4", sampler="tpe", trials=3, prune=True)
-    assert difference(definition, other) == "varied.1.values.1: 3, not 4"
+    assert difference(definition, other) == "--vary model_options.w: [1, 2], 3, not [1, 2], 4"
     moved = define("lr=1,2", recipes=(Recipe(dataset="a", data_dir="b"),))
     assert difference(moved, define("lr=1,2", recipes=(Recipe(dataset="c"),))) == ""
     with pytest.raises(InputError, match="file was written by another version"):

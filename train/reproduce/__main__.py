@@ -84,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
     if trials is not None and not grids:
         raise InputError("--points selects trials of a grid: name the grid with --grids")
     chosen = [(grid, select_trials(grid, trials)) for grid in grids]
+    runner.check_data_dir()
     if arguments.list:
         show_list(runner.results, rows)
         return

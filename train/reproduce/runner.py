@@ -209,12 +209,16 @@ class Runner:
                 progress.stop()
         return self._data[key]
 
+    def check_data_dir(self) -> None:
+        """Raise InputError when --data-dir does not exist."""
+        if self.data_dir is not None and not self.data_dir.exists():
+            raise InputError(f"--data-dir {self.data_dir} does not exist: check the path")
+
     def check_data(self, items: Sequence[Row | Grid]) -> None:
         """Raise InputError when --data-dir has no usable data for any of the items."""
         if self.data_dir is None or self.scale == "smoke":
             return
-        if not self.data_dir.exists():
-            raise InputError(f"--data-dir {self.data_dir} does not exist: check the path")
+        self.check_data_dir()
         recipes = [recipe for item in items for recipe in settings.variants(item, short=False)]
         wanted = [
             n for n in dict.fromkeys(r.dataset for r in recipes) if settings.takes_data_dir(n)
