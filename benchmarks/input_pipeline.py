@@ -206,12 +206,13 @@ def cached(folder: Path, arguments: Arguments) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from datasets import ResizeRule, load_dataset
+    from datasets import ResizeRule, load_dataset, memory
     from datasets.pipeline import ImageSamples, TrainBatches, epoch_order, load_arrays
     from train.engine.parallel import Devices
 
     make_photographs(folder, arguments.cached_images, SMALL_SIZE)
     split = load_dataset(folder).splits["train"]
+    memory.never_keep(split)
     samples = ImageSamples(split, ResizeRule((SMALL_SIZE, SMALL_SIZE)))
     batch = 2 * arguments.batch_size
     steps = len(split) // batch

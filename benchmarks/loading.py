@@ -25,7 +25,7 @@ class ZooLoading:
 
         The decoder "pillow" is "exact" without the extra `fast`.
         """
-        from datasets import ResizeRule, load_dataset
+        from datasets import ResizeRule, load_dataset, memory
         from datasets.images import resampling
         from datasets.pipeline import ImageSamples, TrainBatches
 
@@ -37,6 +37,7 @@ class ZooLoading:
                 'the decoder "exact" needs the extra `fast`: install it or use "pillow"'
             )
         split = load_dataset(Path(path)).splits["train"]
+        memory.never_keep(split)
         batches = TrainBatches(
             ImageSamples(split, ResizeRule((image_size, image_size)), decoder),
             batch_size=batch_size,

@@ -57,7 +57,13 @@ class KeptImages:
 _KEPT: weakref.WeakKeyDictionary[object, dict[Hashable, KeptImages | None]] = (
     weakref.WeakKeyDictionary()
 )
+_NEVER: weakref.WeakSet[object] = weakref.WeakSet()
 _LOCK = threading.Lock()
+
+
+def never_keep(owner: object) -> None:
+    """Decode the images of an owner, such as a split, at each load. For benchmarks of decoding."""
+    _NEVER.add(owner)
 
 
 def kept_images(
@@ -71,6 +77,6 @@ def kept_images(
     with _LOCK:
         sets = _KEPT.setdefault(owner, {})
         if key not in sets:
-            fits = count * int(np.prod(shape)) <= KEPT_SHARE * free_bytes()
+            fits = owner not in _NEVER and count * int(np.prod(shape)) <= KEPT_SHARE * free_bytes()
             sets[key] = KeptImages(count, shape) if fits else None
         return sets[key]
