@@ -361,7 +361,7 @@ print(json.dumps(files))
     assert "0.85" in " ".join(found["study"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @installed("mlflow", "sqlalchemy", "alembic", "wandb")
 def test_runs_of_a_study_trained_as_one_program(tmp_path, command_environment):
     """The command, with both trackers: one parent, and a child with its own values for each run."""
