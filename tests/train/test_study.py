@@ -457,15 +457,21 @@ def test_a_worse_setting_is_pruned_with_all_its_runs(training, run):
     assert "pruned" in out
 
 
-def test_a_published_test_split_is_used_once_for_the_chosen_setting(training, run, monkeypatch):
+@pytest.fixture
+def tested(monkeypatch):
+    """Names of the runs that were tested on a published test split."""
     monkeypatch.setattr(study, "check_data", lambda definition: engine.Data("hash", True))
-    tested = []
+    names = []
 
     def test_published(directory):
-        tested.append(directory.path.relative_to(directory.path.parents[2]).as_posix())
+        names.append(directory.path.relative_to(directory.path.parents[2]).as_posix())
         make_run(directory.path / tasks.PUBLISHED)
 
     monkeypatch.setattr("train.studies.published.test_published", test_published)
+    return names
+
+
+def test_a_published_test_split_is_used_once_for_the_chosen_setting(training, run, tested):
     training.score = lambda recipe: -recipe.stages[0].optimizer.learning_rate  # 001 is better
     run(GRID)
     run(GRID)
@@ -475,16 +481,8 @@ def test_a_published_test_split_is_used_once_for_the_chosen_setting(training, ru
     ] == "validation"  # fmt: skip
 
 
-def test_a_published_test_split_is_not_used_while_runs_have_failed(training, run, monkeypatch):
+def test_a_published_test_split_is_not_used_while_runs_have_failed(training, run, tested):
     """The failed setting may be the better one, and no second choice is ever tested."""
-    monkeypatch.setattr(study, "check_data", lambda definition: engine.Data("hash", True))
-    tested = []
-
-    def test_published(directory):
-        tested.append(directory.path.relative_to(directory.path.parents[2]).as_posix())
-        make_run(directory.path / tasks.PUBLISHED)
-
-    monkeypatch.setattr("train.studies.published.test_published", test_published)
     training.errors = {NAMES[0]: RuntimeError("broken")}
     text = run(GRID, status=1)  # 000 is better, but incomplete
     assert not tested and "published test images are used when all are done" in text
@@ -607,7 +605,7 @@ def test_more_seeds_and_values_extend_a_study(training, run):
     assert "the study in studies/pets is extended: 8 runs reused or continued, 4 new" in text
     new = [job_name(n, fold, 2) for n in (0, 1) for fold in (0, 1)]
     assert training.names == [*NAMES, *new] and "12 finished" in text
-    # Settings keep their numbers, whatever the order of the values.
+    # Settings keep their numbers in any order of the values.
     more = GRID.replace("--seeds 2", "--seeds 3").replace("lr=0.5,0.25", "lr=1,0.25,0.5")
     text = run(more)
     assert "12 runs reused or continued, 6 new" in text and "18 finished" in text

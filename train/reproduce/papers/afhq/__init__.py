@@ -52,7 +52,7 @@ Three of the paper's six grids have been run as a whole, on a proxy: tiny nets o
   Adam (16th of 30), and larger ones win. Our runs have 5 epochs instead of 30, and a net pretrained on CIFAR-10: this
   does not contradict the paper, but shows that the best rate depends on both.
 - The best of 45 points of SGD has an accuracy of 71.7% on the validation images and 70.0% on the test images; the best
-  of 30 of Adam, 73.0% and 67.0%. The maximum over many points is too optimistic, here by six points for Adam. The paper
+  of 30 of Adam, 73.0% and 67.0%. The maximum over many points is biased upward, here by six points for Adam. The paper
   chooses by test accuracy, and reports such a maximum.
 """
 
